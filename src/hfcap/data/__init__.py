@@ -1,0 +1,1 @@
+"""Sources of captioned images, read into rows `{image_id, image, captions}`."""

@@ -1,0 +1,1 @@
+"""Captioning images with a trained model."""

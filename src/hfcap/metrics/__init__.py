@@ -1,0 +1,1 @@
+"""Caption metrics, one file a metric, each an `evaluate` module."""

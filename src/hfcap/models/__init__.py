@@ -1,0 +1,1 @@
+"""The two model families of hfcap, in transformers' own conventions."""

@@ -1,0 +1,1 @@
+"""Training: arguments, collators, packing, loss, strategies and the trainer."""
