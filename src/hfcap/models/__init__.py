@@ -17,7 +17,6 @@ from .image_features import (
 from .modeling_hfcap_llava import HfcapLlavaForConditionalGeneration, HfcapLlavaModel, HfcapLlavaPreTrainedModel
 from .processing_hfcap_llava import HfcapLlavaProcessor, add_image_token
 
-
 AutoConfig.register(HfcapLlavaConfig.model_type, HfcapLlavaConfig, exist_ok=True)
 AutoModel.register(HfcapLlavaConfig, HfcapLlavaModel, exist_ok=True)
 AutoModelForImageTextToText.register(HfcapLlavaConfig, HfcapLlavaForConditionalGeneration, exist_ok=True)

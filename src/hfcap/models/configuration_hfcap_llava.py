@@ -1,6 +1,6 @@
 """Configuration of the LLaVA-style captioner."""
 
-from typing import Literal
+from typing import ClassVar, Literal
 
 from huggingface_hub.dataclasses import strict
 from transformers import AutoConfig, PreTrainedConfig
@@ -31,7 +31,7 @@ class HfcapLlavaConfig(PreTrainedConfig):
     """
 
     model_type = "hfcap_llava"
-    sub_configs_defaults = {  # noqa: RUF012 (transformers' own form)
+    sub_configs_defaults: ClassVar[dict[str, SubConfigSpec]] = {
         "vision_config": SubConfigSpec(config_class=AutoConfig, model_type="siglip_vision_model"),
         "text_config": SubConfigSpec(config_class=AutoConfig, model_type="llama"),
     }

@@ -39,7 +39,7 @@ def load_vision_encoder(name_or_path: str, **kwargs) -> PreTrainedModel:
 
 
 def get_feature_width(config: PreTrainedConfig) -> int | None:
-    """Give the number of features per patch that the config states, or None where only a run can tell (MobileNetV2)."""
+    """Give the features per patch that the config states, or None where only a run can tell (MobileNetV2)."""
     if getattr(config, "hidden_size", None) is not None:
         return config.hidden_size
     hidden_sizes = getattr(config, "hidden_sizes", None)
@@ -114,7 +114,7 @@ def measure_image_features(
     feature_layer: int | None = None,
     select_strategy: str = "full",
 ) -> ImageFeatureShape:
-    """Measure with one black picture what `encode_images` gives for pictures of `image_size` (height, width) pixels."""
+    """Measure with one zero picture what `encode_images` gives for `image_size` pixels, one side or (height, width)."""
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     num_channels = getattr(encoder.config, "num_channels", 3)
     pixel_values = torch.zeros(1, num_channels, height, width, dtype=encoder.dtype, device=encoder.device)

@@ -1,10 +1,12 @@
 """LLaVA-style captioner: any vision encoder, a projector, any decoder-only language model.
 
 The layout and the parameter names are those of transformers' LLaVA (https://arxiv.org/abs/2304.08485,
-https://arxiv.org/abs/2310.03744), so that with a ViT and without token reduction the weights load into the stock class.
+https://arxiv.org/abs/2310.03744), so that with a ViT and without token reduction the weights load into the
+stock class.
 """
 
 import copy
+from typing import ClassVar
 
 import torch
 from torch import nn
@@ -52,7 +54,7 @@ class HfcapLlavaPreTrainedModel(PreTrainedModel):
     base_model_prefix = "model"
     input_modalities = ("image", "text")
     supports_gradient_checkpointing = True
-    _skip_keys_device_placement = ["past_key_values"]  # noqa: RUF012
+    _skip_keys_device_placement: ClassVar[list[str]] = ["past_key_values"]
 
     _supports_flash_attn = True
     _supports_sdpa = True
@@ -159,8 +161,8 @@ class HfcapLlavaModel(HfcapLlavaPreTrainedModel):
         torch_compilable_check(
             num_tokens == num_features,
             lambda: (
-                f"Got {num_tokens} image tokens (id {self.config.image_token_id}) in the text, but {num_features} image "
-                f"features ({image_features.shape[0]} images x {image_features.shape[1]}). Set the processor's "
+                f"Got {num_tokens} image tokens (id {self.config.image_token_id}) in the text, but {num_features} "
+                f"image features ({image_features.shape[0]} images x {image_features.shape[1]}). Set the processor's "
                 f"image_seq_length to model.config.image_seq_length ({self.config.image_seq_length}), and pass one "
                 "image for each image placeholder."
             ),
@@ -241,8 +243,8 @@ class HfcapLlavaForConditionalGeneration(HfcapLlavaPreTrainedModel, GenerationMi
 
     # The collator states the targets and the trainer normalises the loss by their number in the whole step.
     accepts_loss_kwargs = False
-    _tied_weights_keys = {"lm_head.weight": "model.language_model.embed_tokens.weight"}  # noqa: RUF012
-    _tp_plan = {"lm_head": "colwise_gather_output"}  # noqa: RUF012
+    _tied_weights_keys: ClassVar[dict[str, str]] = {"lm_head.weight": "model.language_model.embed_tokens.weight"}
+    _tp_plan: ClassVar[dict[str, str]] = {"lm_head": "colwise_gather_output"}
 
     def __init__(
         self,
@@ -282,7 +284,9 @@ class HfcapLlavaForConditionalGeneration(HfcapLlavaPreTrainedModel, GenerationMi
         """
         head = language_model.get_output_embeddings()
         if getattr(head, "bias", None) is not None:
-            raise ValueError(f"The head of {type(language_model).__name__} has a bias, which LLaVA's head cannot hold.")
+            raise ValueError(
+                f"The head of {type(language_model).__name__} has a bias; the head of this class has none."
+            )
         if image_token_id >= head.weight.shape[0]:
             raise ValueError(
                 f"image_token_id is {image_token_id}, but the language model has {head.weight.shape[0]} embeddings. "

@@ -3,7 +3,6 @@
 from transformers import PreTrainedTokenizerBase
 from transformers.processing_utils import MultiModalData, ProcessorMixin
 
-
 IMAGE_TOKEN = "<image>"
 
 # One message after another, without role names: a picture is `<image>` and a line break, a system or user message ends
