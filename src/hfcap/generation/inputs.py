@@ -12,6 +12,11 @@ def prompt_text(processor, prompt: str | None) -> str:
     return processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
 
 
+def caption_prompt(processor) -> str | None:
+    """Instruction the captioner was trained with, `None` where its processor keeps none."""
+    return getattr(processor, "caption_prompt", None)
+
+
 def prompt_token_ids(processor, prompt: str | None) -> list[int]:
     """Token ids before the caption: the prompt with its image tokens, or the decoder's start token.
 

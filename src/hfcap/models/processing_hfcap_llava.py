@@ -76,6 +76,7 @@ class HfcapLlavaProcessor(ProcessorMixin):
         chat_template: Jinja template; None takes the one of `get_default_chat_template`.
         image_token: the placeholder in the text.
         image_seq_length: image tokens for one picture; `model.config.image_seq_length`.
+        caption_prompt: the instruction the captioner was trained with, for whoever captions without one of their own.
 
     Raises:
         ValueError: the tokenizer does not know `image_token`, or `image_seq_length` is not positive.
@@ -89,6 +90,7 @@ class HfcapLlavaProcessor(ProcessorMixin):
         chat_template=None,
         image_token=IMAGE_TOKEN,
         image_seq_length=None,
+        caption_prompt=None,
         **kwargs,
     ):
         if image_token not in tokenizer.get_vocab():
@@ -104,6 +106,7 @@ class HfcapLlavaProcessor(ProcessorMixin):
         self.image_token = image_token
         self.image_token_id = tokenizer.convert_tokens_to_ids(image_token)
         self.image_seq_length = image_seq_length
+        self.caption_prompt = caption_prompt
         if chat_template is None:
             chat_template = get_default_chat_template(tokenizer, image_token)
         super().__init__(image_processor, tokenizer, chat_template=chat_template)

@@ -91,6 +91,16 @@ class ModelArguments:
 
 
 @dataclass
+class QLoraArguments(ModelArguments):
+    """`ModelArguments` of a run that starts from a base and trains LoRA on its 4-bit language model."""
+
+    strategy: Literal["qlora"] = field(default="qlora", metadata={"help": "Always qlora."})
+    base_config: str | None = field(
+        default=None, metadata={"help": "YAML file of `recipes/train.py` that trains the base first, in the folder `model`."}
+    )
+
+
+@dataclass
 class CaptionTrainingArguments(TrainingArguments):
     """`TrainingArguments` for captioning.
 

@@ -1,18 +1,21 @@
 """What a recipe does before the first step: cores, rows, features, and the checkpoint to go on from."""
 
 import os
+from dataclasses import fields
 from pathlib import Path
 
 import datasets
 import torch
+from datasets import Image
 from transformers import PreTrainedModel
 
+from hfcap import runs
 from hfcap.data.features import FeatureCache, cache_features
 from hfcap.data.sources import load_captions
 from hfcap.errors import ConfigError
+from hfcap.files import write_json
 from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, ModelArguments
 from hfcap.training.dataset import CaptionDataset
-from hfcap.training.strategies import TRAINED_PARTS
 
 
 def use_all_cores() -> None:
@@ -38,15 +41,6 @@ def load_split(args: DataArguments, split: str, limit: int | None) -> datasets.D
         return load_captions(args.data, split, num_images=limit, on_bad_image=args.on_bad_image, **options)
     except ValueError as error:
         raise ConfigError(f"data: {error}") from error
-
-
-def check_feature_cache(model_args: ModelArguments) -> None:
-    """Raise a ConfigError where cached features would not be those of the encoder being trained."""
-    if model_args.feature_cache and "encoder" in TRAINED_PARTS[model_args.strategy]:
-        raise ConfigError(
-            f"feature_cache needs a frozen encoder, and strategy {model_args.strategy!r} trains it: "
-            "set strategy: frozen_encoder, or feature_cache: false"
-        )
 
 
 def caption_datasets(
@@ -81,3 +75,59 @@ def last_complete_checkpoint(folder: str | Path) -> str | None:
     complete = [path.parent for path in Path(folder).glob("checkpoint-*/trainer_state.json")]
     newest = max(complete, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
     return None if newest is None else str(newest)
+
+
+# Settings that may differ between a run and its continuation: where it lies, what it shows, how it is watched.
+NOT_COMPARED = {"output_dir", "dry_run", "logging_steps", "logging_first_step", "report_to", "disable_tqdm", "run_name"}
+
+
+def open_run(folder: Path, arguments: tuple, rows: tuple[datasets.Dataset, datasets.Dataset]) -> bool:
+    """Start a run folder by writing `run.json`, or go on with the one that is there.
+
+    Args:
+        folder: the run folder.
+        arguments: the parsed dataclasses.
+        rows: training and evaluation split.
+
+    Returns:
+        Whether the run is finished: its figures are then printed, and there is nothing to do.
+
+    Raises:
+        ConfigError: the folder holds a run with other settings or other data.
+    """
+    settings = {name: value for part in arguments for name, value in _plain(part).items()}
+    data = {
+        name: runs.data_fingerprint(split.cast_column("image", Image(decode=False)))
+        for name, split in zip(("train", "eval"), rows, strict=True)
+    }
+    seeds = {"seed": settings["seed"], "data_seed": settings["data_seed"]}
+    record = runs.run_record(settings, seeds=seeds, data=data)
+    path = folder / runs.RUN
+    if not path.exists():
+        write_json(path, record)
+        return False
+    earlier = runs.read_run(path)
+    changed = [
+        f"{name} was {earlier['arguments'].get(name)!r}, is {value!r}"
+        for name, value in record["arguments"].items()
+        if name not in NOT_COMPARED and earlier["arguments"].get(name) != value
+    ]
+    changed += [f"the {name} data changed" for name in data if earlier["data"][name] != record["data"][name]]
+    if changed:
+        raise ConfigError(f"{folder} holds another run: {'; '.join(changed)}. Give another --output_dir, or remove {folder}")
+    if not (folder / runs.METRICS).exists():
+        return False
+    print_finished(folder)
+    return True
+
+
+def print_finished(folder: Path) -> None:
+    """Say what a finished run folder holds."""
+    metrics = runs.read_metrics(folder / runs.METRICS)["metrics"]
+    figures = ", ".join(f"{runs.METRIC_NAMES[key]} {100 * metrics[key]['value']:.1f}" for key in ("bleu_4", "cider"))
+    print(f"{folder} is done: {figures}; look at {folder / runs.REPORT}. Remove the folder to train anew.")
+
+
+def _plain(arguments) -> dict:
+    """Settings of a parsed dataclass, without what `TrainingArguments` derives from the machine."""
+    return {f.name: getattr(arguments, f.name) for f in fields(arguments) if f.init}
