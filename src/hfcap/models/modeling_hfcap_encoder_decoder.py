@@ -18,18 +18,8 @@ from .image_features import encode_images, get_image_size, measure_image_feature
 from .model_utils import keep_frozen_in_eval, to_additive_mask
 
 
-class HfcapBridgeLayer(GradientCheckpointingLayer):
-    """Pre-norm Transformer encoder layer over the image tokens, (B, N, D) -> (B, N, D)."""
-
-    def __init__(self, width: int, num_heads: int, dropout: float):
-        super().__init__()
-        self.layer = nn.TransformerEncoderLayer(
-            width, num_heads, 4 * width, dropout, activation="gelu", batch_first=True, norm_first=True
-        )
-
-    def forward(self, hidden_states: torch.Tensor) -> torch.Tensor:
-        """Refine the image tokens by self-attention."""
-        return self.layer(hidden_states)
+class HfcapBridgeLayer(GradientCheckpointingLayer, nn.TransformerEncoderLayer):
+    """Pre-norm Transformer encoder layer over the image tokens, (B, N, D) -> (B, N, D), that can be checkpointed."""
 
 
 class HfcapEncoderDecoderModel(VisionEncoderDecoderModel):
@@ -73,6 +63,7 @@ class HfcapEncoderDecoderModel(VisionEncoderDecoderModel):
 
     def _measure_into_config(self) -> None:
         config = self.config
+        # CODEPATH: a saved checkpoint has both numbers; a model being built from a fresh config measures them.
         if config.image_seq_length is None or config.vision_hidden_size is None:
             shape = measure_image_features(
                 self.encoder,
@@ -86,15 +77,26 @@ class HfcapEncoderDecoderModel(VisionEncoderDecoderModel):
         config = self.config
         width, num_layers = config.decoder.hidden_size, config.num_bridge_layers
         num_heads = config.num_bridge_heads or config.decoder.num_attention_heads
+        # CODEPATH: options of a training run, off in checkpoints that stock VisionEncoderDecoderModel can hold.
         self.feature_norm = nn.LayerNorm(config.vision_hidden_size) if config.feature_layer_norm else nn.Identity()
         # Like stock, no projection between equal widths.
         is_same = config.vision_hidden_size == width
         self.enc_to_dec_proj = nn.Identity() if is_same else nn.Linear(config.vision_hidden_size, width)
+        # CODEPATH: as above.
         num_positions = config.image_seq_length if config.image_position_embeddings else 0
         self.image_positions = nn.Embedding(num_positions, width) if num_positions else None
         self.image_dropout = nn.Dropout(config.image_dropout)
         self.bridge_layers = nn.ModuleList(
-            HfcapBridgeLayer(width, num_heads, config.bridge_dropout) for _ in range(num_layers)
+            HfcapBridgeLayer(
+                width,
+                num_heads,
+                dim_feedforward=4 * width,
+                dropout=config.bridge_dropout,
+                activation="gelu",
+                batch_first=True,
+                norm_first=True,
+            )
+            for _ in range(num_layers)
         )
         self.bridge_norm = nn.LayerNorm(width) if num_layers else nn.Identity()
 
