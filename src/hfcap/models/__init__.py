@@ -6,6 +6,7 @@ load their checkpoints.
 
 from transformers import AutoConfig, AutoModel, AutoModelForImageTextToText, AutoProcessor
 
+from .configuration_hfcap_encoder_decoder import HfcapEncoderDecoderConfig
 from .configuration_hfcap_llava import HfcapLlavaConfig
 from .image_features import (
     ImageFeatureShape,
@@ -14,7 +15,9 @@ from .image_features import (
     load_vision_encoder,
     measure_image_features,
 )
+from .modeling_hfcap_encoder_decoder import HfcapEncoderDecoderModel
 from .modeling_hfcap_llava import HfcapLlavaForConditionalGeneration, HfcapLlavaModel, HfcapLlavaPreTrainedModel
+from .processing_hfcap_encoder_decoder import HfcapEncoderDecoderProcessor
 from .processing_hfcap_llava import HfcapLlavaProcessor, add_image_token
 
 AutoConfig.register(HfcapLlavaConfig.model_type, HfcapLlavaConfig, exist_ok=True)
@@ -22,7 +25,14 @@ AutoModel.register(HfcapLlavaConfig, HfcapLlavaModel, exist_ok=True)
 AutoModelForImageTextToText.register(HfcapLlavaConfig, HfcapLlavaForConditionalGeneration, exist_ok=True)
 AutoProcessor.register(HfcapLlavaConfig, HfcapLlavaProcessor, exist_ok=True)
 
+AutoConfig.register(HfcapEncoderDecoderConfig.model_type, HfcapEncoderDecoderConfig, exist_ok=True)
+AutoModelForImageTextToText.register(HfcapEncoderDecoderConfig, HfcapEncoderDecoderModel, exist_ok=True)
+AutoProcessor.register(HfcapEncoderDecoderConfig, HfcapEncoderDecoderProcessor, exist_ok=True)
+
 __all__ = [
+    "HfcapEncoderDecoderConfig",
+    "HfcapEncoderDecoderModel",
+    "HfcapEncoderDecoderProcessor",
     "HfcapLlavaConfig",
     "HfcapLlavaForConditionalGeneration",
     "HfcapLlavaModel",

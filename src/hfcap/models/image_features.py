@@ -114,7 +114,7 @@ def measure_image_features(
     feature_layer: int | None = None,
     select_strategy: str = "full",
 ) -> ImageFeatureShape:
-    """Measure with one zero picture what `encode_images` gives for `image_size` pixels, one side or (height, width)."""
+    """Measure with one zero picture what `encode_images` gives for pictures of `image_size` pixels."""
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     num_channels = getattr(encoder.config, "num_channels", 3)
     pixel_values = torch.zeros(1, num_channels, height, width, dtype=encoder.dtype, device=encoder.device)

@@ -397,6 +397,7 @@ class HfcapLlavaForConditionalGeneration(HfcapLlavaPreTrainedModel, GenerationMi
 
 def measure_into_config(config: HfcapLlavaConfig, vision_tower: PreTrainedModel) -> None:
     """Fill the fields of the config that follow from the vision tower and the image size, where they are None."""
+    # CODEPATH: a saved checkpoint has these numbers; a model being built from a fresh config measures them.
     if None not in (config.image_seq_length, config.vision_hidden_size, config.vision_grid):
         return
     shape = measure_image_features(
