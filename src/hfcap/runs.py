@@ -44,6 +44,20 @@ MERGED = "merged"
 ARTIFACTS = (ADAPTER, MERGED, MODEL)
 SCHEMA_VERSION = 1
 
+# How people know the metrics; keys as in `metrics.json`, in the order they are shown.
+METRIC_NAMES = {
+    "cider": "CIDEr",
+    "cider_d": "CIDEr-D",
+    "bleu_4": "BLEU-4",
+    "bleu_3": "BLEU-3",
+    "bleu_2": "BLEU-2",
+    "bleu_1": "BLEU-1",
+    "meteor": "METEOR",
+    "rouge_l": "ROUGE-L",
+    "clip_score": "CLIPScore",
+    "ref_clip_score": "RefCLIPScore",
+}
+
 # What decides a result; the ones that are not installed are left out of the record.
 LIBRARIES = (
     "hfcap",
@@ -189,7 +203,7 @@ def data_fingerprint(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
     """Say which data a run saw: `{"num_images", "num_captions", "sha256"}`.
 
     The digest covers ids, captions and, where the picture is given undecoded, its bytes, in order. For a `datasets`
-    dataset pass `dataset.cast_column("image", Image(decode=False))`: nothing is decoded, and hundreds of MB take a second.
+    dataset pass `dataset.cast_column("image", Image(decode=False))`: nothing is decoded, so it is fast.
 
     Args:
         rows: with `image_id` (str), `captions` (list of str) and perhaps `image` (`{"bytes": ..., "path": ...}`).
