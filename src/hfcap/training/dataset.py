@@ -6,9 +6,10 @@ from collections.abc import Iterator
 import datasets
 import numpy as np
 import torch
+from PIL import ImageOps
 
 from hfcap.data.features import FeatureCache, mirror_is_true
-from hfcap.data.pictures import load_picture, mirror
+from hfcap.data.pictures import load_picture
 
 
 def draw(seed: int, epoch: int, image_id: str, purpose: str) -> np.random.Generator:
@@ -66,7 +67,7 @@ class CaptionDataset(torch.utils.data.Dataset):
         if self.features is not None:
             return item | {"vision_features": self.features.read(index, view="mirror" if flip else "plain")}
         picture = load_picture(row["image"])
-        return item | {"image": mirror(picture) if flip else picture}
+        return item | {"image": ImageOps.mirror(picture) if flip else picture}
 
 
 class EpochSampler(torch.utils.data.Sampler):
