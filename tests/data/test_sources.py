@@ -52,7 +52,7 @@ def ids_and_captions(dataset):
 
 
 def test_scenes_with_options():
-    got = load_captions("scenes", "test", max_images=4, style="alt_text", image_size=64, seed=3)
+    got = load_captions("scenes", "test", num_images=4, style="alt_text", image_size=64, seed=3)
     assert got[:]["captions"] == load_scenes("test", 4, "alt_text", image_size=64, seed=3)[:]["captions"]
     assert got[0]["image"].size == (64, 64)
     with pytest.raises(ValueError, match="train, validation, test"):
@@ -155,10 +155,10 @@ def test_bad_images_are_listed_in_one_error_or_skipped(tmp_path):
         load_captions(folder, "train", on_bad_image="ignore")
 
 
-def test_max_images_counts_images_not_rows(tmp_path):
+def test_num_images_counts_images_not_rows(tmp_path):
     red, blue = png("red"), png("blue")
     columns = {"image_id": ["a", "a", "b"], "image": [red, red, blue], "caption": ["one", "two", "three"]}
-    dataset = load_captions(write_parquet(tmp_path / "data", columns), "train", max_images=1)
+    dataset = load_captions(write_parquet(tmp_path / "data", columns), "train", num_images=1)
     assert ids_and_captions(dataset) == {"a": ["one", "two"]}
 
 

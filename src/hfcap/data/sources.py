@@ -26,8 +26,7 @@ def load_captions(
     source: str,
     split: str,
     *,
-    max_images: int | None = None,
-    style: str = "caption",
+    num_images: int | None = None,
     on_bad_image: str = "error",
     image_column: str | None = None,
     captions_column: str | None = None,
@@ -40,15 +39,14 @@ def load_captions(
             folder with `metadata.jsonl` or `metadata.csv`, or one written by `save_to_disk`), or the id of a data set
             on the Hub. A folder of the name "scenes" is "./scenes".
         split: name of the split.
-        max_images: keep the first so many images; for scenes, how many to draw (by default 3,000 for training, else
+        num_images: keep the first so many images; for scenes, how many to draw (by default 3,000 for training, else
             300).
-        style: style of the captions of scenes, "caption" or "alt_text"; other sources have the captions they have.
         on_bad_image: what to do with pictures that cannot be decoded: "error" lists them all in one error, "skip"
             leaves them out with a warning. Each picture is decoded once for this check.
         image_column: column of the pictures; by default the only column of type `datasets.Image`.
         captions_column: column of the captions (a string or a list of strings); by default the first there is of
             `captions`, `caption`, `text`, `sentences`.
-        **scene_options: `image_size` and `seed` of `load_scenes`; an error with any other source.
+        **scene_options: `style`, `image_size` and `seed` of `load_scenes`; an error with any other source.
 
     Returns:
         Rows of `image_id` (str), `image` (`datasets.Image`), `captions` (list of str, none of them empty), then the
@@ -62,18 +60,19 @@ def load_captions(
     """
     if on_bad_image not in BAD_IMAGE_CHOICES:
         raise ValueError(f"on_bad_image is {on_bad_image!r}: choose one of {', '.join(BAD_IMAGE_CHOICES)}")
-    if max_images is not None and max_images < 1:
-        raise ValueError(f"max_images is {max_images}, but a data set needs at least 1 image")
+    if num_images is not None and num_images < 1:
+        raise ValueError(f"num_images is {num_images}, but a data set needs at least 1 image")
     if source == "scenes":
         # An unknown split gets its one clear error from load_scenes.
-        return load_scenes(split, max_images or SCENES_SIZES.get(split, 1), style, **scene_options)
+        style = scene_options.pop("style", "caption")
+        return load_scenes(split, num_images or SCENES_SIZES.get(split, 1), style, **scene_options)
     if scene_options:
         raise ValueError(f"{', '.join(scene_options)}: known to the source 'scenes' only, not to {source!r}")
     dataset = _read_with_datasets(source, split)
     dataset = _rename_columns(dataset, source, image_column, captions_column)
     dataset = one_row_an_image(dataset)
-    if max_images is not None:
-        dataset = dataset.select(range(min(max_images, len(dataset))))
+    if num_images is not None:
+        dataset = dataset.select(range(min(num_images, len(dataset))))
     return handle_bad_images(dataset, on_bad_image)
 
 
