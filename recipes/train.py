@@ -1,0 +1,97 @@
+"""Train a captioner: any family, from scratch, with a frozen encoder, in stages, whole, or with LoRA.
+
+    # the embedded data set, a small LLaVA-style captioner from scratch
+    accelerate launch recipes/train.py --config configs/train/scenes_base.yaml
+    # a frozen CNN and a decoder from scratch on photos (edit the paths, or give --data, --encoder)
+    accelerate launch recipes/train.py --config configs/train/flickr8k_encoder_decoder.yaml
+    # LLaVA-style in stages: the projector first, then projector and language model
+    accelerate launch recipes/train.py --config configs/train/flickr8k_llava_stage1.yaml
+    accelerate launch recipes/train.py --config configs/train/flickr8k_llava_full.yaml
+
+Every key of the YAML file is an option as well, and the command line wins. `--dry_run` shows a batch, the trainable
+parameters and an estimate without training. The same command again resumes from the last checkpoint, or says that the
+run is done. Defaults that differ from the HF Trainer's are listed at `hfcap.training.arguments.CaptionTrainingArguments`.
+"""
+
+from itertools import chain
+from pathlib import Path
+
+from transformers import set_seed
+
+from hfcap import runs
+from hfcap.errors import run_main
+from hfcap.evaluation import evaluate_captioner, results_table, show_captions, write_evaluation
+from hfcap.generation.inputs import caption_prompt
+from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, ModelArguments, parse_arguments
+from hfcap.training.build import build_captioner, captioner_family, load_captioner
+from hfcap.training.collators import CaptionCollator
+from hfcap.training.compatibility import check_parts, check_supported, current_backend
+from hfcap.training.dry_run import describe_run
+from hfcap.training.preparation import (
+    caption_datasets,
+    last_complete_checkpoint,
+    load_splits,
+    open_run,
+    print_next_command,
+    stopping_callbacks,
+    use_all_cores,
+)
+from hfcap.training.strategies import apply_strategy
+from hfcap.training.trainer import CaptionTrainer
+
+
+def main(argv: list[str] | None = None) -> Path:
+    """Train and evaluate one captioner; return its run folder."""
+    parsed = parse_arguments(DataArguments, ModelArguments, CaptionTrainingArguments, argv=argv)
+    data_args, model_args, args = parsed
+    run = Path(args.output_dir)
+    args.output_dir = str(run / runs.CHECKPOINTS)
+    check_parts(model_args)
+    use_all_cores()
+
+    # ---- rows, model, processor
+    rows = load_splits(data_args)
+    if model_args.model is not None:
+        base = runs.resolve_model(model_args.model).path
+        check_supported(model_args, captioner_family(base), current_backend())
+    else:
+        check_supported(model_args, model_args.family, current_backend())
+    if open_run(run, parsed, rows):
+        return run
+    set_seed(args.seed)
+    if model_args.model is not None:
+        model, processor = load_captioner(base)
+    else:
+        model, processor = build_captioner(model_args, args, chain.from_iterable(rows[0]["captions"]))
+    if data_args.prompt is not None:
+        processor.caption_prompt = data_args.prompt
+    model = apply_strategy(model, model_args.strategy, model_args.lora_r, model_args.lora_alpha, model_args.lora_dropout)
+    train_data, eval_data = caption_datasets(model, processor, rows, data_args, model_args, args)
+    collator = CaptionCollator(processor, caption_prompt(processor), args.packing, data_args.max_caption_tokens)
+    if args.dry_run:
+        print(describe_run(model, collator, train_data, args))
+        return run
+
+    # ---- train
+    trainer = CaptionTrainer(
+        model=model,
+        args=args,
+        train_dataset=train_data,
+        eval_dataset=eval_data,
+        data_collator=collator,
+        processing_class=processor,
+        callbacks=stopping_callbacks(args),
+    )
+    trainer.train(resume_from_checkpoint=last_complete_checkpoint(args.output_dir))
+    trainer.save_model(str(run / runs.MODEL))
+
+    # ---- judge
+    evaluation = evaluate_captioner(model, processor, eval_data, collator.prompt, args.per_device_eval_batch_size)
+    write_evaluation(run, evaluation, rows[1], run.name, runs.MODEL)
+    print(results_table({run.name: (trainer.evaluation_loss(eval_data), evaluation)}), show_captions(evaluation), sep="\n\n")
+    print_next_command(run)
+    return run
+
+
+if __name__ == "__main__":
+    run_main(main)

@@ -1,0 +1,116 @@
+"""QLoRA: the language model in 4 bits (NF4), LoRA on its linear layers, the projector in full precision.
+
+    # the main job: a small base on the embedded `scenes`, then QLoRA from short captions to alt text
+    accelerate launch recipes/train_qlora.py
+    # from a stage-1 checkpoint on photos
+    accelerate launch recipes/train_qlora.py --config configs/train/flickr8k_llava_qlora.yaml
+
+Without `--config` it runs `configs/train/scenes_qlora.yaml`. Where the YAML names a `base_config`, that base is trained
+first by `recipes/train.py`, kept, and used again by the next run. The run folder gets `adapter/` (for the 4-bit base) and
+`merged/` (onto the base in its original precision, evaluated as what it is). The same command again resumes, or says what
+is there.
+"""
+
+from pathlib import Path
+
+import train
+from transformers import set_seed
+
+from hfcap import runs
+from hfcap.baselines import WithoutPicture, most_frequent_caption
+from hfcap.errors import run_main
+from hfcap.evaluation import evaluate_captioner, judge, results_table, write_evaluation
+from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, QLoraArguments, parse_arguments
+from hfcap.training.build import load_captioner
+from hfcap.training.collators import CaptionCollator
+from hfcap.training.compatibility import check_supported, current_backend
+from hfcap.training.dry_run import describe_run
+from hfcap.training.merge import merge_adapter
+from hfcap.training.preparation import (
+    caption_datasets,
+    last_complete_checkpoint,
+    load_splits,
+    open_run,
+    print_next_command,
+    stopping_callbacks,
+    use_all_cores,
+)
+from hfcap.training.strategies import apply_strategy, compute_dtype, four_bit_config
+from hfcap.training.trainer import CaptionTrainer
+
+ROOT = Path(__file__).parents[1]
+
+
+def main(argv: list[str] | None = None) -> Path:
+    """Adapt a base by QLoRA, merge, evaluate both; return the run folder."""
+    parsed = parse_arguments(
+        DataArguments,
+        QLoraArguments,
+        CaptionTrainingArguments,
+        argv=argv,
+        default_config=ROOT / "configs" / "train" / "scenes_qlora.yaml",
+    )
+    data_args, model_args, args = parsed
+    run = Path(args.output_dir)
+    args.output_dir = str(run / runs.CHECKPOINTS)
+    check_supported(model_args, "llava", current_backend())
+    use_all_cores()
+
+    # ---- the base, and the rows it is adapted to
+    if model_args.base_config is not None:
+        train.main(["--config", str(ROOT / model_args.base_config), "--output_dir", model_args.model])
+    base = runs.resolve_model(model_args.model).path
+    rows = load_splits(data_args)
+    if open_run(run, parsed, rows):
+        print_next_command(run)
+        return run
+    set_seed(args.seed)
+    model, processor = load_captioner(base, four_bit_config(compute_dtype()))
+    processor.caption_prompt = data_args.prompt or processor.caption_prompt
+    model = apply_strategy(model, "qlora", model_args.lora_r, model_args.lora_alpha, model_args.lora_dropout)
+    train_data, eval_data = caption_datasets(model, processor, rows, data_args, model_args, args)
+    collator = CaptionCollator(processor, processor.caption_prompt, args.packing, data_args.max_caption_tokens)
+    if args.dry_run:
+        print(describe_run(model, collator, train_data, args))
+        return run
+
+    # ---- train
+    trainer = CaptionTrainer(
+        model=model,
+        args=args,
+        train_dataset=train_data,
+        eval_dataset=eval_data,
+        data_collator=collator,
+        processing_class=processor,
+        callbacks=stopping_callbacks(args),
+    )
+    trainer.train(resume_from_checkpoint=last_complete_checkpoint(args.output_dir))
+    trainer.save_model(str(run / runs.ADAPTER))
+    merged = merge_adapter(base, run / runs.ADAPTER, run / runs.MERGED)
+
+    # ---- judge: before, after, merged, and two captioners that do not look
+    options = {"prompt": collator.prompt, "batch_size": args.per_device_eval_batch_size}
+    with model.disable_adapter():
+        before = evaluate_captioner(model, processor, eval_data, **options, progress="base")
+        before_loss = trainer.evaluation_loss(eval_data)
+    adapted = evaluate_captioner(model, processor, eval_data, **options, progress="adapter")
+    blind_data = WithoutPicture(eval_data)
+    blind = evaluate_captioner(model, processor, blind_data, **options, progress="without the picture")
+    constant = most_frequent_caption(caption for captions in rows[0]["captions"] for caption in captions)
+    shipped = evaluate_captioner(merged, processor, eval_data, **options, progress="merged")
+    results = {
+        "most frequent caption": (None, judge([constant] * len(eval_data), rows[1], {})),
+        "LM without the picture": (trainer.evaluation_loss(blind_data), blind),
+        "before (4-bit base)": (before_loss, before),
+        "after (4-bit base + adapter)": (trainer.evaluation_loss(eval_data), adapted),
+        "after (merged)": (None, shipped),
+    }
+    adapter_captions = [row["caption"] for row in adapted.rows]
+    write_evaluation(run, shipped, rows[1], run.name, runs.MERGED, before, caption_adapter=adapter_captions)
+    print(results_table(results), show_captions(shipped), sep="\n\n")
+    print_next_command(run)
+    return run
+
+
+if __name__ == "__main__":
+    run_main(main)

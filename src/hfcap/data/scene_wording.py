@@ -1,0 +1,146 @@
+"""Writes the five references of a scene, in one of two styles.
+
+- "caption": a short lower-case phrase: how many, how large, which colour and shape, on which background.
+- "alt_text": one or two full sentences for a reader who does not see the picture: the same, and where things are.
+
+Each of the five references of an image has a sentence structure of its own; synonyms vary on top of that.
+"""
+
+from random import Random
+
+from hfcap.data.scene_facts import INVERSE, Group, Scene
+
+STYLES = ("caption", "alt_text")
+
+NUMBER_WORDS = {2: "two", 3: "three", 4: "four"}
+SIZE_WORDS = {"small": ("small", "little"), "large": ("large", "big")}
+BACKGROUND_WORDS = {
+    "white": ("white", "plain white"),
+    "light grey": ("light grey", "pale grey"),
+    "cream": ("cream", "plain cream"),
+    "dark grey": ("dark grey", "plain dark grey"),
+    "gradient": ("grey gradient", "white and grey gradient"),
+}
+BACKGROUND_SENTENCES = {
+    "white": "The background is white.",
+    "light grey": "The background is light grey.",
+    "cream": "The background is cream.",
+    "dark grey": "The background is dark grey.",
+    "gradient": "The background fades from white at the top to grey at the bottom.",
+}
+PLACE_PHRASES = {
+    "left": ("on the left", "on the left side"),
+    "right": ("on the right", "on the right side"),
+    "top": ("at the top", "in the upper half"),
+    "bottom": ("at the bottom", "in the lower half"),
+    "centre": ("in the centre", "in the middle"),
+}
+RELATION_PHRASES = {
+    "left of": ("to the left of", "on the left of"),
+    "right of": ("to the right of", "on the right of"),
+    "above": ("above",),
+    "below": ("below", "beneath"),
+}
+
+
+def write_references(scene: Scene, style: str, rng: Random) -> list[str]:
+    """Return five references of the scene in random order, no two of the same structure.
+
+    Raises ValueError for a style that is not one of `STYLES`.
+    """
+    if style == "caption":
+        references = _captions(scene, rng)
+    elif style == "alt_text":
+        references = _alt_texts_of_one(scene, rng) if scene.relation is None else _alt_texts_of_two(scene, rng)
+    else:
+        raise ValueError(f"unknown style {style!r}: choose one of {', '.join(STYLES)}")
+    rng.shuffle(references)
+    return references
+
+
+def with_article(phrase: str) -> str:
+    """Return the phrase after "a" or "an", by its first letter (no word here begins with a mute h or a "yoo")."""
+    return ("an " if phrase[0] in "aeiou" else "a ") + phrase
+
+
+def name_group(group: Group, rng: Random) -> str:
+    """Return the noun phrase of a group, as in "two small blue squares"."""
+    adjectives = f"{rng.choice(SIZE_WORDS[group.size])} {group.color}"
+    if group.count > 1:
+        return f"{NUMBER_WORDS[group.count]} {adjectives} {group.shape}s"
+    return with_article(f"{adjectives} {group.shape}")
+
+
+def _captions(scene: Scene, rng: Random) -> list[str]:
+    def things() -> str:
+        groups = list(scene.groups)
+        rng.shuffle(groups)
+        return " and ".join(name_group(group, rng) for group in groups)
+
+    def background(noun: str) -> str:
+        return with_article(f"{rng.choice(BACKGROUND_WORDS[scene.background])} {noun}")
+
+    return [
+        f"{things()} on {background('background')}",
+        f"{rng.choice(('a picture of', 'a drawing of'))} {things()} on {background('background')}",
+        f"{background('background')} with {things()}",
+        f"{things()} {rng.choice(('against', 'in front of'))} {background('backdrop')}",
+        f"{background('picture')} {rng.choice(('showing', 'that shows'))} {things()}",
+    ]
+
+
+def _alt_texts_of_one(scene: Scene, rng: Random) -> list[str]:
+    (group,) = scene.groups
+    be, sit = ("is", "sits") if group.count == 1 else ("are", "sit")
+
+    def thing() -> str:
+        return name_group(group, rng)
+
+    def background() -> str:
+        return with_article(f"{rng.choice(BACKGROUND_WORDS[scene.background])} background")
+
+    def place() -> str:
+        return rng.choice(PLACE_PHRASES[group.position])
+
+    return [
+        _sentence(f"{thing()} {sit} {place()} of the picture, on {background()}"),
+        _sentence(f"on {background()}, there {be} {thing()} {place()}"),
+        _sentence(f"{place()} of {background()} {be} {thing()}"),
+        _sentence(f"the picture shows {thing()} {place()}") + " " + BACKGROUND_SENTENCES[scene.background],
+        _sentence(f"{thing()} can be seen {place()}, against {background()}"),
+    ]
+
+
+def _alt_texts_of_two(scene: Scene, rng: Random) -> list[str]:
+    first, second = scene.groups
+    be, sit = ("is", "sits") if first.count == 1 else ("are", "sit")
+    be_second = "is" if second.count == 1 else "are"
+    them = "it" if second.count == 1 else "them"
+
+    def background() -> str:
+        return with_article(f"{rng.choice(BACKGROUND_WORDS[scene.background])} background")
+
+    def relation(name: str) -> str:
+        return rng.choice(RELATION_PHRASES[name])
+
+    def name(group: Group) -> str:
+        return name_group(group, rng)
+
+    def place(group: Group) -> str:
+        return rng.choice(PLACE_PHRASES[group.position])
+
+    return [
+        _sentence(f"{name(first)} {sit} {RELATION_PHRASES[scene.relation][0]} {name(second)} on {background()}"),
+        _sentence(f"on {background()}, {name(second)} {be_second} {relation(INVERSE[scene.relation])} {name(first)}"),
+        _sentence(f"the picture shows {name(first)} {place(first)} and {name(second)} {place(second)}")
+        + " "
+        + BACKGROUND_SENTENCES[scene.background],
+        _sentence(f"{place(second)} of {background()} {be_second} {name(second)}")
+        + " "
+        + _sentence(f"{RELATION_PHRASES[scene.relation][0]} {them} {be} {name(first)}"),
+        _sentence(f"{name(first)} can be seen {relation(scene.relation)} {name(second)}, against {background()}"),
+    ]
+
+
+def _sentence(text: str) -> str:
+    return f"{text[0].upper()}{text[1:]}."

@@ -1,0 +1,161 @@
+"""Judge a captioner on a data set and leave the results in its run folder."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import datasets
+from transformers import PreTrainedModel
+
+from hfcap import runs
+from hfcap.data.pictures import load_picture
+from hfcap.generation.caption import caption_rows
+from hfcap.metrics import compute_metrics, confidence_intervals
+from hfcap.predictions import write_predictions
+from hfcap.report import Example, write_report
+from hfcap.training.dataset import CaptionDataset
+
+METRICS = ("bleu", "rouge_l", "cider")
+DECODING = ("num_beams", "length_penalty", "max_new_tokens", "do_sample", "suppress_tokens")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Captions of a data set and how good they are.
+
+    Attributes:
+        rows: `{image_id, caption, captions (references), …}` in the order of the data set.
+        metrics: `{key: {"value": float, "ci95": [low, high]}}`, raw (CIDEr 0.5, not 50).
+        per_image: per-image values of the metrics that have them.
+        decoding: generation settings that made the captions.
+    """
+
+    rows: list[dict[str, Any]]
+    metrics: dict[str, dict[str, Any]]
+    per_image: dict[str, list[float]]
+    decoding: dict[str, Any]
+
+    def value(self, key: str) -> float:
+        """Raw corpus value of a metric."""
+        return self.metrics[key]["value"]
+
+
+def evaluate_captioner(
+    model: PreTrainedModel,
+    processor,
+    data: CaptionDataset,
+    prompt: str | None = None,
+    batch_size: int = 16,
+    progress: str | None = "captioning",
+    **generate_kwargs,
+) -> Evaluation:
+    """Caption every image of `data` and compare with all its references.
+
+    Args:
+        model: captioner of either family.
+        processor: its processor.
+        data: images with all their references.
+        prompt: instruction for LLaVA-style models.
+        batch_size: pictures decoded together.
+        progress: label of the progress bar, `None` for no bar.
+        generate_kwargs: override the model's `generation_config`.
+    """
+    captions = caption_rows(model, processor, data, prompt, batch_size, progress, **generate_kwargs)
+    settings = {key: getattr(model.generation_config, key) for key in DECODING} | generate_kwargs
+    return judge(captions, data.rows, {key: value for key, value in settings.items() if value is not None})
+
+
+def judge(captions: list[str], references: datasets.Dataset, decoding: Mapping[str, Any]) -> Evaluation:
+    """Compare captions with the rows `{image_id, captions}` of a data set, in the same order."""
+    kept = [name for name in references.column_names if name in ("image_id", "captions", "held_out")]
+    rows = [{**row, "caption": caption} for row, caption in zip(references.select_columns(kept), captions, strict=True)]
+    texts = [row["captions"] for row in rows]
+    scores = compute_metrics(captions, texts, METRICS)
+    suffix = "_per_image"
+    per_image = {key.removesuffix(suffix): list(value) for key, value in scores.items() if key.endswith(suffix)}
+    return Evaluation(rows, confidence_intervals(captions, texts, METRICS), per_image, dict(decoding))
+
+
+def write_evaluation(
+    folder: Path,
+    evaluation: Evaluation,
+    pictures: datasets.Dataset,
+    title: str,
+    artifact: str | None,
+    before: Evaluation | None = None,
+    **columns: list[str],
+) -> None:
+    """Write `captions.jsonl`, `metrics.json` and `report.html` into a run folder.
+
+    Args:
+        folder: the run folder.
+        evaluation: what `evaluate_captioner` gave.
+        pictures: data set with an `image` column in the same order, for the report.
+        title: headline of the report.
+        artifact: which weights wrote the captions: "adapter", "merged" or "model".
+        before: the same images captioned by an earlier model, shown beside the new captions.
+        columns: further captions of the same images, kept in `captions.jsonl` under these names.
+    """
+    extra = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)] or [{}] * len(evaluation.rows)
+    cider = evaluation.per_image["cider"]
+    lines = [{**row, "cider": score, **more} for row, score, more in zip(evaluation.rows, cider, extra, strict=True)]
+    write_predictions(folder / runs.CAPTIONS, lines)
+    record = runs.write_metrics(folder / runs.METRICS, evaluation.metrics, model_artifact=artifact, **_sources(evaluation))
+    earlier = None if before is None else {"metrics": before.metrics, "model_artifact": None, **_sources(before)}
+    row_of_id = {row["image_id"]: index for index, row in enumerate(evaluation.rows)}
+    write_report(
+        folder / runs.REPORT,
+        title,
+        record,
+        [_example(index, evaluation, before) for index in range(len(evaluation.rows))],
+        load_image=lambda image_id: load_picture(pictures[row_of_id[image_id]]["image"]),
+        before_metrics=earlier,
+    )
+
+
+def _sources(evaluation: Evaluation) -> dict[str, Any]:
+    """What `metrics.json` says about where the figures come from."""
+    return {
+        "num_images": len(evaluation.rows),
+        "tokenizer": "ptb",
+        "idf": "references",
+        "decoding": evaluation.decoding,
+    }
+
+
+def _example(index: int, evaluation: Evaluation, before: Evaluation | None) -> Example:
+    row = evaluation.rows[index]
+    earlier = {}
+    if before is not None:
+        earlier = {
+            "before_caption": before.rows[index]["caption"],
+            "before_score": before.per_image["cider"][index],
+        }
+    return Example(row["image_id"], row["caption"], row["captions"], evaluation.per_image["cider"][index], **earlier)
+
+
+def results_table(results: Mapping[str, tuple[float | None, Evaluation]]) -> str:
+    """Table for people: loss in nats a token, BLEU-4 and CIDEr times 100, CIDEr on the rows marked `held_out`.
+
+    Args:
+        results: by name, the loss (`None` where there is none) and the evaluation.
+    """
+    lines = [f"{'':<28} {'loss':>7} {'BLEU-4':>7} {'CIDEr':>7} {'CIDEr, held-out pairs':>22}"]
+    for name, (loss, evaluation) in results.items():
+        held_out = [
+            score
+            for row, score in zip(evaluation.rows, evaluation.per_image["cider"], strict=True)
+            if row.get("held_out")
+        ]
+        shown_loss = "-" if loss is None else f"{loss:.3f}"
+        shown_held_out = f"{100 * sum(held_out) / len(held_out):.1f}" if held_out else "-"
+        bleu, cider = (100 * evaluation.value(key) for key in ("bleu_4", "cider"))
+        lines.append(f"{name:<28} {shown_loss:>7} {bleu:>7.1f} {cider:>7.1f} {shown_held_out:>22}")
+    return "\n".join(lines)
+
+
+def show_captions(evaluation: Evaluation, count: int = 8) -> str:
+    """Captions of the first images, each beside its first reference, for people."""
+    shown = evaluation.rows[:count]
+    return "\n".join(f"  {row['image_id']}\n    caption    {row['caption']}\n    reference  {row['captions'][0]}" for row in shown)

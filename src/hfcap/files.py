@@ -1,0 +1,34 @@
+"""Files that are either whole or absent: writing goes to a temporary file first and is renamed into place."""
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+
+def write_atomic(path: str | os.PathLike, text: str | bytes) -> Path:
+    """Write `text` (UTF-8 if a string) to `path` so that no reader, and no crash, ever sees half of it.
+
+    The parent folder is made if needed. An existing file is replaced, and stays as it was if anything goes wrong.
+    Returns the path. Raises OSError as the file system does, and UnicodeEncodeError before anything is touched.
+    """
+    path = Path(path)
+    data = text.encode("utf-8") if isinstance(text, str) else text
+    path.parent.mkdir(parents=True, exist_ok=True)
+    # Beside the target, because a rename is atomic only within one file system; with the process id, because two
+    # processes may write the same file. Not `tempfile`: its files are readable by their owner only.
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    return path
+
+
+def write_json(path: str | os.PathLike, value: Any) -> Path:
+    """Write `value` atomically as indented JSON with a final newline. NaN and infinity raise ValueError: not JSON."""
+    return write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")

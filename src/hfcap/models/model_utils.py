@@ -1,0 +1,32 @@
+"""Two small rules that both model families obey: what is frozen stays in eval(), and masks may be boolean."""
+
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def keep_frozen_in_eval(model: nn.Module) -> None:
+    """Put every BatchNorm, and every module all of whose parameters are frozen, into eval().
+
+    Running statistics drift in train() even with `requires_grad_(False)`, and batch statistics make the loss depend
+    on how the data are split into batches. Modules without parameters (dropout) follow the module they stand in.
+    Call it at the end of `train()`, so that no caller needs to remember.
+    """
+    for module in model.modules():
+        parameters = list(module.parameters())
+        is_frozen = bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
+        if module.training and (is_frozen or isinstance(module, _BatchNorm)):
+            # Not module.eval(): on `model` itself that would call this function again through train().
+            for submodule in module.modules():
+                submodule.training = False
+
+
+def to_additive_mask(attention_mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
+    """Turn a boolean 4-D mask (True: may attend) into the additive one; anything else is returned unchanged.
+
+    Eager attention adds the mask to the scores, so that a boolean one would silently add 0 and 1.
+    """
+    if attention_mask is None or attention_mask.ndim != 4 or attention_mask.dtype != torch.bool:
+        return attention_mask
+    blocked = torch.zeros(attention_mask.shape, dtype=dtype, device=attention_mask.device)
+    return blocked.masked_fill_(~attention_mask, torch.finfo(dtype).min)

@@ -1,0 +1,211 @@
+"""What a run is made of: dataclasses whose fields are the YAML keys and the command-line options."""
+
+import json
+import sys
+from dataclasses import dataclass, field, fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, Literal, NoReturn
+
+import yaml
+from transformers import HfArgumentParser, TrainingArguments
+
+from hfcap.errors import ConfigError
+
+
+@dataclass
+class DataArguments:
+    """Where the captioned pictures come from and how a step uses them."""
+
+    data: str = field(
+        default="scenes", metadata={"help": "'scenes' (embedded), a local data set folder, or a Hub data set id."}
+    )
+    train_split: str = field(default="train", metadata={"help": "Split to train on."})
+    eval_split: str = field(default="validation", metadata={"help": "Split to evaluate on."})
+    max_train_images: int | None = field(
+        default=None, metadata={"help": "Use the first images only; with 'scenes', how many to draw."}
+    )
+    max_eval_images: int | None = field(default=None, metadata={"help": "The same for the evaluation split."})
+    scenes_style: Literal["caption", "alt_text"] = field(
+        default="caption", metadata={"help": "Wording of the embedded data set's references."}
+    )
+    on_bad_image: Literal["error", "skip"] = field(
+        default="error", metadata={"help": "A picture that cannot be read stops the run with a list, or is left out."}
+    )
+    references: int | None = field(
+        default=None, metadata={"help": "References of an image a step uses, drawn anew each epoch; all by default."}
+    )
+    mirror: bool = field(
+        default=False, metadata={"help": "Flip pictures at random where no caption names left or right."}
+    )
+    max_caption_tokens: int = field(default=64, metadata={"help": "Longer references are cut."})
+    prompt: str | None = field(default=None, metadata={"help": "Instruction for LLaVA-style models."})
+
+
+@dataclass
+class ModelArguments:
+    """The captioner: a checkpoint to start from, or an encoder and a decoder to join."""
+
+    model: str | None = field(default=None, metadata={"help": "Run folder, model folder or Hub id to start from."})
+    family: Literal["llava", "encoder_decoder"] = field(
+        default="llava", metadata={"help": "Kind of captioner that `encoder` and `decoder` are joined to."}
+    )
+    encoder: str | None = field(default=None, metadata={"help": "Folder or Hub id of a pretrained image encoder."})
+    decoder: str | None = field(
+        default=None,
+        metadata={"help": "Folder or Hub id of a pretrained text decoder; one is made from `decoder_config` without it."},
+    )
+    encoder_config: dict | str | None = field(
+        default=None, metadata={"help": "Configuration of an encoder trained from scratch, `model_type` included."}
+    )
+    decoder_config: dict | str | None = field(
+        default=None, metadata={"help": "Configuration of a decoder trained from scratch, `model_type` included."}
+    )
+    bridge_config: dict | str | None = field(
+        default=None, metadata={"help": "Settings between encoder and decoder (fields of the captioner's config)."}
+    )
+    image_size: int | None = field(default=None, metadata={"help": "Side of the square picture the encoder sees."})
+    vocab_size: int = field(
+        default=4096, metadata={"help": "Entries of the BPE tokenizer that a decoder from scratch gets."}
+    )
+    lowercase: bool = field(default=False, metadata={"help": "That tokenizer writes lower case only."})
+    strategy: Literal["full", "frozen_encoder", "projector", "lora", "qlora"] = field(
+        default="full", metadata={"help": "What trains."}
+    )
+    lora_r: int = field(default=16, metadata={"help": "Rank of the LoRA matrices."})
+    lora_alpha: int = field(default=32, metadata={"help": "The LoRA update is scaled by lora_alpha / lora_r."})
+    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout before the LoRA matrices."})
+    feature_cache: bool = field(
+        default=False, metadata={"help": "Compute a frozen encoder's features once and read them from disk."}
+    )
+    cache_dir: str = field(default="outputs/features", metadata={"help": "Folder of the feature cache."})
+
+    def __post_init__(self):
+        for name in ("encoder_config", "decoder_config", "bridge_config"):
+            value = getattr(self, name)
+            if isinstance(value, str):
+                try:
+                    setattr(self, name, json.loads(value))
+                except json.JSONDecodeError as error:
+                    raise ConfigError(f"{name}: expected a mapping, got {value!r} ({error})") from error
+
+
+@dataclass
+class QLoraArguments(ModelArguments):
+    """`ModelArguments` of a run that starts from a base and trains LoRA on its 4-bit language model."""
+
+    strategy: Literal["qlora"] = field(default="qlora", metadata={"help": "Always qlora."})
+    base_config: str | None = field(
+        default=None, metadata={"help": "YAML file of `recipes/train.py` that trains the base first, in the folder `model`."}
+    )
+
+
+@dataclass
+class CaptionTrainingArguments(TrainingArguments):
+    """`TrainingArguments` for captioning.
+
+    Defaults that differ from `TrainingArguments`: `output_dir` is the run folder (checkpoints lie in its `checkpoints/`);
+    evaluation and a checkpoint every epoch, best CIDEr kept; `remove_unused_columns=False`; `lr_scheduler_type="cosine"`.
+    """
+
+    output_dir: str = field(default="outputs/run", metadata={"help": "The run folder."})
+    packing: bool = field(default=True, metadata={"help": "All references of an image behind one copy of the image."})
+    encoder_learning_rate: float | None = field(default=None, metadata={"help": "learning_rate where not given."})
+    projector_learning_rate: float | None = field(default=None, metadata={"help": "learning_rate where not given."})
+    eval_caption_images: int = field(
+        default=200, metadata={"help": "Images captioned in each evaluation while training (the first of the split)."}
+    )
+    early_stopping_patience: int | None = field(
+        default=None, metadata={"help": "Stop after so many evaluations without a better metric."}
+    )
+    num_beams: int = field(default=3, metadata={"help": "Beams of the final evaluation; kept in generation_config.json."})
+    length_penalty: float = field(default=1.0, metadata={"help": "The same for the length penalty."})
+    max_new_tokens: int = field(default=40, metadata={"help": "The same for the longest caption."})
+    dry_run: bool = field(default=False, metadata={"help": "Show a batch, the parameters and an estimate; do not train."})
+    remove_unused_columns: bool = field(default=False, metadata={"help": "The collator needs all columns."})
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept, the best one among them."})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the best checkpoint."})
+    metric_for_best_model: str | None = field(default="cider", metadata={"help": "What is best."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning-rate schedule."})
+
+
+class _Parser(HfArgumentParser):
+    """`HfArgumentParser` whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message)
+
+
+def _flags(config: dict[str, Any]) -> list[str]:
+    """Command-line options that mean the same as a YAML mapping, so that one parser checks both."""
+    flags = []
+    for key, value in config.items():
+        if value is None:
+            continue
+        values = value if isinstance(value, list) else [value]
+        flags += [f"--{key}", *(json.dumps(v) if isinstance(v, dict) else str(v) for v in values)]
+    return flags
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """Read a YAML file of settings.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, or is not a mapping.
+    """
+    try:
+        config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"--config {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--config {path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(config, dict):
+        raise ConfigError(f"--config {path}: expected `key: value` lines, got {type(config).__name__}")
+    return config
+
+
+def parse_arguments(*dataclasses: type, argv: list[str] | None = None, default_config: str | Path | None = None) -> tuple:
+    """Fill dataclasses from `--config FILE.yaml` and the command line; the command line wins.
+
+    Args:
+        dataclasses: classes whose fields are the accepted keys.
+        argv: arguments, `sys.argv[1:]` by default.
+        default_config: the YAML file of a recipe called without `--config`.
+
+    Returns:
+        One instance of each class, in their order.
+
+    Raises:
+        ConfigError: an unknown key (with the nearest known one), a value of a wrong type, or an unreadable file.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    config_path = default_config
+    if "--config" in argv:
+        at = argv.index("--config")
+        if at + 1 == len(argv):
+            raise ConfigError("--config: expected a YAML file after it")
+        config_path = argv[at + 1]
+        del argv[at : at + 2]
+    config = read_config(config_path) if config_path is not None else {}
+    known = {f.name for dataclass in dataclasses for f in fields(dataclass) if f.init}
+    for key in config:
+        if key not in known:
+            raise ConfigError(f"{config_path}: unknown key {key!r}{_nearest(key, known)}")
+    parser = _Parser(dataclasses, allow_abbrev=False)
+    try:
+        *parsed, unknown = parser.parse_args_into_dataclasses(_flags(config) + argv, return_remaining_strings=True)
+    except ConfigError:
+        raise
+    except ValueError as error:  # from the checks in TrainingArguments
+        raise ConfigError(" ".join(str(error).split())) from error
+    if unknown:
+        name = unknown[0].removeprefix("--").split("=")[0]
+        raise ConfigError(f"unknown argument {unknown[0]!r}{_nearest(name, known)}")
+    return tuple(parsed)
+
+
+def _nearest(name: str, known: set[str]) -> str:
+    matches = get_close_matches(name.replace("-", "_"), known, n=1)
+    return f"; did you mean {matches[0]!r}?" if matches else ""

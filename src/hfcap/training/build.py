@@ -1,0 +1,163 @@
+"""Build a captioner from an encoder and a decoder, or load one, with the processor that belongs to it."""
+
+from collections.abc import Iterable
+
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from transformers import (
+    AutoConfig,
+    AutoImageProcessor,
+    AutoModel,
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    ProcessorMixin,
+    ViTImageProcessorPil,
+)
+from transformers.image_processing_utils import BaseImageProcessor
+
+from hfcap.errors import ConfigError
+from hfcap.models import (
+    HfcapEncoderDecoderModel,
+    HfcapEncoderDecoderProcessor,
+    HfcapLlavaForConditionalGeneration,
+    HfcapLlavaProcessor,
+    add_image_token,
+    load_vision_encoder,
+)
+from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
+
+PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
+
+
+def train_tokenizer(captions: Iterable[str], vocab_size: int, lowercase: bool = False) -> PreTrainedTokenizerFast:
+    """Train a byte-level BPE tokenizer on captions; no text is unknown to it (Sennrich et al., 2016; GPT-2).
+
+    Args:
+        captions: training captions.
+        vocab_size: most entries, special tokens included; fewer where the captions have no more merges.
+        lowercase: write everything in lower case.
+
+    Returns:
+        A tokenizer with `<pad>`, `<bos>` and `<eos>`. Words keep their leading space, the first one included, so that a
+        word has the same tokens wherever it stands.
+    """
+    tokenizer = Tokenizer(models.BPE())
+    steps = [normalizers.NFC(), normalizers.Strip(), *([normalizers.Lowercase()] if lowercase else [])]
+    tokenizer.normalizer = normalizers.Sequence(steps)
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        special_tokens=[PAD, BOS, EOS],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(captions, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, pad_token=PAD, bos_token=BOS, eos_token=EOS)
+
+
+def build_captioner(
+    model_args: ModelArguments, args: CaptionTrainingArguments, captions: Iterable[str]
+) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """Join `encoder` and `decoder`, pretrained or from their configs, into a captioner of `family`.
+
+    Args:
+        model_args: which parts.
+        args: decoding defaults, kept in the model's `generation_config`.
+        captions: training captions, for the tokenizer of a decoder from scratch.
+
+    Returns:
+        The model, and the processor that `AutoProcessor` will load beside it.
+    """
+    encoder, image_processor = _encoder(model_args)
+    if model_args.decoder is None:
+        tokenizer = train_tokenizer(captions, model_args.vocab_size, model_args.lowercase)
+    else:
+        tokenizer = AutoTokenizer.from_pretrained(model_args.decoder)
+        if tokenizer.pad_token is None:
+            tokenizer.pad_token = tokenizer.eos_token
+    join = _join_llava if model_args.family == "llava" else _join_encoder_decoder
+    model, processor = join(model_args, encoder, image_processor, tokenizer)
+    model.generation_config.update(
+        num_beams=args.num_beams,
+        length_penalty=args.length_penalty,
+        max_new_tokens=args.max_new_tokens,
+        early_stopping=args.num_beams > 1,
+    )
+    return model, processor
+
+
+def _encoder(model_args: ModelArguments) -> tuple[PreTrainedModel, BaseImageProcessor]:
+    if model_args.encoder is not None:
+        image_processor = AutoImageProcessor.from_pretrained(model_args.encoder, backend="pil")
+        return load_vision_encoder(model_args.encoder), image_processor
+    encoder = AutoModel.from_config(AutoConfig.for_model(**model_args.encoder_config))
+    side = model_args.image_size
+    return encoder, ViTImageProcessorPil(size={"height": side, "width": side}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+
+
+def _join_llava(model_args, encoder, image_processor, tokenizer) -> tuple[PreTrainedModel, ProcessorMixin]:
+    image_token_id = add_image_token(tokenizer)
+    ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
+    if model_args.decoder is not None:
+        decoder = AutoModelForCausalLM.from_pretrained(model_args.decoder)
+        # The mean of the others is a sensible start, but costs a covariance; the image token's row is never read.
+        decoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
+    else:
+        config = AutoConfig.for_model(**model_args.decoder_config, vocab_size=len(tokenizer), **ids)
+        decoder = AutoModelForCausalLM.from_config(config)
+    model = HfcapLlavaForConditionalGeneration.from_parts(
+        encoder, decoder, image_token_id, image_size=model_args.image_size, **(model_args.bridge_config or {})
+    )
+    model.generation_config.update(**ids)
+    return model, HfcapLlavaProcessor(image_processor, tokenizer, image_seq_length=model.config.image_seq_length)
+
+
+def _join_encoder_decoder(model_args, encoder, image_processor, tokenizer) -> tuple[PreTrainedModel, ProcessorMixin]:
+    processor = HfcapEncoderDecoderProcessor(image_processor, tokenizer)
+    ids = {"bos_token_id": processor.start_token_id, "eos_token_id": processor.end_token_id}
+    ids["pad_token_id"] = tokenizer.pad_token_id
+    cross_attention = {"is_decoder": True, "add_cross_attention": True}
+    if model_args.decoder is not None:
+        decoder = AutoModelForCausalLM.from_pretrained(model_args.decoder, **cross_attention)
+    else:
+        config = AutoConfig.for_model(**model_args.decoder_config, **cross_attention, **ids, vocab_size=len(tokenizer))
+        decoder = AutoModelForCausalLM.from_config(config)
+    model = HfcapEncoderDecoderModel.from_parts(
+        encoder,
+        decoder,
+        decoder_start_token_id=processor.start_token_id,
+        eos_token_id=processor.end_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        image_size=model_args.image_size,
+        **(model_args.bridge_config or {}),
+    )
+    return model, processor
+
+
+def captioner_family(source: str) -> str:
+    """Family of a saved captioner, "llava" or "encoder_decoder", read from its configuration alone.
+
+    Raises:
+        ConfigError: a model of another type.
+    """
+    model_type = AutoConfig.from_pretrained(source).model_type
+    families = {"hfcap_llava": "llava", "hfcap_encoder_decoder": "encoder_decoder"}
+    if model_type not in families:
+        raise ConfigError(
+            f"model: {source} is a {model_type!r}; the recipes train {', '.join(families)} (add it to captioner_family in "
+            "src/hfcap/training/build.py)"
+        )
+    return families[model_type]
+
+
+def load_captioner(
+    source: str, quantization_config: BitsAndBytesConfig | None = None
+) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """Load a captioner and its processor from a model folder or a Hub id, through the Auto classes."""
+    model = AutoModelForImageTextToText.from_pretrained(source, quantization_config=quantization_config)
+    return model, AutoProcessor.from_pretrained(source, backend="pil")

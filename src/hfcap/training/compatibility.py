@@ -1,0 +1,94 @@
+"""What works with what: one table, asked before any weights load."""
+
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal
+
+from hfcap.errors import ConfigError
+from hfcap.training.arguments import ModelArguments
+from hfcap.training.strategies import TRAINED_PARTS
+
+Backend = Literal["single", "ddp", "fsdp", "zero1", "zero2", "zero3"]
+
+UNTESTED = "untested"
+
+# (family, strategy) -> backend -> the test that shows it, or "untested". A pair or a backend that is missing is refused.
+SUPPORT: dict[tuple[str, str], dict[Backend, str]] = {
+    ("llava", "full"): {
+        "single": "tests/training/test_exact_loss.py",
+        "ddp": "tests/training/test_two_processes.py",
+        "zero1": UNTESTED,
+        "zero2": UNTESTED,
+        "zero3": UNTESTED,
+        "fsdp": UNTESTED,
+    },
+    ("llava", "frozen_encoder"): {"single": "tests/training/test_strategies.py", "ddp": UNTESTED},
+    ("llava", "projector"): {"single": "tests/training/test_strategies.py", "ddp": UNTESTED},
+    ("llava", "lora"): {"single": "tests/training/test_strategies.py", "ddp": UNTESTED, "zero2": UNTESTED},
+    # ZeRO-3 partitions parameters that bitsandbytes has packed two to a byte: not offered before a test shows it.
+    ("llava", "qlora"): {"single": "tests/training/test_strategies.py", "ddp": UNTESTED},
+    ("encoder_decoder", "full"): {
+        "single": "tests/training/test_exact_loss.py",
+        "ddp": "tests/training/test_two_processes.py",
+        "zero2": UNTESTED,
+        "fsdp": UNTESTED,
+    },
+    ("encoder_decoder", "frozen_encoder"): {"single": "tests/training/test_strategies.py", "ddp": UNTESTED},
+}
+
+
+def current_backend(environment: Mapping[str, str] = os.environ) -> Backend:
+    """Read from the environment of `accelerate launch` which engine will train, before any engine starts."""
+    if environment.get("ACCELERATE_USE_DEEPSPEED") == "true":
+        config_file = environment.get("ACCELERATE_DEEPSPEED_CONFIG_FILE")
+        stage = environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
+        if config_file:
+            stage = json.loads(Path(config_file).read_text())["zero_optimization"]["stage"]
+        return f"zero{stage}"
+    if environment.get("ACCELERATE_USE_FSDP") == "true":
+        return "fsdp"
+    return "ddp" if int(environment.get("WORLD_SIZE", "1")) > 1 else "single"
+
+
+def check_supported(args: ModelArguments, family: str, backend: Backend) -> None:
+    """Refuse what cannot work.
+
+    Raises:
+        ConfigError: the strategy does not fit the family or the backend, or cached features do not fit the strategy.
+    """
+    backends = SUPPORT.get((family, args.strategy))
+    if backends is None:
+        offered = [strategy for known, strategy in SUPPORT if known == family]
+        raise ConfigError(f"strategy {args.strategy!r} is not offered for {family}: choose one of {', '.join(offered)}")
+    if backend not in backends:
+        raise ConfigError(
+            f"strategy {args.strategy!r} of {family} is not offered on {backend}: use one of {', '.join(backends)}"
+        )
+    if args.feature_cache and "encoder" in TRAINED_PARTS[args.strategy]:
+        raise ConfigError(
+            f"feature_cache needs a frozen encoder, and strategy {args.strategy!r} trains it: "
+            "set strategy: frozen_encoder, or feature_cache: false"
+        )
+
+
+def check_parts(args: ModelArguments) -> None:
+    """Check that the arguments name one captioner.
+
+    Raises:
+        ConfigError: neither a model nor its parts are named, or both are.
+    """
+    if args.model is not None:
+        clash = [name for name in ("encoder", "decoder", "encoder_config", "decoder_config") if getattr(args, name)]
+        if clash:
+            raise ConfigError(f"model: {args.model!r} has its parts already; leave out {', '.join(clash)}, or model")
+        return
+    for part in ("encoder", "decoder"):
+        pretrained, config = getattr(args, part), getattr(args, f"{part}_config")
+        if (pretrained is None) == (config is None):
+            raise ConfigError(f"give one of {part} (a pretrained one) and {part}_config (from scratch), or a model")
+        if config is not None and "model_type" not in config:
+            raise ConfigError(f"{part}_config: `model_type` is missing; got {sorted(config)}")
+    if args.encoder_config is not None and args.image_size is None:
+        raise ConfigError("image_size: an encoder from scratch needs it (the side of the picture in pixels)")

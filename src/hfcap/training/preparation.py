@@ -1,0 +1,144 @@
+"""What a recipe does before the first step: cores, rows, features, and the checkpoint to go on from."""
+
+import os
+from dataclasses import fields
+from pathlib import Path
+
+import datasets
+import torch
+from datasets import Image
+from transformers import EarlyStoppingCallback, PreTrainedModel, TrainerCallback
+
+from hfcap import runs
+from hfcap.data.features import FeatureCache, cache_features
+from hfcap.data.sources import load_captions
+from hfcap.errors import ConfigError
+from hfcap.files import write_json
+from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, ModelArguments
+from hfcap.training.dataset import CaptionDataset
+
+
+def use_all_cores() -> None:
+    """Give torch this process's share of the cores: `accelerate launch` sets OMP_NUM_THREADS=1, which leaves it one."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+
+
+def load_splits(args: DataArguments) -> tuple[datasets.Dataset, datasets.Dataset]:
+    """Rows of the training and the evaluation split.
+
+    Raises:
+        ConfigError: the source, a split or a column does not exist, or a picture cannot be read.
+    """
+    wanted = ((args.train_split, args.max_train_images), (args.eval_split, args.max_eval_images))
+    return tuple(load_split(args, split, limit) for split, limit in wanted)
+
+
+def load_split(args: DataArguments, split: str, limit: int | None) -> datasets.Dataset:
+    """Rows `{image_id, image, captions, …}` of one split, the first `limit` of them."""
+    options = {"style": args.scenes_style} if args.data == "scenes" else {}
+    try:
+        return load_captions(args.data, split, num_images=limit, on_bad_image=args.on_bad_image, **options)
+    except ValueError as error:
+        raise ConfigError(f"data: {error}") from error
+
+
+def caption_datasets(
+    model: PreTrainedModel,
+    processor,
+    rows: tuple[datasets.Dataset, datasets.Dataset],
+    data_args: DataArguments,
+    model_args: ModelArguments,
+    args: CaptionTrainingArguments,
+) -> tuple[CaptionDataset, CaptionDataset]:
+    """Training and evaluation data; with `feature_cache` the encoder runs here, once, and not while training."""
+    train_rows, eval_rows = rows
+    caches: list[FeatureCache | None] = [None, None]
+    if model_args.feature_cache:
+        views = ("plain", "mirror") if data_args.mirror else ("plain",)
+        caches = [
+            cache_features(model, processor.image_processor, train_rows, model_args.cache_dir, views=views),
+            cache_features(model, processor.image_processor, eval_rows, model_args.cache_dir),
+        ]
+    train = CaptionDataset(
+        train_rows, caches[0], references=data_args.references, mirror=data_args.mirror, seed=args.seed
+    )
+    return train, CaptionDataset(eval_rows, caches[1])
+
+
+def last_complete_checkpoint(folder: str | Path) -> str | None:
+    """Newest `checkpoint-N` that was written to its end, or `None`.
+
+    `transformers.trainer_utils.get_last_checkpoint` takes the highest number, complete or not; `trainer_state.json` is
+    what `Trainer` writes last.
+    """
+    complete = [path.parent for path in Path(folder).glob("checkpoint-*/trainer_state.json")]
+    newest = max(complete, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
+    return None if newest is None else str(newest)
+
+
+# Settings that may differ between a run and its continuation: where it lies, what it shows, how it is watched.
+NOT_COMPARED = {"output_dir", "dry_run", "logging_steps", "logging_first_step", "report_to", "disable_tqdm", "run_name"}
+
+
+def open_run(folder: Path, arguments: tuple, rows: tuple[datasets.Dataset, datasets.Dataset]) -> bool:
+    """Start a run folder by writing `run.json`, or go on with the one that is there.
+
+    Args:
+        folder: the run folder.
+        arguments: the parsed dataclasses.
+        rows: training and evaluation split.
+
+    Returns:
+        Whether the run is finished: its figures are then printed, and there is nothing to do.
+
+    Raises:
+        ConfigError: the folder holds a run with other settings or other data.
+    """
+    settings = {name: value for part in arguments for name, value in _plain(part).items()}
+    data = {
+        name: runs.data_fingerprint(split.cast_column("image", Image(decode=False)))
+        for name, split in zip(("train", "eval"), rows, strict=True)
+    }
+    seeds = {"seed": settings["seed"], "data_seed": settings["data_seed"]}
+    record = runs.run_record(settings, seeds=seeds, data=data)
+    path = folder / runs.RUN
+    if not path.exists():
+        write_json(path, record)
+        return False
+    earlier = runs.read_run(path)
+    changed = [
+        f"{name} was {earlier['arguments'].get(name)!r}, is {value!r}"
+        for name, value in record["arguments"].items()
+        if name not in NOT_COMPARED and earlier["arguments"].get(name) != value
+    ]
+    changed += [f"the {name} data changed" for name in data if earlier["data"][name] != record["data"][name]]
+    if changed:
+        raise ConfigError(f"{folder} holds another run: {'; '.join(changed)}. Give another --output_dir, or remove {folder}")
+    if not (folder / runs.METRICS).exists():
+        return False
+    print_finished(folder)
+    return True
+
+
+def print_finished(folder: Path) -> None:
+    """Say what a finished run folder holds."""
+    metrics = runs.read_metrics(folder / runs.METRICS)["metrics"]
+    figures = ", ".join(f"{runs.METRIC_NAMES[key]} {100 * metrics[key]['value']:.1f}" for key in ("bleu_4", "cider"))
+    print(f"{folder} is done: {figures}; look at {folder / runs.REPORT}. Remove the folder to train anew.")
+
+
+def _plain(arguments) -> dict:
+    """Settings of a parsed dataclass, without what `TrainingArguments` derives from the machine."""
+    return {f.name: getattr(arguments, f.name) for f in fields(arguments) if f.init}
+
+
+def print_next_command(folder: Path) -> None:
+    """Say where everything is, and last how to caption a picture of one's own."""
+    print(f"\nRun folder: {folder}  (report: {folder / runs.REPORT})")
+    print(f"Caption your own picture:\nhfcap caption PHOTO.jpg --model {folder}")
+
+
+def stopping_callbacks(args: CaptionTrainingArguments) -> list[TrainerCallback]:
+    """Callback for early stopping, where it is asked for."""
+    return [] if args.early_stopping_patience is None else [EarlyStoppingCallback(args.early_stopping_patience)]

@@ -1,0 +1,153 @@
+"""Which part of a captioner trains, how, and with which learning rate."""
+
+import math
+from collections import Counter
+from typing import Literal
+
+import torch
+from peft import LoraConfig, PeftModel, get_peft_model
+from torch import nn
+from transformers import BitsAndBytesConfig, PreTrainedModel
+
+Part = Literal["encoder", "projector", "lm"]
+
+ENCODER_PREFIXES = ("model.vision_tower.", "encoder.")
+LM_PREFIXES = ("model.language_model.", "lm_head.", "decoder.")
+
+# The parts that train, whole, in each strategy. LoRA's own matrices come on top.
+TRAINED_PARTS: dict[str, tuple[Part, ...]] = {
+    "full": ("encoder", "projector", "lm"),
+    "frozen_encoder": ("projector", "lm"),
+    "projector": ("projector",),
+    "lora": ("projector",),
+    "qlora": ("projector",),
+}
+
+
+def part_of(parameter_name: str) -> Part:
+    """Say which part of the captioner a parameter or module belongs to, behind a PEFT wrapper or not.
+
+    What is neither encoder nor language model is the projector: for encoder-decoders that is all between the two.
+    """
+    name = parameter_name.removeprefix("base_model.model.")
+    if name.startswith(ENCODER_PREFIXES):
+        return "encoder"
+    return "lm" if name.startswith(LM_PREFIXES) else "projector"
+
+
+def four_bit_config(compute_dtype: torch.dtype) -> BitsAndBytesConfig:
+    """NF4 with double quantisation for the language model alone (QLoRA, Dettmers et al., 2023).
+
+    The skip list needs full module names: on a v5 LLaVA "vision_tower" matches nothing, silently.
+    """
+    return BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=compute_dtype,
+        llm_int8_skip_modules=["model.vision_tower", "model.multi_modal_projector", "lm_head"],
+    )
+
+
+def compute_dtype() -> torch.dtype:
+    """Pick bfloat16 where the accelerator has it, float32 on a CPU, where bfloat16 may be thousands of times slower."""
+    return torch.bfloat16 if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float32
+
+
+def four_bit_parts(model: nn.Module) -> Counter:
+    """Count the 4-bit parameters of each part."""
+    return Counter(part_of(name) for name, p in model.named_parameters() if type(p).__name__ == "Params4bit")
+
+
+def check_only_lm_is_four_bit(model: nn.Module) -> None:
+    """Raise a RuntimeError unless the language model, and nothing else, is in 4 bits."""
+    parts = four_bit_parts(model)
+    if set(parts) != {"lm"}:
+        found = ", ".join(f"{count} in the {part}" for part, count in sorted(parts.items())) or "none"
+        raise RuntimeError(f"4-bit weights belong in the language model alone; found {found}: fix the skip list")
+
+
+def lora_targets(model: PreTrainedModel) -> list[str]:
+    """Full names of the language model's linear layers, the LM head excepted."""
+    # 4-bit layers derive from nn.Linear; GPT-2 writes its linear layers as Conv1D.
+    return [
+        name
+        for name, module in model.named_modules()
+        if part_of(name) == "lm"
+        and (isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D")
+        and module is not model.get_output_embeddings()
+    ]
+
+
+def apply_strategy(
+    model: PreTrainedModel, strategy: str, lora_r: int = 16, lora_alpha: int = 32, lora_dropout: float = 0.0
+) -> PreTrainedModel | PeftModel:
+    """Freeze what the strategy does not train, and add LoRA where it asks for it.
+
+    Args:
+        model: captioner of either family; for "qlora" loaded with `four_bit_config`.
+        strategy: a key of `TRAINED_PARTS`.
+        lora_r: rank of the LoRA matrices (Hu et al., 2021).
+        lora_alpha: their scale: the update is multiplied by `lora_alpha / lora_r`.
+        lora_dropout: dropout before them.
+
+    Returns:
+        The model, wrapped by PEFT for "lora" and "qlora" with the projector saved in full beside the adapter.
+    """
+    if strategy == "qlora":
+        check_only_lm_is_four_bit(model)
+    if strategy in ("lora", "qlora"):
+        projector = sorted({name.split(".")[-1] for name, _ in _projector_modules(model)})
+        config = LoraConfig(
+            r=lora_r,
+            lora_alpha=lora_alpha,
+            lora_dropout=lora_dropout,
+            target_modules=lora_targets(model),
+            modules_to_save=projector,
+        )
+        return get_peft_model(model, config)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(part_of(name) in TRAINED_PARTS[strategy])
+    return model
+
+
+def _projector_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
+    """The outermost modules that belong to the projector."""
+    own = [(name, m) for name, m in model.named_modules() if name not in ("", "model") and part_of(name + ".") == "projector"]
+    return [(name, m) for name, m in own if not any(name.startswith(outer + ".") for outer, _ in own)]
+
+
+def parameter_groups(
+    model: nn.Module, decay_names: set[str], weight_decay: float, learning_rates: dict[Part, float]
+) -> list[dict]:
+    """Optimizer groups of the trainable parameters by part and by whether weight decay applies.
+
+    Args:
+        model: the captioner, wrapped by PEFT or not.
+        decay_names: names of the parameters that weight decay applies to (`Trainer.get_decay_parameter_names`).
+        weight_decay: its factor.
+        learning_rates: one for each part.
+    """
+    groups: dict[tuple[Part, bool], list[nn.Parameter]] = {}
+    for name, parameter in model.named_parameters():
+        if parameter.requires_grad:
+            groups.setdefault((part_of(name), name in decay_names), []).append(parameter)
+    return [
+        {"params": parameters, "lr": learning_rates[part], "weight_decay": weight_decay if decay else 0.0}
+        for (part, decay), parameters in groups.items()
+    ]
+
+
+def parameter_table(model: nn.Module) -> str:
+    """Table of all and trainable parameters of each part, for people."""
+    total, trainable = Counter(), Counter()
+    for name, parameter in model.named_parameters():
+        # A 4-bit tensor packs two weights in a byte; its quantisation state knows the original shape.
+        state = getattr(parameter, "quant_state", None)
+        count = math.prod(state.shape) if state is not None else parameter.numel()
+        total[part_of(name)] += count
+        trainable[part_of(name)] += count if parameter.requires_grad else 0
+    lines = [f"{'part':<10} {'parameters':>12} {'trainable':>12}"]
+    lines += [f"{part:<10} {total[part]:>12,} {trainable[part]:>12,}" for part in ("encoder", "projector", "lm")]
+    lines.append(f"{'all':<10} {total.total():>12,} {trainable.total():>12,}")
+    return "\n".join(lines)

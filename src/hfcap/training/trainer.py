@@ -1,0 +1,122 @@
+"""`CaptionTrainer`: the HF Trainer with exact token loss, packed rows, and evaluation by generation."""
+
+from functools import partial
+
+import torch
+from accelerate.utils import gather_object
+from transformers import Trainer
+from transformers.trainer_utils import EvalLoopOutput
+
+from hfcap.generation.caption import caption_rows
+from hfcap.metrics import compute_metrics
+from hfcap.training.dataset import CaptionDataset, EpochSampler
+from hfcap.training.loss import token_loss
+from hfcap.training.packing import IGNORE_INDEX, attention_mask_from_segments
+from hfcap.training.strategies import parameter_groups
+
+CAPTION_METRICS = ("bleu", "rouge_l", "cider")
+
+
+def model_inputs(batch: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """Turn a collated batch into the model's arguments and flat `labels`.
+
+    The mask is built here, on the device, from `segment_ids`; the head runs on target positions only, so `labels` are the
+    (N,) targets in the order of the model's (N, vocabulary) logits.
+    """
+    inputs = dict(batch)
+    mask = attention_mask_from_segments(inputs.pop("segment_ids"), dtype)
+    shift_labels = inputs.pop("shift_labels")
+    keep = shift_labels != IGNORE_INDEX
+    prefix = "decoder_" if "decoder_input_ids" in inputs else ""
+    inputs |= {f"{prefix}attention_mask": mask, f"{prefix}logits_to_keep": keep, "labels": shift_labels[keep]}
+    return inputs | {"use_cache": False}
+
+
+class CaptionTrainer(Trainer):
+    """HF Trainer for captioning models.
+
+    Differences from `Trainer`: the loss is `token_loss` over packed rows; the order of an epoch depends on (seed, epoch)
+    only; encoder, projector and language model may have learning rates of their own; `evaluate` also captions a fixed
+    subset of the evaluation images, so that `metric_for_best_model="cider"` works.
+
+    Args:
+        args: `CaptionTrainingArguments`.
+        train_dataset: `CaptionDataset`.
+        eval_dataset: `CaptionDataset` with all references of each image.
+        kwargs: further arguments of `Trainer`; `data_collator` is a `CaptionCollator`.
+    """
+
+    def __init__(self, *, args, train_dataset: CaptionDataset, eval_dataset: CaptionDataset, **kwargs):
+        super().__init__(
+            args=args,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            compute_loss_func=partial(token_loss, label_smoothing=args.label_smoothing_factor),
+            **kwargs,
+        )
+        self.sample_captions: list[tuple[str, str]] = []
+
+    def _get_train_sampler(self, train_dataset=None) -> EpochSampler:
+        return EpochSampler(len(train_dataset or self.train_dataset), self.args.data_seed or self.args.seed)
+
+    def create_optimizer(self, model=None) -> torch.optim.Optimizer:
+        """Build the optimizer with one learning rate for each part of the captioner."""
+        if self.optimizer is None:
+            model = self.model if model is None else model
+            rates = {
+                "encoder": self.args.encoder_learning_rate or self.args.learning_rate,
+                "projector": self.args.projector_learning_rate or self.args.learning_rate,
+                "lm": self.args.learning_rate,
+            }
+            decay = set(self.get_decay_parameter_names(model))
+            groups = parameter_groups(model, decay, self.args.weight_decay, rates)
+            optimizer_class, optimizer_kwargs = self.get_optimizer_cls_and_kwargs(self.args, model)
+            self.optimizer = optimizer_class(groups, **optimizer_kwargs)
+        return self.optimizer
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Compute `token_loss` of a collated batch."""
+        inputs = model_inputs(inputs, self.model.dtype)
+        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+
+    @torch.inference_mode()
+    def evaluation_loss(self, dataset: CaptionDataset) -> float:
+        """Mean token loss over all targets of `dataset`, in nats, without label smoothing."""
+        self.model.eval()
+        mine = range(self.args.process_index, len(dataset), self.args.world_size)
+        size = self.args.per_device_eval_batch_size
+        totals = torch.zeros(2, dtype=torch.float64, device=self.args.device)  # summed loss, number of targets
+        for start in range(0, len(mine), size):
+            batch = self.data_collator([dataset[i] for i in mine[start : start + size]])
+            inputs = model_inputs(self._prepare_inputs(batch), self.model.dtype)
+            labels = inputs.pop("labels")
+            loss = token_loss(self.model(**inputs), labels, num_items_in_batch=1)
+            totals += torch.tensor([loss, labels.numel()], dtype=torch.float64, device=self.args.device)
+        summed, targets = self.accelerator.reduce(totals, "sum").tolist()
+        return summed / targets
+
+    def evaluation_loop(
+        self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
+    ) -> EvalLoopOutput:
+        """Token-exact loss over the whole data set, and caption metrics on its first `eval_caption_images` images."""
+        metrics = {f"{metric_key_prefix}_loss": self.evaluation_loss(dataloader.dataset)}
+        for key, value in self.caption_metrics(dataloader.dataset).items():
+            metrics[f"{metric_key_prefix}_{key}"] = value
+        return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=len(dataloader.dataset))
+
+    def caption_metrics(self, dataset: CaptionDataset) -> dict[str, float]:
+        """Caption the first images of `dataset` and compare with all their references."""
+        count = min(self.args.eval_caption_images, len(dataset))
+        mine = range(self.args.process_index, count, self.args.world_size)
+        captions = caption_rows(
+            self.accelerator.unwrap_model(self.model),
+            self.processing_class,
+            [dataset[i] for i in mine],
+            prompt=self.data_collator.prompt,
+            batch_size=self.args.per_device_eval_batch_size,
+        )
+        captions = [caption for _, caption in sorted(gather_object(list(zip(mine, captions, strict=True))))]
+        rows = dataset.rows.select(range(count))
+        self.sample_captions = list(zip(rows["image_id"], captions, strict=True))
+        scores = compute_metrics(captions, list(rows["captions"]), CAPTION_METRICS)
+        return {key: value for key, value in scores.items() if not key.endswith("_per_image")}

@@ -1,0 +1,145 @@
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from datasets import Dataset, Features, List, Value
+from datasets import Image as ImageFeature
+from PIL import Image
+
+from hfcap.data.pictures import content_hashes, data_fingerprint, find_bad_images, load_picture
+from hfcap.data.scenes import load_scenes
+
+RED, WHITE = (255, 0, 0), (255, 255, 255)
+
+
+def encoded(image, kind="PNG", **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def rows_of(files, captions=None, ids=None):
+    """A data set of encoded files; each is bytes, a path or None."""
+    images = [{"bytes": file if isinstance(file, bytes) else None, "path": str(file)} for file in files]
+    images = [{"bytes": file["bytes"], "path": None} if file["bytes"] else file for file in images]
+    columns = {
+        "image_id": ids or [str(i) for i in range(len(files))],
+        "image": images,
+        "captions": captions or [["a picture"]] * len(files),
+    }
+    features = Features({"image_id": Value("string"), "image": ImageFeature(), "captions": List(Value("string"))})
+    return Dataset.from_dict(columns, features=features)
+
+
+def two_halves(mode="RGB", left=RED, right=WHITE):
+    image = Image.new(mode, (8, 4), right)
+    image.paste(left, (0, 0, 4, 4))
+    return image
+
+
+def test_exif_orientation_is_applied():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned: show it rotated by 90 degrees clockwise
+    picture = load_picture(encoded(two_halves(), exif=exif))
+    assert picture.size == (4, 8)
+    assert picture.getpixel((1, 1)) == RED and picture.getpixel((1, 6)) == WHITE
+
+
+def test_alpha_is_laid_over_white():
+    image = Image.new("RGBA", (2, 1), (255, 0, 0, 255))
+    image.putpixel((1, 0), (0, 0, 0, 0))
+    picture = load_picture(image)
+    assert [picture.getpixel((x, 0)) for x in (0, 1)] == [RED, WHITE]
+    half = load_picture(Image.new("LA", (1, 1), (0, 128)))
+    assert half.mode == "RGB" and abs(half.getpixel((0, 0))[0] - 127) <= 1
+
+
+def test_transparent_colour_of_rgb_png_and_palette_is_white():
+    black_is_clear = encoded(two_halves(left=(0, 0, 0), right=RED), transparency=(0, 0, 0))
+    assert load_picture(black_is_clear).getpixel((0, 0)) == WHITE
+    palette = two_halves(left=(0, 0, 0), right=RED).quantize(4)
+    index_of_black = palette.getpixel((0, 0))
+    assert load_picture(encoded(palette, transparency=index_of_black)).getpixel((0, 0)) == WHITE
+    assert load_picture(encoded(palette)).getpixel((0, 0)) == (0, 0, 0)
+    assert load_picture(encoded(palette)).getpixel((7, 0)) == RED
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "CMYK", "YCbCr", "HSV", "RGBA", "LA", "P", "F"])
+def test_every_mode_becomes_rgb_of_the_same_brightness(mode):
+    grey = Image.new("L", (4, 4), 255)
+    source = grey.convert("RGB").convert(mode) if mode in ("CMYK", "YCbCr", "HSV") else grey.convert(mode)
+    picture = load_picture(source)
+    assert picture.mode == "RGB"
+    assert np.asarray(picture).min() >= 250
+
+
+def test_cmyk_jpeg():
+    picture = load_picture(encoded(Image.new("RGB", (16, 16), RED).convert("CMYK"), "JPEG", quality=95))
+    assert np.abs(np.asarray(picture, dtype=int) - np.array(RED)).max() < 30
+
+
+@pytest.mark.parametrize(("kind", "dtype"), [("PNG", np.uint16), ("TIFF", np.uint16), ("TIFF", np.int32)])
+def test_sixteen_bits_keep_their_brightness(kind, dtype):
+    values = np.array([[0, 257 * 100, 65535]], dtype=dtype)
+    picture = load_picture(encoded(Image.fromarray(values), kind))
+    assert np.asarray(picture)[0, :, 0].tolist() == [0, 100, 255]
+
+
+def test_paths_dicts_and_pil_images_give_the_same_and_the_original_is_untouched(tmp_path):
+    image = two_halves("RGBA", (255, 0, 0, 255), (0, 0, 0, 0))
+    path = tmp_path / "picture.png"
+    path.write_bytes(encoded(image))
+    forms = [image, path, str(path), encoded(image), {"bytes": None, "path": str(path)}, {"bytes": encoded(image)}]
+    assert len({load_picture(form).tobytes() for form in forms}) == 1
+    assert image.mode == "RGBA"
+
+
+def test_what_is_not_a_picture_raises_oserror(tmp_path):
+    for form in (b"text", tmp_path / "none.png", {"bytes": None, "path": None}):
+        with pytest.raises(OSError):
+            load_picture(form)
+
+
+def test_bad_images_are_found(tmp_path):
+    rng = np.random.default_rng(0)
+    photo = Image.fromarray(rng.integers(0, 255, (64, 64, 3), dtype=np.uint8))
+    jpeg, png = encoded(photo, "JPEG"), encoded(photo)
+    files = [jpeg, jpeg[: len(jpeg) // 2], png, png[: len(png) // 2], b"no picture", tmp_path / "missing.jpg"]
+    bad = find_bad_images(rows_of(files))
+    assert [one.row for one in bad] == [1, 3, 4, 5]
+    assert "truncated" in bad[0].reason and "missing.jpg" in bad[3].reason
+
+
+def test_content_hash_is_of_the_file_not_of_where_it_lies(tmp_path):
+    png = encoded(two_halves())
+    (tmp_path / "a.png").write_bytes(png)
+    hashes = content_hashes(rows_of([png, tmp_path / "a.png", encoded(two_halves(left=WHITE)), tmp_path / "none"]))
+    assert hashes[0] == hashes[1] != hashes[2]
+    assert hashes[3] == "unreadable"
+
+
+def test_fingerprint_changes_with_each_part_and_with_nothing_else(tmp_path):
+    first, second = encoded(two_halves()), encoded(two_halves(left=WHITE))
+    plain = data_fingerprint(rows_of([first, second], [["ab", "c"], ["d"]]))
+    (tmp_path / "a.png").write_bytes(first)
+    from_file = rows_of([tmp_path / "a.png", second], [["ab", "c"], ["d"]]).add_column("extra", [1, 2])
+    assert data_fingerprint(from_file) == plain
+    others = [
+        rows_of([second, first], [["ab", "c"], ["d"]]),
+        rows_of([first, second], [["a", "bc"], ["d"]]),
+        rows_of([first, second], [["ab"], ["c", "d"]]),
+        rows_of([first, second], [["ab", "c"], ["d"]], ids=["0", "2"]),
+        rows_of([first], [["ab", "c"]]),
+    ]
+    assert len({plain, *(data_fingerprint(other) for other in others)}) == 6
+
+
+def test_fingerprint_is_the_same_in_another_process():
+    code = (
+        "from hfcap.data.pictures import data_fingerprint; from hfcap.data.scenes import load_scenes;"
+        "print(data_fingerprint(load_scenes('test', 5, 'caption')))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == data_fingerprint(load_scenes("test", 5, "caption"))
