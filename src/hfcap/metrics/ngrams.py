@@ -114,7 +114,7 @@ class NgramIndex:
 def _number_words(
     captions: Sequence[str], known: dict[str, int], unknown: dict[str, int]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Give each word of all captions a number, in one row; what `known` lacks is added to `unknown` (it may be `known`).
+    """Give each word of all captions a number, in one row; `unknown` (it may be `known`) takes new ones.
 
     Returns:
         (T,) int64 word numbers and (C,) int64 lengths.
