@@ -16,7 +16,7 @@ PUNCTUATION = frozenset(
     ["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";"]
 )
 _LINE_BREAK = re.compile("[\n\r\x0b\x0c\u2028\u2029]")
-# Digits may join the next word (phone numbers, "1 1/2"), "<" may open a tag, and a full stop after these may look ahead.
+# Digits may join the next word (phone numbers, "1 1/2"), "<" may open a tag, and full stops after these look ahead.
 _NEEDS_CONTEXT = re.compile(r"[\d<&\ud800-\udfff]|(?i:(?:^|[^a-z])(?:[a-z]|art|ca|figs?|nos?|op|pp|prop)\.$)")
 _MAX_REMEMBERED = 500_000
 

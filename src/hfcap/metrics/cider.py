@@ -1,0 +1,149 @@
+"""CIDEr as pycocoevalcap computes it, which is the CIDEr-D of the paper.
+
+Vedantam, Zitnick, Parikh, "CIDEr: consensus-based image description evaluation", CVPR 2015; pycocoevalcap 1.2
+(cider/cider_scorer.py): n-grams of orders 1 to 4 weighted by tf-idf, clipped cosine similarity, a Gaussian penalty on
+the difference in length, times 10. "Length" is the number of bigrams, as in the original.
+
+With document frequencies from the references themselves, `cider` and `cider_d` are one number under two names.
+Frequencies from a file (`idf.py`) give small sets and rewards the weights of a large corpus.
+"""
+
+import math
+import warnings
+from collections.abc import Sequence
+
+import numpy as np
+
+from .corpus import Corpus
+from .idf import DocumentFrequencies, document_counts
+from .ngrams import MAX_ORDER, CandidateCounts, Counts, NgramIndex
+
+_SIGMA = 6.0
+SMALL_SET = 50
+
+
+class CiderScorer:
+    """Reference captions with their tf-idf weights, computed once; scores any number of candidates for these images.
+
+    Args:
+        references: one list of tokenized captions an image.
+        frequencies: document frequencies from elsewhere; None takes them from these references.
+    """
+
+    def __init__(self, references: Sequence[Sequence[str]], frequencies: DocumentFrequencies | None = None):
+        if frequencies is None:
+            self._set_up(NgramIndex(references), None)
+        else:
+            self._set_up(NgramIndex(references, frequencies.vocabulary), frequencies)
+
+    @classmethod
+    def from_index(cls, index: NgramIndex) -> "CiderScorer":
+        """Use references whose n-grams are counted already, with their own document frequencies."""
+        scorer = cls.__new__(cls)
+        scorer._set_up(index, None)
+        return scorer
+
+    def _set_up(self, index: NgramIndex, frequencies: DocumentFrequencies | None) -> None:
+        self.index = index
+        counts = document_counts(index)
+        documents = index.num_images
+        if frequencies is not None:
+            documents = frequencies.num_documents
+            counts = [np.zeros(len(own)) for own in counts]
+            for order, numbers in enumerate(index.vocabulary_numbers):
+                counts[order][numbers] = frequencies.counts[order]
+        # An n-gram that no document holds counts as if one did.
+        self._unknown_idf = math.log(documents)
+        self._idf = [self._unknown_idf - np.log(np.maximum(own, 1)) for own in counts]
+        self._bigrams = np.maximum(index.lengths - 1, 0)
+        self._first_reference = np.cumsum(index.num_references) - index.num_references
+        self._orders = [self._weigh_references(order) for order in range(MAX_ORDER)]
+
+    def _weigh_references(self, order: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+        """Give the references' n-grams by (image, n-gram): that pair, caption, weight; and the captions' norms."""
+        counts = self.index.orders[order]
+        weight = counts.count * self._idf[order][counts.ngram]
+        norm = np.sqrt(np.bincount(counts.caption, weights=weight**2, minlength=len(self.index.lengths)))
+        pair = self.index.image[counts.caption] * counts.num_ngrams + counts.ngram
+        by_pair = np.argsort(pair, kind="stable")
+        return pair[by_pair], counts.caption[by_pair], weight[by_pair], norm
+
+    def score(self, candidates: CandidateCounts, images: np.ndarray) -> np.ndarray:
+        """Score candidates against the references of their images.
+
+        Args:
+            candidates: C candidates, counted by this scorer's `index`.
+            images: (C,) int64, the image of each.
+
+        Returns:
+            (C,) float64, from 0 to 10.
+        """
+        references_each = self.index.num_references[images]
+        # One row a (candidate, reference) pair; a candidate's rows stand side by side.
+        first_row = np.cumsum(references_each) - references_each
+        candidate = np.repeat(np.arange(len(images)), references_each)
+        row_shift = first_row - self._first_reference[images]  # (C,): row = reference caption + row_shift
+        reference = np.arange(len(candidate)) - row_shift[candidate]
+        similarity = np.zeros(len(candidate))
+        for order in range(MAX_ORDER):
+            dot, norm = self._dot_products(order, candidates.orders[order], images, row_shift, len(candidate))
+            norms = norm[candidate] * self._orders[order][3][reference]
+            similarity += np.divide(dot, norms, out=np.zeros_like(dot), where=norms != 0)
+        difference = np.maximum(candidates.lengths - 1, 0)[candidate] - self._bigrams[reference]
+        similarity *= np.exp(-(difference.astype(np.float64) ** 2) / (2 * _SIGMA**2))
+        total = np.bincount(candidate, weights=similarity, minlength=len(images))
+        return 10.0 * total / MAX_ORDER / references_each
+
+    def _dot_products(
+        self, order: int, counts: Counts, images: np.ndarray, row_shift: np.ndarray, num_rows: int
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Give the clipped dot product of each (candidate, reference) row, (P,), and each candidate's norm, (C,)."""
+        pair, caption, reference_weight, _ = self._orders[order]
+        num_known = len(self._idf[order])
+        known = counts.ngram < num_known
+        weight = counts.count * self._unknown_idf
+        weight[known] = counts.count[known] * self._idf[order][counts.ngram[known]]
+        norm = np.sqrt(np.bincount(counts.caption, weights=weight**2, minlength=len(images)))
+        candidate, weight = counts.caption[known], weight[known]
+        wanted = images[candidate] * num_known + counts.ngram[known]
+        first = np.searchsorted(pair, wanted, side="left")
+        matches = np.searchsorted(pair, wanted, side="right") - first
+        # One entry a (candidate's n-gram, reference that holds it too).
+        entry = np.repeat(first - (np.cumsum(matches) - matches), matches) + np.arange(matches.sum())
+        candidate, weight = np.repeat(candidate, matches), np.repeat(weight, matches)
+        product = np.minimum(weight, reference_weight[entry]) * reference_weight[entry]
+        row = caption[entry] + row_shift[candidate]
+        return np.bincount(row, weights=product, minlength=num_rows).astype(np.float64), norm
+
+
+def cider(corpus: Corpus, frequencies: DocumentFrequencies | None = None) -> np.ndarray:
+    """Compute CIDEr for each image; the corpus value is the mean.
+
+    Args:
+        corpus: N images.
+        frequencies: document frequencies from elsewhere; None takes them from the references, as pycocoevalcap does.
+
+    Returns:
+        (N,) float64, from 0 to 10.
+
+    Warns:
+        UserWarning: fewer than 50 images and no `frequencies`: the weights say little, and for one image all are 0.
+    """
+    if frequencies is None:
+        warn_if_small(len(corpus))
+        scorer = CiderScorer.from_index(corpus.index)
+        return scorer.score(corpus.candidate_counts, np.arange(len(corpus)))
+    scorer = CiderScorer(corpus.references, frequencies)
+    return scorer.score(scorer.index.count(corpus.candidates), np.arange(len(corpus)))
+
+
+def warn_if_small(num_images: int) -> None:
+    """Warn that document frequencies of a handful of images make CIDEr near 0 (exactly 0 for one image)."""
+    if num_images < SMALL_SET:
+        warnings.warn(
+            f"CIDEr weighs words by how few of the images they describe; with {num_images} image(s) most weights are "
+            f"near 0 and the score says little (it is 0 for one image). Give document frequencies of a larger corpus "
+            f"(--idf FILE, or idf= in Python), or at least {SMALL_SET} images.",
+            UserWarning,
+            stacklevel=3,
+        )

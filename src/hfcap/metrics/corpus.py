@@ -1,0 +1,72 @@
+"""Tokenized candidates and references, checked once and shared by the metrics."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+
+from .ngrams import CandidateCounts, NgramIndex
+from .ptb_tokenizer import tokenize
+
+
+@dataclass(frozen=True)
+class Corpus:
+    """N tokenized candidates and the tokenized references of each; n-grams are counted when first asked for."""
+
+    candidates: list[str]
+    references: list[list[str]]
+
+    @cached_property
+    def index(self) -> NgramIndex:
+        """The n-grams of the references."""
+        return NgramIndex(self.references)
+
+    @cached_property
+    def candidate_counts(self) -> CandidateCounts:
+        """The n-grams of the candidates."""
+        return self.index.count(self.candidates)
+
+    def __len__(self) -> int:
+        return len(self.candidates)
+
+
+def build_corpus(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Corpus:
+    """Check and tokenize captions.
+
+    Args:
+        predictions: one caption an image.
+        references: for each image, its reference captions: one or more, any number an image.
+
+    Returns:
+        The tokenized captions.
+
+    Raises:
+        ValueError: no images, differing lengths, or an image without references.
+        TypeError: something that is not a string where a caption is wanted.
+    """
+    if len(predictions) != len(references):
+        raise ValueError(
+            f"got {len(predictions)} predictions and references for {len(references)} images; give one prediction and "
+            "one list of references an image, in the same order"
+        )
+    if not len(predictions):
+        raise ValueError("got 0 predictions; the metrics need at least one image")
+    for index, (prediction, captions) in enumerate(zip(predictions, references, strict=True)):
+        _check_image(index, prediction, captions)
+    flat = tokenize([caption for captions in references for caption in captions])
+    tokenized, position = [], 0
+    for captions in references:
+        tokenized.append(flat[position : position + len(captions)])
+        position += len(captions)
+    return Corpus(tokenize(predictions), tokenized)
+
+
+def _check_image(index: int, prediction: str, captions: Sequence[str]) -> None:
+    if not isinstance(prediction, str):
+        raise TypeError(f"prediction {index} is {type(prediction).__name__}, wanted str (one caption an image)")
+    if isinstance(captions, str):
+        raise TypeError(f"references of image {index} are one str, wanted a list of str: wrap it in [...]")
+    if not len(captions):
+        raise ValueError(f"image {index} has 0 references; give at least one or leave the image out")
+    for caption in captions:
+        if not isinstance(caption, str):
+            raise TypeError(f"a reference of image {index} is {type(caption).__name__}, wanted str")

@@ -1,0 +1,103 @@
+"""Document frequencies of n-grams, from references or a file: CIDEr needs them on small sets and as a reward."""
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .ngrams import MAX_ORDER, NgramIndex, Vocabulary
+from .ptb_tokenizer import tokenize
+
+_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class DocumentFrequencies:
+    """In how many images' references each n-gram stands.
+
+    Attributes:
+        num_documents: images counted.
+        vocabulary: the n-grams.
+        counts: for orders 1 to 4, (number of n-grams,) int64: images whose references hold the n-gram.
+    """
+
+    num_documents: int
+    vocabulary: Vocabulary
+    counts: list[np.ndarray]
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the frequencies to one compressed file, atomically.
+
+        Args:
+            path: file to write; ".npz" by custom, the name is used as given.
+        """
+        path = Path(path)
+        arrays = {"format": _FORMAT, "num_documents": self.num_documents}
+        arrays["words"] = np.frombuffer("\n".join(self.vocabulary.words).encode(), dtype=np.uint8)
+        for order in range(1, MAX_ORDER + 1):
+            arrays[f"counts_{order}"] = self.counts[order - 1].astype(np.int32)
+            if order > 1:
+                arrays[f"prefixes_{order}"] = self.vocabulary.prefixes[order - 2].astype(np.int32)
+                arrays[f"last_words_{order}"] = self.vocabulary.last_words[order - 2].astype(np.int32)
+        partial = path.with_name(path.name + ".partial")
+        with open(partial, "wb") as file:
+            np.savez_compressed(file, **arrays)
+        os.replace(partial, path)
+
+    @classmethod
+    def load(cls, path: str | os.PathLike) -> "DocumentFrequencies":
+        """Read a file written by `save`.
+
+        Raises:
+            FileNotFoundError: no such file.
+            ValueError: not a file of document frequencies, or of another format.
+        """
+        try:
+            with np.load(path, allow_pickle=False) as arrays:
+                if int(arrays["format"]) != _FORMAT:
+                    raise ValueError(f"{path} has idf format {int(arrays['format'])}, this version reads {_FORMAT}")
+                text = arrays["words"].tobytes().decode()
+                orders = range(2, MAX_ORDER + 1)
+                vocabulary = Vocabulary(
+                    text.split("\n") if text else [],
+                    [arrays[f"prefixes_{order}"].astype(np.int64) for order in orders],
+                    [arrays[f"last_words_{order}"].astype(np.int64) for order in orders],
+                )
+                counts = [arrays[f"counts_{order}"].astype(np.int64) for order in range(1, MAX_ORDER + 1)]
+                return cls(int(arrays["num_documents"]), vocabulary, counts)
+        except (KeyError, OSError, EOFError, TypeError, AttributeError) as error:
+            if isinstance(error, FileNotFoundError):
+                raise
+            raise ValueError(f"{path} is not a file of document frequencies; write one with save()") from error
+
+
+def document_counts(index: NgramIndex) -> list[np.ndarray]:
+    """Count, for orders 1 to 4, the images whose references hold each n-gram: (number of n-grams,) int64 each."""
+    counts = []
+    for order in index.orders:
+        width = max(order.num_ngrams, 1)
+        distinct = np.unique(index.image[order.caption] * width + order.ngram)
+        counts.append(np.bincount(distinct % width, minlength=order.num_ngrams))
+    return counts
+
+
+def document_frequencies(references: Sequence[Sequence[str]]) -> DocumentFrequencies:
+    """Count document frequencies in raw reference captions.
+
+    Args:
+        references: for each image, its captions (not tokenized).
+
+    Returns:
+        The frequencies, to be saved or given to CIDEr.
+
+    Raises:
+        ValueError: no images.
+    """
+    if not len(references):
+        raise ValueError("got references for 0 images; document frequencies need at least one")
+    flat = tokenize([caption for captions in references for caption in captions])
+    ends = np.cumsum([len(captions) for captions in references])
+    index = NgramIndex([flat[end - len(captions) : end] for end, captions in zip(ends, references, strict=True)])
+    return DocumentFrequencies(index.num_images, index.vocabulary, document_counts(index))
