@@ -13,24 +13,27 @@ parameters and an estimate without training. The same command again resumes from
 run is done. Defaults that differ from the HF Trainer's are listed at `hfcap.training.arguments.CaptionTrainingArguments`.
 """
 
+from itertools import chain
 from pathlib import Path
 
-from transformers import EarlyStoppingCallback, set_seed
+from transformers import set_seed
 
 from hfcap import runs
 from hfcap.errors import run_main
-from hfcap.evaluation import evaluate_captioner, write_evaluation
+from hfcap.evaluation import evaluate_captioner, results_table, show_captions, write_evaluation
 from hfcap.generation.inputs import caption_prompt
 from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, ModelArguments, parse_arguments
-from hfcap.training.build import build_captioner, load_captioner
+from hfcap.training.build import build_captioner, captioner_family, load_captioner
 from hfcap.training.collators import CaptionCollator
-from hfcap.training.compatibility import check_supported
+from hfcap.training.compatibility import check_parts, check_supported, current_backend
 from hfcap.training.dry_run import describe_run
 from hfcap.training.preparation import (
     caption_datasets,
-    finished_run,
     last_complete_checkpoint,
     load_splits,
+    open_run,
+    print_next_command,
+    stopping_callbacks,
     use_all_cores,
 )
 from hfcap.training.strategies import apply_strategy
@@ -39,41 +42,37 @@ from hfcap.training.trainer import CaptionTrainer
 
 def main(argv: list[str] | None = None) -> Path:
     """Train and evaluate one captioner; return its run folder."""
-    data_args, model_args, args = parse_arguments(
-        DataArguments, ModelArguments, CaptionTrainingArguments, argv=argv
-    )
+    parsed = parse_arguments(DataArguments, ModelArguments, CaptionTrainingArguments, argv=argv)
+    data_args, model_args, args = parsed
     run = Path(args.output_dir)
     args.output_dir = str(run / runs.CHECKPOINTS)
-    check_supported(model_args, args)
-    if finished_run(run):
-        return run
+    check_parts(model_args)
     use_all_cores()
-    set_seed(args.seed)
 
-    # ---- data and model
-    train_rows, eval_rows = load_splits(data_args)
+    # ---- rows, model, processor
+    rows = load_splits(data_args)
     if model_args.model is not None:
-        model, processor = load_captioner(runs.resolve_model(model_args.model).path)
+        base = runs.resolve_model(model_args.model).path
+        check_supported(model_args, captioner_family(base), current_backend())
     else:
-        captions = (caption for captions in train_rows["captions"] for caption in captions)
-        model, processor = build_captioner(model_args, args, captions)
+        check_supported(model_args, model_args.family, current_backend())
+    if open_run(run, parsed, rows):
+        return run
+    set_seed(args.seed)
+    if model_args.model is not None:
+        model, processor = load_captioner(base)
+    else:
+        model, processor = build_captioner(model_args, args, chain.from_iterable(rows[0]["captions"]))
     if data_args.prompt is not None:
         processor.caption_prompt = data_args.prompt
     model = apply_strategy(model, model_args.strategy, model_args.lora_r, model_args.lora_alpha, model_args.lora_dropout)
-    train_data, eval_data = caption_datasets(
-        model, processor, (train_rows, eval_rows), data_args, model_args, args
-    )
-    collator = CaptionCollator(
-        processor, caption_prompt(processor), packing=args.packing, max_caption_tokens=data_args.max_caption_tokens
-    )
+    train_data, eval_data = caption_datasets(model, processor, rows, data_args, model_args, args)
+    collator = CaptionCollator(processor, caption_prompt(processor), args.packing, data_args.max_caption_tokens)
     if args.dry_run:
         print(describe_run(model, collator, train_data, args))
         return run
 
     # ---- train
-    callbacks = []
-    if args.early_stopping_patience is not None:
-        callbacks.append(EarlyStoppingCallback(args.early_stopping_patience))
     trainer = CaptionTrainer(
         model=model,
         args=args,
@@ -81,16 +80,16 @@ def main(argv: list[str] | None = None) -> Path:
         eval_dataset=eval_data,
         data_collator=collator,
         processing_class=processor,
-        callbacks=callbacks,
+        callbacks=stopping_callbacks(args),
     )
     trainer.train(resume_from_checkpoint=last_complete_checkpoint(args.output_dir))
-
-    # ---- keep and judge
     trainer.save_model(str(run / runs.MODEL))
-    evaluation = evaluate_captioner(
-        model, processor, eval_data, collator.prompt, args.per_device_eval_batch_size
-    )
-    write_evaluation(run, evaluation, eval_rows, title=run.name, artifact=runs.MODEL)
+
+    # ---- judge
+    evaluation = evaluate_captioner(model, processor, eval_data, collator.prompt, args.per_device_eval_batch_size)
+    write_evaluation(run, evaluation, rows[1], run.name, runs.MODEL)
+    print(results_table({run.name: (trainer.evaluation_loss(eval_data), evaluation)}), show_captions(evaluation), sep="\n\n")
+    print_next_command(run)
     return run
 
 

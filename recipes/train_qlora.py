@@ -14,7 +14,7 @@ is there.
 from pathlib import Path
 
 import train
-from transformers import EarlyStoppingCallback, set_seed
+from transformers import set_seed
 
 from hfcap import runs
 from hfcap.baselines import WithoutPicture, most_frequent_caption
@@ -23,9 +23,18 @@ from hfcap.evaluation import evaluate_captioner, judge, results_table, write_eva
 from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, QLoraArguments, parse_arguments
 from hfcap.training.build import load_captioner
 from hfcap.training.collators import CaptionCollator
-from hfcap.training.dataset import CaptionDataset
+from hfcap.training.compatibility import check_supported, current_backend
+from hfcap.training.dry_run import describe_run
 from hfcap.training.merge import merge_adapter
-from hfcap.training.preparation import last_complete_checkpoint, load_splits, use_all_cores
+from hfcap.training.preparation import (
+    caption_datasets,
+    last_complete_checkpoint,
+    load_splits,
+    open_run,
+    print_next_command,
+    stopping_callbacks,
+    use_all_cores,
+)
 from hfcap.training.strategies import apply_strategy, compute_dtype, four_bit_config
 from hfcap.training.trainer import CaptionTrainer
 
@@ -79,11 +88,27 @@ def main(argv: list[str] | None = None) -> Path:
     trainer.save_model(str(run / runs.ADAPTER))
     merged = merge_adapter(base, run / runs.ADAPTER, run / runs.MERGED)
 
-    # ---- judge: before, after, and two captioners that do not look
-    judge_rows = partial(evaluate_captioner, processor=processor, prompt=collator.prompt, batch_size=args.per_device_eval_batch_size)
+    # ---- judge: before, after, merged, and two captioners that do not look
+    options = {"prompt": collator.prompt, "batch_size": args.per_device_eval_batch_size}
     with model.disable_adapter():
-        before = judge_rows(model, data=eval_data, progress="base"), trainer.token_loss(eval_data)
-    results = {}
+        before = evaluate_captioner(model, processor, eval_data, **options, progress="base")
+        before_loss = trainer.evaluation_loss(eval_data)
+    adapted = evaluate_captioner(model, processor, eval_data, **options, progress="adapter")
+    blind_data = WithoutPicture(eval_data)
+    blind = evaluate_captioner(model, processor, blind_data, **options, progress="without the picture")
+    constant = most_frequent_caption(caption for captions in rows[0]["captions"] for caption in captions)
+    shipped = evaluate_captioner(merged, processor, eval_data, **options, progress="merged")
+    results = {
+        "most frequent caption": (None, judge([constant] * len(eval_data), rows[1], {})),
+        "LM without the picture": (trainer.evaluation_loss(blind_data), blind),
+        "before (4-bit base)": (before_loss, before),
+        "after (4-bit base + adapter)": (trainer.evaluation_loss(eval_data), adapted),
+        "after (merged)": (None, shipped),
+    }
+    adapter_captions = [row["caption"] for row in adapted.rows]
+    write_evaluation(run, shipped, rows[1], run.name, runs.MERGED, before, caption_adapter=adapter_captions)
+    print(results_table(results), show_captions(shipped), sep="\n\n")
+    print_next_command(run)
     return run
 
 

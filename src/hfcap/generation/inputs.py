@@ -5,6 +5,8 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
+from hfcap.errors import ConfigError
+
 
 def prompt_text(processor, prompt: str | None) -> str:
     """Text before the caption, as the chat template writes it, with one unexpanded image token."""
@@ -17,20 +19,29 @@ def caption_prompt(processor) -> str | None:
     return getattr(processor, "caption_prompt", None)
 
 
+def is_prompted(processor) -> bool:
+    """Whether captions follow a prompt with image tokens (LLaVA-style), or only a start token (encoder-decoder)."""
+    return hasattr(processor, "image_token")
+
+
 def prompt_token_ids(processor, prompt: str | None) -> list[int]:
     """Token ids before the caption: the prompt with its image tokens, or the decoder's start token.
 
     Raises:
-        ValueError: a prompt for an encoder-decoder, which has nowhere to put it.
+        ConfigError: a prompt for an encoder-decoder, which has nowhere to put it.
     """
-    tokenizer = processor.tokenizer
-    if not hasattr(processor, "image_token"):
+    if not is_prompted(processor):
         if prompt:
-            raise ValueError(f"encoder-decoder captioners take no prompt; got {prompt!r}: leave `prompt` out")
-        return [tokenizer.bos_token_id]
+            raise ConfigError(f"prompt: encoder-decoder captioners take none, got {prompt!r}; leave it out")
+        return [processor.start_token_id]
     text = prompt_text(processor, prompt)
     expanded = text.replace(processor.image_token, processor.image_token * processor.image_seq_length)
-    return tokenizer(expanded)["input_ids"]
+    return processor.tokenizer(expanded)["input_ids"]
+
+
+def end_token_id(processor) -> int:
+    """Id of the token that ends a caption."""
+    return processor.tokenizer.eos_token_id if is_prompted(processor) else processor.end_token_id
 
 
 def vision_inputs(processor, rows: Sequence[dict]) -> dict[str, torch.Tensor]:

@@ -19,7 +19,10 @@ from transformers import (
 )
 from transformers.image_processing_utils import BaseImageProcessor
 
+from hfcap.errors import ConfigError
 from hfcap.models import (
+    HfcapEncoderDecoderModel,
+    HfcapEncoderDecoderProcessor,
     HfcapLlavaForConditionalGeneration,
     HfcapLlavaProcessor,
     add_image_token,
@@ -112,6 +115,44 @@ def _join_llava(model_args, encoder, image_processor, tokenizer) -> tuple[PreTra
     )
     model.generation_config.update(**ids)
     return model, HfcapLlavaProcessor(image_processor, tokenizer, image_seq_length=model.config.image_seq_length)
+
+
+def _join_encoder_decoder(model_args, encoder, image_processor, tokenizer) -> tuple[PreTrainedModel, ProcessorMixin]:
+    processor = HfcapEncoderDecoderProcessor(image_processor, tokenizer)
+    ids = {"bos_token_id": processor.start_token_id, "eos_token_id": processor.end_token_id}
+    ids["pad_token_id"] = tokenizer.pad_token_id
+    cross_attention = {"is_decoder": True, "add_cross_attention": True}
+    if model_args.decoder is not None:
+        decoder = AutoModelForCausalLM.from_pretrained(model_args.decoder, **cross_attention)
+    else:
+        config = AutoConfig.for_model(**model_args.decoder_config, **cross_attention, **ids, vocab_size=len(tokenizer))
+        decoder = AutoModelForCausalLM.from_config(config)
+    model = HfcapEncoderDecoderModel.from_parts(
+        encoder,
+        decoder,
+        decoder_start_token_id=processor.start_token_id,
+        eos_token_id=processor.end_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        image_size=model_args.image_size,
+        **(model_args.bridge_config or {}),
+    )
+    return model, processor
+
+
+def captioner_family(source: str) -> str:
+    """Family of a saved captioner, "llava" or "encoder_decoder", read from its configuration alone.
+
+    Raises:
+        ConfigError: a model of another type.
+    """
+    model_type = AutoConfig.from_pretrained(source).model_type
+    families = {"hfcap_llava": "llava", "hfcap_encoder_decoder": "encoder_decoder"}
+    if model_type not in families:
+        raise ConfigError(
+            f"model: {source} is a {model_type!r}; the recipes train {', '.join(families)} (add it to captioner_family in "
+            "src/hfcap/training/build.py)"
+        )
+    return families[model_type]
 
 
 def load_captioner(

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
-from hfcap.generation.inputs import prompt_token_ids, vision_inputs
+from hfcap.generation.inputs import end_token_id, is_prompted, prompt_token_ids, vision_inputs
 from hfcap.training.packing import pack_references, pad_rows
 
 
@@ -36,9 +36,8 @@ class CaptionCollator:
 
     def targets(self, captions: Sequence[str]) -> list[list[int]]:
         """Token ids of each caption, cut to `max_caption_tokens` with EOS as the last."""
-        tokenizer = self.processor.tokenizer
-        encoded = tokenizer(list(captions), add_special_tokens=False)["input_ids"]
-        return [ids[: self.max_caption_tokens - 1] + [tokenizer.eos_token_id] for ids in encoded]
+        encoded = self.processor.tokenizer(list(captions), add_special_tokens=False)["input_ids"]
+        return [ids[: self.max_caption_tokens - 1] + [end_token_id(self.processor)] for ids in encoded]
 
     def __call__(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
         """Collate `rows`."""
@@ -53,7 +52,7 @@ class CaptionCollator:
         vision = vision_inputs(self.processor, rows)
         if not self.packing:
             vision = {key: value[images] for key, value in vision.items()}
-        if not hasattr(self.processor, "image_token"):
+        if not is_prompted(self.processor):
             batch["decoder_input_ids"] = batch.pop("input_ids")
             batch["decoder_position_ids"] = batch.pop("position_ids")
         return batch | vision

@@ -7,7 +7,7 @@ from pathlib import Path
 import datasets
 import torch
 from datasets import Image
-from transformers import PreTrainedModel
+from transformers import EarlyStoppingCallback, PreTrainedModel, TrainerCallback
 
 from hfcap import runs
 from hfcap.data.features import FeatureCache, cache_features
@@ -131,3 +131,14 @@ def print_finished(folder: Path) -> None:
 def _plain(arguments) -> dict:
     """Settings of a parsed dataclass, without what `TrainingArguments` derives from the machine."""
     return {f.name: getattr(arguments, f.name) for f in fields(arguments) if f.init}
+
+
+def print_next_command(folder: Path) -> None:
+    """Say where everything is, and last how to caption a picture of one's own."""
+    print(f"\nRun folder: {folder}  (report: {folder / runs.REPORT})")
+    print(f"Caption your own picture:\nhfcap caption PHOTO.jpg --model {folder}")
+
+
+def stopping_callbacks(args: CaptionTrainingArguments) -> list[TrainerCallback]:
+    """Callback for early stopping, where it is asked for."""
+    return [] if args.early_stopping_patience is None else [EarlyStoppingCallback(args.early_stopping_patience)]

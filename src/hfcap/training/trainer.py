@@ -4,7 +4,6 @@ from functools import partial
 
 import torch
 from accelerate.utils import gather_object
-from torch.nn import functional as F
 from transformers import Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
@@ -31,16 +30,6 @@ def model_inputs(batch: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str
     prefix = "decoder_" if "decoder_input_ids" in inputs else ""
     inputs |= {f"{prefix}attention_mask": mask, f"{prefix}logits_to_keep": keep, "labels": shift_labels[keep]}
     return inputs | {"use_cache": False}
-
-
-def row_losses(model, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, torch.Tensor]:
-    """Summed token loss (B,) in float32 and number of targets (B,) of each row of a collated batch."""
-    keep = batch["shift_labels"] != IGNORE_INDEX
-    inputs = model_inputs(batch, model.dtype)
-    labels = inputs.pop("labels")
-    losses = F.cross_entropy(model(**inputs).logits.float(), labels, reduction="none")
-    row_of_target = keep.nonzero()[:, 0]
-    return losses.new_zeros(len(keep)).index_add_(0, row_of_target, losses), keep.sum(dim=1)
 
 
 class CaptionTrainer(Trainer):
@@ -90,23 +79,27 @@ class CaptionTrainer(Trainer):
         inputs = model_inputs(inputs, self.model.dtype)
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
+    @torch.inference_mode()
+    def evaluation_loss(self, dataset: CaptionDataset) -> float:
+        """Mean token loss over all targets of `dataset`, in nats, without label smoothing."""
+        self.model.eval()
+        mine = range(self.args.process_index, len(dataset), self.args.world_size)
+        size = self.args.per_device_eval_batch_size
+        totals = torch.zeros(2, dtype=torch.float64, device=self.args.device)  # summed loss, number of targets
+        for start in range(0, len(mine), size):
+            batch = self.data_collator([dataset[i] for i in mine[start : start + size]])
+            inputs = model_inputs(self._prepare_inputs(batch), self.model.dtype)
+            labels = inputs.pop("labels")
+            loss = token_loss(self.model(**inputs), labels, num_items_in_batch=1)
+            totals += torch.tensor([loss, labels.numel()], dtype=torch.float64, device=self.args.device)
+        summed, targets = self.accelerator.reduce(totals, "sum").tolist()
+        return summed / targets
+
     def evaluation_loop(
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
     ) -> EvalLoopOutput:
         """Token-exact loss over the whole data set, and caption metrics on its first `eval_caption_images` images."""
-        model = self.model
-        model.eval()
-        losses, targets = [], []
-        with torch.inference_mode():
-            for batch in dataloader:
-                batch = self._prepare_inputs(batch)
-                row_loss, row_targets = row_losses(model, batch)
-                # `gather_for_metrics` drops the rows that were repeated to fill the last batch of each process.
-                row_loss, row_targets = self.accelerator.gather_for_metrics((row_loss, row_targets))
-                losses.append(row_loss)
-                targets.append(row_targets)
-        loss = torch.cat(losses).double().sum() / torch.cat(targets).sum()
-        metrics = {f"{metric_key_prefix}_loss": loss.item()}
+        metrics = {f"{metric_key_prefix}_loss": self.evaluation_loss(dataloader.dataset)}
         for key, value in self.caption_metrics(dataloader.dataset).items():
             metrics[f"{metric_key_prefix}_{key}"] = value
         return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=len(dataloader.dataset))

@@ -1,0 +1,121 @@
+"""The console script `hfcap`: caption pictures and evaluate captions from the command line.
+
+Heavy libraries are imported by the commands that need them, so that `hfcap evaluate` on files starts at once.
+"""
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+
+from hfcap.errors import ConfigError, run_main
+
+PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+
+
+def caption(args: argparse.Namespace) -> None:
+    """Write one caption for each picture: `path<TAB>caption`, or JSON lines with `--json`."""
+    pictures = find_pictures(args.pictures)
+
+    from hfcap import runs
+    from hfcap.data.pictures import load_picture
+    from hfcap.generation.caption import caption_rows
+    from hfcap.generation.inputs import caption_prompt
+    from hfcap.training.build import load_captioner
+
+    model, processor = load_captioner(runs.resolve_model(args.model).path)
+    prompt = args.prompt or caption_prompt(processor)
+    options = {} if args.num_beams is None else {"num_beams": args.num_beams}
+    for start in range(0, len(pictures), args.batch_size):
+        paths = pictures[start : start + args.batch_size]
+        rows = [{"image": load_picture(path)} for path in paths]
+        captions = caption_rows(model, processor, rows, prompt, args.batch_size, **options)
+        for path, text in zip(paths, captions, strict=True):
+            line = json.dumps({"image_id": path.stem, "path": str(path), "caption": text}, ensure_ascii=False)
+            print(line if args.json else f"{path}\t{text}", flush=True)
+
+
+def find_pictures(paths: Sequence[str]) -> list[Path]:
+    """Files named, and the pictures in folders named, in order.
+
+    Raises:
+        ConfigError: a path does not exist, or a folder holds no picture.
+    """
+    found = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
+            if not inside:
+                raise ConfigError(f"{path}: no picture in this folder (looked for {', '.join(sorted(PICTURE_SUFFIXES))})")
+            found += inside
+        elif path.is_file():
+            found.append(path)
+        else:
+            raise ConfigError(f"{path}: no such file or folder")
+    return found
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Compare predictions with references, and write `metrics.json` and `report.html` where asked for."""
+    from hfcap import runs
+    from hfcap.metrics import confidence_intervals
+    from hfcap.predictions import pair, read_predictions, read_references
+
+    try:
+        pairs = pair(read_predictions(args.predictions), read_references(args.references), args.allow_missing)
+    except (OSError, ValueError) as error:
+        raise ConfigError(str(error)) from error
+    metrics = confidence_intervals(pairs.candidates, pairs.references, args.metrics.split(","))
+    for key, figure in metrics.items():
+        low, high = figure["ci95"]
+        name = runs.METRIC_NAMES[key]
+        print(f"{name:<10} {100 * figure['value']:6.2f}   95 % interval {100 * low:6.2f} to {100 * high:6.2f}")
+    print(f"{len(pairs.candidates)} images, {pairs.num_missing} missing")
+    if args.output is not None:
+        runs.write_metrics(
+            args.output,
+            metrics,
+            num_images=len(pairs.candidates),
+            tokenizer="ptb",
+            idf="references",
+            decoding={},
+            model_artifact=None,
+            num_missing=pairs.num_missing,
+        )
+
+
+def make_parser() -> argparse.ArgumentParser:
+    """Build the parser of all commands."""
+    parser = argparse.ArgumentParser(prog="hfcap", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    command = commands.add_parser("caption", help="caption pictures or folders of pictures")
+    command.add_argument("pictures", nargs="+", metavar="PHOTO", help="files, or folders of pictures")
+    command.add_argument("--model", required=True, help="run folder, model folder or Hub id")
+    command.add_argument("--prompt", help="instruction for LLaVA-style models (the one of the training by default)")
+    command.add_argument("--num_beams", "--num-beams", type=int, help="beams (the model's own setting by default)")
+    command.add_argument("--batch_size", "--batch-size", type=int, default=8, help="pictures decoded together")
+    command.add_argument("--json", action="store_true", help="JSON lines {image_id, path, caption}")
+    command.set_defaults(run=caption)
+
+    command = commands.add_parser("evaluate", help="compare captions with references")
+    command.add_argument("--predictions", required=True, help="JSONL {image_id, caption} or COCO results JSON")
+    command.add_argument("--references", required=True, help="JSONL {image_id, captions}, COCO or Karpathy JSON")
+    command.add_argument("--metrics", default="bleu,rouge_l,cider", help="comma-separated metrics")
+    command.add_argument("--output", help="where to write metrics.json")
+    command.add_argument(
+        "--allow_missing", "--allow-missing", action="store_true", help="leave out images without a caption, and count them"
+    )
+    command.set_defaults(run=evaluate)
+    return parser
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    """Run one command."""
+    args = make_parser().parse_args(sys.argv[1:] if argv is None else argv)
+    run_main(lambda: args.run(args))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,80 @@
+"""The Penn Treebank tokenizer of COCO evaluation: CoreNLP 3.4.1 as pycocoevalcap calls it, without Java.
+
+pycocoevalcap runs `PTBTokenizer -preserveLines -lowerCase` and drops a list of punctuation tokens. The list is written
+in upper case while the tokens come in lower case, so ``-lrb-`` and its kin stay in; that is kept as it is.
+
+Most words of a caption mean the same wherever they stand, so they are tokenized once and remembered. The full set of
+rules (`_ptb_lexer.py`) runs on the rest, and on whole captions where a rule may reach over a space.
+"""
+
+import re
+from collections.abc import Sequence
+
+from ._ptb_lexer import lex
+
+PUNCTUATION = frozenset(
+    ["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";"]
+)
+_LINE_BREAK = re.compile("[\n\r\x0b\x0c\u2028\u2029]")
+# Digits may join the next word (phone numbers, "1 1/2"), "<" may open a tag, and a full stop after these may look ahead.
+_NEEDS_CONTEXT = re.compile(r"[\d<&\ud800-\udfff]|(?i:(?:^|[^a-z])(?:[a-z]|art|ca|figs?|nos?|op|pp|prop)\.$)")
+_MAX_REMEMBERED = 500_000
+
+
+class _NeedsContextError(Exception):
+    """A word whose tokens depend on its neighbours; the whole caption goes through the rules."""
+
+
+class _Words(dict):
+    """Words already tokenized: word -> its tokens joined by spaces ("" for punctuation)."""
+
+    def __missing__(self, word: str) -> str:
+        if _NEEDS_CONTEXT.search(word):
+            raise _NeedsContextError
+        if len(self) >= _MAX_REMEMBERED:
+            self.clear()
+        self[word] = tokens = _without_punctuation(lex(word, " "))
+        return tokens
+
+
+_words = _Words()
+
+
+def _without_punctuation(tokens: list[str]) -> str:
+    return " ".join(token for token in tokens if token not in PUNCTUATION)
+
+
+def _tokenize_in_context(captions: Sequence[str], index: int, isolated: bool) -> str:
+    text = _LINE_BREAK.sub(" ", captions[index])
+    following = "\n"
+    if not isolated:
+        rest = (caption for caption in captions[index + 1 :] if caption.strip())
+        next_line = next(rest, None)
+        is_last = index + 1 == len(captions)
+        following = "" if is_last else "\n" if next_line is None else f"\n{next_line}\n"
+    # rstrip as the original does: a token may end in a no-break space.
+    return _without_punctuation(lex(text, following)).rstrip()
+
+
+def tokenize(captions: Sequence[str], isolated: bool = False) -> list[str]:
+    """Tokenize captions as pycocoevalcap does: Penn Treebank tokens in lower case, punctuation removed.
+
+    Args:
+        captions: any strings; a line break inside one counts as a space.
+        isolated: the original sees the captions as lines of one file and, after a single letter with a full stop
+            ("5th Ave S."), looks at the first word of the next line to decide whether the stop belongs to the letter.
+            The default does the same, so that corpus values agree; True makes each caption independent of the others.
+
+    Returns:
+        One string a caption: tokens joined by single spaces, "" where nothing is left.
+
+    Source: Stanford CoreNLP 3.4.1 (PTBTokenizer) and pycocoevalcap 1.2 (tokenizer/ptbtokenizer.py).
+    """
+    lookup = _words.__getitem__
+    tokenized = []
+    for index, caption in enumerate(captions):
+        try:
+            tokenized.append(" ".join(filter(None, map(lookup, caption.split()))))
+        except _NeedsContextError:
+            tokenized.append(_tokenize_in_context(captions, index, isolated))
+    return tokenized
