@@ -1,7 +1,10 @@
 """Build a captioner from an encoder and a decoder, or load one, with the processor that belongs to it."""
 
+import json
 from collections.abc import Iterable
+from pathlib import Path
 
+from peft import PeftModel
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (
     AutoConfig,
@@ -46,8 +49,8 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, lowercase: bool = 
         word has the same tokens wherever it stands.
     """
     tokenizer = Tokenizer(models.BPE())
-    steps = [normalizers.NFC(), normalizers.Strip(), *([normalizers.Lowercase()] if lowercase else [])]
-    tokenizer.normalizer = normalizers.Sequence(steps)
+    # No Strip(): it would eat the line break between image and caption, and with it the token that starts a caption.
+    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), *([normalizers.Lowercase()] if lowercase else [])])
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
@@ -157,7 +160,15 @@ def captioner_family(source: str) -> str:
 
 def load_captioner(
     source: str, quantization_config: BitsAndBytesConfig | None = None
-) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """Load a captioner and its processor from a model folder or a Hub id, through the Auto classes."""
-    model = AutoModelForImageTextToText.from_pretrained(source, quantization_config=quantization_config)
-    return model, AutoProcessor.from_pretrained(source, backend="pil")
+) -> tuple[PreTrainedModel | PeftModel, ProcessorMixin]:
+    """Load a captioner and its processor from a folder or a Hub id.
+
+    Args:
+        source: a model, or an adapter, which is put on the base that its configuration names.
+        quantization_config: how to quantise the model, or the adapter's base (`strategies.four_bit_config`).
+    """
+    processor = AutoProcessor.from_pretrained(source, backend="pil")
+    adapter = Path(source, "adapter_config.json")
+    base = json.loads(adapter.read_text())["base_model_name_or_path"] if adapter.exists() else source
+    model = AutoModelForImageTextToText.from_pretrained(base, quantization_config=quantization_config)
+    return (PeftModel.from_pretrained(model, source) if adapter.exists() else model), processor

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import torch
 
+from hfcap.errors import ConfigError
 from hfcap.generation.inputs import end_token_id, is_prompted, prompt_token_ids, vision_inputs
 from hfcap.training.packing import pack_references, pad_rows
 
@@ -33,6 +34,11 @@ class CaptionCollator:
 
     def __post_init__(self):
         self.prefix_ids = prompt_token_ids(self.processor, self.prompt)
+        if self.prefix_ids[-1] == getattr(self.processor, "image_token_id", None):
+            raise ConfigError(
+                f"prompt: {self.prompt!r} leaves an image token right before the caption, and a caption starts from text: "
+                "give a prompt, or a chat template with text after the image"
+            )
 
     def targets(self, captions: Sequence[str]) -> list[list[int]]:
         """Token ids of each caption, cut to `max_caption_tokens` with EOS as the last."""
