@@ -7,7 +7,7 @@ from hfcap.metrics import compare_systems, compute_metrics, confidence_intervals
 from hfcap.metrics.bootstrap import resample
 from hfcap.metrics.compute import score
 
-WORDS = np.array("a the dog cat man horse red small runs sits on under grass table with".split(" "))
+WORDS = np.array(["a", "the", "dog", "cat", "man", "red", "small", "runs", "sits", "on", "under", "grass", "with"])
 
 
 def make_captions(seed: int, num_images: int = 120) -> tuple[list[str], list[list[str]]]:
