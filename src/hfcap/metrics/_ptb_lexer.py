@@ -35,15 +35,21 @@ def _words(text: str) -> list[str]:
 
 
 # ---- Abbreviations that keep their full stop ----------------------------------------------------------------------
-_ANY_CASE = _words(r"""
-adj adm adv al ala alex apr ariz assn assoc asst atty attys aug ave bancorp bhd bldg blvd brig bros calif capt cf cie
-cmdr co col colo comdr conn corp cos cpl ct dak dec dept det dr drs elec ens esq est etc ext feb fla fri ft ga gen gov
-govs hon inc ind insp intl jan jos jr jul jun kan kans ky lieut lt ltd maj mar md messrs mich minn mlle mme mo mon mont
-mr mrs ms msgr mt natl neb nev nov oct okla penn pfc ph plc pres prof profs pvt rd rep reps rev rt sen sens sep sept
-seq sfc sgt spc sq sr st ste supt sys tel tenn thu thurs treas tue tues univ va vs vt wed wis wisc wm wyo ph\.d ed\.d
-mfg mtg pte pty
+# Titles and the like, which a name follows.
+_BEFORE_NAME = _words(r"""
+adj adm adv alex assoc asst atty attys ave brig capt cf cie cmdr col comdr cpl dept det dr drs elec ens ft gen gov
+govs hon insp jos lieut lt maj messrs mlle mme mr mrs ms msgr mt natl pfc ph pres prof profs pvt rep reps rev sen
+sens sfc sgt spc st ste supt treas vs wm mfg mtg
 """)
+# These may end a sentence, so one letter after the full stop is not taken for a part of the word ("Co.A").
+_ANYWHERE = _words(r"""
+al ala apr ariz assn aug bancorp bhd bldg blvd bros calif co colo conn corp cos ct dak dec esq est etc ext feb fla
+fri ga inc ind intl jan jr jul jun kan kans ky ltd mar md mich minn mo mon mont neb nev nov oct okla penn plc rd rt
+sep sept seq sq sr sys tel tenn thu thurs tue tues univ va vt wed wis wisc wyo ph\.d ed\.d pte pty
+""")
+# The same, but in lower case they are words.
 _CAPITALISED = _words("ark az del ill la mass miss ore pa tex wash")
+# Words unless a number follows.
 _BEFORE_NUMBER = _words("art ca fig figs no nos op pp prop")
 _CAPITALISED_FORMS = [form for word in _CAPITALISED for form in (word.capitalize(), word.upper())]
 
@@ -69,7 +75,12 @@ _ENTITIES = {
 
 
 def _whole(token: str) -> list[str]:
-    return [token.replace("\u00ad", "")]
+    # A soft hyphen disappears inside a word; alone it becomes a dash, which is punctuation.
+    return [token.replace("\u00ad", "") or "-"]
+
+
+def _verbatim(token: str) -> list[str]:
+    return [token]
 
 
 def _nothing(token: str) -> list[str]:
@@ -121,7 +132,7 @@ _NUMBER = rf"[-+]?(?:{D}*(?:[.:,\u00ad\u066b\u066c]{D}+)+|{D}+)"
 _ELIDED = f"(?:[dDoOlL]{APOS_WIDE}{LD})?"
 _WORD = rf"{WORD_L}{WORD_LD}*(?:[.!?]{WORD_L}{WORD_LD}*)*"
 _THING = f"{_ELIDED}{LD}+(?:{HYPHEN}{_ELIDED}{LD}+)*"
-_AUXILIARY = "(?i:(?:'|&apos;)(?:[msd]|re|ve|ll)(?![A-Za-z])|[\u0092\u2019](?:[msd]|re|ve|ll))"
+_AUXILIARY = "(?i:'(?:[msd]|re|ve|ll)(?![A-Za-z])|(?:[\u0092\u2019]|&apos;)(?:[msd]|re|ve|ll))"
 _QUOTES = "\u2018-\u201f\u0082\u0084\u0091-\u0094\u2039\u203a\u00ab\u00bb"
 _SLASH_PART = "[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}"
 _NO_URL = r'\s"<>|()'
@@ -154,8 +165,11 @@ _RULES: list[tuple[str, Emit]] = [
     (f"({_TAG})", _unspaced),
     (r"(?i)(&(?:lt|gt|amp|quot|apos|md|mdash|ndash);)", _entity),
     (r"(?i)(&nbsp;)", _nothing),
+    (r"(?i)(-[lr][rcs]b-)", _whole),
     (r"(?i)(&(?:HT|TL|UR|LR|QC|QL|QR|odq|cdq|#[0-9]+);)", _whole),
     (rf"([A-Za-z])\.\s+(?=[A-Z])(?i:{_any_of(_STARTERS)})\s", _whole),
+    (rf"((?i:{_any_of(_ANYWHERE)})\.)[\s\S]?", _whole),
+    (rf"({_any_of(_CAPITALISED_FORMS)}\.)[\s\S]?", _whole),
     (rf"({_WORD})", _whole),
     (rf"({_THING})", _whole),
     (rf"([A-Za-z0-9][A-Za-z0-9.,\u00ad]*(?:-(?:{_ACRONYM}|[A-Za-z0-9\u00ad]+))+)", _whole),
@@ -164,18 +178,19 @@ _RULES: list[tuple[str, Emit]] = [
     (rf"({_AUXILIARY})", _plain_apostrophe),
     (rf"(?i)({APOS}n{APOS}|'n(?=\s)|[\u0092\u2019]n)", _whole),
     (rf"(?i)([ldj]{APOS})", _whole),
-    (rf"(?i)((?:dunkin|somethin|ol){APOS}|(?:li|nat){APOS}l|c{APOS}mon|s{APOS}mores|nor{APOS}easter)", _whole),
+    (rf"(?i)((?:dunkin|somethin|ol){APOS}|(?:li|nat){APOS}l|c{APOS}mon|s{APOS}mores)", _whole),
+    (rf"(?i)(nor{APOS}easter|e{APOS}er)", _whole),
     (rf"(?i)({APOS}em|{APOS}cause?|{APOS}till?|cont{APOS}d\.?)", _whole),
     (rf"([A-HJ-XZn]{APOS_WIDE}{L}{{2,}})", _whole),
     (rf"({L}+[aeiouyAEIOUY]{APOS_WIDE}[aeiouA-Z]{L}*)", _whole),
     (rf"([yY]{APOS})(?![smdSMD])[A-Za-z]", _whole),
     (rf"({APOS}[2-9]0[sS])", _whole),
     (rf"({APOS}[0-9][0-9])\s", _whole),
-    (rf"(?i)(https?://[^{_NO_URL}{{}}]+{_URL_LAST})", _whole),
-    (rf"(?i)(www\.(?:[^{_NO_URL}.!?{{}},]+\.)+[a-z]{{2,4}}{_PATH})", _whole),
-    (rf"((?:{_HOST}\.)+(?i:com|net|org|edu){_PATH})", _whole),
-    (rf"((?:<|&lt;)?[A-Za-z0-9][^{_NO_URL}{{}}]*@(?:{_MAIL}\.)*{_MAIL}(?:>|&gt;)?)", _whole),
-    (rf"(@[A-Za-z_][A-Za-z0-9_]*|#{L}+)", _whole),
+    (rf"(?i)(https?://[^{_NO_URL}{{}}]+{_URL_LAST})", _verbatim),
+    (rf"(?i)(www\.(?:[^{_NO_URL}.!?{{}},]+\.)+[a-z]{{2,4}}{_PATH})", _verbatim),
+    (rf"((?:{_HOST}\.)+(?i:com|net|org|edu){_PATH})", _verbatim),
+    (rf"((?:<|&lt;)?[A-Za-z0-9][^{_NO_URL}{{}}]*@(?:{_MAIL}\.)*{_MAIL}(?:>|&gt;)?)", _verbatim),
+    (rf"(@[A-Za-z_][A-Za-z0-9_]*|#(?:{L}|{_ENTITY_LETTER})+)", _whole),
     (r"([0-9]{1,2}[-/][0-9]{1,2}[-/][0-9]{2,4})", _whole),
     (rf"({_NUMBER})", _whole),
     (r"((?:[0-9]{1,4}[- \u00a0])?[0-9]{1,4}\\?[/\u2044][0-9]{1,4})", _unspaced),
@@ -183,18 +198,17 @@ _RULES: list[tuple[str, Emit]] = [
     (rf"((?:\+\+?)?(?:[0-9]{{2,4}}{_DASH})?[0-9]{{2,4}}{_DASH}[0-9]{{3,4}}{_DASH}?[0-9]{{3,5}})", _brackets),
     (r"((?:\+\+?)?(?:[0-9]{2,4}\.)?[0-9]{2,4}\.[0-9]{3,4}\.[0-9]{3,5})", _whole),
     (rf"({_SLASH_PART}(?:\\?/{_SLASH_PART}){{1,2}})", _whole),
-    (rf"(?i)({_any_of(_ANY_CASE)}\.)", _whole),
-    (rf"({_any_of(_CAPITALISED_FORMS)}\.)", _whole),
+    (rf"(?i)({_any_of(_BEFORE_NAME)}\.)", _whole),
     (rf"(?i)({_any_of(_BEFORE_NUMBER)}\.)\s?{D}", _whole),
     (rf"({_ACRONYM}|[A-Za-z]\.)", _whole),
-    (rf"((?:{_WORD}|[A-Za-z0-9]+)\.)[,;:\u3001]", _whole),
+    (rf"((?:{_WORD}|{_THING})\.)[,;:\u3001]", _whole),
     (rf"(?i)((?:[a-z0-9]+\.)+{_any_of(_EXTENSIONS)})[\s.,!?]", _whole),
     (r"([A-Z]*\$)", _whole),
     (r"(?i)(c\+\+|[cf]#)", _whole),
     (r"([<>]?[:;=]['*o-]?[()DPdpO\\{@|\[\]])(?![A-Za-z0-9])", _brackets),
     (r"([-'^x=~<>]_[-'^x=~<>])", _whole),
     (rf"([`{_QUOTES}]{{1,2}})", _quotes),
-    (r"(\.\.\.+)", _constant("...")),
+    (r"(\.{3,5})", _constant("...")),
     (r"(''|\\\*|\([-'^x=~<>]_[-'^x=~<>]\))", _brackets),
     (r"([?!]+|##+|@@+|__+|\*\*+|-----+|<<|>>)", _whole),
     (r"(--+)", _constant("--")),

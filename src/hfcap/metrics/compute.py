@@ -1,15 +1,41 @@
 """One call for all caption metrics: tokenizes once, counts once."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
-from .bleu import ReferenceLength, bleu
+import numpy as np
+
+from .bleu import ReferenceLength, bleu_from_statistics, bleu_statistics
 from .cider import cider
 from .corpus import Corpus, build_corpus
 from .idf import DocumentFrequencies
 from .rouge_l import rouge_l
 
 METRICS = ("bleu", "rouge_l", "cider", "cider_d")
+Idf = DocumentFrequencies | str | os.PathLike | None
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What one metric says of N images, in a form from which any weighting of the images can be scored again.
+
+    Attributes:
+        keys: K names of its values.
+        statistics: (N, S) float64, to be summed over images.
+        combine: sums (..., S) and the number of images -> corpus values (..., K).
+        per_image: (N, K) float64.
+    """
+
+    keys: tuple[str, ...]
+    statistics: np.ndarray
+    combine: Callable[[np.ndarray, int], np.ndarray]
+    per_image: np.ndarray
+
+    @property
+    def values(self) -> np.ndarray:
+        """(K,) float64, the corpus values."""
+        return self.combine(self.statistics.sum(axis=0), len(self.statistics))
 
 
 def compute_metrics(
@@ -18,7 +44,7 @@ def compute_metrics(
     metrics: Sequence[str] = ("bleu", "rouge_l", "cider"),
     *,
     reference_length: ReferenceLength = "closest",
-    idf: DocumentFrequencies | str | os.PathLike | None = None,
+    idf: Idf = None,
 ) -> dict[str, float | list[float]]:
     """Compute caption metrics, equal to pycocoevalcap's with its PTB tokenizer to 1e-9.
 
@@ -37,33 +63,45 @@ def compute_metrics(
         ValueError: unknown metric, no images, differing lengths, or an image without references.
         TypeError: something that is not a string where a caption is wanted.
     """
+    result: dict[str, float | list[float]] = {}
+    for scores in score(predictions, references, metrics, reference_length, idf):
+        for column, (key, value) in enumerate(zip(scores.keys, scores.values.tolist(), strict=True)):
+            result[key] = value
+            result[f"{key}_per_image"] = scores.per_image[:, column].tolist()
+    return result
+
+
+def score(
+    predictions: Sequence[str],
+    references: Sequence[Sequence[str]],
+    metrics: Sequence[str],
+    reference_length: ReferenceLength = "closest",
+    idf: Idf = None,
+) -> list[Scores]:
+    """Do the work of `compute_metrics` (same arguments and errors) and keep what a bootstrap needs."""
     unknown = [name for name in metrics if name not in METRICS]
     if unknown:
         raise ValueError(f"unknown metrics {', '.join(unknown)}; wanted some of {', '.join(METRICS)}")
     if idf is not None and not isinstance(idf, DocumentFrequencies):
         idf = DocumentFrequencies.load(idf)
     corpus = build_corpus(predictions, references)
-    result: dict[str, float | list[float]] = {}
+    scores = []
     if "bleu" in metrics:
-        result |= _bleu(corpus, reference_length)
+        scores.append(_bleu(corpus, reference_length))
     if "rouge_l" in metrics:
-        result |= _mean("rouge_l", rouge_l(corpus))
-    cider_keys = [key for key in ("cider", "cider_d") if key in metrics]
+        scores.append(_mean(("rouge_l",), rouge_l(corpus)))
+    cider_keys = tuple(key for key in ("cider", "cider_d") if key in metrics)
     if cider_keys:
-        per_image = cider(corpus, idf)
-        for key in cider_keys:
-            result |= _mean(key, per_image)
-    return result
+        scores.append(_mean(cider_keys, cider(corpus, idf)))
+    return scores
 
 
-def _bleu(corpus: Corpus, reference_length: ReferenceLength) -> dict[str, float | list[float]]:
-    values, per_image = bleu(corpus, reference_length)
-    result: dict[str, float | list[float]] = {}
-    for order, value in enumerate(values.tolist(), start=1):
-        result[f"bleu_{order}"] = value
-        result[f"bleu_{order}_per_image"] = per_image[:, order - 1].tolist()
-    return result
+def _bleu(corpus: Corpus, reference_length: ReferenceLength) -> Scores:
+    statistics = bleu_statistics(corpus, reference_length)
+    keys = ("bleu_1", "bleu_2", "bleu_3", "bleu_4")
+    return Scores(keys, statistics, lambda sums, _: bleu_from_statistics(sums), bleu_from_statistics(statistics))
 
 
-def _mean(key: str, per_image) -> dict[str, float | list[float]]:
-    return {key: float(per_image.mean()), f"{key}_per_image": per_image.tolist()}
+def _mean(keys: tuple[str, ...], per_image: np.ndarray) -> Scores:
+    columns = np.repeat(per_image[:, None], len(keys), axis=1)
+    return Scores(keys, columns, lambda sums, num_images: sums / num_images, columns)

@@ -1,0 +1,103 @@
+"""The same digits as pycocoevalcap: golden values, always; the original side by side, where it can run (slow)."""
+
+import importlib.util
+import json
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hostile_strings import hostile_strings
+from make_golden import made_captions, original_metrics, original_tokens
+
+from hfcap.metrics import compute_metrics, tokenize
+
+FOLDER = Path(__file__).parent
+DATA = FOLDER.parents[2] / "shared" / "data"
+TOLERANCE = 1e-9
+FOUND = {"java": shutil.which("java"), "pycocoevalcap": importlib.util.find_spec("pycocoevalcap")}
+MISSING = [name for name, found in FOUND.items() if not found]
+needs_original = pytest.mark.skipif(bool(MISSING), reason=f"the original needs {' and '.join(MISSING)}")
+
+
+def read(name: str) -> dict:
+    return json.loads((FOLDER / name).read_text())
+
+
+def test_tokens_of_hostile_strings():
+    pairs = read("golden_tokens.json")["pairs"]
+    assert len(pairs) > 1000
+    tokens = tokenize([caption for caption, _ in pairs])
+    differing = [(caption, wanted, got) for (caption, wanted), got in zip(pairs, tokens, strict=True) if wanted != got]
+    assert not differing
+
+
+def test_golden_strings_are_those_of_the_suite():
+    wanted = [caption for caption in hostile_strings() if len(caption) < 1000]
+    assert [caption for caption, _ in read("golden_tokens.json")["pairs"]] == wanted
+
+
+@pytest.mark.parametrize("option", ["closest", "shortest", "average"])
+def test_metrics_of_made_captions(option):
+    golden = read("golden_metrics.json")["metrics"]
+    result = compute_metrics(*made_captions(), ("bleu", "rouge_l", "cider", "cider_d"), reference_length=option)
+    for key in ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider", "cider_d"):
+        name = key.replace("_d", "") + (f"_{option}" if key.startswith("bleu") and option != "closest" else "")
+        assert result[key] == pytest.approx(golden[name]["value"], abs=TOLERANCE)
+        assert result[f"{key}_per_image"] == pytest.approx(golden[name]["per_image"], abs=TOLERANCE)
+
+
+def coco() -> list[list[str]]:
+    path = DATA / "coco" / "captions_val2017.json"
+    if not path.exists():
+        pytest.skip(f"no COCO captions at {path}")
+    images: dict[int, list[str]] = {}
+    for annotation in json.loads(path.read_text())["annotations"]:
+        images.setdefault(annotation["image_id"], []).append(annotation["caption"])
+    return list(images.values())
+
+
+def flickr8k() -> list[list[str]]:
+    files = sorted((DATA / "flickr8k" / "data").glob("*.parquet"))
+    if not files:
+        pytest.skip(f"no Flickr8k at {DATA / 'flickr8k'}")
+    parquet = pytest.importorskip("pyarrow.parquet")
+    return [
+        captions
+        for file in files
+        for captions in parquet.read_table(file, columns=["captions"])["captions"].to_pylist()
+    ]
+
+
+@pytest.mark.slow
+@needs_original
+@pytest.mark.parametrize("source", [coco, flickr8k])
+def test_tokens_side_by_side(source):
+    captions = [caption for image in source() for caption in image]
+    assert tokenize(captions) == original_tokens(captions)
+
+
+@pytest.mark.slow
+@needs_original
+@pytest.mark.parametrize("source", [coco, flickr8k])
+@pytest.mark.parametrize("candidate", [0, 3])
+def test_metrics_side_by_side(source, candidate):
+    images = source()
+    candidates = [captions[candidate] for captions in images]
+    references = [captions[:candidate] + captions[candidate + 1 :] for captions in images]
+    flat = iter(original_tokens([caption for captions in references for caption in captions]))
+    tokenized = [[next(flat) for _ in captions] for captions in references]
+    originals = original_metrics(original_tokens(candidates), tokenized)
+    for option in ("closest", "shortest", "average"):
+        result = compute_metrics(candidates, references, reference_length=option)
+        for key in ("bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider"):
+            original = originals[key if option == "closest" or "bleu" not in key else f"{key}_{option}"]
+            assert abs(result[key] - original["value"]) < TOLERANCE
+            assert np.abs(np.subtract(result[f"{key}_per_image"], original["per_image"])).max() < TOLERANCE
+
+
+@pytest.mark.slow
+@needs_original
+def test_golden_values_are_still_what_the_original_gives():
+    strings = hostile_strings()
+    assert tokenize(strings) == original_tokens(strings)
