@@ -74,7 +74,8 @@ class HfcapLlavaModel(HfcapLlavaPreTrainedModel):
 
     Args:
         config: its measured fields (`image_seq_length`, `vision_hidden_size`, `vision_grid`) are filled here if None.
-        vision_tower: a built encoder to take instead of a new one from `config.vision_config`.
+        vision_tower: a built encoder to take instead of a new one; its config must be the object
+            `config.vision_config`. `HfcapLlavaForConditionalGeneration.from_parts` sees to it.
         language_model: likewise, without its head.
 
     """
@@ -236,7 +237,7 @@ class HfcapLlavaForConditionalGeneration(HfcapLlavaPreTrainedModel, GenerationMi
 
     Args:
         config: see [`HfcapLlavaConfig`].
-        vision_tower: a built encoder to take instead of a new one from the config.
+        vision_tower: a built encoder to take instead of a new one; see `from_parts`.
         language_model: likewise, without its head.
 
     """
