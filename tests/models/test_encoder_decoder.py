@@ -23,7 +23,6 @@ from transformers import (
 
 from hfcap.models import HfcapEncoderDecoderConfig, HfcapEncoderDecoderModel
 
-
 PAIRS = [(encoder, decoder) for encoder in ENCODER_CONFIGS for decoder in DECODER_CONFIGS]
 BRIDGES = [pytest.param({}, id="plain"), pytest.param(BRIDGE, id="bridge")]
 

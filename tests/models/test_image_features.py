@@ -14,7 +14,6 @@ from transformers import (
 from hfcap.models import encode_images, get_vision_config, load_vision_encoder, measure_image_features
 from hfcap.models.image_features import get_feature_width, get_image_size, shuffle_patches
 
-
 NUM_PREFIX_TOKENS = {"mobilenet_v2": 0, "convnext": 0, "vit": 1, "siglip": 0, "dinov2": 1}
 
 

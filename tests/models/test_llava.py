@@ -16,7 +16,6 @@ from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Gemm
 
 from hfcap.models import HfcapLlavaConfig, HfcapLlavaForConditionalGeneration
 
-
 PAIRS = [
     *((encoder, "llama") for encoder in ENCODER_CONFIGS),
     *(("vit", language_model) for language_model in ("qwen3", "gpt2")),

@@ -14,7 +14,6 @@ from tiny_models import (
     random_words,
 )
 
-
 LENGTHS = (5, 3, 4)
 BACKENDS = ["sdpa", "eager"]
 

@@ -17,7 +17,6 @@ from transformers import AutoProcessor
 from hfcap.models import HfcapEncoderDecoderProcessor, HfcapLlavaProcessor, add_image_token
 from hfcap.models.processing_hfcap_llava import CAPTION_CHAT_TEMPLATE
 
-
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8))
 PROMPT = [{"type": "image"}, {"type": "text", "text": "word1 word2"}]
 

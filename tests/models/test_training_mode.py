@@ -14,7 +14,6 @@ from tiny_models import (
 )
 from torch.nn.modules.batchnorm import _BatchNorm
 
-
 FAMILIES = ["llava", "encoder_decoder"]
 
 

@@ -20,7 +20,6 @@ from transformers.models.mobilenet_v2.image_processing_pil_mobilenet_v2 import M
 
 from hfcap.models import HfcapEncoderDecoderModel, HfcapLlavaForConditionalGeneration
 
-
 IMAGE_SIZE = 32
 VOCABULARY = ["<pad>", "<s>", "</s>", "<unk>", "<image>", "\n", *(f"word{index}" for index in range(42))]
 PAD, BOS, EOS, _, IMAGE_ID = range(5)
