@@ -23,6 +23,12 @@ def build(family, encoder="mobilenet_v2", text=None):
     return build_encoder_decoder(encoder, text or "gpt2", **BRIDGE)
 
 
+def enable_checkpointing(model):
+    # The second is the name before transformers 5.23.
+    enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+    enable({"use_reentrant": False})
+
+
 def compute_loss(model, seed=0):
     torch.manual_seed(seed)  # the same dropout
     if hasattr(model, "lm_head"):
@@ -100,7 +106,7 @@ def test_activation_checkpointing_changes_no_gradient(family, text, encoder):
     for is_checkpointed in (False, True):
         model = build(family, encoder, text)
         if is_checkpointed:
-            model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+            enable_checkpointing(model)
         model.train()
         compute_loss(model).backward()
         gradients.append({name: parameter.grad for name, parameter in model.named_parameters()})
@@ -117,7 +123,7 @@ def test_activation_checkpointing_of_the_other_decoders(family, text):
 
 def test_bridge_layers_are_checkpointed(monkeypatch):
     model = build("encoder_decoder", "vit").train()
-    model.activation_checkpointing_enable(activation_checkpointing_kwargs={"use_reentrant": False})
+    enable_checkpointing(model)
     calls = []
     for layer in model.bridge_layers:
         checkpoint = layer._gradient_checkpointing_func
