@@ -15,7 +15,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration_hfcap_encoder_decoder import HfcapEncoderDecoderConfig
 from .image_features import encode_images, get_image_size, measure_image_features
-from .model_utils import keep_frozen_in_eval, to_additive_mask
+from .model_utils import keep_4bit_layers_unpacked, keep_frozen_in_eval, to_additive_mask
 
 
 class HfcapBridgeLayer(GradientCheckpointingLayer, nn.TransformerEncoderLayer):
@@ -138,6 +138,7 @@ class HfcapEncoderDecoderModel(VisionEncoderDecoderModel):
         """Switch to training, except BatchNorm and frozen parts, which stay in eval()."""
         super().train(mode)
         keep_frozen_in_eval(self)
+        keep_4bit_layers_unpacked(self)
         return self
 
     def set_input_embeddings(self, value: nn.Module):

@@ -23,7 +23,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration_hfcap_llava import HfcapLlavaConfig
 from .image_features import encode_images, get_image_size, measure_image_features, shuffle_patches
-from .model_utils import keep_frozen_in_eval, to_additive_mask
+from .model_utils import keep_4bit_layers_unpacked, keep_frozen_in_eval, to_additive_mask
 
 
 class HfcapLlavaMultiModalProjector(nn.Module):
@@ -66,6 +66,7 @@ class HfcapLlavaPreTrainedModel(PreTrainedModel):
         """Switch to training, except BatchNorm and frozen parts, which stay in eval()."""
         super().train(mode)
         keep_frozen_in_eval(self)
+        keep_4bit_layers_unpacked(self)
         return self
 
 
