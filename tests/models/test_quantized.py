@@ -5,7 +5,6 @@ import torch
 from tiny_models import BOS, IMAGE_ID, build_llava, random_images, random_words
 from transformers import AutoModelForImageTextToText, BitsAndBytesConfig
 
-
 bitsandbytes = pytest.importorskip("bitsandbytes")
 
 
