@@ -15,7 +15,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration_hfcap_encoder_decoder import HfcapEncoderDecoderConfig
 from .image_features import encode_images, get_image_size, measure_image_features
-from .model_utils import keep_frozen_in_eval, to_additive_mask
+from .model_utils import keep_4bit_layers_unpacked, keep_frozen_in_eval, to_additive_mask
 
 
 class HfcapBridgeLayer(GradientCheckpointingLayer, nn.TransformerEncoderLayer):
@@ -30,8 +30,8 @@ class HfcapEncoderDecoderModel(VisionEncoderDecoderModel):
 
     Args:
         config: its measured fields (`image_seq_length`, `vision_hidden_size`) are filled here if None.
-        encoder: a built vision encoder to take instead of a new one from `config.encoder`.
-        decoder: likewise, a causal language model with cross-attention.
+        encoder: a built vision encoder to take instead of a new one; its config must be the object `config.encoder`.
+        decoder: likewise, a causal language model with cross-attention. `from_parts` sees to both.
 
     """
 
@@ -49,11 +49,6 @@ class HfcapEncoderDecoderModel(VisionEncoderDecoderModel):
         super(VisionEncoderDecoderModel, self).__init__(config)
         self.encoder = AutoModel.from_config(config.encoder) if encoder is None else encoder
         self.decoder = AutoModelForCausalLM.from_config(config.decoder) if decoder is None else decoder
-        # As in stock: one config object each, so that a change (resized vocabulary) is seen on both sides.
-        config.encoder._attn_implementation = self.encoder.config._attn_implementation
-        config.decoder._attn_implementation = self.decoder.config._attn_implementation
-        self.encoder.config, self.decoder.config = config.encoder, config.decoder
-
         self._measure_into_config()
         self._build_bridge()
         self.post_init()
@@ -121,8 +116,17 @@ class HfcapEncoderDecoderModel(VisionEncoderDecoderModel):
                 f"{getattr(decoder.config, 'add_cross_attention', None)}, it must be True. Set it "
                 "(and is_decoder=True) in the decoder's config before the decoder is built or loaded."
             )
+        # The config objects themselves, not copies as in stock: the layers of the parts hold them too, and would not
+        # see a later change of the attention backend.
         config = HfcapEncoderDecoderConfig(
-            encoder=encoder.config.to_dict(), decoder=decoder.config.to_dict(), **config_fields
+            encoder=encoder.config,
+            decoder=decoder.config,
+            # A composite config resets the backends of its parts unless it is told them.
+            attn_implementation={
+                "encoder": encoder.config._attn_implementation,
+                "decoder": decoder.config._attn_implementation,
+            },
+            **config_fields,
         )
         model = cls(config, encoder, decoder)
         for name, module in model.named_children():
@@ -134,6 +138,7 @@ class HfcapEncoderDecoderModel(VisionEncoderDecoderModel):
         """Switch to training, except BatchNorm and frozen parts, which stay in eval()."""
         super().train(mode)
         keep_frozen_in_eval(self)
+        keep_4bit_layers_unpacked(self)
         return self
 
     def set_input_embeddings(self, value: nn.Module):

@@ -23,7 +23,7 @@ from transformers.utils.generic import can_return_tuple
 
 from .configuration_hfcap_llava import HfcapLlavaConfig
 from .image_features import encode_images, get_image_size, measure_image_features, shuffle_patches
-from .model_utils import keep_frozen_in_eval, to_additive_mask
+from .model_utils import keep_4bit_layers_unpacked, keep_frozen_in_eval, to_additive_mask
 
 
 class HfcapLlavaMultiModalProjector(nn.Module):
@@ -66,6 +66,7 @@ class HfcapLlavaPreTrainedModel(PreTrainedModel):
         """Switch to training, except BatchNorm and frozen parts, which stay in eval()."""
         super().train(mode)
         keep_frozen_in_eval(self)
+        keep_4bit_layers_unpacked(self)
         return self
 
 
@@ -74,7 +75,8 @@ class HfcapLlavaModel(HfcapLlavaPreTrainedModel):
 
     Args:
         config: its measured fields (`image_seq_length`, `vision_hidden_size`, `vision_grid`) are filled here if None.
-        vision_tower: a built encoder to take instead of a new one from `config.vision_config`.
+        vision_tower: a built encoder to take instead of a new one; its config must be the object
+            `config.vision_config`. `HfcapLlavaForConditionalGeneration.from_parts` sees to it.
         language_model: likewise, without its head.
 
     """
@@ -236,7 +238,7 @@ class HfcapLlavaForConditionalGeneration(HfcapLlavaPreTrainedModel, GenerationMi
 
     Args:
         config: see [`HfcapLlavaConfig`].
-        vision_tower: a built encoder to take instead of a new one from the config.
+        vision_tower: a built encoder to take instead of a new one; see `from_parts`.
         language_model: likewise, without its head.
 
     """
