@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> Path:
         check_supported(model_args, captioner_family(base), current_backend())
     else:
         check_supported(model_args, model_args.family, current_backend())
-    if open_run(run, parsed, rows):
+    if not args.dry_run and open_run(run, parsed, rows):
         return run
     set_seed(args.seed)
     if model_args.model is not None:

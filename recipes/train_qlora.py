@@ -61,7 +61,7 @@ def main(argv: list[str] | None = None) -> Path:
         train.main(["--config", str(ROOT / model_args.base_config), "--output_dir", model_args.model])
     base = runs.resolve_model(model_args.model).path
     rows = load_splits(data_args)
-    if open_run(run, parsed, rows):
+    if not args.dry_run and open_run(run, parsed, rows):
         print_next_command(run)
         return run
     set_seed(args.seed)

@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
@@ -68,7 +69,9 @@ class ModelArguments:
     vocab_size: int = field(
         default=4096, metadata={"help": "Entries of the BPE tokenizer that a decoder from scratch gets."}
     )
-    lowercase: bool = field(default=False, metadata={"help": "That tokenizer writes lower case only."})
+    plain_text: bool = field(
+        default=False, metadata={"help": "That tokenizer reads and writes lower case without punctuation."}
+    )
     strategy: Literal["full", "frozen_encoder", "projector", "lora", "qlora"] = field(
         default="full", metadata={"help": "What trains."}
     )
@@ -109,6 +112,9 @@ class CaptionTrainingArguments(TrainingArguments):
     """
 
     output_dir: str = field(default="outputs/run", metadata={"help": "The run folder."})
+    precision: Literal["float32", "bfloat16", "auto"] = field(
+        default="float32", metadata={"help": "Matrix products of training; 'auto' is bfloat16 where the hardware is fast at it."}
+    )
     packing: bool = field(default=True, metadata={"help": "All references of an image behind one copy of the image."})
     encoder_learning_rate: float | None = field(default=None, metadata={"help": "learning_rate where not given."})
     projector_learning_rate: float | None = field(default=None, metadata={"help": "learning_rate where not given."})
@@ -129,6 +135,18 @@ class CaptionTrainingArguments(TrainingArguments):
     load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the best checkpoint."})
     metric_for_best_model: str | None = field(default="cider", metadata={"help": "What is best."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning-rate schedule."})
+
+    def __post_init__(self):
+        self.use_cpu = self.use_cpu or not torch.cuda.is_available()
+        self.bf16 = self.precision == "bfloat16" or (self.precision == "auto" and fast_bfloat16(self.use_cpu))
+        super().__post_init__()
+
+
+def fast_bfloat16(on_cpu: bool) -> bool:
+    """Whether bfloat16 pays here: on a CPU only with AVX512-BF16 or AMX, without which it is thousands of times slower."""
+    if on_cpu:
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.cuda.is_bf16_supported()
 
 
 class _Parser(HfArgumentParser):

@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from peft import PeftModel
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -36,13 +36,13 @@ from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
 
 
-def train_tokenizer(captions: Iterable[str], vocab_size: int, lowercase: bool = False) -> PreTrainedTokenizerFast:
+def train_tokenizer(captions: Iterable[str], vocab_size: int, plain_text: bool = False) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE tokenizer on captions; no text is unknown to it (Sennrich et al., 2016; GPT-2).
 
     Args:
         captions: training captions.
         vocab_size: most entries, special tokens included; fewer where the captions have no more merges.
-        lowercase: write everything in lower case.
+        plain_text: read and write lower case without punctuation, as caption metrics do.
 
     Returns:
         A tokenizer with `<pad>`, `<bos>` and `<eos>`. Words keep their leading space, the first one included, so that a
@@ -50,11 +50,16 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, lowercase: bool = 
     """
     tokenizer = Tokenizer(models.BPE())
     # No Strip(): it would eat the line break between image and caption, and with it the token that starts a caption.
-    tokenizer.normalizer = normalizers.Sequence([normalizers.NFC(), *([normalizers.Lowercase()] if lowercase else [])])
+    steps = [normalizers.NFC()]
+    if plain_text:
+        steps += [normalizers.Lowercase(), normalizers.Replace(Regex(r"[^\p{L}\p{M}\p{N}\s'-]+"), " ")]
+        steps += [normalizers.Replace(Regex(r"\s+"), " "), normalizers.Replace(Regex(r" $"), "")]
+    tokenizer.normalizer = normalizers.Sequence(steps)
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
+        min_frequency=3,
         special_tokens=[PAD, BOS, EOS],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -78,7 +83,7 @@ def build_captioner(
     """
     encoder, image_processor = _encoder(model_args)
     if model_args.decoder is None:
-        tokenizer = train_tokenizer(captions, model_args.vocab_size, model_args.lowercase)
+        tokenizer = train_tokenizer(captions, model_args.vocab_size, model_args.plain_text)
     else:
         tokenizer = AutoTokenizer.from_pretrained(model_args.decoder)
         if tokenizer.pad_token is None:
