@@ -4,6 +4,8 @@ An extension of transformers' `VisionEncoderDecoderModel`: encoders without `hid
 map), a bridge between encoder and decoder, and raw encoder features from a cache as input.
 """
 
+from typing import ClassVar
+
 import torch
 from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel, VisionEncoderDecoderModel
@@ -36,6 +38,7 @@ class HfcapEncoderDecoderModel(VisionEncoderDecoderModel):
     """
 
     config: HfcapEncoderDecoderConfig
+    _no_split_modules: ClassVar[list[str]] = ["HfcapBridgeLayer"]
     # The collator states the targets and the trainer normalises the loss by their number in the whole step.
     accepts_loss_kwargs = False
 
