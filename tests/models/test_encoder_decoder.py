@@ -235,3 +235,40 @@ def test_dropout_of_the_image_acts_in_training_only():
     assert torch.equal(first, second)
     model.train()
     assert not torch.equal(*(model.get_encoder_outputs(images).last_hidden_state for _ in range(2)))
+
+
+@torch.no_grad()
+def test_positions_tell_patches_apart():
+    features = torch.randn(2, 16, 320)
+    order = torch.randperm(16)
+    outputs = {}
+    for has_positions in (False, True):
+        options = {**BRIDGE, "image_position_embeddings": has_positions}
+        model = build_encoder_decoder("mobilenet_v2", **options)
+        straight = model.get_encoder_outputs(vision_features=features).last_hidden_state
+        permuted = model.get_encoder_outputs(vision_features=features[:, order]).last_hidden_state
+        outputs[has_positions] = (straight[:, order] - permuted).abs().max()
+    assert outputs[False] < 1e-5
+    assert outputs[True] > 1e-3
+
+
+@torch.no_grad()
+def test_feature_norm_takes_out_the_scale_of_the_raw_features():
+    features = torch.randn(2, 16, 320)
+    for has_norm in (False, True):
+        model = build_encoder_decoder("mobilenet_v2", feature_layer_norm=has_norm)
+        once, tenfold = (model.get_encoder_outputs(vision_features=features * scale)[0] for scale in (1, 10))
+        assert torch.allclose(once, tenfold, atol=1e-3) == has_norm
+
+
+@torch.no_grad()
+def test_each_bridge_layer_refines_the_image_tokens():
+    features = torch.randn(1, 16, 320)
+    model = build_encoder_decoder("mobilenet_v2", num_bridge_layers=2)
+    both = model.get_encoder_outputs(vision_features=features).last_hidden_state
+    for index in range(2):
+        layer = model.bridge_layers[index]
+        model.bridge_layers[index] = torch.nn.Identity()
+        assert not torch.allclose(model.get_encoder_outputs(vision_features=features)[0], both, atol=1e-3)
+        model.bridge_layers[index] = layer
+    torch.testing.assert_close(both.mean(-1), torch.zeros(1, 16), atol=1e-4, rtol=0)  # the LayerNorm at the end

@@ -144,6 +144,7 @@ def test_encoder_decoder_processor():
     assert set(pictures) == {"pixel_values"}
     texts = processor(text=["word1 word2"])
     assert texts["input_ids"] == [[1, 7, 8]]
+    assert processor(text=["word1 word2"], max_length=2, truncation=True)["input_ids"] == [[1, 7]]
     both = processor(images=[PICTURE, PICTURE], text=["word1 word2", "word3"], return_tensors="pt")
     assert set(both) == {"pixel_values", "labels"}
     assert both["labels"].tolist() == [[7, 8, EOS], [9, EOS, -100]]

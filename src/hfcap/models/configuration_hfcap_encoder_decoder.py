@@ -29,6 +29,7 @@ class HfcapEncoderDecoderConfig(VisionEncoderDecoderConfig):
         image_size: side of the pictures in pixels, or [height, width]; None takes the encoder config's.
         image_seq_length: number of image tokens of one picture. Measured when the model is built.
         vision_hidden_size: features per patch of the encoder. Measured when the model is built.
+        vision_grid: [rows, columns] of patches of one picture. Measured when the model is built.
 
     """
 
@@ -48,6 +49,7 @@ class HfcapEncoderDecoderConfig(VisionEncoderDecoderConfig):
     image_size: int | list[int] | None = None
     image_seq_length: int | None = None
     vision_hidden_size: int | None = None
+    vision_grid: list[int] | None = None
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)

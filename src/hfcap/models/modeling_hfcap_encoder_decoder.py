@@ -4,6 +4,8 @@ An extension of transformers' `VisionEncoderDecoderModel`: encoders without `hid
 map), a bridge between encoder and decoder, and raw encoder features from a cache as input.
 """
 
+from typing import ClassVar
+
 import torch
 from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel, VisionEncoderDecoderModel
@@ -14,7 +16,7 @@ from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_hfcap_encoder_decoder import HfcapEncoderDecoderConfig
-from .image_features import encode_images, get_image_size, measure_image_features
+from .image_features import encode_images, fill_measured_fields
 from .model_utils import keep_4bit_layers_unpacked, keep_frozen_in_eval, to_additive_mask
 
 
@@ -29,13 +31,14 @@ class HfcapEncoderDecoderModel(VisionEncoderDecoderModel):
     [`HfcapEncoderDecoderConfig`].
 
     Args:
-        config: its measured fields (`image_seq_length`, `vision_hidden_size`) are filled here if None.
+        config: its measured fields (`image_seq_length`, `vision_hidden_size`, `vision_grid`) are filled here if None.
         encoder: a built vision encoder to take instead of a new one; its config must be the object `config.encoder`.
         decoder: likewise, a causal language model with cross-attention. `from_parts` sees to both.
 
     """
 
     config: HfcapEncoderDecoderConfig
+    _no_split_modules: ClassVar[list[str]] = ["HfcapBridgeLayer"]
     # The collator states the targets and the trainer normalises the loss by their number in the whole step.
     accepts_loss_kwargs = False
 
@@ -49,24 +52,12 @@ class HfcapEncoderDecoderModel(VisionEncoderDecoderModel):
         super(VisionEncoderDecoderModel, self).__init__(config)
         self.encoder = AutoModel.from_config(config.encoder) if encoder is None else encoder
         self.decoder = AutoModelForCausalLM.from_config(config.decoder) if decoder is None else decoder
-        self._measure_into_config()
+        fill_measured_fields(config, self.encoder)
         self._build_bridge()
         self.post_init()
         self.generation_config.pad_token_id = config.pad_token_id
         self.generation_config.eos_token_id = config.eos_token_id
         self.generation_config.decoder_start_token_id = config.decoder_start_token_id
-
-    def _measure_into_config(self) -> None:
-        config = self.config
-        # CODEPATH: a saved checkpoint has both numbers; a model being built from a fresh config measures them.
-        if config.image_seq_length is None or config.vision_hidden_size is None:
-            shape = measure_image_features(
-                self.encoder,
-                get_image_size(config.encoder, config.image_size),
-                feature_layer=config.vision_feature_layer,
-                select_strategy=config.vision_feature_select_strategy,
-            )
-            config.image_seq_length, config.vision_hidden_size = shape.num_tokens, shape.width
 
     def _build_bridge(self) -> None:
         config = self.config
@@ -245,11 +236,6 @@ class HfcapEncoderDecoderModel(VisionEncoderDecoderModel):
 
         if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
-        prefix = "decoder_"
-        decoder_kwargs = {name.removeprefix(prefix): kwargs[name] for name in kwargs if name.startswith(prefix)}
-        for name in ("output_attentions", "output_hidden_states"):
-            if kwargs.get(name) is not None:
-                decoder_kwargs[name] = kwargs[name]
         if use_cache is None and self.training:
             use_cache = False
 
@@ -261,14 +247,18 @@ class HfcapEncoderDecoderModel(VisionEncoderDecoderModel):
             past_key_values=past_key_values,
             use_cache=use_cache,
             return_dict=True,
-            **decoder_kwargs,
+            **get_decoder_kwargs(kwargs),
         )
         loss = None
         if labels is not None:
-            num_items = kwargs.get("num_items_in_batch")
-            vocab_size = self.config.decoder.vocab_size
             # shift_labels: `decoder_input_ids` are shifted already.
-            loss = ForCausalLMLoss(outputs.logits, None, vocab_size, num_items, shift_labels=labels)
+            loss = ForCausalLMLoss(
+                outputs.logits,
+                labels=None,
+                vocab_size=self.config.decoder.vocab_size,
+                num_items_in_batch=kwargs.get("num_items_in_batch"),
+                shift_labels=labels,
+            )
         return Seq2SeqLMOutput(
             loss=loss,
             logits=outputs.logits,
@@ -278,6 +268,16 @@ class HfcapEncoderDecoderModel(VisionEncoderDecoderModel):
             cross_attentions=outputs.cross_attentions,
             encoder_last_hidden_state=image_states,
         )
+
+
+def get_decoder_kwargs(kwargs: dict) -> dict:
+    """Pick what goes on to the decoder: `decoder_*` without that prefix, and requests for intermediate outputs."""
+    prefix = "decoder_"
+    picked = {name.removeprefix(prefix): value for name, value in kwargs.items() if name.startswith(prefix)}
+    for name in ("output_attentions", "output_hidden_states"):
+        if kwargs.get(name) is not None:
+            picked[name] = kwargs[name]
+    return picked
 
 
 __all__ = ["HfcapEncoderDecoderModel"]
