@@ -10,9 +10,10 @@ from .bleu import ReferenceLength, bleu_from_statistics, bleu_statistics
 from .cider import cider
 from .corpus import Corpus, build_corpus
 from .idf import DocumentFrequencies
+from .meteor import meteor_from_statistics, meteor_statistics
 from .rouge_l import rouge_l
 
-METRICS = ("bleu", "rouge_l", "cider", "cider_d")
+METRICS = ("bleu", "meteor", "rouge_l", "cider", "cider_d")
 Idf = DocumentFrequencies | str | os.PathLike | None
 
 
@@ -51,7 +52,8 @@ def compute_metrics(
     Args:
         predictions: N captions, one an image, as the model wrote them (tokenization happens here).
         references: for each image, its reference captions.
-        metrics: any of "bleu" (four values), "rouge_l", "cider", "cider_d".
+        metrics: any of "bleu" (four values), "meteor" (needs Java and the extra `hfcap[meteor]`), "rouge_l", "cider",
+            "cider_d".
         reference_length: BLEU's reference length, see `bleu_statistics`.
         idf: document frequencies for CIDEr, or a file of them; None takes them from `references`.
 
@@ -62,6 +64,7 @@ def compute_metrics(
     Raises:
         ValueError: unknown metric, no images, differing lengths, or an image without references.
         TypeError: something that is not a string where a caption is wanted.
+        MeteorUnavailableError: "meteor" without Java or without the extra.
     """
     result: dict[str, float | list[float]] = {}
     for scores in score(predictions, references, metrics, reference_length, idf):
@@ -88,6 +91,8 @@ def score(
     scores = []
     if "bleu" in metrics:
         scores.append(_bleu(corpus, reference_length))
+    if "meteor" in metrics:
+        scores.append(_meteor(corpus))
     if "rouge_l" in metrics:
         scores.append(_mean(("rouge_l",), rouge_l(corpus)))
     cider_keys = tuple(key for key in ("cider", "cider_d") if key in metrics)
@@ -100,6 +105,12 @@ def _bleu(corpus: Corpus, reference_length: ReferenceLength) -> Scores:
     statistics = bleu_statistics(corpus, reference_length)
     keys = ("bleu_1", "bleu_2", "bleu_3", "bleu_4")
     return Scores(keys, statistics, lambda sums, _: bleu_from_statistics(sums), bleu_from_statistics(statistics))
+
+
+def _meteor(corpus: Corpus) -> Scores:
+    statistics = meteor_statistics(corpus)
+    per_image = meteor_from_statistics(statistics)[:, None]
+    return Scores(("meteor",), statistics, lambda sums, _: meteor_from_statistics(sums)[..., None], per_image)
 
 
 def _mean(keys: tuple[str, ...], per_image: np.ndarray) -> Scores:

@@ -51,7 +51,9 @@ def build_corpus(predictions: Sequence[str], references: Sequence[Sequence[str]]
     if not len(predictions):
         raise ValueError("got 0 predictions; the metrics need at least one image")
     for index, (prediction, captions) in enumerate(zip(predictions, references, strict=True)):
-        _check_image(index, prediction, captions)
+        if not isinstance(prediction, str):
+            raise TypeError(f"prediction {index} is {type(prediction).__name__}, wanted str (one caption an image)")
+        check_references(index, captions)
     flat = tokenize([caption for captions in references for caption in captions])
     tokenized, position = [], 0
     for captions in references:
@@ -60,13 +62,21 @@ def build_corpus(predictions: Sequence[str], references: Sequence[Sequence[str]]
     return Corpus(tokenize(predictions), tokenized)
 
 
-def _check_image(index: int, prediction: str, captions: Sequence[str]) -> None:
-    if not isinstance(prediction, str):
-        raise TypeError(f"prediction {index} is {type(prediction).__name__}, wanted str (one caption an image)")
+def check_references(image: int | str, captions: Sequence[str]) -> None:
+    """Refuse references that are not a list of one or more strings.
+
+    Args:
+        image: number or id of the image, for the message.
+        captions: its references.
+
+    Raises:
+        ValueError: no reference.
+        TypeError: one string instead of a list, or something that is not a string.
+    """
     if isinstance(captions, str):
-        raise TypeError(f"references of image {index} are one str, wanted a list of str: wrap it in [...]")
+        raise TypeError(f"references of image {image} are one str, wanted a list of str: wrap it in [...]")
     if not len(captions):
-        raise ValueError(f"image {index} has 0 references; give at least one or leave the image out")
+        raise ValueError(f"image {image} has 0 references; give at least one or leave the image out")
     for caption in captions:
         if not isinstance(caption, str):
-            raise TypeError(f"a reference of image {index} is {type(caption).__name__}, wanted str")
+            raise TypeError(f"a reference of image {image} is {type(caption).__name__}, wanted str")

@@ -4,9 +4,11 @@ import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from zipfile import BadZipFile
 
 import numpy as np
 
+from .corpus import check_references
 from .ngrams import MAX_ORDER, NgramIndex, Vocabulary
 from .ptb_tokenizer import tokenize
 
@@ -55,22 +57,24 @@ class DocumentFrequencies:
             ValueError: not a file of document frequencies, or of another format.
         """
         try:
-            with np.load(path, allow_pickle=False) as arrays:
-                if int(arrays["format"]) != _FORMAT:
-                    raise ValueError(f"{path} has idf format {int(arrays['format'])}, this version reads {_FORMAT}")
-                text = arrays["words"].tobytes().decode()
-                orders = range(2, MAX_ORDER + 1)
-                vocabulary = Vocabulary(
-                    text.split("\n") if text else [],
-                    [arrays[f"prefixes_{order}"].astype(np.int64) for order in orders],
-                    [arrays[f"last_words_{order}"].astype(np.int64) for order in orders],
-                )
-                counts = [arrays[f"counts_{order}"].astype(np.int64) for order in range(1, MAX_ORDER + 1)]
-                return cls(int(arrays["num_documents"]), vocabulary, counts)
-        except (KeyError, OSError, EOFError, TypeError, AttributeError) as error:
-            if isinstance(error, FileNotFoundError):
-                raise
-            raise ValueError(f"{path} is not a file of document frequencies; write one with save()") from error
+            with np.load(path, allow_pickle=False) as archive:
+                arrays = dict(archive)
+            version, text = int(arrays["format"]), arrays["words"].tobytes().decode()
+        except FileNotFoundError:
+            raise
+        except (OSError, EOFError, ValueError, TypeError, KeyError, BadZipFile) as error:
+            raise ValueError(f"{path} is not a file of document frequencies; write one with `save`") from error
+        if version != _FORMAT:
+            raise ValueError(
+                f"{path} has format {version}, wanted {_FORMAT}; write it again with this version of hfcap"
+            )
+        vocabulary = Vocabulary(
+            text.split("\n") if text else [],
+            [arrays[f"prefixes_{order}"].astype(np.int64) for order in range(2, MAX_ORDER + 1)],
+            [arrays[f"last_words_{order}"].astype(np.int64) for order in range(2, MAX_ORDER + 1)],
+        )
+        counts = [arrays[f"counts_{order}"].astype(np.int64) for order in range(1, MAX_ORDER + 1)]
+        return cls(int(arrays["num_documents"]), vocabulary, counts)
 
 
 def document_counts(index: NgramIndex) -> list[np.ndarray]:
@@ -95,10 +99,13 @@ def document_frequencies(references: Sequence[Sequence[str]]) -> DocumentFrequen
         The frequencies, to be saved or given to CIDEr.
 
     Raises:
-        ValueError: no images.
+        ValueError: no images, or an image without references.
+        TypeError: a reference that is not a string.
     """
     if not len(references):
         raise ValueError("got references for 0 images; document frequencies need at least one")
+    for image, captions in enumerate(references):
+        check_references(image, captions)
     flat = tokenize([caption for captions in references for caption in captions])
     ends = np.cumsum([len(captions) for captions in references])
     index = NgramIndex([flat[end - len(captions) : end] for end, captions in zip(ends, references, strict=True)])

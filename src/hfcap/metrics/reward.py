@@ -1,0 +1,73 @@
+"""CIDEr-D as a reward: references prepared once, captions scored by the thousand.
+
+Rennie et al., "Self-critical sequence training for image captioning", CVPR 2017.
+"""
+
+import os
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from .cider import CiderScorer, warn_if_small
+from .corpus import check_references
+from .idf import DocumentFrequencies
+from .ptb_tokenizer import tokenize
+
+
+class CiderDReward:
+    """Scores sampled captions against references that stay the same for a whole training run.
+
+    A caption's reward depends on nothing but the caption and its image: not on the batch it comes in.
+
+    Args:
+        references: {image_id: reference captions}, not tokenized.
+        idf: document frequencies or a file of them; None takes them from `references`, which suits a whole training
+            set and nothing smaller.
+
+    Raises:
+        ValueError: no images, or an image without references.
+        TypeError: a reference that is not a string.
+
+    Warns:
+        UserWarning: fewer than 50 images and no `idf`.
+    """
+
+    def __init__(
+        self,
+        references: Mapping[str, Sequence[str]],
+        idf: DocumentFrequencies | str | os.PathLike | None = None,
+    ):
+        if not references:
+            raise ValueError("got references for 0 images; a reward needs at least one")
+        for image_id, captions in references.items():
+            check_references(image_id, captions)
+        if idf is None:
+            warn_if_small(len(references))
+        elif not isinstance(idf, DocumentFrequencies):
+            idf = DocumentFrequencies.load(idf)
+        self._rows = {image_id: row for row, image_id in enumerate(references)}
+        flat = iter(tokenize([caption for captions in references.values() for caption in captions], isolated=True))
+        self._scorer = CiderScorer([[next(flat) for _ in captions] for captions in references.values()], idf)
+
+    def score(self, candidates: Sequence[str], image_ids: Sequence[str]) -> np.ndarray:
+        """Score captions.
+
+        Args:
+            candidates: N captions as the model wrote them.
+            image_ids: (N,) the image of each; an image may come several times.
+
+        Returns:
+            (N,) float32, CIDEr-D from 0 to 10.
+
+        Raises:
+            ValueError: differing lengths.
+            KeyError: an image id that the references do not have.
+        """
+        if len(candidates) != len(image_ids):
+            raise ValueError(f"got {len(candidates)} candidates and {len(image_ids)} image ids; give one id a caption")
+        try:
+            rows = np.array([self._rows[image_id] for image_id in image_ids], dtype=np.int64)
+        except KeyError as error:
+            raise KeyError(f"no references for image {error.args[0]!r}; there are {len(self._rows)} images") from None
+        counts = self._scorer.index.count(tokenize(candidates, isolated=True))
+        return self._scorer.score(counts, rows).astype(np.float32)
