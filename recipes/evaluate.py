@@ -5,9 +5,11 @@
     # photos of any size and orientation
     python recipes/evaluate.py --model outputs/flickr8k-encoder-decoder --data ../shared/data/flickr8k_original
     # an adapter on its 4-bit base, as it was trained
-    python recipes/evaluate.py --model outputs/scenes-qlora/adapter --load_in_4bit --data scenes --scenes_style alt_text
+    python recipes/evaluate.py --model outputs/scenes-qlora/adapter --load_in_4bit --data scenes --scenes_style
+    alt_text
 
-Writes `captions.jsonl`, `metrics.json` and `report.html` into `--output_dir` (by default `evaluation/` in the run folder).
+Writes `captions.jsonl`, `metrics.json` and `report.html` into `--output_dir` (by default `evaluation/` in the run
+folder).
 """
 
 from dataclasses import dataclass, field
@@ -44,7 +46,9 @@ def main() -> None:
     use_all_cores()
     model, processor = load_captioner(source.path, four_bit_config(compute_dtype()) if args.load_in_4bit else None)
     prompt = data_args.prompt or caption_prompt(processor)
-    decoding = {name: getattr(args, name) for name in ("num_beams", "length_penalty") if getattr(args, name) is not None}
+    decoding = {
+        name: getattr(args, name) for name in ("num_beams", "length_penalty") if getattr(args, name) is not None
+    }
     evaluation = evaluate_captioner(model, processor, CaptionDataset(rows), prompt, args.batch_size, **decoding)
     folder = Path(args.output_dir or Path(args.model) / "evaluation")
     write_evaluation(folder, evaluation, rows, f"{args.model} on {data_args.data}", source.artifact)

@@ -10,7 +10,8 @@
 
 Every key of the YAML file is an option as well, and the command line wins. `--dry_run` shows a batch, the trainable
 parameters and an estimate without training. The same command again resumes from the last checkpoint, or says that the
-run is done. Defaults that differ from the HF Trainer's are listed at `hfcap.training.arguments.CaptionTrainingArguments`.
+run is done. Defaults that differ from the HF Trainer's are listed at
+`hfcap.training.arguments.CaptionTrainingArguments`.
 """
 
 from itertools import chain
@@ -65,7 +66,9 @@ def main(argv: list[str] | None = None) -> Path:
         model, processor = build_captioner(model_args, args, chain.from_iterable(rows[0]["captions"]))
     if data_args.prompt is not None:
         processor.caption_prompt = data_args.prompt
-    model = apply_strategy(model, model_args.strategy, model_args.lora_r, model_args.lora_alpha, model_args.lora_dropout)
+    model = apply_strategy(
+        model, model_args.strategy, model_args.lora_r, model_args.lora_alpha, model_args.lora_dropout
+    )
     train_data, eval_data = caption_datasets(model, processor, rows, data_args, model_args, args)
     collator = CaptionCollator(processor, caption_prompt(processor), args.packing, data_args.max_caption_tokens)
     if args.dry_run:
@@ -88,7 +91,11 @@ def main(argv: list[str] | None = None) -> Path:
     # ---- judge
     evaluation = evaluate_captioner(model, processor, eval_data, collator.prompt, args.per_device_eval_batch_size)
     write_evaluation(run, evaluation, rows[1], run.name, runs.MODEL)
-    print(results_table({run.name: (trainer.evaluation_loss(eval_data), evaluation)}), show_captions(evaluation), sep="\n\n")
+    print(
+        results_table({run.name: (trainer.evaluation_loss(eval_data), evaluation)}),
+        show_captions(evaluation),
+        sep="\n\n",
+    )
     print_next_command(run)
     return run
 

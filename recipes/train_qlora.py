@@ -5,21 +5,21 @@
     # from a stage-1 checkpoint on photos
     accelerate launch recipes/train_qlora.py --config configs/train/flickr8k_llava_qlora.yaml
 
-Without `--config` it runs `configs/train/scenes_qlora.yaml`. Where the YAML names a `base_config`, that base is trained
-first by `recipes/train.py`, kept, and used again by the next run. The run folder gets `adapter/` (for the 4-bit base) and
-`merged/` (onto the base in its original precision, evaluated as what it is). The same command again resumes, or says what
-is there.
+Without `--config` it runs `configs/train/scenes_qlora.yaml`. Where the YAML names a `base_config`, that base is
+trained first by `recipes/train.py`, kept, and used again by the next run. The run folder gets `adapter/` (for the
+4-bit base) and `merged/` (onto the base in its original precision, evaluated as what it is). The same command again
+resumes, or says what is there.
 """
 
 from pathlib import Path
 
-import train
 from transformers import set_seed
 
+import train
 from hfcap import runs
 from hfcap.baselines import WithoutPicture, most_frequent_caption
 from hfcap.errors import run_main
-from hfcap.evaluation import evaluate_captioner, judge, results_table, write_evaluation
+from hfcap.evaluation import evaluate_captioner, judge, results_table, show_captions, write_evaluation
 from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, QLoraArguments, parse_arguments
 from hfcap.training.build import load_captioner
 from hfcap.training.collators import CaptionCollator

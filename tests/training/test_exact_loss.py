@@ -11,7 +11,9 @@ from hfcap.training.trainer import CaptionTrainer
 FAMILIES = ("llava", "encoder_decoder")
 
 
-def train_one_step(tmp_path, build_tiny, rows, family, batch_size, packing=True, pad_is_eos=False, checkpointing=False):
+def train_one_step(
+    tmp_path, build_tiny, rows, family, batch_size, packing=True, pad_is_eos=False, checkpointing=False
+):
     """Train one optimizer step on the same 16 images; return its loss, gradient norm and the new weights."""
     model, processor = build_tiny(family, pad_is_eos)
     data = CaptionDataset(rows.select(range(16)))
@@ -35,7 +37,12 @@ def train_one_step(tmp_path, build_tiny, rows, family, batch_size, packing=True,
     )
     collator = CaptionCollator(processor, "Describe." if family == "llava" else None, packing=packing)
     trainer = CaptionTrainer(
-        model=model, args=args, train_dataset=data, eval_dataset=data, data_collator=collator, processing_class=processor
+        model=model,
+        args=args,
+        train_dataset=data,
+        eval_dataset=data,
+        data_collator=collator,
+        processing_class=processor,
     )
     trainer.train()
     log = trainer.state.log_history[0]

@@ -114,7 +114,9 @@ def test_qlora_trains_saves_merges_and_reloads(four_bit_model, scene_rows, tmp_p
     trainer.save_model(str(adapter))
 
     # The adapter on the same 4-bit base is the trained model again.
-    batch = CaptionCollator(processor)([{"image": r["image"], "captions": r["captions"]} for r in scene_rows.select([0])])
+    batch = CaptionCollator(processor)(
+        [{"image": r["image"], "captions": r["captions"]} for r in scene_rows.select([0])]
+    )
     inputs = {key: batch[key] for key in ("input_ids", "position_ids", "pixel_values")}
     reloaded, _ = load_captioner(str(adapter), FOUR_BIT)
     with torch.no_grad():

@@ -19,7 +19,7 @@ def run(family, folder, processes):
         [*command, SCRIPT, family, str(folder)], capture_output=True, text=True, env=environment, timeout=300
     )
     assert process.returncode == 0, process.stderr[-2000:]
-    return json.loads(next(line for line in process.stdout.splitlines() if line.startswith("{")))
+    return json.loads(next(line for line in process.stdout.splitlines() if line.startswith('{"')))
 
 
 @pytest.mark.parametrize("family", ["llava", "encoder_decoder"])

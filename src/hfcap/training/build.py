@@ -45,8 +45,8 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, plain_text: bool =
         plain_text: read and write lower case without punctuation, as caption metrics do.
 
     Returns:
-        A tokenizer with `<pad>`, `<bos>` and `<eos>`. Words keep their leading space, the first one included, so that a
-        word has the same tokens wherever it stands.
+        A tokenizer with `<pad>`, `<bos>` and `<eos>`. Words keep their leading space, the first one included, so that
+        a word has the same tokens wherever it stands.
     """
     tokenizer = Tokenizer(models.BPE())
     # No Strip(): it would eat the line break between image and caption, and with it the token that starts a caption.
@@ -105,7 +105,9 @@ def _encoder(model_args: ModelArguments) -> tuple[PreTrainedModel, BaseImageProc
         return load_vision_encoder(model_args.encoder), image_processor
     encoder = AutoModel.from_config(AutoConfig.for_model(**model_args.encoder_config))
     side = model_args.image_size
-    return encoder, ViTImageProcessorPil(size={"height": side, "width": side}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    return encoder, ViTImageProcessorPil(
+        size={"height": side, "width": side}, image_mean=[0.5] * 3, image_std=[0.5] * 3
+    )
 
 
 def _join_llava(model_args, encoder, image_processor, tokenizer) -> tuple[PreTrainedModel, ProcessorMixin]:
@@ -157,8 +159,8 @@ def captioner_family(source: str) -> str:
     families = {"hfcap_llava": "llava", "hfcap_encoder_decoder": "encoder_decoder"}
     if model_type not in families:
         raise ConfigError(
-            f"model: {source} is a {model_type!r}; the recipes train {', '.join(families)} (add it to captioner_family in "
-            "src/hfcap/training/build.py)"
+            f"model: {source} is a {model_type!r}; the recipes train {', '.join(families)} "
+            "(add it to captioner_family in src/hfcap/training/build.py)"
         )
     return families[model_type]
 

@@ -38,7 +38,9 @@ class CaptionDataset(torch.utils.data.Dataset):
         seed: int = 0,
     ):
         if features is not None and len(features) != len(rows):
-            raise ValueError(f"the feature cache holds {len(features)} images, the data set {len(rows)}: build it anew")
+            raise ValueError(
+                f"the feature cache holds {len(features)} images, the data set {len(rows)}: build it anew"
+            )
         # Pictures stay encoded until they are asked for; with a cache they are never read.
         self.rows = rows if features is None else rows.remove_columns("image")
         self.features = features

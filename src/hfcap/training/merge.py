@@ -13,13 +13,14 @@ from hfcap.training.strategies import lora_targets, part_of
 def merge_adapter(base: str, adapter: str | Path, folder: str | Path) -> PreTrainedModel:
     """Merge onto the base in its original precision, check every adapted tensor, and save model and processor.
 
-    Merging onto de-quantised 4-bit weights would keep the quantisation error for good. What comes out here is therefore
-    another model than the 4-bit one that was trained: evaluate it as what it is.
+    Merging onto de-quantised 4-bit weights would keep the quantisation error for good. What comes out here is
+    therefore another model than the 4-bit one that was trained: evaluate it as what it is.
 
     Args:
         base: model folder or Hub id of the base, not quantised.
         adapter: folder of the adapter.
-        folder: where the merged model goes; never the adapter's folder, or `from_pretrained` would apply the adapter again.
+        folder: where the merged model goes; never the adapter's folder, or `from_pretrained` would apply the adapter
+        again.
 
     Returns:
         The merged model, in eval mode.

@@ -19,7 +19,7 @@ from hfcap.training.dataset import CaptionDataset
 
 
 def use_all_cores() -> None:
-    """Give torch this process's share of the cores: `accelerate launch` sets OMP_NUM_THREADS=1, which leaves it one."""
+    """Give torch this process's share of the cores; `accelerate launch` sets OMP_NUM_THREADS=1, which leaves it one."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
@@ -78,7 +78,15 @@ def last_complete_checkpoint(folder: str | Path) -> str | None:
 
 
 # Settings that may differ between a run and its continuation: where it lies, what it shows, how it is watched.
-NOT_COMPARED = {"output_dir", "dry_run", "logging_steps", "logging_first_step", "report_to", "disable_tqdm", "run_name"}
+NOT_COMPARED = {
+    "output_dir",
+    "dry_run",
+    "logging_steps",
+    "logging_first_step",
+    "report_to",
+    "disable_tqdm",
+    "run_name",
+}
 
 
 def open_run(folder: Path, arguments: tuple, rows: tuple[datasets.Dataset, datasets.Dataset]) -> bool:
@@ -114,7 +122,9 @@ def open_run(folder: Path, arguments: tuple, rows: tuple[datasets.Dataset, datas
     ]
     changed += [f"the {name} data changed" for name in data if earlier["data"][name] != record["data"][name]]
     if changed:
-        raise ConfigError(f"{folder} holds another run: {'; '.join(changed)}. Give another --output_dir, or remove {folder}")
+        raise ConfigError(
+            f"{folder} holds another run: {'; '.join(changed)}. Give another --output_dir, or remove {folder}"
+        )
     if not (folder / runs.METRICS).exists():
         return False
     print_finished(folder)

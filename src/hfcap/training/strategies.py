@@ -113,7 +113,11 @@ def apply_strategy(
 
 def _projector_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """The outermost modules that belong to the projector."""
-    own = [(name, m) for name, m in model.named_modules() if name not in ("", "model") and part_of(name + ".") == "projector"]
+    own = [
+        (name, m)
+        for name, m in model.named_modules()
+        if name not in ("", "model") and part_of(name + ".") == "projector"
+    ]
     return [(name, m) for name, m in own if not any(name.startswith(outer + ".") for outer, _ in own)]
 
 
