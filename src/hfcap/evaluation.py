@@ -17,7 +17,7 @@ from hfcap.report import Example, write_report
 from hfcap.training.dataset import CaptionDataset
 
 METRICS = ("bleu", "rouge_l", "cider")
-DECODING = ("num_beams", "length_penalty", "max_new_tokens", "do_sample", "suppress_tokens")
+DECODING = ("num_beams", "length_penalty", "no_repeat_ngram_size", "max_new_tokens", "do_sample", "suppress_tokens")
 
 
 @dataclass(frozen=True)

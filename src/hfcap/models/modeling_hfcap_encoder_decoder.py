@@ -65,6 +65,7 @@ class HfcapEncoderDecoderModel(VisionEncoderDecoderModel):
         num_heads = config.num_bridge_heads or config.decoder.num_attention_heads
         # CODEPATH: options of a training run, off in checkpoints that stock VisionEncoderDecoderModel can hold.
         self.feature_norm = nn.LayerNorm(config.vision_hidden_size) if config.feature_layer_norm else nn.Identity()
+        self.feature_dropout = nn.Dropout(config.feature_dropout)
         # Like stock, no projection between equal widths.
         is_same = config.vision_hidden_size == width
         self.enc_to_dec_proj = nn.Identity() if is_same else nn.Linear(config.vision_hidden_size, width)
@@ -72,6 +73,7 @@ class HfcapEncoderDecoderModel(VisionEncoderDecoderModel):
         num_positions = config.image_seq_length if config.image_position_embeddings else 0
         self.image_positions = nn.Embedding(num_positions, width) if num_positions else None
         self.image_dropout = nn.Dropout(config.image_dropout)
+        self.image_token_dropout = nn.Dropout1d(config.image_token_dropout)  # (B, N, D): drops whole rows of D
         self.bridge_layers = nn.ModuleList(
             HfcapBridgeLayer(
                 width,
@@ -168,7 +170,7 @@ class HfcapEncoderDecoderModel(VisionEncoderDecoderModel):
             vision_features = self.get_vision_features(pixel_values)
         # A cache may hold features in half precision.
         hidden_states = self.feature_norm(vision_features.to(self.decoder.dtype))
-        hidden_states = self.enc_to_dec_proj(hidden_states)
+        hidden_states = self.enc_to_dec_proj(self.feature_dropout(hidden_states))
         if self.image_positions is not None:
             num_features, num_positions = hidden_states.shape[1], self.image_positions.num_embeddings
             if num_features != num_positions:
@@ -177,7 +179,7 @@ class HfcapEncoderDecoderModel(VisionEncoderDecoderModel):
                     "size the model was built for, or build it with that `image_size`."
                 )
             hidden_states = hidden_states + self.image_positions.weight
-        hidden_states = self.image_dropout(hidden_states)
+        hidden_states = self.image_token_dropout(self.image_dropout(hidden_states))
         for layer in self.bridge_layers:
             hidden_states = layer(hidden_states)
         return BaseModelOutput(last_hidden_state=self.bridge_norm(hidden_states))

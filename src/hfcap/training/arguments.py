@@ -133,6 +133,7 @@ class CaptionTrainingArguments(TrainingArguments):
         default=3, metadata={"help": "Beams of the final evaluation; kept in generation_config.json."}
     )
     length_penalty: float = field(default=1.0, metadata={"help": "The same for the length penalty."})
+    no_repeat_ngram_size: int = field(default=0, metadata={"help": "The same; 0 allows any repetition."})
     max_new_tokens: int = field(default=40, metadata={"help": "The same for the longest caption."})
     dry_run: bool = field(
         default=False, metadata={"help": "Show a batch, the parameters and an estimate; do not train."}

@@ -93,6 +93,7 @@ def build_captioner(
     model.generation_config.update(
         num_beams=args.num_beams,
         length_penalty=args.length_penalty,
+        no_repeat_ngram_size=args.no_repeat_ngram_size,
         max_new_tokens=args.max_new_tokens,
         early_stopping=args.num_beams > 1,
     )

@@ -19,7 +19,7 @@ from hfcap.training.dataset import CaptionDataset
 
 
 def use_all_cores() -> None:
-    """Give torch this process's share of the cores; `accelerate launch` sets OMP_NUM_THREADS=1, which leaves it one."""
+    """Give torch this process's share of the cores: `accelerate launch` sets OMP_NUM_THREADS=1, one core."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
