@@ -125,6 +125,17 @@ def test_interrupted_build_goes_on_after_its_last_complete_block(tmp_path, scene
     assert sorted(path.name for path in folder.iterdir()) == ["features.npy", "meta.json"]
 
 
+def test_build_interrupted_twice_keeps_the_blocks_of_both_runs(tmp_path, scenes):
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path, scenes, model=DyingModel(1 + BLOCK + 1))
+    with open(only_folder(tmp_path) / "blocks.jsonl", "ab") as journal:
+        journal.write(b"123")  # half a line, as a kill leaves it
+    with pytest.raises(KeyboardInterrupt):
+        build(tmp_path, scenes, model=DyingModel(1 + BLOCK + 1))
+    _, seen = build(tmp_path, scenes)
+    assert seen == 1 + NUM_IMAGES - 2 * BLOCK
+
+
 def test_damaged_partial_block_is_not_kept(tmp_path, scenes):
     with pytest.raises(KeyboardInterrupt):
         build(tmp_path, scenes, model=DyingModel(1 + 2 * BLOCK + 1))
