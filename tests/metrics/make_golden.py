@@ -2,17 +2,22 @@
 
     pip install pycocoevalcap==1.2
     python tests/metrics/make_golden.py
+    python tests/metrics/make_golden.py --compare captions_val2017.json     # prints the largest differences instead
 
 Needs Java (made with OpenJDK 17). Writes `golden_tokens.json` and `golden_metrics.json`; the fast tests compare with
 them, and the slow tests run the functions here to compare with the original directly.
 """
 
+import argparse
 import json
 import os
 import random
 from pathlib import Path
 
+import numpy as np
 from hostile_strings import hostile_strings
+
+from hfcap.metrics import compute_metrics, tokenize
 
 FOLDER = Path(__file__).parent
 ORIGIN = "pycocoevalcap 1.2 with stanford-corenlp-3.4.1.jar on OpenJDK 17, tests/metrics/make_golden.py"
@@ -50,6 +55,16 @@ def original_metrics(candidates: list[str], references: list[list[str]]) -> dict
         value, per_image = metric.compute_score(gts, res)
         result[key] = {"value": float(value), "per_image": [float(score) for score in per_image]}
     return result
+
+
+def original_meteor(candidates: list[str], references: list[list[str]]) -> dict:
+    """Score tokenized captions with the original METEOR: {"value": float, "per_image": [float]}."""
+    from pycocoevalcap.meteor.meteor import Meteor
+
+    value, per_image = Meteor().compute_score(
+        dict(enumerate(references)), {index: [candidate] for index, candidate in enumerate(candidates)}
+    )
+    return {"value": value, "per_image": per_image}
 
 
 def made_captions(num_images: int = 80, seed: int = 11) -> tuple[list[str], list[list[str]]]:
@@ -103,7 +118,42 @@ def made_captions(num_images: int = 80, seed: int = 11) -> tuple[list[str], list
     return candidates, references
 
 
-def main() -> None:
+def read_images(path: Path) -> list[list[str]]:
+    """Read the captions of each image from a COCO annotation file or a folder of parquet files (`captions`)."""
+    if path.is_dir():
+        import pyarrow.parquet
+
+        tables = [pyarrow.parquet.read_table(file, columns=["captions"]) for file in sorted(path.rglob("*.parquet"))]
+        return [captions for table in tables for captions in table["captions"].to_pylist()]
+    images: dict[int, list[str]] = {}
+    for annotation in json.loads(path.read_text())["annotations"]:
+        images.setdefault(annotation["image_id"], []).append(annotation["caption"])
+    return list(images.values())
+
+
+def compare(images: list[list[str]], meteor: bool) -> dict[str, float]:
+    """Score the first caption of each image against the others; give the largest absolute differences."""
+    captions = [caption for captions in images for caption in captions]
+    differing = sum(a != b for a, b in zip(tokenize(captions), original_tokens(captions), strict=True))
+    candidates, references = [captions[0] for captions in images], [captions[1:] for captions in images]
+    flat = iter(original_tokens([caption for captions in references for caption in captions]))
+    tokenized = [[next(flat) for _ in captions] for captions in references]
+    metrics = original_metrics(original_tokens(candidates), tokenized)
+    if meteor:
+        metrics["meteor"] = original_meteor(original_tokens(candidates), tokenized)
+    result = {"captions": len(captions), "differently tokenized": differing}
+    for option in ("closest", "shortest", "average"):
+        names = ("bleu", "rouge_l", "cider", "meteor")[: 4 if meteor else 3] if option == "closest" else ("bleu",)
+        ours = compute_metrics(candidates, references, names, reference_length=option)
+        for key in (key for key in ours if not key.endswith("_per_image")):
+            name = key if option == "closest" else f"{key}_{option}"
+            result[name] = abs(ours[key] - metrics[name]["value"])
+            difference = np.abs(np.subtract(ours[f"{key}_per_image"], metrics[name]["per_image"])).max()
+            result[f"{name} per image"] = float(difference)
+    return result
+
+
+def write_golden() -> None:
     strings = hostile_strings()
     pairs = list(zip(strings, original_tokens(strings), strict=True))
     lines = ",\n".join(json.dumps(pair, ensure_ascii=True) for pair in pairs if len(pair[0]) < 1000)
@@ -115,6 +165,18 @@ def main() -> None:
     metrics = original_metrics(original_tokens(candidates), tokenized)
     lines = ",\n".join(f"{json.dumps(key)}: {json.dumps(value)}" for key, value in metrics.items())
     (FOLDER / "golden_metrics.json").write_text(f'{{"origin": {json.dumps(ORIGIN)}, "metrics": {{\n{lines}\n}}}}\n')
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--compare", type=Path, help="captions to compare on: COCO annotations or a parquet folder")
+    parser.add_argument("--meteor", action="store_true", help="compare METEOR as well (minutes)")
+    args = parser.parse_args()
+    if args.compare is None:
+        write_golden()
+        return
+    for name, difference in compare(read_images(args.compare), args.meteor).items():
+        print(f"{name:<28} {difference:.3g}")
 
 
 if __name__ == "__main__":

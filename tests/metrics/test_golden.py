@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from hostile_strings import hostile_strings
-from make_golden import made_captions, original_metrics, original_tokens
+from make_golden import made_captions, original_metrics, original_tokens, read_images
 
 from hfcap.metrics import compute_metrics, tokenize
 
@@ -47,42 +47,30 @@ def test_metrics_of_made_captions(option):
         assert result[f"{key}_per_image"] == pytest.approx(golden[name]["per_image"], abs=TOLERANCE)
 
 
-def coco() -> list[list[str]]:
-    path = DATA / "coco" / "captions_val2017.json"
+def read_source(*parts: str) -> list[list[str]]:
+    path = DATA.joinpath(*parts)
     if not path.exists():
-        pytest.skip(f"no COCO captions at {path}")
-    images: dict[int, list[str]] = {}
-    for annotation in json.loads(path.read_text())["annotations"]:
-        images.setdefault(annotation["image_id"], []).append(annotation["caption"])
-    return list(images.values())
+        pytest.skip(f"no captions at {path}")
+    return read_images(path)
 
 
-def flickr8k() -> list[list[str]]:
-    files = sorted((DATA / "flickr8k" / "data").glob("*.parquet"))
-    if not files:
-        pytest.skip(f"no Flickr8k at {DATA / 'flickr8k'}")
-    parquet = pytest.importorskip("pyarrow.parquet")
-    return [
-        captions
-        for file in files
-        for captions in parquet.read_table(file, columns=["captions"])["captions"].to_pylist()
-    ]
+SOURCES = pytest.mark.parametrize("source", [("coco", "captions_val2017.json"), ("flickr8k", "data")], ids="/".join)
 
 
 @pytest.mark.slow
 @needs_original
-@pytest.mark.parametrize("source", [coco, flickr8k])
+@SOURCES
 def test_tokens_side_by_side(source):
-    captions = [caption for image in source() for caption in image]
+    captions = [caption for image in read_source(*source) for caption in image]
     assert tokenize(captions) == original_tokens(captions)
 
 
 @pytest.mark.slow
 @needs_original
-@pytest.mark.parametrize("source", [coco, flickr8k])
+@SOURCES
 @pytest.mark.parametrize("candidate", [0, 3])
 def test_metrics_side_by_side(source, candidate):
-    images = source()
+    images = read_source(*source)
     candidates = [captions[candidate] for captions in images]
     references = [captions[:candidate] + captions[candidate + 1 :] for captions in images]
     flat = iter(original_tokens([caption for captions in references for caption in captions]))

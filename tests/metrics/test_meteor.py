@@ -5,7 +5,7 @@ import shutil
 
 import numpy as np
 import pytest
-from make_golden import made_captions
+from make_golden import made_captions, original_meteor, original_tokens
 
 from hfcap.metrics import compute_metrics, confidence_intervals
 from hfcap.metrics.meteor import MeteorUnavailableError, _without_whole_matches, meteor_from_statistics
@@ -60,15 +60,12 @@ def test_a_failing_jar_is_one_clear_error(monkeypatch, tmp_path):
 @pytest.mark.slow
 @needs_original
 def test_equal_to_pycocoevalcap():
-    from make_golden import original_tokens
-    from pycocoevalcap.meteor.meteor import Meteor
-
     candidates, references = made_captions()
     result = compute_metrics(candidates, references, ("meteor",))
-    gts = {index: original_tokens(captions) for index, captions in enumerate(references)}
-    res = {index: original_tokens([candidate]) for index, candidate in enumerate(candidates)}
-    value, per_image = Meteor().compute_score(gts, res)
-    assert result["meteor"] == pytest.approx(value, abs=1e-9)
-    assert result["meteor_per_image"] == pytest.approx(per_image, abs=1e-9)
+    flat = iter(original_tokens([caption for captions in references for caption in captions]))
+    tokenized = [[next(flat) for _ in captions] for captions in references]
+    original = original_meteor(original_tokens(candidates), tokenized)
+    assert result["meteor"] == pytest.approx(original["value"], abs=1e-9)
+    assert result["meteor_per_image"] == pytest.approx(original["per_image"], abs=1e-9)
     low, high = confidence_intervals(candidates, references, ("meteor",))["meteor"]["ci95"]
-    assert low < value < high
+    assert low < result["meteor"] < high

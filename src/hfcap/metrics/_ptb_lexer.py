@@ -151,6 +151,7 @@ _STARTERS = _words(
     r"now once one other our she since so some such that the their then there these they this we what when while yet "
     r"you"
 )
+_SPLIT_WORDS = _words("cannot gonna gotta lemme gimme wanna")
 _TAG_NAME = "[A-Za-z][A-Za-z0-9_:.-]*"
 _ATTRIBUTE = rf"""(?: +{_TAG_NAME}(?: *= *(?:"[^"\n]*"|'[^'\n]*'))?)"""
 _TAG = rf"<(?:{_TAG_NAME}{_ATTRIBUTE}* */? *|/{_TAG_NAME} *|[!?][A-Za-z-][^>\n]*)>"
@@ -159,8 +160,7 @@ _TAG = rf"<(?:{_TAG_NAME}{_ATTRIBUTE}* */? *|/{_TAG_NAME} *|[!?][A-Za-z-][^>\n]*
 _RULES: list[tuple[str, Emit]] = [
     (rf"({_WORD}|{_THING})({APOS}(?i:[msd]|re|ve|ll))", _whole),
     (rf"([A-Za-z]*[A-MO-Za-mo-z])([nN]{APOS_WIDE}[tT])", _whole),
-    (r"(?i)(cannot)", _halves),
-    (r"(?i)(gonna|gotta|lemme|gimme|wanna)", _halves),
+    (rf"(?i)({_any_of(_SPLIT_WORDS)})", _halves),
     (r"(?i)('t)(?:is|was)", _whole),
     (f"({_TAG})", _unspaced),
     (r"(?i)(&(?:lt|gt|amp|quot|apos|md|mdash|ndash);)", _entity),
@@ -191,9 +191,9 @@ _RULES: list[tuple[str, Emit]] = [
     (rf"((?:{_HOST}\.)+(?i:com|net|org|edu){_PATH})", _verbatim),
     (rf"((?:<|&lt;)?[A-Za-z0-9][^{_NO_URL}{{}}]*@(?:{_MAIL}\.)*{_MAIL}(?:>|&gt;)?)", _verbatim),
     (rf"(@[A-Za-z_][A-Za-z0-9_]*|#(?:{L}|{_ENTITY_LETTER})+)", _whole),
-    (r"([0-9]{1,2}[-/][0-9]{1,2}[-/][0-9]{2,4})", _whole),
+    (rf"({D}{{1,2}}[-/]{D}{{1,2}}[-/]{D}{{2,4}})", _whole),
     (rf"({_NUMBER})", _whole),
-    (r"((?:[0-9]{1,4}[- \u00a0])?[0-9]{1,4}\\?[/\u2044][0-9]{1,4})", _unspaced),
+    (rf"((?:{D}{{1,4}}[- \u00a0])?{D}{{1,4}}\\?[/\u2044]{D}{{1,4}})", _unspaced),
     (rf"(\([0-9]{{2,3}}\)[ \u00a0]?[0-9]{{3,4}}{_DASH}?[0-9]{{3,5}})", _brackets),
     (rf"((?:\+\+?)?(?:[0-9]{{2,4}}{_DASH})?[0-9]{{2,4}}{_DASH}[0-9]{{3,4}}{_DASH}?[0-9]{{3,5}})", _brackets),
     (r"((?:\+\+?)?(?:[0-9]{2,4}\.)?[0-9]{2,4}\.[0-9]{3,4}\.[0-9]{3,5})", _whole),
@@ -216,6 +216,8 @@ _RULES: list[tuple[str, Emit]] = [
 ]  # fmt: skip
 
 
+# Most words: letters up to white space. No rule reaches further from there, so the rules need not be tried.
+_PLAIN = re.compile(r"[A-Za-z]+(?=,?\s|$)")
 _COMPILED = [(re.compile(pattern), emit) for pattern, emit in _RULES]
 
 
@@ -233,6 +235,11 @@ def lex(text: str, following: str = "") -> list[str]:
     tokens: list[str] = []
     position = 0
     while position < end:
+        plain = _PLAIN.match(line, position)
+        if plain and plain.group().lower() not in _SPLIT_WORDS:
+            tokens.append(plain.group())
+            position = plain.end()
+            continue
         longest, best, best_emit = position, None, None
         for rule, emit in _COMPILED:
             match = rule.match(line, position)

@@ -16,28 +16,38 @@ PUNCTUATION = frozenset(
     ["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";"]
 )
 _LINE_BREAK = re.compile("[\n\r\x0b\x0c\u2028\u2029]")
-# Digits may join the next word (phone numbers, "1 1/2"), "<" may open a tag, and full stops after these look ahead.
-_NEEDS_CONTEXT = re.compile(r"[\d<&\ud800-\udfff]|(?i:(?:^|[^a-z])(?:[a-z]|art|ca|figs?|nos?|op|pp|prop)\.$)")
+# Words that may belong together with what follows: numbers, tags, and full stops that look ahead.
+_MAY_NEED_CONTEXT = re.compile(r"[\d<]|(?i:(?:^|[^a-z])(?:[a-z]|art|ca|figs?|nos?|op|pp|prop)\.$)")
+# Captions in which they may: two numbers side by side ("1 1/2", a phone number), a tag, such a full stop.
+_NEEDS_CONTEXT = re.compile(r"\d\)?\s+\+*\d|<|(?i:(?:^|[^a-z])(?:[a-z]|art|ca|figs?|nos?|op|pp|prop)\.(?:\s|$))")
 _MAX_REMEMBERED = 500_000
 
 
 class _NeedsContextError(Exception):
-    """A word whose tokens depend on its neighbours; the whole caption goes through the rules."""
+    """A word whose tokens may depend on its neighbours; look at the whole caption."""
 
 
 class _Words(dict):
     """Words already tokenized: word -> its tokens joined by spaces ("" for punctuation)."""
 
     def __missing__(self, word: str) -> str:
-        if _NEEDS_CONTEXT.search(word):
-            raise _NeedsContextError
         if len(self) >= _MAX_REMEMBERED:
             self.clear()
         self[word] = tokens = _without_punctuation(lex(word, " "))
         return tokens
 
 
+class _FreeWords(_Words):
+    """Those that mean the same everywhere."""
+
+    def __missing__(self, word: str) -> str:
+        if _MAY_NEED_CONTEXT.search(word):
+            raise _NeedsContextError
+        return super().__missing__(word)
+
+
 _words = _Words()
+_free_words = _FreeWords()
 
 
 def _without_punctuation(tokens: list[str]) -> str:
@@ -45,6 +55,8 @@ def _without_punctuation(tokens: list[str]) -> str:
 
 
 def _tokenize_in_context(captions: Sequence[str], index: int, isolated: bool) -> str:
+    if not _NEEDS_CONTEXT.search(captions[index]):
+        return " ".join(filter(None, map(_words.__getitem__, captions[index].split())))
     text = _LINE_BREAK.sub(" ", captions[index])
     following = "\n"
     if not isolated:
@@ -70,7 +82,7 @@ def tokenize(captions: Sequence[str], isolated: bool = False) -> list[str]:
 
     Source: Stanford CoreNLP 3.4.1 (PTBTokenizer) and pycocoevalcap 1.2 (tokenizer/ptbtokenizer.py).
     """
-    lookup = _words.__getitem__
+    lookup = _free_words.__getitem__
     tokenized = []
     for index, caption in enumerate(captions):
         try:
@@ -78,3 +90,9 @@ def tokenize(captions: Sequence[str], isolated: bool = False) -> list[str]:
         except _NeedsContextError:
             tokenized.append(_tokenize_in_context(captions, index, isolated))
     return tokenized
+
+
+def forget_words() -> None:
+    """Empty the memory of tokenized words, for measurements that must start cold."""
+    _words.clear()
+    _free_words.clear()
