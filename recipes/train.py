@@ -23,8 +23,10 @@ from hfcap import runs
 from hfcap.errors import run_main
 from hfcap.evaluation import evaluate_captioner, results_table, show_captions, write_evaluation
 from hfcap.generation.inputs import caption_prompt
+from hfcap.hub.card import write_card
 from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, ModelArguments, parse_arguments
 from hfcap.training.build import build_captioner, captioner_family, load_captioner
+from hfcap.training.callbacks import SampleCaptions
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.compatibility import check_parts, check_supported, current_backend
 from hfcap.training.dry_run import describe_run
@@ -85,6 +87,7 @@ def main(argv: list[str] | None = None) -> Path:
         processing_class=processor,
         callbacks=stopping_callbacks(args),
     )
+    trainer.add_callback(SampleCaptions(trainer))
     trainer.train(resume_from_checkpoint=last_complete_checkpoint(args.output_dir))
     trainer.save_model(str(run / runs.MODEL))
 
@@ -96,6 +99,7 @@ def main(argv: list[str] | None = None) -> Path:
         show_captions(evaluation),
         sep="\n\n",
     )
+    write_card(run)
     print_next_command(run)
     return run
 

@@ -20,8 +20,10 @@ from hfcap import runs
 from hfcap.baselines import WithoutPicture, most_frequent_caption
 from hfcap.errors import run_main
 from hfcap.evaluation import evaluate_captioner, judge, results_table, show_captions, write_evaluation
+from hfcap.hub.card import write_card
 from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, QLoraArguments, parse_arguments
 from hfcap.training.build import load_captioner
+from hfcap.training.callbacks import SampleCaptions
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.compatibility import check_supported, current_backend
 from hfcap.training.dry_run import describe_run
@@ -84,6 +86,7 @@ def main(argv: list[str] | None = None) -> Path:
         processing_class=processor,
         callbacks=stopping_callbacks(args),
     )
+    trainer.add_callback(SampleCaptions(trainer))
     trainer.train(resume_from_checkpoint=last_complete_checkpoint(args.output_dir))
     trainer.save_model(str(run / runs.ADAPTER))
     merged = merge_adapter(base, run / runs.ADAPTER, run / runs.MERGED)
@@ -108,6 +111,7 @@ def main(argv: list[str] | None = None) -> Path:
     adapter_captions = [row["caption"] for row in adapted.rows]
     write_evaluation(run, shipped, rows[1], run.name, runs.MERGED, before, caption_adapter=adapter_captions)
     print(results_table(results), show_captions(shipped), sep="\n\n")
+    write_card(run)
     print_next_command(run)
     return run
 

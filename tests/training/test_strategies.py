@@ -109,6 +109,7 @@ def test_a_wrong_skip_list_is_found(build_tiny, tmp_path):
 def test_qlora_trains_saves_merges_and_reloads(four_bit_model, scene_rows, tmp_path):
     model, processor = four_bit_model
     model = apply_strategy(model, "qlora", lora_r=4)
+    processor.caption_prompt = "alt text"
     trainer = train(model, processor, scene_rows, tmp_path)
     adapter, merged = tmp_path / "adapter", tmp_path / "merged"
     trainer.save_model(str(adapter))
@@ -129,6 +130,8 @@ def test_qlora_trains_saves_merges_and_reloads(four_bit_model, scene_rows, tmp_p
         from_merged = (merged_model.eval()(**inputs).logits - expected).abs().mean()
         from_base = (base.eval()(**inputs).logits - expected).abs().mean()
     assert from_merged < 0.5 * from_base
+    merged_processor = load_captioner(str(merged))[1]
+    assert merged_processor.caption_prompt == processor.caption_prompt == "alt text"
     assert not list(merged.glob("adapter*")), "an adapter beside merged weights would be applied twice"
 
 

@@ -30,6 +30,9 @@ class DataArguments:
     scenes_style: Literal["caption", "alt_text"] = field(
         default="caption", metadata={"help": "Wording of the embedded data set's references."}
     )
+    scenes_image_size: int = field(
+        default=96, metadata={"help": "Side of the embedded data set's pictures in pixels."}
+    )
     on_bad_image: Literal["error", "skip"] = field(
         default="error", metadata={"help": "A picture that cannot be read stops the run with a list, or is left out."}
     )

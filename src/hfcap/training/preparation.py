@@ -36,7 +36,8 @@ def load_splits(args: DataArguments) -> tuple[datasets.Dataset, datasets.Dataset
 
 def load_split(args: DataArguments, split: str, limit: int | None) -> datasets.Dataset:
     """Rows `{image_id, image, captions, …}` of one split, the first `limit` of them."""
-    options = {"style": args.scenes_style} if args.data == "scenes" else {}
+    scenes = {"style": args.scenes_style, "image_size": args.scenes_image_size}
+    options = scenes if args.data == "scenes" else {}
     try:
         return load_captions(args.data, split, num_images=limit, on_bad_image=args.on_bad_image, **options)
     except ValueError as error:
