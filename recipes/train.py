@@ -50,19 +50,17 @@ def main(argv: list[str] | None = None) -> Path:
     run = Path(args.output_dir)
     args.output_dir = str(run / runs.CHECKPOINTS)
     check_parts(model_args)
+    base = None if model_args.model is None else runs.resolve_model(model_args.model).path
+    family = model_args.family if base is None else captioner_family(base)
+    check_supported(model_args, family, current_backend())
     use_all_cores()
 
     # ---- rows, model, processor
     rows = load_splits(data_args)
-    if model_args.model is not None:
-        base = runs.resolve_model(model_args.model).path
-        check_supported(model_args, captioner_family(base), current_backend())
-    else:
-        check_supported(model_args, model_args.family, current_backend())
     if not args.dry_run and open_run(run, parsed, rows):
         return run
     set_seed(args.seed)
-    if model_args.model is not None:
+    if base is not None:
         model, processor = load_captioner(base)
     else:
         model, processor = build_captioner(model_args, args, chain.from_iterable(rows[0]["captions"]))

@@ -13,9 +13,9 @@ resumes, or says what is there.
 
 from pathlib import Path
 
+import train
 from transformers import set_seed
 
-import train
 from hfcap import runs
 from hfcap.baselines import WithoutPicture, most_frequent_caption
 from hfcap.errors import run_main

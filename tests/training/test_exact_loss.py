@@ -1,5 +1,7 @@
 """D4: the same 16 samples give the same loss and gradient, however an optimizer step splits them."""
 
+from dataclasses import fields
+
 import pytest
 import torch
 
@@ -8,6 +10,12 @@ from hfcap.training.collators import CaptionCollator
 from hfcap.training.dataset import CaptionDataset
 from hfcap.training.trainer import CaptionTrainer
 
+# Renamed in transformers 5.23.
+CHECKPOINTING = next(
+    f.name
+    for f in fields(CaptionTrainingArguments)
+    if f.name in ("activation_checkpointing", "gradient_checkpointing")
+)
 FAMILIES = ("llava", "encoder_decoder")
 
 
@@ -31,7 +39,7 @@ def train_one_step(
         eval_strategy="no",
         save_strategy="no",
         load_best_model_at_end=False,
-        activation_checkpointing=checkpointing,
+        **{CHECKPOINTING: checkpointing},
         disable_tqdm=True,
         use_cpu=True,
     )

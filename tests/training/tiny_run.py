@@ -12,9 +12,9 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from tiny import TINY_ENCODER, TINY_GPT2, TINY_LLAMA
 from transformers import TrainerCallback, set_seed
 
-from conftest import TINY_ENCODER, TINY_GPT2, TINY_LLAMA
 from hfcap.data.scenes import load_scenes
 from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
 from hfcap.training.build import build_captioner

@@ -87,6 +87,8 @@ def check_parts(args: ModelArguments) -> None:
         if clash:
             raise ConfigError(f"model: {args.model!r} has its parts already; leave out {', '.join(clash)}, or model")
         return
+    if args.strategy == "qlora":
+        raise ConfigError("strategy 'qlora' starts from a checkpoint: give a `model`, and use recipes/train_qlora.py")
     for part in ("encoder", "decoder"):
         pretrained, config = getattr(args, part), getattr(args, f"{part}_config")
         if (pretrained is None) == (config is None):

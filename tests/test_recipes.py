@@ -1,0 +1,216 @@
+"""The recipes from the command line to captions in another process, on the embedded data set and tiny models."""
+
+import contextlib
+import io
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+from tiny import TINY_ENCODER, TINY_GPT2, TINY_LLAMA
+
+from hfcap import cli
+from hfcap.errors import ConfigError
+
+ROOT = Path(__file__).parents[1]
+TINY = {
+    "scenes_image_size": 32,
+    "max_train_images": 40,
+    "max_eval_images": 6,
+    "image_size": 32,
+    "vocab_size": 350,
+    "encoder_config": TINY_ENCODER,
+    "num_train_epochs": 1,
+    "per_device_train_batch_size": 8,
+    "learning_rate": 1e-2,
+    "max_new_tokens": 8,
+    "eval_caption_images": 4,
+    "disable_tqdm": True,
+    "use_cpu": True,
+}
+
+# What a person who reads the run folder does, in a process that knows nothing of the training.
+RELOAD = """
+import json, sys
+import hfcap.models
+import torch
+from datasets import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor, GenerationConfig
+from hfcap.data.scenes import load_scenes
+
+folder, style, adapter = sys.argv[1], sys.argv[2], sys.argv[3] if len(sys.argv) > 3 else None
+if adapter is None:
+    model = AutoModelForImageTextToText.from_pretrained(folder)
+else:
+    from peft import PeftModel
+    from hfcap.training.strategies import four_bit_config
+    base = AutoModelForImageTextToText.from_pretrained(folder, quantization_config=four_bit_config(torch.float32))
+    model = PeftModel.from_pretrained(base, adapter)
+processor = AutoProcessor.from_pretrained(adapter or folder, backend="pil")
+GenerationConfig.from_pretrained(folder)
+captions = []
+for row in load_scenes("validation", 6, style, image_size=32):
+    if hasattr(processor, "image_token"):
+        content = [{"type": "image"}, {"type": "text", "text": processor.caption_prompt}]
+        text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+        inputs = processor(images=row["image"], text=text, return_tensors="pt")
+        tokens = model.generate(**inputs)[:, inputs["input_ids"].shape[1]:]
+    else:
+        tokens = model.generate(**processor(images=row["image"], return_tensors="pt"))
+    captions.append(processor.batch_decode(tokens, skip_special_tokens=True)[0].strip())
+print(json.dumps(captions))
+"""
+
+
+def write_config(tmp_path, name, **settings):
+    path = tmp_path / f"{name}.yaml"
+    path.write_text(yaml.safe_dump(settings))
+    return str(path)
+
+
+def run(*command):
+    return subprocess.run([sys.executable, *command], capture_output=True, text=True, cwd=ROOT, timeout=600)
+
+
+@pytest.fixture(scope="module")
+def recipes():
+    """The recipes as modules: their `main` runs in this process, which has torch loaded already."""
+    sys.path.insert(0, str(ROOT / "recipes"))
+    import train
+
+    import train_qlora
+
+    yield {"train": train.main, "train_qlora": train_qlora.main}
+    sys.path.remove(str(ROOT / "recipes"))
+
+
+def reload(*arguments):
+    process = run("-c", RELOAD, *map(str, arguments))
+    assert process.returncode == 0, process.stderr[-3000:]
+    return json.loads(process.stdout.splitlines()[-1])
+
+
+def captions_of(folder, column="caption"):
+    return [json.loads(line)[column] for line in (folder / "captions.jsonl").read_text().splitlines()]
+
+
+@pytest.fixture(scope="module")
+def llava_runs(tmp_path_factory, recipes):
+    """The main job in small: a base, then QLoRA to the other style, by the recipe itself."""
+    tmp_path = tmp_path_factory.mktemp("llava")
+    base_config = write_config(
+        tmp_path, "base", **TINY, family="llava", decoder_config=TINY_LLAMA, prompt="caption", num_beams=1
+    )
+    settings = {key: TINY[key] for key in TINY if key not in ("image_size", "vocab_size", "encoder_config")}
+    config = write_config(
+        tmp_path,
+        "qlora",
+        **settings,
+        base_config=base_config,
+        model=str(tmp_path / "base"),
+        output_dir=str(tmp_path / "qlora"),
+        scenes_style="alt_text",
+        prompt="alt text",
+    )
+    output = io.StringIO()
+    with contextlib.redirect_stdout(output):
+        recipes["train_qlora"](["--config", config])
+    return tmp_path, config, output.getvalue()
+
+
+def test_the_main_job_leaves_a_whole_run_folder(llava_runs):
+    tmp_path, _, output = llava_runs
+    for name in ("run.json", "captions.jsonl", "metrics.json", "report.html", "README.md", "adapter", "merged"):
+        assert (tmp_path / "qlora" / name).exists(), name
+    for row in ("most frequent caption", "LM without the picture", "before (4-bit base)", "after (merged)"):
+        assert row in output
+    assert output.strip().splitlines()[-1] == f"hfcap caption PHOTO.jpg --model {tmp_path / 'qlora'}"
+    metrics = json.loads((tmp_path / "qlora" / "metrics.json").read_text())
+    assert metrics["model_artifact"] == "merged"
+    assert metrics["num_images"] == 6
+
+
+def test_a_second_run_says_what_is_there(llava_runs, recipes, capsys):
+    _, config, _ = llava_runs
+    recipes["train_qlora"](["--config", config])
+    output = capsys.readouterr().out
+    assert output.count("is done: BLEU-4") == 2  # the base and the adapted model
+    assert "train_runtime" not in output
+
+
+def test_other_settings_in_the_same_folder_are_refused(llava_runs, recipes):
+    _, config, _ = llava_runs
+    with pytest.raises(ConfigError, match="holds another run: lora_r was 16, is 3"):
+        recipes["train_qlora"](["--config", config, "--lora_r", "3"])
+
+
+def test_merged_and_adapter_give_the_recorded_captions_in_a_new_process(llava_runs):
+    tmp_path, _, _ = llava_runs
+    folder = tmp_path / "qlora"
+    assert reload(folder / "merged", "alt_text") == captions_of(folder)
+    assert reload(tmp_path / "base" / "model", "alt_text", folder / "adapter") == captions_of(
+        folder, "caption_adapter"
+    )
+
+
+def test_the_command_line_captions_a_picture(llava_runs, scene_rows, capsys):
+    tmp_path, _, _ = llava_runs
+    scene_rows[0]["image"].convert("L").save(tmp_path / "Bild ä.png")
+    cli.main(["caption", str(tmp_path / "Bild ä.png"), "--model", str(tmp_path / "qlora")])
+    path, caption = capsys.readouterr().out.strip("\n").split("\t")
+    assert path.endswith("Bild ä.png")
+    assert caption
+
+
+def test_encoder_decoder_with_a_feature_cache_end_to_end(tmp_path, recipes):
+    config = write_config(
+        tmp_path,
+        "encoder_decoder",
+        **TINY,
+        family="encoder_decoder",
+        strategy="frozen_encoder",
+        decoder_config=TINY_GPT2,
+        bridge_config={"feature_layer_norm": True, "image_position_embeddings": True, "num_bridge_layers": 1},
+        plain_text=True,
+        feature_cache=True,
+        cache_dir=str(tmp_path / "features"),
+        output_dir=str(tmp_path / "run"),
+        num_beams=2,
+    )
+    recipes["train"](["--config", config])
+    # Features were read in half precision; the pictures themselves give the same captions.
+    assert reload(tmp_path / "run" / "model", "caption") == captions_of(tmp_path / "run")
+    evaluation = run(
+        "recipes/evaluate.py",
+        *("--model", str(tmp_path / "run"), "--data", "scenes", "--scenes_image_size", "32", "--max_eval_images", "6"),
+    )
+    assert evaluation.returncode == 0, evaluation.stderr[-3000:]
+    assert captions_of(tmp_path / "run" / "evaluation") == captions_of(tmp_path / "run")
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--data", "nowhere/at/all"], "nowhere/at/all"),
+        (["--learning_rat", "1"], "did you mean 'learning_rate'"),
+        (["--feature_cache", "true"], "feature_cache needs a frozen encoder"),
+        (["--strategy", "qlora"], "give a `model`"),
+        (["--family", "encoder_decoder", "--strategy", "lora"], "not offered for encoder_decoder"),
+        (["--encoder", "some/encoder"], "give one of encoder"),
+        (["--config", "no.yaml"], "no.yaml: No such file"),
+    ],
+)
+def test_an_impossible_run_is_refused_with_one_line(arguments, message, recipes):
+    config = [] if "--config" in arguments else ["--config", "configs/train/scenes_base.yaml"]
+    with pytest.raises(ConfigError) as error:
+        recipes["train"](config + arguments)
+    assert message in str(error.value)
+
+
+def test_a_refusal_is_exit_code_2_without_a_traceback():
+    process = run("recipes/train.py", "--config", "no.yaml")
+    assert process.returncode == 2
+    assert process.stderr.strip().splitlines()[-1] == "error: --config no.yaml: No such file or directory"
+    assert "Traceback" not in process.stderr
