@@ -216,8 +216,12 @@ _RULES: list[tuple[str, Emit]] = [
 ]  # fmt: skip
 
 
-# Most words: letters up to white space. No rule reaches further from there, so the rules need not be tried.
-_PLAIN = re.compile(r"[A-Za-z]+(?=,?\s|$)")
+# Most words: letters up to white space, perhaps with a comma or full stop. No rule reaches further from there, so the
+# rules need not be tried, unless the word is a special one.
+_PLAIN = re.compile(r"([A-Za-z]+)([,.]?)(?=\s|$)")
+_SPECIAL = frozenset(
+    [*_SPLIT_WORDS, *_BEFORE_NAME, *_ANYWHERE, *_CAPITALISED, *_BEFORE_NUMBER, *"abcdefghijklmnopqrstuvwxyz"]
+)
 _COMPILED = [(re.compile(pattern), emit) for pattern, emit in _RULES]
 
 
@@ -236,8 +240,8 @@ def lex(text: str, following: str = "") -> list[str]:
     position = 0
     while position < end:
         plain = _PLAIN.match(line, position)
-        if plain and plain.group().lower() not in _SPLIT_WORDS:
-            tokens.append(plain.group())
+        if plain and plain[1].lower() not in _SPECIAL:
+            tokens += filter(None, plain.groups())
             position = plain.end()
             continue
         longest, best, best_emit = position, None, None
