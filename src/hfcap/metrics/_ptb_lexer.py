@@ -132,7 +132,8 @@ _NUMBER = rf"[-+]?(?:{D}*(?:[.:,\u00ad\u066b\u066c]{D}+)+|{D}+)"
 _ELIDED = f"(?:[dDoOlL]{APOS_WIDE}{LD})?"
 _WORD = rf"{WORD_L}{WORD_LD}*(?:[.!?]{WORD_L}{WORD_LD}*)*"
 _THING = f"{_ELIDED}{LD}+(?:{HYPHEN}{_ELIDED}{LD}+)*"
-_AUXILIARY = "(?i:'(?:[msd]|re|ve|ll)(?![A-Za-z])|(?:[\u0092\u2019]|&apos;)(?:[msd]|re|ve|ll))"
+_ENDINGS = "(?:[msdMSD]|[rR][eE]|[vV][eE]|[lL][lL])"
+_AUXILIARY = rf"(?:'{_ENDINGS}(?![A-Za-z])|(?:[\u0092\u2019]|&apos;){_ENDINGS})"
 _QUOTES = "\u2018-\u201f\u0082\u0084\u0091-\u0094\u2039\u203a\u00ab\u00bb"
 _SLASH_PART = "[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}"
 _NO_URL = r'\s"<>|()'
@@ -158,7 +159,7 @@ _TAG = rf"<(?:{_TAG_NAME}{_ATTRIBUTE}* */? *|/{_TAG_NAME} *|[!?][A-Za-z-][^>\n]*
 
 # (pattern, what it puts out). Group 1 is the token; what follows it is looked at but left for the next token.
 _RULES: list[tuple[str, Emit]] = [
-    (rf"({_WORD}|{_THING})({APOS}(?i:[msd]|re|ve|ll))", _whole),
+    (rf"({_WORD}|{_THING})({APOS}{_ENDINGS})", _whole),
     (rf"([A-Za-z]*[A-MO-Za-mo-z])([nN]{APOS_WIDE}[tT])", _whole),
     (rf"(?i)({_any_of(_SPLIT_WORDS)})", _halves),
     (r"(?i)('t)(?:is|was)", _whole),
@@ -190,7 +191,7 @@ _RULES: list[tuple[str, Emit]] = [
     (rf"(?i)(www\.(?:[^{_NO_URL}.!?{{}},]+\.)+[a-z]{{2,4}}{_PATH})", _verbatim),
     (rf"((?:{_HOST}\.)+(?i:com|net|org|edu){_PATH})", _verbatim),
     (rf"((?:<|&lt;)?[A-Za-z0-9][^{_NO_URL}{{}}]*@(?:{_MAIL}\.)*{_MAIL}(?:>|&gt;)?)", _verbatim),
-    (rf"(@[A-Za-z_][A-Za-z0-9_]*|#(?:{L}|{_ENTITY_LETTER})+)", _whole),
+    (rf"(@[A-Za-z_][A-Za-z0-9_]*|#(?:{L}|\u00ad|{_ENTITY_LETTER})+)", _verbatim),
     (rf"({D}{{1,2}}[-/]{D}{{1,2}}[-/]{D}{{2,4}})", _whole),
     (rf"({_NUMBER})", _whole),
     (rf"((?:{D}{{1,4}}[- \u00a0])?{D}{{1,4}}\\?[/\u2044]{D}{{1,4}})", _unspaced),
@@ -202,7 +203,7 @@ _RULES: list[tuple[str, Emit]] = [
     (rf"(?i)({_any_of(_BEFORE_NUMBER)}\.)\s?{D}", _whole),
     (rf"({_ACRONYM}|[A-Za-z]\.)", _whole),
     (rf"((?:{_WORD}|{_THING})\.)[,;:\u3001]", _whole),
-    (rf"(?i)((?:[a-z0-9]+\.)+{_any_of(_EXTENSIONS)})[\s.,!?]", _whole),
+    (rf"(?i)((?:{LD}+\.)+{_any_of(_EXTENSIONS)})[\s.,!?]", _whole),
     (r"([A-Z]*\$)", _whole),
     (r"(?i)(c\+\+|[cf]#)", _whole),
     (r"([<>]?[:;=]['*o-]?[()DPdpO\\{@|\[\]])(?![A-Za-z0-9])", _brackets),
