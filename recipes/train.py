@@ -10,7 +10,8 @@
 
 Every key of the YAML file is an option as well, and the command line wins. `--dry_run` shows a batch, the trainable
 parameters and an estimate without training. The same command again resumes from the last checkpoint, or says that the
-run is done. Defaults that differ from the HF Trainer's are listed at `hfcap.training.arguments.CaptionTrainingArguments`.
+run is done. Defaults that differ from the HF Trainer's are listed at
+`hfcap.training.arguments.CaptionTrainingArguments`.
 """
 
 from itertools import chain
@@ -22,8 +23,10 @@ from hfcap import runs
 from hfcap.errors import run_main
 from hfcap.evaluation import evaluate_captioner, results_table, show_captions, write_evaluation
 from hfcap.generation.inputs import caption_prompt
+from hfcap.hub.card import write_card
 from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, ModelArguments, parse_arguments
 from hfcap.training.build import build_captioner, captioner_family, load_captioner
+from hfcap.training.callbacks import SampleCaptions
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.compatibility import check_parts, check_supported, current_backend
 from hfcap.training.dry_run import describe_run
@@ -56,7 +59,7 @@ def main(argv: list[str] | None = None) -> Path:
         check_supported(model_args, captioner_family(base), current_backend())
     else:
         check_supported(model_args, model_args.family, current_backend())
-    if open_run(run, parsed, rows):
+    if not args.dry_run and open_run(run, parsed, rows):
         return run
     set_seed(args.seed)
     if model_args.model is not None:
@@ -65,7 +68,9 @@ def main(argv: list[str] | None = None) -> Path:
         model, processor = build_captioner(model_args, args, chain.from_iterable(rows[0]["captions"]))
     if data_args.prompt is not None:
         processor.caption_prompt = data_args.prompt
-    model = apply_strategy(model, model_args.strategy, model_args.lora_r, model_args.lora_alpha, model_args.lora_dropout)
+    model = apply_strategy(
+        model, model_args.strategy, model_args.lora_r, model_args.lora_alpha, model_args.lora_dropout
+    )
     train_data, eval_data = caption_datasets(model, processor, rows, data_args, model_args, args)
     collator = CaptionCollator(processor, caption_prompt(processor), args.packing, data_args.max_caption_tokens)
     if args.dry_run:
@@ -82,13 +87,19 @@ def main(argv: list[str] | None = None) -> Path:
         processing_class=processor,
         callbacks=stopping_callbacks(args),
     )
+    trainer.add_callback(SampleCaptions(trainer))
     trainer.train(resume_from_checkpoint=last_complete_checkpoint(args.output_dir))
     trainer.save_model(str(run / runs.MODEL))
 
     # ---- judge
     evaluation = evaluate_captioner(model, processor, eval_data, collator.prompt, args.per_device_eval_batch_size)
     write_evaluation(run, evaluation, rows[1], run.name, runs.MODEL)
-    print(results_table({run.name: (trainer.evaluation_loss(eval_data), evaluation)}), show_captions(evaluation), sep="\n\n")
+    print(
+        results_table({run.name: (trainer.evaluation_loss(eval_data), evaluation)}),
+        show_captions(evaluation),
+        sep="\n\n",
+    )
+    write_card(run)
     print_next_command(run)
     return run
 

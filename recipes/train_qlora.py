@@ -5,23 +5,25 @@
     # from a stage-1 checkpoint on photos
     accelerate launch recipes/train_qlora.py --config configs/train/flickr8k_llava_qlora.yaml
 
-Without `--config` it runs `configs/train/scenes_qlora.yaml`. Where the YAML names a `base_config`, that base is trained
-first by `recipes/train.py`, kept, and used again by the next run. The run folder gets `adapter/` (for the 4-bit base) and
-`merged/` (onto the base in its original precision, evaluated as what it is). The same command again resumes, or says what
-is there.
+Without `--config` it runs `configs/train/scenes_qlora.yaml`. Where the YAML names a `base_config`, that base is
+trained first by `recipes/train.py`, kept, and used again by the next run. The run folder gets `adapter/` (for the
+4-bit base) and `merged/` (onto the base in its original precision, evaluated as what it is). The same command again
+resumes, or says what is there.
 """
 
 from pathlib import Path
 
-import train
 from transformers import set_seed
 
+import train
 from hfcap import runs
 from hfcap.baselines import WithoutPicture, most_frequent_caption
 from hfcap.errors import run_main
-from hfcap.evaluation import evaluate_captioner, judge, results_table, write_evaluation
+from hfcap.evaluation import evaluate_captioner, judge, results_table, show_captions, write_evaluation
+from hfcap.hub.card import write_card
 from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, QLoraArguments, parse_arguments
 from hfcap.training.build import load_captioner
+from hfcap.training.callbacks import SampleCaptions
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.compatibility import check_supported, current_backend
 from hfcap.training.dry_run import describe_run
@@ -61,7 +63,7 @@ def main(argv: list[str] | None = None) -> Path:
         train.main(["--config", str(ROOT / model_args.base_config), "--output_dir", model_args.model])
     base = runs.resolve_model(model_args.model).path
     rows = load_splits(data_args)
-    if open_run(run, parsed, rows):
+    if not args.dry_run and open_run(run, parsed, rows):
         print_next_command(run)
         return run
     set_seed(args.seed)
@@ -84,6 +86,7 @@ def main(argv: list[str] | None = None) -> Path:
         processing_class=processor,
         callbacks=stopping_callbacks(args),
     )
+    trainer.add_callback(SampleCaptions(trainer))
     trainer.train(resume_from_checkpoint=last_complete_checkpoint(args.output_dir))
     trainer.save_model(str(run / runs.ADAPTER))
     merged = merge_adapter(base, run / runs.ADAPTER, run / runs.MERGED)
@@ -108,6 +111,7 @@ def main(argv: list[str] | None = None) -> Path:
     adapter_captions = [row["caption"] for row in adapted.rows]
     write_evaluation(run, shipped, rows[1], run.name, runs.MERGED, before, caption_adapter=adapter_captions)
     print(results_table(results), show_captions(shipped), sep="\n\n")
+    write_card(run)
     print_next_command(run)
     return run
 

@@ -3,7 +3,7 @@
 from collections import Counter
 from collections.abc import Iterable
 
-import numpy as np
+import torch
 from PIL import Image
 
 
@@ -31,5 +31,5 @@ class WithoutPicture:
         """Return row `index` with a grey picture of the same size, or with features of zero."""
         row = self.data[index]
         if "vision_features" in row:
-            return row | {"vision_features": np.zeros_like(row["vision_features"])}
+            return row | {"vision_features": torch.zeros_like(row["vision_features"])}
         return row | {"image": Image.new("RGB", row["image"].size, (128, 128, 128))}

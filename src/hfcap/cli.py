@@ -47,7 +47,9 @@ def find_pictures(paths: Sequence[str]) -> list[Path]:
         if path.is_dir():
             inside = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
             if not inside:
-                raise ConfigError(f"{path}: no picture in this folder (looked for {', '.join(sorted(PICTURE_SUFFIXES))})")
+                raise ConfigError(
+                    f"{path}: no picture in this folder (looked for {', '.join(sorted(PICTURE_SUFFIXES))})"
+                )
             found += inside
         elif path.is_file():
             found.append(path)
@@ -105,7 +107,10 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument("--metrics", default="bleu,rouge_l,cider", help="comma-separated metrics")
     command.add_argument("--output", help="where to write metrics.json")
     command.add_argument(
-        "--allow_missing", "--allow-missing", action="store_true", help="leave out images without a caption, and count them"
+        "--allow_missing",
+        "--allow-missing",
+        action="store_true",
+        help="leave out images without a caption, and count them",
     )
     command.set_defaults(run=evaluate)
     return parser

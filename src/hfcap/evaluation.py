@@ -17,7 +17,7 @@ from hfcap.report import Example, write_report
 from hfcap.training.dataset import CaptionDataset
 
 METRICS = ("bleu", "rouge_l", "cider")
-DECODING = ("num_beams", "length_penalty", "max_new_tokens", "do_sample", "suppress_tokens")
+DECODING = ("num_beams", "length_penalty", "no_repeat_ngram_size", "max_new_tokens", "do_sample", "suppress_tokens")
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,9 @@ def evaluate_captioner(
 def judge(captions: list[str], references: datasets.Dataset, decoding: Mapping[str, Any]) -> Evaluation:
     """Compare captions with the rows `{image_id, captions}` of a data set, in the same order."""
     kept = [name for name in references.column_names if name in ("image_id", "captions", "held_out")]
-    rows = [{**row, "caption": caption} for row, caption in zip(references.select_columns(kept), captions, strict=True)]
+    rows = [
+        {**row, "caption": caption} for row, caption in zip(references.select_columns(kept), captions, strict=True)
+    ]
     texts = [row["captions"] for row in rows]
     scores = compute_metrics(captions, texts, METRICS)
     suffix = "_per_image"
@@ -97,11 +99,15 @@ def write_evaluation(
         before: the same images captioned by an earlier model, shown beside the new captions.
         columns: further captions of the same images, kept in `captions.jsonl` under these names.
     """
-    extra = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)] or [{}] * len(evaluation.rows)
+    extra = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)] or [{}] * len(
+        evaluation.rows
+    )
     cider = evaluation.per_image["cider"]
     lines = [{**row, "cider": score, **more} for row, score, more in zip(evaluation.rows, cider, extra, strict=True)]
     write_predictions(folder / runs.CAPTIONS, lines)
-    record = runs.write_metrics(folder / runs.METRICS, evaluation.metrics, model_artifact=artifact, **_sources(evaluation))
+    record = runs.write_metrics(
+        folder / runs.METRICS, evaluation.metrics, model_artifact=artifact, **_sources(evaluation)
+    )
     earlier = None if before is None else {"metrics": before.metrics, "model_artifact": None, **_sources(before)}
     row_of_id = {row["image_id"]: index for index, row in enumerate(evaluation.rows)}
     write_report(
@@ -158,4 +164,6 @@ def results_table(results: Mapping[str, tuple[float | None, Evaluation]]) -> str
 def show_captions(evaluation: Evaluation, count: int = 8) -> str:
     """Captions of the first images, each beside its first reference, for people."""
     shown = evaluation.rows[:count]
-    return "\n".join(f"  {row['image_id']}\n    caption    {row['caption']}\n    reference  {row['captions'][0]}" for row in shown)
+    return "\n".join(
+        f"  {row['image_id']}\n    caption    {row['caption']}\n    reference  {row['captions'][0]}" for row in shown
+    )

@@ -1,6 +1,4 @@
 import io
-import subprocess
-import sys
 
 import numpy as np
 import pytest
@@ -8,8 +6,7 @@ from datasets import Dataset, Features, List, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from hfcap.data.pictures import content_hashes, data_fingerprint, find_bad_images, load_picture
-from hfcap.data.scenes import load_scenes
+from hfcap.data.pictures import content_hashes, find_bad_images, load_picture
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 
@@ -82,9 +79,9 @@ def test_cmyk_jpeg():
 
 @pytest.mark.parametrize(("kind", "dtype"), [("PNG", np.uint16), ("TIFF", np.uint16), ("TIFF", np.int32)])
 def test_sixteen_bits_keep_their_brightness(kind, dtype):
-    values = np.array([[0, 257 * 100, 65535]], dtype=dtype)
+    values = np.array([[0, 257 * 250, 65535]], dtype=dtype)
     picture = load_picture(encoded(Image.fromarray(values), kind))
-    assert np.asarray(picture)[0, :, 0].tolist() == [0, 100, 255]
+    assert np.asarray(picture)[0, :, 0].tolist() == [0, 250, 255]
 
 
 def test_paths_dicts_and_pil_images_give_the_same_and_the_original_is_untouched(tmp_path):
@@ -118,28 +115,3 @@ def test_content_hash_is_of_the_file_not_of_where_it_lies(tmp_path):
     hashes = content_hashes(rows_of([png, tmp_path / "a.png", encoded(two_halves(left=WHITE)), tmp_path / "none"]))
     assert hashes[0] == hashes[1] != hashes[2]
     assert hashes[3] == "unreadable"
-
-
-def test_fingerprint_changes_with_each_part_and_with_nothing_else(tmp_path):
-    first, second = encoded(two_halves()), encoded(two_halves(left=WHITE))
-    plain = data_fingerprint(rows_of([first, second], [["ab", "c"], ["d"]]))
-    (tmp_path / "a.png").write_bytes(first)
-    from_file = rows_of([tmp_path / "a.png", second], [["ab", "c"], ["d"]]).add_column("extra", [1, 2])
-    assert data_fingerprint(from_file) == plain
-    others = [
-        rows_of([second, first], [["ab", "c"], ["d"]]),
-        rows_of([first, second], [["a", "bc"], ["d"]]),
-        rows_of([first, second], [["ab"], ["c", "d"]]),
-        rows_of([first, second], [["ab", "c"], ["d"]], ids=["0", "2"]),
-        rows_of([first], [["ab", "c"]]),
-    ]
-    assert len({plain, *(data_fingerprint(other) for other in others)}) == 6
-
-
-def test_fingerprint_is_the_same_in_another_process():
-    code = (
-        "from hfcap.data.pictures import data_fingerprint; from hfcap.data.scenes import load_scenes;"
-        "print(data_fingerprint(load_scenes('test', 5, 'caption')))"
-    )
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert done.stdout.strip() == data_fingerprint(load_scenes("test", 5, "caption"))

@@ -236,6 +236,8 @@ def test_english(rows, style):
                 assert text == text.lower() and "." not in text
             for verb_first in re.findall(r"\b(is|are) (?=(an|a|two|three|four)\b)", text):
                 assert (verb_first[0] == "is") == (verb_first[1] in ("a", "an")), text
+            for pronoun in re.findall(r"\b(it|them)\b", text):  # stands for the group of the sentence before
+                assert (pronoun == "it") == (said_groups(text)[0][0] == 1), text
             for number, _, _, _, _, verb in re.findall(rf"{PHRASE.pattern} (is|are|sit|sits)\b", text, re.IGNORECASE):
                 assert (verb in ("is", "sits")) == (WORD_COUNT[number.lower()] == 1), text
 

@@ -57,8 +57,8 @@ def test_scenes_with_options():
     assert got[0]["image"].size == (64, 64)
     with pytest.raises(ValueError, match="train, validation, test"):
         load_captions("scenes", "dev")
-    with pytest.raises(ValueError, match="style: known to the source 'scenes' only"):
-        load_captions("./elsewhere", "test", style="caption")
+    with pytest.raises(ValueError, match="image_size: known to the source 'scenes' only"):
+        load_captions("./elsewhere", "test", image_size=64)
 
 
 def test_parquet_rows_pass_through(tmp_path):

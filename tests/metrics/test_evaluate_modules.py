@@ -2,9 +2,9 @@
 
 import doctest
 
-import evaluate
 import pytest
 
+import evaluate
 import hfcap.metrics
 
 PREDICTIONS = ["A dog runs.", "Two cats, asleep.", "A red bus"]

@@ -60,6 +60,11 @@ def load_picture(image: Image.Image | str | PathLike | bytes | dict) -> Image.Im
     return image.convert("RGB")
 
 
+def mirror(picture: Image.Image) -> Image.Image:
+    """Return the picture flipped from left to right."""
+    return ImageOps.mirror(picture)
+
+
 def read_bytes(image: str | PathLike | bytes | dict) -> bytes:
     """Return the encoded file of a picture that has not been decoded (see `load_picture` for the forms)."""
     if isinstance(image, dict):
@@ -81,23 +86,6 @@ def content_hashes(dataset: Dataset) -> list[str]:
         return [
             digest for chunk in _chunks(images, "hashing pictures") for digest in pool.map(_hash_or_unreadable, chunk)
         ]
-
-
-def data_fingerprint(dataset: Dataset) -> str:
-    """Return a sha256 (hex) over the image ids, captions and pictures of a data set, in row order.
-
-    It is the same for the same rows in any process and on any machine, whatever file format they came from, and
-    changes with any id, caption, encoded picture or the order of rows. Other columns do not count.
-    """
-    digest = hashlib.sha256()
-    rows = dataset.select_columns(["image_id", "captions"])
-    for row, content in zip(rows, content_hashes(dataset), strict=True):
-        for part in (row["image_id"], content, *row["captions"]):
-            encoded = part.encode()
-            # Lengths keep ["ab", "c"] apart from ["a", "bc"].
-            digest.update(len(encoded).to_bytes(8, "big") + encoded)
-        digest.update(len(row["captions"]).to_bytes(8, "big"))
-    return digest.hexdigest()
 
 
 def find_bad_images(dataset: Dataset) -> list[BadImage]:

@@ -32,7 +32,7 @@ BACKGROUND_VALUES = {
 }
 COLOR_JITTER = 8
 # Diameter by number of shapes: a group has to fit into half a picture, and large must stay larger than small.
-DIAMETERS = {"small": (0.14, 0.14, 0.14, 0.14), "large": (0.33, 0.27, 0.215, 0.215)}
+DIAMETERS = {"small": (0.18, 0.17, 0.15, 0.15), "large": (0.33, 0.27, 0.215, 0.215)}
 GAP = 0.03
 MARGIN = 0.01
 # The part of the picture a group may use, (x0, y0, x1, y1).

@@ -24,7 +24,8 @@ def caption_rows(
     Args:
         model: captioner of either family, on its device; it is left in the mode it was in.
         processor: its processor.
-        rows: sequence of `{"image": RGB PIL image}` or `{"vision_features": (N, D) float32}`; read one batch at a time.
+        rows: sequence of `{"image": RGB PIL image}` or `{"vision_features": (N, D) float32}`; read one batch at a
+            time.
         prompt: instruction for LLaVA-style models, the one they were trained with.
         batch_size: pictures decoded together.
         progress: label of a progress bar; none is shown without one.

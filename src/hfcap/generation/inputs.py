@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 
 from hfcap.errors import ConfigError
@@ -47,6 +46,6 @@ def end_token_id(processor) -> int:
 def vision_inputs(processor, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
     """Tensors of the pictures: `pixel_values` (B, 3, H, W), or `vision_features` (B, N, D) where rows carry them."""
     if "vision_features" in rows[0]:
-        return {"vision_features": torch.from_numpy(np.stack([row["vision_features"] for row in rows]))}
+        return {"vision_features": torch.stack([row["vision_features"] for row in rows])}
     pictures = [row["image"] for row in rows]
     return {"pixel_values": processor.image_processor(pictures, return_tensors="pt")["pixel_values"]}

@@ -21,6 +21,8 @@ class HfcapEncoderDecoderConfig(VisionEncoderDecoderConfig):
         vision_feature_layer: index into the encoder's `hidden_states`; None is `last_hidden_state`, as in stock.
         vision_feature_select_strategy: "full" keeps CLS and register tokens, as in stock; "default" drops them.
         feature_layer_norm: normalise the raw features before they are projected.
+        feature_dropout: dropout probability of the raw features, after their LayerNorm.
+        image_token_dropout: probability that an image token is left out (set to zero) as a whole.
         image_position_embeddings: add learned embeddings of the position in the image, after the projection.
         image_dropout: dropout probability of the projected features.
         num_bridge_layers: Transformer encoder layers (pre-norm) over the projected image tokens.
@@ -29,6 +31,7 @@ class HfcapEncoderDecoderConfig(VisionEncoderDecoderConfig):
         image_size: side of the pictures in pixels, or [height, width]; None takes the encoder config's.
         image_seq_length: number of image tokens of one picture. Measured when the model is built.
         vision_hidden_size: features per patch of the encoder. Measured when the model is built.
+        vision_grid: [rows, columns] of patches of one picture. Measured when the model is built.
 
     """
 
@@ -40,6 +43,8 @@ class HfcapEncoderDecoderConfig(VisionEncoderDecoderConfig):
     vision_feature_layer: int | None = None
     vision_feature_select_strategy: Literal["default", "full"] = "full"
     feature_layer_norm: bool = False
+    feature_dropout: float = 0.0
+    image_token_dropout: float = 0.0
     image_position_embeddings: bool = False
     image_dropout: float = 0.0
     num_bridge_layers: int = 0
@@ -48,6 +53,7 @@ class HfcapEncoderDecoderConfig(VisionEncoderDecoderConfig):
     image_size: int | list[int] | None = None
     image_seq_length: int | None = None
     vision_hidden_size: int | None = None
+    vision_grid: list[int] | None = None
 
     def __post_init__(self, **kwargs):
         super().__post_init__(**kwargs)

@@ -147,6 +147,36 @@ def get_image_size(config: PreTrainedConfig, image_size: int | list[int] | None 
     return image_size if isinstance(image_size, int) else list(image_size)
 
 
+def fill_measured_fields(config: PreTrainedConfig, encoder: PreTrainedModel) -> None:
+    """Fill `image_seq_length`, `vision_hidden_size` and `vision_grid` of a model's config, where one of them is None.
+
+    A saved checkpoint has them; a model being built from a fresh config measures its encoder, since no config states
+    the width of MobileNetV2, or says how many tokens an encoder puts before its patches.
+
+    Raises:
+        ValueError: patches are to be merged, but CLS or register tokens are among them.
+
+    """
+    if None not in (config.image_seq_length, config.vision_hidden_size, config.vision_grid):
+        return
+    shape = measure_image_features(
+        encoder,
+        get_image_size(encoder.config, config.image_size),
+        feature_layer=config.vision_feature_layer,
+        select_strategy=config.vision_feature_select_strategy,
+    )
+    factor = getattr(config, "pixel_shuffle_factor", 1)
+    if factor > 1 and shape.num_tokens != shape.rows * shape.columns:
+        raise ValueError(
+            f"pixel_shuffle_factor={factor} needs a grid of patches, but {shape.num_tokens} image tokens are not "
+            f"{shape.rows} x {shape.columns}. Set vision_feature_select_strategy='default' to drop CLS tokens."
+        )
+    config.vision_hidden_size = shape.width
+    config.vision_grid = [shape.rows, shape.columns]
+    reduced = -(-shape.rows // factor) * -(-shape.columns // factor)
+    config.image_seq_length = reduced if factor > 1 else shape.num_tokens
+
+
 def shuffle_patches(features: torch.Tensor, rows: int, columns: int, factor: int) -> torch.Tensor:
     """Merge each `factor` x `factor` block of patches into one token with `factor**2` times the features.
 

@@ -1,4 +1,4 @@
-"""Two small rules that both model families obey: what is frozen stays in eval(), and masks may be boolean."""
+"""Small rules that both model families obey, about modules in eval(), 4-bit layers, and boolean masks."""
 
 import torch
 from torch import nn
@@ -19,6 +19,19 @@ def keep_frozen_in_eval(model: nn.Module) -> None:
             # Not module.eval(): on `model` itself that would call this function again through train().
             for submodule in module.modules():
                 submodule.training = False
+
+
+def keep_4bit_layers_unpacked(model: nn.Module) -> None:
+    """Keep bitsandbytes from repacking 4-bit weights on CPUs with AVX512-BF16.
+
+    bitsandbytes 0.50 repacks a `Linear4bit` at its first forward in eval() and leaves it so. The packed product has no
+    backward: after one evaluation no gradient would pass through the language model any more, without a word. It also
+    computes in bfloat16, so that captions would differ from those of the training process, and it asserts that the
+    number of outputs is a multiple of 32. Other processors never repack.
+    """
+    for module in model.modules():
+        if "support_avx512bf16_for_cpu" in vars(module):
+            module.support_avx512bf16_for_cpu = False
 
 
 def to_additive_mask(attention_mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:

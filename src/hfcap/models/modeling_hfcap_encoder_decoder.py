@@ -4,6 +4,8 @@ An extension of transformers' `VisionEncoderDecoderModel`: encoders without `hid
 map), a bridge between encoder and decoder, and raw encoder features from a cache as input.
 """
 
+from typing import ClassVar
+
 import torch
 from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel, VisionEncoderDecoderModel
@@ -14,8 +16,8 @@ from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_hfcap_encoder_decoder import HfcapEncoderDecoderConfig
-from .image_features import encode_images, get_image_size, measure_image_features
-from .model_utils import keep_frozen_in_eval, to_additive_mask
+from .image_features import encode_images, fill_measured_fields
+from .model_utils import keep_4bit_layers_unpacked, keep_frozen_in_eval, to_additive_mask
 
 
 class HfcapBridgeLayer(GradientCheckpointingLayer, nn.TransformerEncoderLayer):
@@ -29,13 +31,14 @@ class HfcapEncoderDecoderModel(VisionEncoderDecoderModel):
     [`HfcapEncoderDecoderConfig`].
 
     Args:
-        config: its measured fields (`image_seq_length`, `vision_hidden_size`) are filled here if None.
-        encoder: a built vision encoder to take instead of a new one from `config.encoder`.
-        decoder: likewise, a causal language model with cross-attention.
+        config: its measured fields (`image_seq_length`, `vision_hidden_size`, `vision_grid`) are filled here if None.
+        encoder: a built vision encoder to take instead of a new one; its config must be the object `config.encoder`.
+        decoder: likewise, a causal language model with cross-attention. `from_parts` sees to both.
 
     """
 
     config: HfcapEncoderDecoderConfig
+    _no_split_modules: ClassVar[list[str]] = ["HfcapBridgeLayer"]
     # The collator states the targets and the trainer normalises the loss by their number in the whole step.
     accepts_loss_kwargs = False
 
@@ -49,29 +52,12 @@ class HfcapEncoderDecoderModel(VisionEncoderDecoderModel):
         super(VisionEncoderDecoderModel, self).__init__(config)
         self.encoder = AutoModel.from_config(config.encoder) if encoder is None else encoder
         self.decoder = AutoModelForCausalLM.from_config(config.decoder) if decoder is None else decoder
-        # As in stock: one config object each, so that a change (resized vocabulary) is seen on both sides.
-        config.encoder._attn_implementation = self.encoder.config._attn_implementation
-        config.decoder._attn_implementation = self.decoder.config._attn_implementation
-        self.encoder.config, self.decoder.config = config.encoder, config.decoder
-
-        self._measure_into_config()
+        fill_measured_fields(config, self.encoder)
         self._build_bridge()
         self.post_init()
         self.generation_config.pad_token_id = config.pad_token_id
         self.generation_config.eos_token_id = config.eos_token_id
         self.generation_config.decoder_start_token_id = config.decoder_start_token_id
-
-    def _measure_into_config(self) -> None:
-        config = self.config
-        # CODEPATH: a saved checkpoint has both numbers; a model being built from a fresh config measures them.
-        if config.image_seq_length is None or config.vision_hidden_size is None:
-            shape = measure_image_features(
-                self.encoder,
-                get_image_size(config.encoder, config.image_size),
-                feature_layer=config.vision_feature_layer,
-                select_strategy=config.vision_feature_select_strategy,
-            )
-            config.image_seq_length, config.vision_hidden_size = shape.num_tokens, shape.width
 
     def _build_bridge(self) -> None:
         config = self.config
@@ -79,6 +65,7 @@ class HfcapEncoderDecoderModel(VisionEncoderDecoderModel):
         num_heads = config.num_bridge_heads or config.decoder.num_attention_heads
         # CODEPATH: options of a training run, off in checkpoints that stock VisionEncoderDecoderModel can hold.
         self.feature_norm = nn.LayerNorm(config.vision_hidden_size) if config.feature_layer_norm else nn.Identity()
+        self.feature_dropout = nn.Dropout(config.feature_dropout)
         # Like stock, no projection between equal widths.
         is_same = config.vision_hidden_size == width
         self.enc_to_dec_proj = nn.Identity() if is_same else nn.Linear(config.vision_hidden_size, width)
@@ -86,6 +73,7 @@ class HfcapEncoderDecoderModel(VisionEncoderDecoderModel):
         num_positions = config.image_seq_length if config.image_position_embeddings else 0
         self.image_positions = nn.Embedding(num_positions, width) if num_positions else None
         self.image_dropout = nn.Dropout(config.image_dropout)
+        self.image_token_dropout = nn.Dropout1d(config.image_token_dropout)  # (B, N, D): drops whole rows of D
         self.bridge_layers = nn.ModuleList(
             HfcapBridgeLayer(
                 width,
@@ -121,8 +109,17 @@ class HfcapEncoderDecoderModel(VisionEncoderDecoderModel):
                 f"{getattr(decoder.config, 'add_cross_attention', None)}, it must be True. Set it "
                 "(and is_decoder=True) in the decoder's config before the decoder is built or loaded."
             )
+        # The config objects themselves, not copies as in stock: the layers of the parts hold them too, and would not
+        # see a later change of the attention backend.
         config = HfcapEncoderDecoderConfig(
-            encoder=encoder.config.to_dict(), decoder=decoder.config.to_dict(), **config_fields
+            encoder=encoder.config,
+            decoder=decoder.config,
+            # A composite config resets the backends of its parts unless it is told them.
+            attn_implementation={
+                "encoder": encoder.config._attn_implementation,
+                "decoder": decoder.config._attn_implementation,
+            },
+            **config_fields,
         )
         model = cls(config, encoder, decoder)
         for name, module in model.named_children():
@@ -134,6 +131,7 @@ class HfcapEncoderDecoderModel(VisionEncoderDecoderModel):
         """Switch to training, except BatchNorm and frozen parts, which stay in eval()."""
         super().train(mode)
         keep_frozen_in_eval(self)
+        keep_4bit_layers_unpacked(self)
         return self
 
     def set_input_embeddings(self, value: nn.Module):
@@ -172,7 +170,7 @@ class HfcapEncoderDecoderModel(VisionEncoderDecoderModel):
             vision_features = self.get_vision_features(pixel_values)
         # A cache may hold features in half precision.
         hidden_states = self.feature_norm(vision_features.to(self.decoder.dtype))
-        hidden_states = self.enc_to_dec_proj(hidden_states)
+        hidden_states = self.enc_to_dec_proj(self.feature_dropout(hidden_states))
         if self.image_positions is not None:
             num_features, num_positions = hidden_states.shape[1], self.image_positions.num_embeddings
             if num_features != num_positions:
@@ -181,7 +179,7 @@ class HfcapEncoderDecoderModel(VisionEncoderDecoderModel):
                     "size the model was built for, or build it with that `image_size`."
                 )
             hidden_states = hidden_states + self.image_positions.weight
-        hidden_states = self.image_dropout(hidden_states)
+        hidden_states = self.image_token_dropout(self.image_dropout(hidden_states))
         for layer in self.bridge_layers:
             hidden_states = layer(hidden_states)
         return BaseModelOutput(last_hidden_state=self.bridge_norm(hidden_states))
@@ -240,11 +238,6 @@ class HfcapEncoderDecoderModel(VisionEncoderDecoderModel):
 
         if labels is not None and decoder_input_ids is None and decoder_inputs_embeds is None:
             decoder_input_ids = self.prepare_decoder_input_ids_from_labels(labels)
-        prefix = "decoder_"
-        decoder_kwargs = {name.removeprefix(prefix): kwargs[name] for name in kwargs if name.startswith(prefix)}
-        for name in ("output_attentions", "output_hidden_states"):
-            if kwargs.get(name) is not None:
-                decoder_kwargs[name] = kwargs[name]
         if use_cache is None and self.training:
             use_cache = False
 
@@ -256,14 +249,18 @@ class HfcapEncoderDecoderModel(VisionEncoderDecoderModel):
             past_key_values=past_key_values,
             use_cache=use_cache,
             return_dict=True,
-            **decoder_kwargs,
+            **get_decoder_kwargs(kwargs),
         )
         loss = None
         if labels is not None:
-            num_items = kwargs.get("num_items_in_batch")
-            vocab_size = self.config.decoder.vocab_size
             # shift_labels: `decoder_input_ids` are shifted already.
-            loss = ForCausalLMLoss(outputs.logits, None, vocab_size, num_items, shift_labels=labels)
+            loss = ForCausalLMLoss(
+                outputs.logits,
+                labels=None,
+                vocab_size=self.config.decoder.vocab_size,
+                num_items_in_batch=kwargs.get("num_items_in_batch"),
+                shift_labels=labels,
+            )
         return Seq2SeqLMOutput(
             loss=loss,
             logits=outputs.logits,
@@ -273,6 +270,16 @@ class HfcapEncoderDecoderModel(VisionEncoderDecoderModel):
             cross_attentions=outputs.cross_attentions,
             encoder_last_hidden_state=image_states,
         )
+
+
+def get_decoder_kwargs(kwargs: dict) -> dict:
+    """Pick what goes on to the decoder: `decoder_*` without that prefix, and requests for intermediate outputs."""
+    prefix = "decoder_"
+    picked = {name.removeprefix(prefix): value for name, value in kwargs.items() if name.startswith(prefix)}
+    for name in ("output_attentions", "output_hidden_states"):
+        if kwargs.get(name) is not None:
+            picked[name] = kwargs[name]
+    return picked
 
 
 __all__ = ["HfcapEncoderDecoderModel"]

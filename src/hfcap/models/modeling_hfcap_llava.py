@@ -22,8 +22,8 @@ from transformers.utils import TransformersKwargs, torch_compilable_check
 from transformers.utils.generic import can_return_tuple
 
 from .configuration_hfcap_llava import HfcapLlavaConfig
-from .image_features import encode_images, get_image_size, measure_image_features, shuffle_patches
-from .model_utils import keep_frozen_in_eval, to_additive_mask
+from .image_features import encode_images, fill_measured_fields, shuffle_patches
+from .model_utils import keep_4bit_layers_unpacked, keep_frozen_in_eval, to_additive_mask
 
 
 class HfcapLlavaMultiModalProjector(nn.Module):
@@ -66,6 +66,7 @@ class HfcapLlavaPreTrainedModel(PreTrainedModel):
         """Switch to training, except BatchNorm and frozen parts, which stay in eval()."""
         super().train(mode)
         keep_frozen_in_eval(self)
+        keep_4bit_layers_unpacked(self)
         return self
 
 
@@ -74,7 +75,8 @@ class HfcapLlavaModel(HfcapLlavaPreTrainedModel):
 
     Args:
         config: its measured fields (`image_seq_length`, `vision_hidden_size`, `vision_grid`) are filled here if None.
-        vision_tower: a built encoder to take instead of a new one from `config.vision_config`.
+        vision_tower: a built encoder to take instead of a new one; its config must be the object
+            `config.vision_config`. `HfcapLlavaForConditionalGeneration.from_parts` sees to it.
         language_model: likewise, without its head.
 
     """
@@ -87,7 +89,7 @@ class HfcapLlavaModel(HfcapLlavaPreTrainedModel):
     ):
         super().__init__(config)
         self.vision_tower = AutoModel.from_config(config.vision_config) if vision_tower is None else vision_tower
-        measure_into_config(config, self.vision_tower)
+        fill_measured_fields(config, self.vision_tower)
         self.multi_modal_projector = HfcapLlavaMultiModalProjector(config)
         self.language_model = AutoModel.from_config(config.text_config) if language_model is None else language_model
         self.post_init()
@@ -137,15 +139,9 @@ class HfcapLlavaModel(HfcapLlavaPreTrainedModel):
     def get_placeholder_mask(
         self, input_ids: torch.LongTensor | None, inputs_embeds: torch.Tensor, image_features: torch.Tensor
     ) -> torch.Tensor:
-        """Find the image tokens.
+        """Find the image tokens in `input_ids` (B, L), or in `inputs_embeds` (B, L, D) where there are no ids.
 
-        Args:
-            input_ids: (B, L), or None where only embeddings are at hand.
-            inputs_embeds: (B, L, D).
-            image_features: (images, image tokens, D).
-
-        Returns:
-            (B, L, 1) bool.
+        `image_features` is (images, image tokens, D). Gives (B, L, 1) bool.
 
         Raises:
             ValueError: there are not as many image tokens as image features.
@@ -236,7 +232,7 @@ class HfcapLlavaForConditionalGeneration(HfcapLlavaPreTrainedModel, GenerationMi
 
     Args:
         config: see [`HfcapLlavaConfig`].
-        vision_tower: a built encoder to take instead of a new one from the config.
+        vision_tower: a built encoder to take instead of a new one; see `from_parts`.
         language_model: likewise, without its head.
 
     """
@@ -354,20 +350,9 @@ class HfcapLlavaForConditionalGeneration(HfcapLlavaPreTrainedModel, GenerationMi
     ) -> LlavaCausalLMOutputWithPast:
         """Compute logits, and the loss where `labels` are given; for the other arguments see [`HfcapLlavaModel`].
 
-        Args:
-            input_ids: (B, L).
-            pixel_values: (images, 3, H, W).
-            vision_features: (images, N, D).
-            attention_mask: (B, L) or (B, 1, L, L).
-            position_ids: (B, L).
-            past_key_values: cache of the language model.
-            inputs_embeds: (B, L, D).
-            labels: (B, L) int64, -100 where there is no target; shifted here unless `shift_labels` is given as well.
-            logits_to_keep: last positions to compute logits for (0: all), or their indices, or a (B, L) bool mask,
-                which gives logits of shape (positions kept, vocabulary).
-            mm_encoder_outputs: as `generate` passes it.
-            **kwargs: `shift_labels`, `num_items_in_batch` for the loss; all go to the language model.
-
+        `labels`: (B, L) int64, -100 where there is no target; shifted here unless `shift_labels` is given as well, and
+        divided by `num_items_in_batch` where that is given. `logits_to_keep`: the number of last positions to compute
+        logits for (0: all), or their indices, or a (B, L) bool mask, which gives (positions kept, vocabulary).
         """
         outputs = self.model(
             input_ids=input_ids,
@@ -393,29 +378,6 @@ class HfcapLlavaForConditionalGeneration(HfcapLlavaPreTrainedModel, GenerationMi
             attentions=outputs.attentions,
             image_hidden_states=outputs.image_hidden_states,
         )
-
-
-def measure_into_config(config: HfcapLlavaConfig, vision_tower: PreTrainedModel) -> None:
-    """Fill the fields of the config that follow from the vision tower and the image size, where they are None."""
-    # CODEPATH: a saved checkpoint has these numbers; a model being built from a fresh config measures them.
-    if None not in (config.image_seq_length, config.vision_hidden_size, config.vision_grid):
-        return
-    shape = measure_image_features(
-        vision_tower,
-        get_image_size(config.vision_config, config.image_size),
-        feature_layer=config.vision_feature_layer,
-        select_strategy=config.vision_feature_select_strategy,
-    )
-    factor = config.pixel_shuffle_factor
-    if factor > 1 and shape.num_tokens != shape.rows * shape.columns:
-        raise ValueError(
-            f"pixel_shuffle_factor={factor} needs a grid of patches, but {shape.num_tokens} image tokens are not "
-            f"{shape.rows} x {shape.columns}. Set vision_feature_select_strategy='default' to drop CLS tokens."
-        )
-    config.vision_hidden_size = shape.width
-    config.vision_grid = [shape.rows, shape.columns]
-    reduced = -(-shape.rows // factor) * -(-shape.columns // factor)
-    config.image_seq_length = reduced if factor > 1 else shape.num_tokens
 
 
 def check_plain_head(config: HfcapLlavaConfig) -> None:

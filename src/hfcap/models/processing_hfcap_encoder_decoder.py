@@ -40,7 +40,7 @@ class HfcapEncoderDecoderProcessor(ProcessorMixin):
         Args:
             images: one picture or a list.
             text: one caption or a list; with pictures, as many as there are pictures.
-            max_length: longest label row in tokens, EOS included; only with both.
+            max_length: longest label row in tokens, EOS included; with text alone it is the tokenizer's `max_length`.
             **kwargs: to the image processor and the tokenizer, as in every processor.
 
         Returns:
@@ -51,6 +51,8 @@ class HfcapEncoderDecoderProcessor(ProcessorMixin):
 
         """
         if images is None or text is None:
+            if max_length is not None:
+                kwargs["max_length"] = max_length
             return super().__call__(images=images, text=text, **kwargs)
         batch = super().__call__(images=images, **kwargs)
         labels = self.get_labels(text, max_length)

@@ -7,6 +7,7 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, Literal, NoReturn
 
+import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
@@ -28,6 +29,9 @@ class DataArguments:
     max_eval_images: int | None = field(default=None, metadata={"help": "The same for the evaluation split."})
     scenes_style: Literal["caption", "alt_text"] = field(
         default="caption", metadata={"help": "Wording of the embedded data set's references."}
+    )
+    scenes_image_size: int = field(
+        default=96, metadata={"help": "Side of the embedded data set's pictures in pixels."}
     )
     on_bad_image: Literal["error", "skip"] = field(
         default="error", metadata={"help": "A picture that cannot be read stops the run with a list, or is left out."}
@@ -53,7 +57,9 @@ class ModelArguments:
     encoder: str | None = field(default=None, metadata={"help": "Folder or Hub id of a pretrained image encoder."})
     decoder: str | None = field(
         default=None,
-        metadata={"help": "Folder or Hub id of a pretrained text decoder; one is made from `decoder_config` without it."},
+        metadata={
+            "help": "Folder or Hub id of a pretrained text decoder; one is made from `decoder_config` without it."
+        },
     )
     encoder_config: dict | str | None = field(
         default=None, metadata={"help": "Configuration of an encoder trained from scratch, `model_type` included."}
@@ -68,7 +74,9 @@ class ModelArguments:
     vocab_size: int = field(
         default=4096, metadata={"help": "Entries of the BPE tokenizer that a decoder from scratch gets."}
     )
-    lowercase: bool = field(default=False, metadata={"help": "That tokenizer writes lower case only."})
+    plain_text: bool = field(
+        default=False, metadata={"help": "That tokenizer reads and writes lower case without punctuation."}
+    )
     strategy: Literal["full", "frozen_encoder", "projector", "lora", "qlora"] = field(
         default="full", metadata={"help": "What trains."}
     )
@@ -96,7 +104,8 @@ class QLoraArguments(ModelArguments):
 
     strategy: Literal["qlora"] = field(default="qlora", metadata={"help": "Always qlora."})
     base_config: str | None = field(
-        default=None, metadata={"help": "YAML file of `recipes/train.py` that trains the base first, in the folder `model`."}
+        default=None,
+        metadata={"help": "YAML file of `recipes/train.py` that trains the base first, in the folder `model`."},
     )
 
 
@@ -104,11 +113,16 @@ class QLoraArguments(ModelArguments):
 class CaptionTrainingArguments(TrainingArguments):
     """`TrainingArguments` for captioning.
 
-    Defaults that differ from `TrainingArguments`: `output_dir` is the run folder (checkpoints lie in its `checkpoints/`);
-    evaluation and a checkpoint every epoch, best CIDEr kept; `remove_unused_columns=False`; `lr_scheduler_type="cosine"`.
+    Defaults that differ from `TrainingArguments`: `output_dir` is the run folder (checkpoints lie in its
+    `checkpoints/`); evaluation and a checkpoint every epoch, best CIDEr kept; `remove_unused_columns=False`;
+    `lr_scheduler_type="cosine"`.
     """
 
     output_dir: str = field(default="outputs/run", metadata={"help": "The run folder."})
+    precision: Literal["float32", "bfloat16", "auto"] = field(
+        default="float32",
+        metadata={"help": "Matrix products of training; 'auto' is bfloat16 where the hardware is fast at it."},
+    )
     packing: bool = field(default=True, metadata={"help": "All references of an image behind one copy of the image."})
     encoder_learning_rate: float | None = field(default=None, metadata={"help": "learning_rate where not given."})
     projector_learning_rate: float | None = field(default=None, metadata={"help": "learning_rate where not given."})
@@ -118,10 +132,15 @@ class CaptionTrainingArguments(TrainingArguments):
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Stop after so many evaluations without a better metric."}
     )
-    num_beams: int = field(default=3, metadata={"help": "Beams of the final evaluation; kept in generation_config.json."})
+    num_beams: int = field(
+        default=3, metadata={"help": "Beams of the final evaluation; kept in generation_config.json."}
+    )
     length_penalty: float = field(default=1.0, metadata={"help": "The same for the length penalty."})
+    no_repeat_ngram_size: int = field(default=0, metadata={"help": "The same; 0 allows any repetition."})
     max_new_tokens: int = field(default=40, metadata={"help": "The same for the longest caption."})
-    dry_run: bool = field(default=False, metadata={"help": "Show a batch, the parameters and an estimate; do not train."})
+    dry_run: bool = field(
+        default=False, metadata={"help": "Show a batch, the parameters and an estimate; do not train."}
+    )
     remove_unused_columns: bool = field(default=False, metadata={"help": "The collator needs all columns."})
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to save."})
@@ -129,6 +148,21 @@ class CaptionTrainingArguments(TrainingArguments):
     load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the best checkpoint."})
     metric_for_best_model: str | None = field(default="cider", metadata={"help": "What is best."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning-rate schedule."})
+
+    def __post_init__(self):
+        self.use_cpu = self.use_cpu or not torch.cuda.is_available()
+        self.bf16 = self.precision == "bfloat16" or (self.precision == "auto" and fast_bfloat16(self.use_cpu))
+        super().__post_init__()
+
+
+def fast_bfloat16(on_cpu: bool) -> bool:
+    """Whether bfloat16 pays here.
+
+    On a CPU it does with AVX512-BF16 or AMX only; without them it may be thousands of times slower than float32.
+    """
+    if on_cpu:
+        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.cuda.is_bf16_supported()
 
 
 class _Parser(HfArgumentParser):
@@ -166,7 +200,9 @@ def read_config(path: str | Path) -> dict[str, Any]:
     return config
 
 
-def parse_arguments(*dataclasses: type, argv: list[str] | None = None, default_config: str | Path | None = None) -> tuple:
+def parse_arguments(
+    *dataclasses: type, argv: list[str] | None = None, default_config: str | Path | None = None
+) -> tuple:
     """Fill dataclasses from `--config FILE.yaml` and the command line; the command line wins.
 
     Args:

@@ -1,8 +1,11 @@
 """Build a captioner from an encoder and a decoder, or load one, with the processor that belongs to it."""
 
+import json
 from collections.abc import Iterable
+from pathlib import Path
 
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+from peft import PeftModel
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (
     AutoConfig,
     AutoImageProcessor,
@@ -33,25 +36,30 @@ from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
 
 
-def train_tokenizer(captions: Iterable[str], vocab_size: int, lowercase: bool = False) -> PreTrainedTokenizerFast:
+def train_tokenizer(captions: Iterable[str], vocab_size: int, plain_text: bool = False) -> PreTrainedTokenizerFast:
     """Train a byte-level BPE tokenizer on captions; no text is unknown to it (Sennrich et al., 2016; GPT-2).
 
     Args:
         captions: training captions.
         vocab_size: most entries, special tokens included; fewer where the captions have no more merges.
-        lowercase: write everything in lower case.
+        plain_text: read and write lower case without punctuation, as caption metrics do.
 
     Returns:
-        A tokenizer with `<pad>`, `<bos>` and `<eos>`. Words keep their leading space, the first one included, so that a
-        word has the same tokens wherever it stands.
+        A tokenizer with `<pad>`, `<bos>` and `<eos>`. Words keep their leading space, the first one included, so that
+        a word has the same tokens wherever it stands.
     """
     tokenizer = Tokenizer(models.BPE())
-    steps = [normalizers.NFC(), normalizers.Strip(), *([normalizers.Lowercase()] if lowercase else [])]
+    # No Strip(): it would eat the line break between image and caption, and with it the token that starts a caption.
+    steps = [normalizers.NFC()]
+    if plain_text:
+        steps += [normalizers.Lowercase(), normalizers.Replace(Regex(r"[^\p{L}\p{M}\p{N}\s'-]+"), " ")]
+        steps += [normalizers.Replace(Regex(r"\s+"), " "), normalizers.Replace(Regex(r" $"), "")]
     tokenizer.normalizer = normalizers.Sequence(steps)
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
+        min_frequency=3,
         special_tokens=[PAD, BOS, EOS],
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
@@ -75,7 +83,7 @@ def build_captioner(
     """
     encoder, image_processor = _encoder(model_args)
     if model_args.decoder is None:
-        tokenizer = train_tokenizer(captions, model_args.vocab_size, model_args.lowercase)
+        tokenizer = train_tokenizer(captions, model_args.vocab_size, model_args.plain_text)
     else:
         tokenizer = AutoTokenizer.from_pretrained(model_args.decoder)
         if tokenizer.pad_token is None:
@@ -85,6 +93,7 @@ def build_captioner(
     model.generation_config.update(
         num_beams=args.num_beams,
         length_penalty=args.length_penalty,
+        no_repeat_ngram_size=args.no_repeat_ngram_size,
         max_new_tokens=args.max_new_tokens,
         early_stopping=args.num_beams > 1,
     )
@@ -97,7 +106,9 @@ def _encoder(model_args: ModelArguments) -> tuple[PreTrainedModel, BaseImageProc
         return load_vision_encoder(model_args.encoder), image_processor
     encoder = AutoModel.from_config(AutoConfig.for_model(**model_args.encoder_config))
     side = model_args.image_size
-    return encoder, ViTImageProcessorPil(size={"height": side, "width": side}, image_mean=[0.5] * 3, image_std=[0.5] * 3)
+    return encoder, ViTImageProcessorPil(
+        size={"height": side, "width": side}, image_mean=[0.5] * 3, image_std=[0.5] * 3
+    )
 
 
 def _join_llava(model_args, encoder, image_processor, tokenizer) -> tuple[PreTrainedModel, ProcessorMixin]:
@@ -149,15 +160,23 @@ def captioner_family(source: str) -> str:
     families = {"hfcap_llava": "llava", "hfcap_encoder_decoder": "encoder_decoder"}
     if model_type not in families:
         raise ConfigError(
-            f"model: {source} is a {model_type!r}; the recipes train {', '.join(families)} (add it to captioner_family in "
-            "src/hfcap/training/build.py)"
+            f"model: {source} is a {model_type!r}; the recipes train {', '.join(families)} "
+            "(add it to captioner_family in src/hfcap/training/build.py)"
         )
     return families[model_type]
 
 
 def load_captioner(
     source: str, quantization_config: BitsAndBytesConfig | None = None
-) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """Load a captioner and its processor from a model folder or a Hub id, through the Auto classes."""
-    model = AutoModelForImageTextToText.from_pretrained(source, quantization_config=quantization_config)
-    return model, AutoProcessor.from_pretrained(source, backend="pil")
+) -> tuple[PreTrainedModel | PeftModel, ProcessorMixin]:
+    """Load a captioner and its processor from a folder or a Hub id.
+
+    Args:
+        source: a model, or an adapter, which is put on the base that its configuration names.
+        quantization_config: how to quantise the model, or the adapter's base (`strategies.four_bit_config`).
+    """
+    processor = AutoProcessor.from_pretrained(source, backend="pil")
+    adapter = Path(source, "adapter_config.json")
+    base = json.loads(adapter.read_text())["base_model_name_or_path"] if adapter.exists() else source
+    model = AutoModelForImageTextToText.from_pretrained(base, quantization_config=quantization_config)
+    return (PeftModel.from_pretrained(model, source) if adapter.exists() else model), processor

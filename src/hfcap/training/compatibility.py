@@ -14,7 +14,8 @@ Backend = Literal["single", "ddp", "fsdp", "zero1", "zero2", "zero3"]
 
 UNTESTED = "untested"
 
-# (family, strategy) -> backend -> the test that shows it, or "untested". A pair or a backend that is missing is refused.
+# (family, strategy) -> backend -> the test that shows it, or "untested". A pair or a backend that is missing is
+# refused.
 SUPPORT: dict[tuple[str, str], dict[Backend, str]] = {
     ("llava", "full"): {
         "single": "tests/training/test_exact_loss.py",
@@ -61,7 +62,9 @@ def check_supported(args: ModelArguments, family: str, backend: Backend) -> None
     backends = SUPPORT.get((family, args.strategy))
     if backends is None:
         offered = [strategy for known, strategy in SUPPORT if known == family]
-        raise ConfigError(f"strategy {args.strategy!r} is not offered for {family}: choose one of {', '.join(offered)}")
+        raise ConfigError(
+            f"strategy {args.strategy!r} is not offered for {family}: choose one of {', '.join(offered)}"
+        )
     if backend not in backends:
         raise ConfigError(
             f"strategy {args.strategy!r} of {family} is not offered on {backend}: use one of {', '.join(backends)}"

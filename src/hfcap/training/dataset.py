@@ -6,9 +6,10 @@ from collections.abc import Iterator
 import datasets
 import numpy as np
 import torch
+from PIL import ImageOps
 
 from hfcap.data.features import FeatureCache, mirror_is_true
-from hfcap.data.pictures import load_picture, mirror
+from hfcap.data.pictures import load_picture
 
 
 def draw(seed: int, epoch: int, image_id: str, purpose: str) -> np.random.Generator:
@@ -37,7 +38,9 @@ class CaptionDataset(torch.utils.data.Dataset):
         seed: int = 0,
     ):
         if features is not None and len(features) != len(rows):
-            raise ValueError(f"the feature cache holds {len(features)} images, the data set {len(rows)}: build it anew")
+            raise ValueError(
+                f"the feature cache holds {len(features)} images, the data set {len(rows)}: build it anew"
+            )
         # Pictures stay encoded until they are asked for; with a cache they are never read.
         self.rows = rows if features is None else rows.remove_columns("image")
         self.features = features
@@ -66,7 +69,7 @@ class CaptionDataset(torch.utils.data.Dataset):
         if self.features is not None:
             return item | {"vision_features": self.features.read(index, view="mirror" if flip else "plain")}
         picture = load_picture(row["image"])
-        return item | {"image": mirror(picture) if flip else picture}
+        return item | {"image": ImageOps.mirror(picture) if flip else picture}
 
 
 class EpochSampler(torch.utils.data.Sampler):

@@ -49,8 +49,8 @@ def describe_run(model: nn.Module, collator: CaptionCollator, data: CaptionDatas
     return "\n\n".join(
         [
             describe_sample(batch, collator.processor.tokenizer),
-            f"batch: {batch['segment_ids'].shape[0]} rows of {batch['segment_ids'].shape[1]} tokens, {targets} targets, "
-            f"{100 * padding:.0f} % padding",
+            f"batch: {batch['segment_ids'].shape[0]} rows of {batch['segment_ids'].shape[1]} tokens, "
+            f"{targets} targets, {100 * padding:.0f} % padding",
             parameter_table(model),
             f"{steps} optimizer steps, {seconds:.2f} s for a batch: some {minutes:.0f} minutes without evaluation",
             f"memory: {_peak_memory_gib() + trained * BYTES_PER_TRAINED_PARAMETER / 2**30:.1f} GiB "

@@ -12,9 +12,9 @@ def token_loss(
 ) -> torch.Tensor:
     """Sum of the token losses over the number of target tokens in the whole optimizer step.
 
-    Given to `Trainer` as `compute_loss_func`. `Trainer` counts the targets over all micro-batches and processes and, with
-    several processes, multiplies by their number to undo the averaging of gradients; so 16 x 1, 4 x 4 and 1 x 16 (batch x
-    accumulation) give the same gradient. Stock `VisionEncoderDecoderModel` does not
+    Given to `Trainer` as `compute_loss_func`. `Trainer` counts the targets over all micro-batches and processes and,
+    with several processes, multiplies by their number to undo the averaging of gradients; so 16 x 1, 4 x 4 and 1 x 16
+    (batch x accumulation) give the same gradient. Stock `VisionEncoderDecoderModel` does not
     (https://github.com/huggingface/transformers/issues/47688).
 
     Args:

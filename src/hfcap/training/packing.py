@@ -1,9 +1,9 @@
 """Shared-image packing: one prefix, then all references of an image side by side in one row.
 
-A captioning row is a prefix (image tokens and prompt, or just the decoder's start token) followed by several references.
-Each reference may look at the prefix and at itself, never at another reference, and its positions continue from the
-prefix. The loss and its gradient are those of one row per reference: the prefix is computed once instead of once a
-reference.
+A captioning row is a prefix (image tokens and prompt, or just the decoder's start token) followed by several
+references. Each reference may look at the prefix and at itself, never at another reference, and its positions continue
+from the prefix. The loss and its gradient are those of one row per reference: the prefix is computed once instead of
+once a reference.
 
 The last prefix token predicts the first token of every reference, so each reference carries its own copy of it:
 
@@ -31,7 +31,8 @@ def pack_references(prefix_ids: Sequence[int], targets: Sequence[Sequence[int]])
 
     Returns:
         `input_ids`, `position_ids`, `segment_ids` and `shift_labels`, lists of the same length L, where
-        L = len(prefix_ids) - 1 + sum(len(target)). `shift_labels[i]` is what position i must predict, -100 for nothing.
+        L = len(prefix_ids) - 1 + sum(len(target)). `shift_labels[i]` is what position i must predict, -100 for
+        nothing.
 
     Raises:
         ValueError: no prefix token, no target, or an empty target.

@@ -19,7 +19,7 @@ from hfcap.training.dataset import CaptionDataset
 
 
 def use_all_cores() -> None:
-    """Give torch this process's share of the cores: `accelerate launch` sets OMP_NUM_THREADS=1, which leaves it one."""
+    """Give torch this process's share of the cores: `accelerate launch` sets OMP_NUM_THREADS=1, one core."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
@@ -36,7 +36,8 @@ def load_splits(args: DataArguments) -> tuple[datasets.Dataset, datasets.Dataset
 
 def load_split(args: DataArguments, split: str, limit: int | None) -> datasets.Dataset:
     """Rows `{image_id, image, captions, …}` of one split, the first `limit` of them."""
-    options = {"style": args.scenes_style} if args.data == "scenes" else {}
+    scenes = {"style": args.scenes_style, "image_size": args.scenes_image_size}
+    options = scenes if args.data == "scenes" else {}
     try:
         return load_captions(args.data, split, num_images=limit, on_bad_image=args.on_bad_image, **options)
     except ValueError as error:
@@ -78,7 +79,15 @@ def last_complete_checkpoint(folder: str | Path) -> str | None:
 
 
 # Settings that may differ between a run and its continuation: where it lies, what it shows, how it is watched.
-NOT_COMPARED = {"output_dir", "dry_run", "logging_steps", "logging_first_step", "report_to", "disable_tqdm", "run_name"}
+NOT_COMPARED = {
+    "output_dir",
+    "dry_run",
+    "logging_steps",
+    "logging_first_step",
+    "report_to",
+    "disable_tqdm",
+    "run_name",
+}
 
 
 def open_run(folder: Path, arguments: tuple, rows: tuple[datasets.Dataset, datasets.Dataset]) -> bool:
@@ -114,7 +123,9 @@ def open_run(folder: Path, arguments: tuple, rows: tuple[datasets.Dataset, datas
     ]
     changed += [f"the {name} data changed" for name in data if earlier["data"][name] != record["data"][name]]
     if changed:
-        raise ConfigError(f"{folder} holds another run: {'; '.join(changed)}. Give another --output_dir, or remove {folder}")
+        raise ConfigError(
+            f"{folder} holds another run: {'; '.join(changed)}. Give another --output_dir, or remove {folder}"
+        )
     if not (folder / runs.METRICS).exists():
         return False
     print_finished(folder)

@@ -50,7 +50,7 @@ def four_bit_config(compute_dtype: torch.dtype) -> BitsAndBytesConfig:
 
 
 def compute_dtype() -> torch.dtype:
-    """Pick bfloat16 where the accelerator has it, float32 on a CPU, where bfloat16 may be thousands of times slower."""
+    """Dtype of 4-bit layers' products: bfloat16 on an accelerator that has it, float32 on a CPU."""
     return torch.bfloat16 if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float32
 
 
@@ -113,7 +113,11 @@ def apply_strategy(
 
 def _projector_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
     """The outermost modules that belong to the projector."""
-    own = [(name, m) for name, m in model.named_modules() if name not in ("", "model") and part_of(name + ".") == "projector"]
+    own = [
+        (name, m)
+        for name, m in model.named_modules()
+        if name not in ("", "model") and part_of(name + ".") == "projector"
+    ]
     return [(name, m) for name, m in own if not any(name.startswith(outer + ".") for outer, _ in own)]
 
 

@@ -20,8 +20,8 @@ CAPTION_METRICS = ("bleu", "rouge_l", "cider")
 def model_inputs(batch: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
     """Turn a collated batch into the model's arguments and flat `labels`.
 
-    The mask is built here, on the device, from `segment_ids`; the head runs on target positions only, so `labels` are the
-    (N,) targets in the order of the model's (N, vocabulary) logits.
+    The mask is built here, on the device, from `segment_ids`; the head runs on target positions only, so `labels` are
+    the (N,) targets in the order of the model's (N, vocabulary) logits.
     """
     inputs = dict(batch)
     mask = attention_mask_from_segments(inputs.pop("segment_ids"), dtype)
@@ -35,9 +35,9 @@ def model_inputs(batch: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str
 class CaptionTrainer(Trainer):
     """HF Trainer for captioning models.
 
-    Differences from `Trainer`: the loss is `token_loss` over packed rows; the order of an epoch depends on (seed, epoch)
-    only; encoder, projector and language model may have learning rates of their own; `evaluate` also captions a fixed
-    subset of the evaluation images, so that `metric_for_best_model="cider"` works.
+    Differences from `Trainer`: the loss is `token_loss` over packed rows; the order of an epoch depends on (seed,
+    epoch) only; encoder, projector and language model may have learning rates of their own; `evaluate` also captions a
+    fixed subset of the evaluation images, so that `metric_for_best_model="cider"` works.
 
     Args:
         args: `CaptionTrainingArguments`.

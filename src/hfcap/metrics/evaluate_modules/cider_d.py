@@ -1,8 +1,8 @@
 """CIDEr-D as a module for `evaluate.load(hfcap.metrics.path("cider_d"))`."""
 
 import datasets
-import evaluate  # `evaluate.Metric`, never `from evaluate import Metric`: evaluate would take that class for this one
 
+import evaluate  # `evaluate.Metric`, never `from evaluate import Metric`: evaluate would take that class for this one
 from hfcap.metrics import compute_metrics
 
 _CITATION = r"""

@@ -1,0 +1,60 @@
+"""Caption a data set with any checkpoint, and judge the captions.
+
+    # a run folder (its merged/ or model/), on the data it was trained for
+    python recipes/evaluate.py --model outputs/scenes-qlora --data scenes --scenes_style alt_text
+    # photos of any size and orientation
+    python recipes/evaluate.py --model outputs/flickr8k-encoder-decoder --data ../shared/data/flickr8k_original
+    # an adapter on its 4-bit base, as it was trained
+    python recipes/evaluate.py --model outputs/scenes-qlora/adapter --load_in_4bit --data scenes --scenes_style
+    alt_text
+
+Writes `captions.jsonl`, `metrics.json` and `report.html` into `--output_dir` (by default `evaluation/` in the run
+folder).
+"""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hfcap import runs
+from hfcap.errors import run_main
+from hfcap.evaluation import evaluate_captioner, results_table, show_captions, write_evaluation
+from hfcap.generation.inputs import caption_prompt
+from hfcap.training.arguments import DataArguments, parse_arguments
+from hfcap.training.build import load_captioner
+from hfcap.training.dataset import CaptionDataset
+from hfcap.training.preparation import load_split, use_all_cores
+from hfcap.training.strategies import compute_dtype, four_bit_config
+
+
+@dataclass
+class EvaluationArguments:
+    """Which checkpoint, and how it decodes."""
+
+    model: str = field(metadata={"help": "Run folder, model or adapter folder, or Hub id."})
+    load_in_4bit: bool = field(default=False, metadata={"help": "Load the language model in NF4."})
+    output_dir: str | None = field(default=None, metadata={"help": "Where the results go."})
+    batch_size: int = field(default=16, metadata={"help": "Pictures decoded together."})
+    num_beams: int | None = field(default=None, metadata={"help": "The model's own setting by default."})
+    length_penalty: float | None = field(default=None, metadata={"help": "The model's own setting by default."})
+
+
+def main() -> None:
+    """Evaluate one checkpoint on one split."""
+    data_args, args = parse_arguments(DataArguments, EvaluationArguments)
+    source = runs.resolve_model(args.model)
+    rows = load_split(data_args, data_args.eval_split, data_args.max_eval_images)
+    use_all_cores()
+    model, processor = load_captioner(source.path, four_bit_config(compute_dtype()) if args.load_in_4bit else None)
+    prompt = data_args.prompt or caption_prompt(processor)
+    decoding = {
+        name: getattr(args, name) for name in ("num_beams", "length_penalty") if getattr(args, name) is not None
+    }
+    evaluation = evaluate_captioner(model, processor, CaptionDataset(rows), prompt, args.batch_size, **decoding)
+    folder = Path(args.output_dir or Path(args.model) / "evaluation")
+    write_evaluation(folder, evaluation, rows, f"{args.model} on {data_args.data}", source.artifact)
+    print(results_table({Path(args.model).name: (None, evaluation)}), show_captions(evaluation), sep="\n\n")
+    print(f"\nResults in {folder}")
+
+
+if __name__ == "__main__":
+    run_main(main)

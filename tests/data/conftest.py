@@ -1,0 +1,15 @@
+import pytest
+from tiny_encoder import BLOCK, NUM_IMAGES
+
+from hfcap.data import feature_store
+from hfcap.data.scenes import load_scenes
+
+
+@pytest.fixture
+def small_blocks(monkeypatch):
+    monkeypatch.setattr(feature_store, "IMAGES_PER_BLOCK", BLOCK)
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    return load_scenes("train", NUM_IMAGES, "caption", image_size=32)

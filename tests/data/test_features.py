@@ -1,0 +1,229 @@
+import logging
+import pickle
+
+import pytest
+import torch
+from datasets import Dataset, Features, List, Value
+from datasets import Image as ImageFeature
+from PIL import Image
+from tiny_encoder import BLOCK, NUM_IMAGES, TinyImageProcessor, TinyModel, build, direct
+from torch import nn
+
+from hfcap.data.features import FeatureCache, find_encoder, hash_weights, mirror_is_true
+from hfcap.data.scenes import load_scenes
+
+pytestmark = pytest.mark.usefixtures("small_blocks")
+
+
+def test_features_equal_direct_computation_up_to_float16_rounding(tmp_path, scenes):
+    cache, _ = build(tmp_path, scenes, views=("plain", "mirror"))
+    assert len(cache) == NUM_IMAGES and cache.shape == (16, 5)
+    worst = 0
+    for view in ("plain", "mirror"):
+        for row in range(NUM_IMAGES):
+            got, wanted = cache.read(row, view), direct(scenes, row, view)
+            assert got.dtype == torch.float32 and got.shape == (16, 5)
+            # 2**-11 is the rounding; 1e-6 is for convolutions of another batch size.
+            assert (got - wanted).abs().le(wanted.abs() * 2**-11 + 1e-6).all()
+            worst = max(worst, (got - wanted).abs().max().item())
+    assert worst > 1e-6  # else this is not float16, and the bound above was never tried
+    assert not torch.equal(cache.read(0), cache.read(0, "mirror"))
+
+
+def test_float32_is_exact_and_another_cache(tmp_path, scenes):
+    build(tmp_path, scenes)
+    cache, seen = build(tmp_path, scenes, dtype="float32")
+    assert seen > 0
+    torch.testing.assert_close(cache.read(7), direct(scenes, 7), rtol=1e-6, atol=1e-6)
+
+
+def test_read_by_id_and_wrong_names(tmp_path, scenes):
+    cache, _ = build(tmp_path, scenes)
+    assert torch.equal(cache.read("scenes-train-000003"), cache.read(3))
+    with pytest.raises(KeyError, match="nobody"):
+        cache.read("nobody")
+    with pytest.raises(IndexError):
+        cache.read(NUM_IMAGES)
+    with pytest.raises(ValueError, match="no view 'mirror'; it has: plain"):
+        cache.read(0, "mirror")
+
+
+def test_what_is_read_is_a_copy(tmp_path, scenes):
+    for dtype in ("float16", "float32"):
+        cache, _ = build(tmp_path, scenes, dtype=dtype)
+        before = cache.read(0).clone()
+        cache.read(0).zero_()
+        assert torch.equal(cache.read(0), before)
+
+
+def test_second_call_reads_and_does_not_run_the_encoder(tmp_path, scenes):
+    first, seen = build(tmp_path, scenes)
+    assert seen == NUM_IMAGES + 1  # one more tells the shape
+    second, seen = build(tmp_path, scenes)
+    assert seen == 0
+    assert torch.equal(first.read(9), second.read(9))
+    _, seen = build(tmp_path, scenes, views=("plain", "mirror"))
+    assert seen == NUM_IMAGES + 1
+
+
+def changed_weight():
+    model = TinyModel()
+    with torch.no_grad():
+        model.encoder.convolution.weight[0, 0, 0, 0] += 1e-3
+    return model
+
+
+def changed_buffer():
+    model = TinyModel()
+    model.encoder.norm.running_mean += 1e-3
+    return model
+
+
+def changed_layer():
+    model = TinyModel()
+    model.config.vision_feature_layer = -2
+    return model
+
+
+@pytest.mark.parametrize("change", [changed_weight, changed_buffer, changed_layer])
+def test_changed_model_misses(tmp_path, scenes, change):
+    build(tmp_path, scenes)
+    _, seen = build(tmp_path, scenes, model=change())
+    assert seen == NUM_IMAGES + 1
+
+
+def test_changed_preprocessing_misses(tmp_path, scenes):
+    old, _ = build(tmp_path, scenes)
+    new, seen = build(tmp_path, scenes, processor=TinyImageProcessor(mean=0.25))
+    assert seen == NUM_IMAGES + 1
+    assert not torch.equal(old.read(0), new.read(0))
+
+
+def test_changed_pictures_or_order_miss_but_captions_do_not_matter(tmp_path, scenes):
+    build(tmp_path, scenes)
+    for other in (
+        load_scenes("train", NUM_IMAGES, "caption", image_size=32, seed=1),
+        scenes.select(range(NUM_IMAGES - 1)),
+        scenes.select(list(reversed(range(NUM_IMAGES)))),
+    ):
+        assert build(tmp_path, other)[1] == len(other) + 1
+    assert build(tmp_path, load_scenes("train", NUM_IMAGES, "alt_text", image_size=32))[1] == 0
+
+
+def test_size_is_announced_first(tmp_path, scenes, caplog):
+    with caplog.at_level(logging.INFO, logger="hfcap"):
+        build(tmp_path, scenes)
+    assert any("writing 0.0 MB of features of 10 images" in text for text in caplog.messages)
+
+
+def test_values_beyond_float16_are_refused(tmp_path, scenes):
+    model = TinyModel()
+    with torch.no_grad():
+        model.encoder.norm.bias.fill_(1e5)
+    with pytest.raises(ValueError, match=r"not finite as float16 .*use dtype='float32'"):
+        build(tmp_path, scenes, model=model)
+    cache, _ = build(tmp_path, scenes, model=model, dtype="float32")
+    assert cache.read(0).max() > 9e4
+
+
+def test_encoder_is_in_eval_meanwhile_and_left_as_it_was(tmp_path, scenes):
+    model = TinyModel()
+    model.encoder.train()
+    model.encoder.convolution.eval()
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    cache, _ = build(tmp_path, scenes, model=model)
+    assert model.encoder.training and model.encoder.norm.training and not model.encoder.convolution.training
+    assert all(torch.equal(tensor, before[name]) for name, tensor in model.state_dict().items())
+    torch.testing.assert_close(cache.read(0), direct(scenes, 0), rtol=2**-10, atol=1e-6)
+
+
+def rows_of(pictures):
+    features = Features({"image_id": Value("string"), "image": ImageFeature(), "captions": List(Value("string"))})
+    columns = {
+        "image_id": [str(i) for i in range(len(pictures))],
+        "image": pictures,
+        "captions": [["x"]] * len(pictures),
+    }
+    return Dataset.from_dict(columns, features=features)
+
+
+def test_pictures_that_cannot_be_used_are_named(tmp_path):
+    good = Image.new("RGB", (32, 32))
+    with pytest.raises(ValueError, match="picture of row 1 cannot be read"):
+        build(tmp_path, rows_of([good, {"bytes": b"junk", "path": None}]))
+    sizes = [good] * BLOCK + [Image.new("RGB", (64, 64))]
+    with pytest.raises(ValueError, match=r"from row 4 on give features of \(64, 5\), row 0 of \(16, 5\)"):
+        build(tmp_path, rows_of(sizes))
+
+
+def test_greyscale_and_transparent_pictures_are_cached_as_load_picture_gives_them(tmp_path):
+    rows = rows_of([Image.new("L", (32, 32), 99), Image.new("RGBA", (32, 32), (0, 0, 0, 0))])
+    cache, _ = build(tmp_path, rows)
+    for row in range(2):
+        torch.testing.assert_close(cache.read(row), direct(rows, row), rtol=2**-10, atol=1e-6)
+
+
+def test_wrong_choices_are_named(tmp_path, scenes):
+    with pytest.raises(ValueError, match="unknown view 'upside_down': choose plain, mirror"):
+        build(tmp_path, scenes, views=("upside_down",))
+    with pytest.raises(ValueError, match="empty"):
+        build(tmp_path, scenes, views=())
+    with pytest.raises(ValueError, match="unknown dtype 'int8': choose float16, float32"):
+        build(tmp_path, scenes, dtype="int8")
+
+
+def test_pickle_is_small_and_reads(tmp_path, scenes):
+    cache, _ = build(tmp_path, scenes)
+    cache.read(0)
+    pickled = pickle.dumps(cache)
+    assert b"memmap" not in pickled and len(pickled) < 1500
+    copy = pickle.loads(pickled)
+    assert isinstance(copy, FeatureCache) and torch.equal(copy.read(2), cache.read(2))
+
+
+def test_encoder_is_found_in_either_family():
+    encoder = nn.Linear(1, 1)
+    for model in (nn.Module(), nn.Module(), nn.Module()):
+        with pytest.raises(ValueError, match="no vision encoder"):
+            find_encoder(model)
+    encoder_decoder, inner, llava = nn.Module(), nn.Module(), nn.Module()
+    encoder_decoder.encoder = encoder
+    inner.vision_tower = encoder
+    llava.model = inner
+    adapted = nn.Module()
+    adapted.get_base_model = lambda: llava
+    assert find_encoder(encoder_decoder) is find_encoder(llava) is find_encoder(adapted) is encoder
+
+
+def test_weights_hash_sees_values_names_and_dtypes():
+    base = nn.Linear(2, 2)
+    same = nn.Linear(2, 2)
+    same.load_state_dict(base.state_dict())
+    assert hash_weights(base) == hash_weights(same)
+    hashes = {hash_weights(base), hash_weights(nn.Sequential(same)), hash_weights(nn.Linear(2, 2))}
+    assert len(hashes | {hash_weights(same.to(torch.bfloat16))}) == 4
+
+
+@pytest.mark.parametrize(
+    ("caption", "expected"),
+    [
+        ("A dog runs over the bright grass .", True),
+        ("A dog to the left of a tree", False),
+        ("Right of the tree", False),
+        ("the man on the left-hand side", False),
+        ("the leftmost of three men", False),
+        ("He raises his right hand.", False),
+        ("a copyright sign, slightly upright, in the spotlight", True),
+        ("bright leftovers", True),
+    ],
+)
+def test_mirror_rule(caption, expected):
+    assert mirror_is_true([caption]) is expected
+    assert mirror_is_true(["a dog", caption]) is expected
+
+
+def test_mirror_rule_agrees_with_scenes():
+    rows = load_scenes("train", 60, "alt_text", image_size=32)
+    for row in rows:
+        sideways = any(f'"position": "{side}"' in row["scene"] for side in ("left", "right"))
+        assert mirror_is_true(row["captions"]) == (not sideways)

@@ -1,0 +1,246 @@
+import json
+
+import numpy as np
+import pytest
+import yaml
+from huggingface_hub import ModelCard
+from safetensors.numpy import save_file
+
+from hfcap.files import write_json
+from hfcap.hub.card import Given, count_parameters, write_card
+from hfcap.predictions import write_predictions
+from hfcap.runs import write_metrics
+
+RECORD = {
+    "arguments": {
+        "data": "/home/somebody/flickr8k",
+        "eval_split": "validation",
+        "strategy": "qlora",
+        "model": "outputs/stage_1/model",
+        "lora_r": 16,
+        "learning_rate": 2e-4,
+        "num_train_epochs": 3.0,
+        "max_steps": -1,
+        "packing": True,
+        "label_smoothing_factor": 0.0,
+        "seed": 0,
+    },
+    "data": {
+        "train": {"num_images": 5999, "num_captions": 29995, "sha256": "ab" * 32},
+        "eval": {"num_images": 3, "num_captions": 6, "sha256": "cd" * 32},
+    },
+    "versions": {"python": "3.11.7", "hfcap": "0.1.0", "torch": "2.13.0", "transformers": "5.23.0", "numpy": "2.4.6"},
+    "git": {"commit": "0123456789abcdef", "dirty": True},
+    "machine": {"system": "Linux", "processor": "x86_64", "cores": 2, "accelerators": []},
+}
+
+
+def _run(folder, model_type="hfcap_llava", artifact="merged", caption="a dog", arguments=None, **metrics):
+    weights = folder / artifact
+    weights.mkdir(parents=True)
+    write_json(weights / "config.json", {"model_type": model_type})
+    write_json(weights / "processor_config.json", {"caption_prompt": 'Say "what" it is.'})
+    save_file({"a": np.zeros((10, 100), np.float32), "b": np.zeros((34,), np.float32)}, weights / "model.safetensors")
+    write_json(folder / "run.json", RECORD | {"arguments": RECORD["arguments"] | (arguments or {})})
+    rows = [{"image_id": f"{n}_x", "caption": caption, "captions": ["the dog", "one dog"]} for n in range(3)]
+    write_predictions(folder / "captions.jsonl", rows)
+    settings = {
+        "metrics": {"rouge_l": {"value": 0.4, "ci95": (0.35, 0.45)}, "cider": {"value": 0.531, "ci95": (0.5, 0.56)}},
+        "num_images": 3,
+        "tokenizer": "ptb",
+        "idf": "references",
+        "decoding": {"num_beams": 3, "max_new_tokens": 40},
+        "model_artifact": "merged",
+    }
+    write_metrics(folder / "metrics.json", **(settings | metrics))
+    return folder
+
+
+METADATA = {
+    "language": "en",
+    "license": "apache-2.0",
+    "library_name": "hfcap",
+    "pipeline_tag": "image-to-text",
+    "tags": ["image-captioning", "hfcap", "qlora"],
+    "model-index": [
+        {
+            "name": "dogs",
+            "results": [
+                {
+                    "task": {"type": "image-to-text", "name": "Image captioning"},
+                    "dataset": {"name": "flickr8k", "type": "flickr8k", "split": "validation"},
+                    "metrics": [
+                        {"type": "cider", "value": 53.1, "name": "CIDEr"},
+                        {"type": "rouge_l", "value": 40.0, "name": "ROUGE-L"},
+                    ],
+                }
+            ],
+        }
+    ],
+}
+
+BODY = """\
+
+# dogs
+
+Captions for pictures of dogs.
+
+Describes a picture in a sentence. 1,034 parameters, model type `hfcap_llava`, trained with hfcap.
+
+## Use
+
+```
+pip install hfcap
+hfcap caption PHOTO.jpg --model outputs/dogs/merged
+```
+
+```python
+import hfcap.models  # tells transformers the model type
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor
+
+processor = AutoProcessor.from_pretrained("outputs/dogs/merged")
+model = AutoModelForImageTextToText.from_pretrained("outputs/dogs/merged")
+picture = Image.open("PHOTO.jpg").convert("RGB")
+content = [{"type": "image"}, {"type": "text", "text": "Say \\"what\\" it is."}]
+text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+inputs = processor(images=picture, text=text, return_tensors="pt")
+tokens = model.generate(**inputs)[0, inputs["input_ids"].shape[1] :]
+print(processor.tokenizer.decode(tokens, skip_special_tokens=True).strip())
+```
+
+## Results
+
+Split “validation” of flickr8k, 3 images, × 100, with 95 % intervals over images:
+
+| metric | value | 95 % interval |
+| --- | ---: | ---: |
+| CIDEr | 53.1 | 50.0 to 56.0 |
+| ROUGE-L | 40.0 | 35.0 to 45.0 |
+
+Measured with the weights here: a merge of the adapter onto the base in its original precision.
+Words split by `ptb`; document frequencies of CIDEr from references; decoding:
+`num_beams=3`, `max_new_tokens=40`.
+
+## Captions
+
+Drawn at random, not chosen:
+
+| picture | caption | one of the references |
+| --- | --- | --- |
+| 1\\_x | a dog | the dog |
+| 2\\_x | a dog | the dog |
+| 0\\_x | a dog | the dog |
+
+## Training
+
+| data | images | captions | SHA-256 |
+| --- | ---: | ---: | --- |
+| flickr8k, train | 5,999 | 29,995 | `abababababababab` |
+| flickr8k, eval | 3 | 6 | `cdcdcdcdcdcdcdcd` |
+
+| setting | value |
+| --- | --- |
+| strategy | qlora |
+| started from | stage\\_1 |
+| LoRA rank | 16 |
+| learning rate | 0.0002 |
+| epochs | 3 |
+| packing of references | True |
+| seed | 0 |
+
+On 2 CPU cores, with
+hfcap 0.1.0, torch 2.13.0, transformers 5.23.0, at commit `0123456789ab` with changes that were not committed.
+
+## Limits
+
+- It describes what pictures like those of flickr8k show, with the gaps and the biases of their captions.
+- A caption can be fluent and wrong. Have a person check captions that others rely on, such as alt text.
+- No cats.
+"""
+
+
+def test_the_whole_card(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = _run(tmp_path / "outputs" / "dogs")
+    given = Given(license="apache-2.0", summary="Captions for pictures of dogs.", limits=["No cats."])
+    path = write_card(folder, given)
+    assert path.name == "README.md"
+    text = path.read_text(encoding="utf-8")
+    start, metadata, body = text.split("---\n", 2)
+    assert start == ""
+    assert yaml.safe_load(metadata) == METADATA  # the order of its keys is huggingface_hub's
+    assert body == BODY
+    assert write_card(folder, given).read_text(encoding="utf-8") == text
+
+
+def test_the_hub_library_reads_the_metadata(tmp_path):
+    card = ModelCard.load(write_card(_run(tmp_path / "dogs"), Given(datasets=["owner/set"], base_model=["owner/lm"])))
+    assert card.data.datasets == ["owner/set"]
+    assert card.data.base_model == ["owner/lm"]
+    assert card.data.license is None
+    results = {result.metric_type: result.metric_value for result in card.data.eval_results}
+    assert results == {"cider": 53.1, "rouge_l": 40.0}
+
+
+def test_an_encoder_decoder_is_used_without_a_prompt(tmp_path):
+    folder = _run(tmp_path / "dogs", "hfcap_encoder_decoder", "model", model_artifact="model")
+    text = write_card(folder).read_text(encoding="utf-8")
+    assert "apply_chat_template" not in text
+    assert "inputs = processor(images=picture, return_tensors=" in text
+    assert "Measured with the weights here.\n" in text
+    assert str(tmp_path) not in text  # the way to the folder is nobody's business
+
+
+def test_a_stock_model_needs_no_hfcap(tmp_path):
+    text = write_card(_run(tmp_path / "dogs", "llava"), Given(repo_id="owner/dogs")).read_text(encoding="utf-8")
+    assert "import hfcap" not in text
+    assert 'from_pretrained("owner/dogs")' in text
+    assert yaml.safe_load(text.split("---")[1])["library_name"] == "transformers"
+
+
+def test_figures_of_the_adapter_do_not_pass_for_those_of_the_merge(tmp_path):
+    text = write_card(_run(tmp_path / "dogs", model_artifact="adapter")).read_text(encoding="utf-8")
+    assert "another\nmodel, which these figures do not judge" in text
+
+
+def test_the_demo_says_what_it_cannot_do(tmp_path):
+    folder = _run(tmp_path / "dogs", arguments={"data": "scenes", "max_steps": 50})
+    text = write_card(folder).read_text(encoding="utf-8")
+    assert "it cannot describe a photograph" in text
+    assert "| steps | 50 |" in text
+    assert "| epochs |" not in text
+
+
+def test_no_caption_becomes_markup(tmp_path):
+    caption = "<b>a|b</b> `c` *d* _e_ [f](g)\n# h"
+    text = write_card(_run(tmp_path / "dogs", caption=caption)).read_text(encoding="utf-8")
+    escaped = "| &lt;b&gt;a\\|b&lt;/b&gt; \\`c\\` \\*d\\* \\_e\\_ \\[f\\](g) # h | the dog |"
+    assert text.count(escaped) == 3
+
+
+@pytest.mark.parametrize("name", ["run.json", "metrics.json", "captions.jsonl"])
+def test_an_unfinished_run_has_no_card(tmp_path, name):
+    folder = _run(tmp_path / "dogs")
+    (folder / name).unlink()
+    with pytest.raises(FileNotFoundError, match=name):
+        write_card(folder)
+    assert not (folder / "README.md").exists()
+
+
+def test_parameters_are_counted_over_all_files(tmp_path):
+    save_file({"a": np.zeros((2, 3), np.float16)}, tmp_path / "model-1.safetensors")
+    save_file({"b": np.zeros((4,), np.int8)}, tmp_path / "model-2.safetensors")
+    assert count_parameters(tmp_path) == 10
+    with pytest.raises(ValueError, match=r"no \.safetensors file"):
+        count_parameters(tmp_path.parent / "other")
+
+
+def test_run_record_is_enough_for_a_card(tmp_path):
+    # The fixture above has the fields of a real record, not others.
+    from hfcap.runs import run_record
+
+    record = run_record({}, seeds={}, data={})
+    assert set(RECORD) <= set(record)
+    assert set(RECORD["machine"]) == set(record["machine"])
+    assert json.loads(json.dumps(record)) == record

@@ -1,0 +1,110 @@
+"""D4: the same 16 samples give the same loss and gradient, however an optimizer step splits them."""
+
+import pytest
+import torch
+
+from hfcap.training.arguments import CaptionTrainingArguments
+from hfcap.training.collators import CaptionCollator
+from hfcap.training.dataset import CaptionDataset
+from hfcap.training.trainer import CaptionTrainer
+
+FAMILIES = ("llava", "encoder_decoder")
+
+
+def train_one_step(
+    tmp_path, build_tiny, rows, family, batch_size, packing=True, pad_is_eos=False, checkpointing=False
+):
+    """Train one optimizer step on the same 16 images; return its loss, gradient norm and the new weights."""
+    model, processor = build_tiny(family, pad_is_eos)
+    data = CaptionDataset(rows.select(range(16)))
+    args = CaptionTrainingArguments(
+        output_dir=str(tmp_path / f"{family}-{batch_size}-{packing}"),
+        per_device_train_batch_size=batch_size,
+        gradient_accumulation_steps=16 // batch_size,
+        packing=packing,
+        max_steps=1,
+        learning_rate=0.1,
+        optim="sgd",
+        lr_scheduler_type="constant",
+        max_grad_norm=1e9,
+        logging_steps=1,
+        eval_strategy="no",
+        save_strategy="no",
+        load_best_model_at_end=False,
+        activation_checkpointing=checkpointing,
+        disable_tqdm=True,
+        use_cpu=True,
+    )
+    collator = CaptionCollator(processor, "Describe." if family == "llava" else None, packing=packing)
+    trainer = CaptionTrainer(
+        model=model,
+        args=args,
+        train_dataset=data,
+        eval_dataset=data,
+        data_collator=collator,
+        processing_class=processor,
+    )
+    trainer.train()
+    log = trainer.state.log_history[0]
+    return log["loss"], log["grad_norm"], {name: p.detach().clone() for name, p in model.named_parameters()}
+
+
+def assert_same_step(first, second):
+    assert second[0] == pytest.approx(first[0], rel=1e-5)
+    assert second[1] == pytest.approx(first[1], rel=1e-5)
+    for name, weight in first[2].items():
+        torch.testing.assert_close(second[2][name], weight, rtol=1e-5, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("batch_size", [4, 1])
+def test_batch_size_times_accumulation_does_not_matter(tmp_path, build_tiny, scene_rows, family, batch_size):
+    whole = train_one_step(tmp_path, build_tiny, scene_rows, family, 16)
+    assert_same_step(whole, train_one_step(tmp_path, build_tiny, scene_rows, family, batch_size))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize("pad_is_eos", [False, True])
+def test_packing_does_not_matter(tmp_path, build_tiny, scene_rows, family, pad_is_eos):
+    packed = train_one_step(tmp_path, build_tiny, scene_rows, family, 8, packing=True, pad_is_eos=pad_is_eos)
+    rows = train_one_step(tmp_path, build_tiny, scene_rows, family, 8, packing=False, pad_is_eos=pad_is_eos)
+    assert_same_step(packed, rows)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_activation_checkpointing_does_not_matter(tmp_path, build_tiny, scene_rows, family):
+    plain = train_one_step(tmp_path, build_tiny, scene_rows, family, 16)
+    assert_same_step(plain, train_one_step(tmp_path, build_tiny, scene_rows, family, 16, checkpointing=True))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_the_loss_is_the_mean_over_all_targets(tmp_path, build_tiny, scene_rows, family):
+    """Against a loss computed by hand: one reference at a time, without masks, packing or trainer."""
+    loss, _, _ = train_one_step(tmp_path, build_tiny, scene_rows, family, 4)
+    model, processor = build_tiny(family)
+    collator = CaptionCollator(processor, "Describe." if family == "llava" else None)
+    total, count = 0.0, 0
+    for row in scene_rows.select(range(16)):
+        pixel_values = processor.image_processor([row["image"]], return_tensors="pt")["pixel_values"]
+        for target in collator.targets(row["captions"]):
+            ids = torch.tensor([collator.prefix_ids + target[:-1]])
+            name = "input_ids" if family == "llava" else "decoder_input_ids"
+            with torch.no_grad():
+                logits = model.eval()(pixel_values=pixel_values, **{name: ids}).logits[0, -len(target) :]
+            total += torch.nn.functional.cross_entropy(logits, torch.tensor(target), reduction="sum").item()
+            count += len(target)
+    assert loss == pytest.approx(total / count, rel=1e-5)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_only_the_caption_and_its_end_are_learned(build_tiny, scene_rows, family):
+    _, processor = build_tiny(family, pad_is_eos=True)
+    collator = CaptionCollator(processor, "Describe." if family == "llava" else None)
+    rows = [{"image": row["image"], "captions": row["captions"]} for row in scene_rows.select(range(3))]
+    batch = collator(rows)
+    eos = processor.tokenizer.eos_token_id
+    for labels, row in zip(batch["shift_labels"], rows, strict=True):
+        learned = labels[labels != -100]
+        assert (learned == eos).sum() == len(row["captions"])  # each reference's end, though padding has the same id
+        text = processor.tokenizer.decode(learned, skip_special_tokens=True)
+        assert text.split() == " ".join(row["captions"]).split()

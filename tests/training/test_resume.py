@@ -1,0 +1,45 @@
+"""A run that was killed goes on as if nothing had happened."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from hfcap.training.preparation import last_complete_checkpoint
+
+SCRIPT = str(Path(__file__).with_name("tiny_run.py"))
+
+
+def run(*arguments):
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        [sys.executable, SCRIPT, *map(str, arguments)], capture_output=True, text=True, env=environment, timeout=300
+    )
+
+
+def result_of(process):
+    assert process.returncode == 0, process.stderr[-2000:]
+    return json.loads(process.stdout.splitlines()[-1])
+
+
+@pytest.mark.parametrize("family", ["llava", "encoder_decoder"])
+def test_a_killed_run_continues_the_same_loss_curve(tmp_path, family):
+    whole = result_of(run(family, tmp_path / "whole"))
+    killed = run(family, tmp_path / "killed", 8)
+    assert killed.returncode == -signal.SIGKILL
+    # A later checkpoint whose writing was cut off must not be taken.
+    (tmp_path / "killed" / "checkpoint-7").mkdir()
+    assert last_complete_checkpoint(tmp_path / "killed").endswith("checkpoint-6")
+    resumed = result_of(run(family, tmp_path / "killed"))
+    assert len(whole["losses"]) == 10
+    assert resumed["losses"] == whole["losses"]
+    assert resumed["grad_norms"] == whole["grad_norms"]
+    assert resumed["captions"] == whole["captions"]
+
+
+def test_no_checkpoint_is_no_error(tmp_path):
+    assert last_complete_checkpoint(tmp_path / "nowhere") is None

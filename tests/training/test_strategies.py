@@ -1,0 +1,166 @@
+"""Exactly the parameters and buffers meant to change do."""
+
+import pytest
+import torch
+
+from hfcap.training.arguments import CaptionTrainingArguments
+from hfcap.training.build import load_captioner
+from hfcap.training.collators import CaptionCollator
+from hfcap.training.dataset import CaptionDataset
+from hfcap.training.merge import merge_adapter
+from hfcap.training.strategies import (
+    TRAINED_PARTS,
+    apply_strategy,
+    check_only_lm_is_four_bit,
+    four_bit_config,
+    four_bit_parts,
+    parameter_table,
+    part_of,
+)
+from hfcap.training.trainer import CaptionTrainer
+
+FOUR_BIT = four_bit_config(torch.float32)
+
+
+def train(model, processor, rows, tmp_path, **arguments):
+    args = CaptionTrainingArguments(
+        output_dir=str(tmp_path / "run"),
+        per_device_train_batch_size=8,
+        max_steps=2,
+        learning_rate=1e-2,
+        eval_strategy="no",
+        save_strategy="no",
+        load_best_model_at_end=False,
+        disable_tqdm=True,
+        use_cpu=True,
+        **arguments,
+    )
+    data = CaptionDataset(rows)
+    trainer = CaptionTrainer(
+        model=model,
+        args=args,
+        train_dataset=data,
+        eval_dataset=data,
+        data_collator=CaptionCollator(processor),
+        processing_class=processor,
+    )
+    trainer.train()
+    return trainer
+
+
+@pytest.mark.parametrize(
+    ("family", "strategy"),
+    [
+        ("llava", "full"),
+        ("llava", "frozen_encoder"),
+        ("llava", "projector"),
+        ("encoder_decoder", "full"),
+        ("encoder_decoder", "frozen_encoder"),
+    ],
+)
+def test_the_trained_parts_change_and_no_others(build_tiny, scene_rows, tmp_path, family, strategy):
+    model, processor = build_tiny(family)
+    model = apply_strategy(model, strategy)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    train(model, processor, scene_rows, tmp_path)
+    # ConvNeXt normalises its pooled output, which the captioner does not read.
+    unread = tuple(f"{tower}.layernorm.{kind}" for tower in ("vision_tower", "encoder") for kind in ("weight", "bias"))
+    for name, tensor in model.state_dict().items():
+        should_change = part_of(name) in TRAINED_PARTS[strategy] and not name.endswith(unread)
+        assert torch.equal(tensor, before[name]) != should_change, name
+
+
+def test_lora_trains_its_matrices_and_the_projector(build_tiny, scene_rows, tmp_path):
+    model, processor = build_tiny("llava")
+    model = apply_strategy(model, "lora", lora_r=4)
+    before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    train(model, processor, scene_rows, tmp_path)
+    changed = {name for name, tensor in model.state_dict().items() if not torch.equal(tensor, before[name])}
+    expected = {name for name in before if "lora_" in name or "modules_to_save.default" in name}
+    assert changed == expected
+
+
+@pytest.fixture
+def four_bit_model(build_tiny, tmp_path):
+    model, processor = build_tiny("llava")
+    model.save_pretrained(tmp_path / "base")
+    processor.save_pretrained(tmp_path / "base")
+    return load_captioner(str(tmp_path / "base"), FOUR_BIT)
+
+
+def test_qlora_quantises_the_language_model_alone(four_bit_model):
+    model, _ = four_bit_model
+    check_only_lm_is_four_bit(model)
+    assert set(four_bit_parts(model)) == {"lm"}
+    assert model.model.multi_modal_projector.linear_1.weight.dtype == torch.float32
+
+
+def test_a_wrong_skip_list_is_found(build_tiny, tmp_path):
+    model, processor = build_tiny("llava")
+    model.save_pretrained(tmp_path / "base")
+    processor.save_pretrained(tmp_path / "base")
+    wrong = four_bit_config(torch.float32)
+    wrong.llm_int8_skip_modules = ["vision_tower", "multi_modal_projector", "lm_head"]
+    model, _ = load_captioner(str(tmp_path / "base"), wrong)
+    with pytest.raises(RuntimeError, match="in the projector"):
+        check_only_lm_is_four_bit(model)
+
+
+def test_qlora_trains_saves_merges_and_reloads(four_bit_model, scene_rows, tmp_path):
+    model, processor = four_bit_model
+    model = apply_strategy(model, "qlora", lora_r=4)
+    processor.caption_prompt = "alt text"
+    trainer = train(model, processor, scene_rows, tmp_path)
+    adapter, merged = tmp_path / "adapter", tmp_path / "merged"
+    trainer.save_model(str(adapter))
+
+    # The adapter on the same 4-bit base is the trained model again.
+    batch = CaptionCollator(processor)(
+        [{"image": r["image"], "captions": r["captions"]} for r in scene_rows.select([0])]
+    )
+    inputs = {key: batch[key] for key in ("input_ids", "position_ids", "pixel_values")}
+    reloaded, _ = load_captioner(str(adapter), FOUR_BIT)
+    with torch.no_grad():
+        expected = model.eval()(**inputs).logits
+        torch.testing.assert_close(reloaded.eval()(**inputs).logits, expected)
+        # The merge is onto the original weights: near the 4-bit model, and not the base.
+        merge_adapter(str(tmp_path / "base"), adapter, merged)
+        merged_model, _ = load_captioner(str(merged))
+        base, _ = load_captioner(str(tmp_path / "base"))
+        from_merged = (merged_model.eval()(**inputs).logits - expected).abs().mean()
+        from_base = (base.eval()(**inputs).logits - expected).abs().mean()
+    assert from_merged < 0.5 * from_base
+    merged_processor = load_captioner(str(merged))[1]
+    assert merged_processor.caption_prompt == processor.caption_prompt == "alt text"
+    assert not list(merged.glob("adapter*")), "an adapter beside merged weights would be applied twice"
+
+
+def test_an_untrained_adapter_is_not_merged(four_bit_model, tmp_path):
+    model, _ = four_bit_model
+    apply_strategy(model, "qlora", lora_r=4).save_pretrained(tmp_path / "adapter")
+    four_bit_model[1].save_pretrained(tmp_path / "adapter")
+    with pytest.raises(RuntimeError, match="adapted tensors are as before the merge"):
+        merge_adapter(str(tmp_path / "base"), tmp_path / "adapter", tmp_path / "merged")
+    assert not (tmp_path / "merged").exists()
+
+
+def test_each_part_has_its_learning_rate(build_tiny, scene_rows, tmp_path):
+    model, processor = build_tiny("llava")
+    trainer = train(
+        model,
+        processor,
+        scene_rows,
+        tmp_path,
+        encoder_learning_rate=1e-5,
+        projector_learning_rate=1e-3,
+        lr_scheduler_type="constant",
+    )
+    rates = {id(p): group["lr"] for group in trainer.optimizer.param_groups for p in group["params"]}
+    expected = {"encoder": 1e-5, "projector": 1e-3, "lm": 1e-2}
+    for name, parameter in model.named_parameters():
+        assert rates[id(parameter)] == expected[part_of(name)], name
+
+
+def test_the_table_counts_four_bit_weights_in_full(build_tiny, four_bit_model):
+    counts = [line.split()[1] for line in parameter_table(build_tiny("llava")[0]).splitlines()]
+    assert [line.split()[1] for line in parameter_table(four_bit_model[0]).splitlines()] == counts

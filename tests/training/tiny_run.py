@@ -1,0 +1,89 @@
+"""A tiny training run in a process of its own: `python tiny_run.py FAMILY FOLDER [KILL_AT_STEP]`.
+
+Prints one JSON line: the logged losses by step, gradient norms, the evaluation, and which engine ran. With
+KILL_AT_STEP the process kills itself (SIGKILL) after that step, as a power cut would.
+"""
+
+import json
+import os
+import signal
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from transformers import TrainerCallback, set_seed
+
+from conftest import TINY_ENCODER, TINY_GPT2, TINY_LLAMA
+from hfcap.data.scenes import load_scenes
+from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
+from hfcap.training.build import build_captioner
+from hfcap.training.collators import CaptionCollator
+from hfcap.training.dataset import CaptionDataset
+from hfcap.training.preparation import last_complete_checkpoint
+from hfcap.training.trainer import CaptionTrainer
+
+
+class PowerCut(TrainerCallback):
+    """Kill the process after a step."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def main(family: str, folder: str, kill_at_step: int = -1) -> None:
+    set_seed(0)
+    rows = load_scenes("train", 20, "caption", image_size=32)
+    world_size = int(os.environ.get("WORLD_SIZE", "1"))
+    args = CaptionTrainingArguments(
+        output_dir=folder,
+        per_device_train_batch_size=4 // world_size,
+        gradient_accumulation_steps=1,
+        num_train_epochs=2,
+        learning_rate=1e-2,
+        logging_steps=1,
+        eval_strategy="no",
+        save_strategy="steps",
+        save_steps=3,
+        load_best_model_at_end=False,
+        disable_tqdm=True,
+        use_cpu=True,
+    )
+    # Dropout draws from the process's generator, so that a resumed run shows whether its state came back.
+    dropout = 0.0 if "WORLD_SIZE" in os.environ else 0.1
+    decoder = (
+        TINY_LLAMA | {"attention_dropout": dropout} if family == "llava" else TINY_GPT2 | {"resid_pdrop": dropout}
+    )
+    model_args = ModelArguments(
+        family=family, encoder_config=TINY_ENCODER, decoder_config=decoder, image_size=32, vocab_size=350
+    )
+    model, processor = build_captioner(model_args, args, [c for captions in rows["captions"] for c in captions])
+    data = CaptionDataset(rows, references=2, mirror=True)
+    trainer = CaptionTrainer(
+        model=model,
+        args=args,
+        train_dataset=data,
+        eval_dataset=data,
+        data_collator=CaptionCollator(processor, "caption" if family == "llava" else None),
+        processing_class=processor,
+        callbacks=[PowerCut(kill_at_step)],
+    )
+    trainer.train(resume_from_checkpoint=last_complete_checkpoint(folder))
+    result = {
+        "losses": {log["step"]: log["loss"] for log in trainer.state.log_history if "loss" in log},
+        "grad_norms": {log["step"]: log["grad_norm"] for log in trainer.state.log_history if "loss" in log},
+        "eval": trainer.evaluate(),
+        "captions": trainer.sample_captions,
+        "wrapped": type(trainer.model_wrapped).__name__,
+        "processes": trainer.args.world_size,
+    }
+    if trainer.is_world_process_zero():
+        print(json.dumps(result))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:]))
