@@ -72,6 +72,7 @@ S. THE a S. On a S.The
     "brackets": """
 (a) [b] {c} ((a)) (a)(b) a(b)c [[a]] (1) 1) a) (see fig. 1) -LRB- -lrb- <a> <a b> <a b="c"> </a>
 <br/> <br /> <1> <!a> <?a>
+S. <a> b S. <a>b pro- anti- pro-x ve’st. ite’ms.
 < a> <a > a<b a>b <3 <unk> </s> [UNK] <start of text> <b>bold</b> <a-b> <é> <a,b> <a b=c> </a b>
 <!-- x --> << >> <a< <> (c)
 """,
@@ -144,3 +145,16 @@ def hostile_strings() -> list[str]:
     joined = ["".join(chooser.choice(words) for _ in range(chooser.randint(2, 3))) for _ in range(400)]
     edge = ["", " ", "   a   b  ", "a " * 2000 + "end.", "x" * 5000, "." * 200, "a'" * 100, "(" * 50]
     return list(dict.fromkeys([*lines, *words, *edge, *joined, "the last caption"]))
+
+
+def random_captions(num: int, seed: int) -> list[str]:
+    """Put words, hostile words and punctuation together at random, with and without spaces, in any case."""
+    chooser = random.Random(seed)
+    plain = ["a", "the", "A", "The", "man", "dog", "bus", "sits", "on", "street", "in", "park", "with", "red"]
+    hostile = [word for text in CLASSES.values() for word in text.split() if word]
+    captions = []
+    for _ in range(num):
+        words = [chooser.choice(hostile if chooser.random() < 0.3 else plain) for _ in range(chooser.randint(3, 9))]
+        caption = "".join(word + chooser.choice([" ", " ", " ", " ", ""]) for word in words)
+        captions.append(chooser.choice([str, str, str, str.upper, str.title])(caption))
+    return captions

@@ -85,10 +85,11 @@ def test_small_set_with_frequencies_of_a_large_one(recwarn):
 
 def test_frequencies_by_hand():
     frequencies = document_frequencies([["a dog runs", "a dog"], ["a cat", "the cat"], ["a a"]])
-    words = dict(zip(frequencies.vocabulary.words, frequencies.counts[0], strict=True))
+    words = dict(zip(frequencies.vocabulary.words, frequencies.counts[0].tolist(), strict=True))
+    assert words.pop("\0") == 0  # stands between captions
     assert words == {"a": 3, "dog": 1, "runs": 1, "cat": 1, "the": 1}
     assert frequencies.num_documents == 3
-    assert [len(counts) for counts in frequencies.counts] == [5, 5, 1, 0]
+    assert [len(counts) for counts in frequencies.counts] == [6, 5, 1, 0]
     # "a" is in every document and weighs 0; "dog" and "cat" weigh log 3; the rest follows by hand.
     result = compute_metrics(["dog", "dog cat"], [["dog"], ["dog"]], ("cider",), idf=frequencies)
     assert result["cider_per_image"][0] == pytest.approx(10 / 4)

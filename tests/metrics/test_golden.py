@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hostile_strings import hostile_strings
+from hostile_strings import hostile_strings, random_captions
 from make_golden import made_captions, original_metrics, original_tokens, read_images
 
 from hfcap.metrics import compute_metrics, tokenize
@@ -89,3 +89,12 @@ def test_metrics_side_by_side(source, candidate):
 def test_golden_values_are_still_what_the_original_gives():
     strings = hostile_strings()
     assert tokenize(strings) == original_tokens(strings)
+
+
+@pytest.mark.slow
+@needs_original
+def test_random_captions_side_by_side():
+    captions = random_captions(20_000, seed=1)
+    pairs = zip(captions, tokenize(captions), original_tokens(captions), strict=True)
+    differing = [pair for pair in pairs if pair[1] != pair[2]]
+    assert not differing

@@ -19,15 +19,15 @@ Emit = Callable[[str], list[str]]
 _LETTER = character_class(LETTERS)
 _DIGIT = character_class(DIGITS)
 _MARK = character_class(MARKS)
-_ENTITY_LETTER = "&[aeiouAEIOU](?:acute|grave|uml);"
+_ENTITY_LETTER = "(?i:&[aeiou](?:acute|grave|uml);)"
 L = f"[{_LETTER}]"
 D = f"[{_DIGIT}]"
 LD = f"[{_LETTER}{_DIGIT}]"
 WORD_L = rf"(?:[{_LETTER}{_MARK}\u00ad]|{_ENTITY_LETTER})"
 WORD_LD = rf"(?:[{_LETTER}{_MARK}{_DIGIT}\u00ad]|{_ENTITY_LETTER})"
 HYPHEN = "[-_\u058a\u2010\u2011]"
-APOS = "(?:['\u0092\u2019]|&apos;)"
-APOS_WIDE = "(?:['`\u0091\u0092\u2018\u2019\u201b]|&apos;)"
+APOS = "(?:['\u0092\u2019]|(?i:&apos;))"
+APOS_WIDE = "(?:['`\u0091\u0092\u2018\u2019\u201b]|(?i:&apos;))"
 
 
 def _words(text: str) -> list[str]:
@@ -39,13 +39,13 @@ def _words(text: str) -> list[str]:
 _BEFORE_NAME = _words(r"""
 adj adm adv alex assoc asst atty attys ave brig capt cf cie cmdr col comdr cpl dept det dr drs elec ens ft gen gov
 govs hon insp jos lieut lt maj messrs mlle mme mr mrs ms msgr mt natl pfc ph pres prof profs pvt rep reps rev sen
-sens sfc sgt spc st ste supt treas vs wm mfg mtg
+sens sfc sgt spc st ste supt treas vs wm
 """)
 # These may end a sentence, so one letter after the full stop is not taken for a part of the word ("Co.A").
 _ANYWHERE = _words(r"""
 al ala apr ariz assn aug bancorp bhd bldg blvd bros calif co colo conn corp cos ct dak dec esq est etc ext feb fla
 fri ga inc ind intl jan jr jul jun kan kans ky ltd mar md mich minn mo mon mont neb nev nov oct okla penn plc rd rt
-sep sept seq sq sr sys tel tenn thu thurs tue tues univ va vt wed wis wisc wyo ph\.d ed\.d pte pty
+sep sept seq sq sr sys tel tenn thu thurs tue tues univ va vt wed wis wisc wyo ph\.d ed\.d
 """)
 # The same, but in lower case they are words.
 _CAPITALISED = _words("ark az del ill la mass miss ore pa tex wash")
@@ -132,14 +132,16 @@ _NUMBER = rf"[-+]?(?:{D}*(?:[.:,\u00ad\u066b\u066c]{D}+)+|{D}+)"
 _ELIDED = f"(?:[dDoOlL]{APOS_WIDE}{LD})?"
 _WORD = rf"{WORD_L}{WORD_LD}*(?:[.!?]{WORD_L}{WORD_LD}*)*"
 _THING = f"{_ELIDED}{LD}+(?:{HYPHEN}{_ELIDED}{LD}+)*"
-_AUXILIARY = "(?i:'(?:[msd]|re|ve|ll)(?![A-Za-z])|(?:[\u0092\u2019]|&apos;)(?:[msd]|re|ve|ll))"
+_ENDINGS = "(?:[msdMSD]|[rR][eE]|[vV][eE]|[lL][lL])"
+_AUXILIARY = rf"(?:'{_ENDINGS}(?![A-Za-z])|(?:[\u0092\u2019]|(?i:&apos;)){_ENDINGS})"
 _QUOTES = "\u2018-\u201f\u0082\u0084\u0091-\u0094\u2039\u203a\u00ab\u00bb"
 _SLASH_PART = "[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}"
-_NO_URL = r'\s"<>|()'
+# Other white space than this belongs to an address, however wide.
+_NO_URL = r' \t\n\f\r"<>|()'
 _URL_LAST = rf"[^{_NO_URL}.!?{{}},-]"
-_HOST = r"""[^\s`"<>|(){}!?$',.:;/=@\[\\\]^_0-9A-Z-]+"""
+_HOST = r"""[^ \t\n\f\r`"<>|(){}!?$',.:;/=@\[\\\]^_0-9A-Z-]+"""
 _PATH = rf"(?:/[^{_NO_URL}]+{_URL_LAST})?"
-_MAIL = rf"[^{_NO_URL}.{{}}]+"
+_MAIL = rf"[^{_NO_URL}\u00a0.{{}}]+"
 _DASH = "[- \u00a0]"
 _LATER = "(?![A-Za-z])"
 _EXTENSIONS = _words(
@@ -158,7 +160,7 @@ _TAG = rf"<(?:{_TAG_NAME}{_ATTRIBUTE}* */? *|/{_TAG_NAME} *|[!?][A-Za-z-][^>\n]*
 
 # (pattern, what it puts out). Group 1 is the token; what follows it is looked at but left for the next token.
 _RULES: list[tuple[str, Emit]] = [
-    (rf"({_WORD}|{_THING})({APOS}(?i:[msd]|re|ve|ll))", _whole),
+    (rf"({_WORD})({APOS}{_ENDINGS})", _whole),
     (rf"([A-Za-z]*[A-MO-Za-mo-z])([nN]{APOS_WIDE}[tT])", _whole),
     (rf"(?i)({_any_of(_SPLIT_WORDS)})", _halves),
     (r"(?i)('t)(?:is|was)", _whole),
@@ -167,30 +169,33 @@ _RULES: list[tuple[str, Emit]] = [
     (r"(?i)(&nbsp;)", _nothing),
     (r"(?i)(-[lr][rcs]b-)", _whole),
     (r"(?i)(&(?:HT|TL|UR|LR|QC|QL|QR|odq|cdq|#[0-9]+);)", _whole),
-    (rf"([A-Za-z])\.\s+(?=[A-Z])(?i:{_any_of(_STARTERS)})\s", _whole),
+    (rf"([A-Za-z])\.\s+(?:(?=[A-Z])(?i:{_any_of(_STARTERS)})|{_TAG})\s", _whole),
     (rf"((?i:{_any_of(_ANYWHERE)})\.)[\s\S]?", _whole),
-    (rf"({_any_of(_CAPITALISED_FORMS)}\.)[\s\S]?", _whole),
+    (rf"({_any_of(_CAPITALISED_FORMS)}\.|[Pp]t[ey]\.)[\s\S]?", _whole),
+    (r"([Mm][ft]g\.)", _whole),
     (rf"({_WORD})", _whole),
     (rf"({_THING})", _whole),
+    (rf"({_THING})({APOS}{_ENDINGS})", _whole),
     (rf"([A-Za-z0-9][A-Za-z0-9.,\u00ad]*(?:-(?:{_ACRONYM}|[A-Za-z0-9\u00ad]+))+)", _whole),
-    (r"([A-Z]+(?:(?:[+&]|&amp;)[A-Z]+)+)", _ampersand),
+    (r"([A-Z]+(?:(?:(?i:&amp;)|[+&])[A-Z]+)+)", _ampersand),
     (rf"(?i)(n{APOS_WIDE}t)", _plain_apostrophe),
     (rf"({_AUXILIARY})", _plain_apostrophe),
     (rf"(?i)({APOS}n{APOS}|'n(?=\s)|[\u0092\u2019]n)", _whole),
     (rf"(?i)([ldj]{APOS})", _whole),
     (rf"(?i)((?:dunkin|somethin|ol){APOS}|(?:li|nat){APOS}l|c{APOS}mon|s{APOS}mores)", _whole),
     (rf"(?i)(nor{APOS}easter|e{APOS}er)", _whole),
+    (r"(?i)((?:anti|pro)-)", _whole),
     (rf"(?i)({APOS}em|{APOS}cause?|{APOS}till?|cont{APOS}d\.?)", _whole),
     (rf"([A-HJ-XZn]{APOS_WIDE}{L}{{2,}})", _whole),
     (rf"({L}+[aeiouyAEIOUY]{APOS_WIDE}[aeiouA-Z]{L}*)", _whole),
-    (rf"([yY]{APOS})(?![smdSMD])[A-Za-z]", _whole),
+    (rf"([yY]{APOS})(?![smdSMD]){L}", _whole),
     (rf"({APOS}[2-9]0[sS])", _whole),
     (rf"({APOS}[0-9][0-9])\s", _whole),
     (rf"(?i)(https?://[^{_NO_URL}{{}}]+{_URL_LAST})", _verbatim),
     (rf"(?i)(www\.(?:[^{_NO_URL}.!?{{}},]+\.)+[a-z]{{2,4}}{_PATH})", _verbatim),
     (rf"((?:{_HOST}\.)+(?i:com|net|org|edu){_PATH})", _verbatim),
-    (rf"((?:<|&lt;)?[A-Za-z0-9][^{_NO_URL}{{}}]*@(?:{_MAIL}\.)*{_MAIL}(?:>|&gt;)?)", _verbatim),
-    (rf"(@[A-Za-z_][A-Za-z0-9_]*|#(?:{L}|{_ENTITY_LETTER})+)", _whole),
+    (rf"((?:<|(?i:&lt;))?[A-Za-z0-9][^{_NO_URL}\u00a0{{}}]*@(?:{_MAIL}\.)*{_MAIL}(?:>|(?i:&gt;))?)", _verbatim),
+    (rf"(@[A-Za-z_][A-Za-z0-9_]*|#{WORD_L}+)", _verbatim),
     (rf"({D}{{1,2}}[-/]{D}{{1,2}}[-/]{D}{{2,4}})", _whole),
     (rf"({_NUMBER})", _whole),
     (rf"((?:{D}{{1,4}}[- \u00a0])?{D}{{1,4}}\\?[/\u2044]{D}{{1,4}})", _unspaced),
@@ -202,7 +207,7 @@ _RULES: list[tuple[str, Emit]] = [
     (rf"(?i)({_any_of(_BEFORE_NUMBER)}\.)\s?{D}", _whole),
     (rf"({_ACRONYM}|[A-Za-z]\.)", _whole),
     (rf"((?:{_WORD}|{_THING})\.)[,;:\u3001]", _whole),
-    (rf"(?i)((?:[a-z0-9]+\.)+{_any_of(_EXTENSIONS)})[\s.,!?]", _whole),
+    (rf"(?i)((?:{LD}+\.)+{_any_of(_EXTENSIONS)})[\s.,!?]", _whole),
     (r"([A-Z]*\$)", _whole),
     (r"(?i)(c\+\+|[cf]#)", _whole),
     (r"([<>]?[:;=]['*o-]?[()DPdpO\\{@|\[\]])(?![A-Za-z0-9])", _brackets),
@@ -216,8 +221,23 @@ _RULES: list[tuple[str, Emit]] = [
 ]  # fmt: skip
 
 
-# Most words: letters up to white space. No rule reaches further from there, so the rules need not be tried.
-_PLAIN = re.compile(r"[A-Za-z]+(?=,?\s|$)")
+# Most words: letters up to white space, perhaps with a comma or full stop. No rule reaches further from there, so the
+# rules need not be tried, unless the word is a special one.
+_PLAIN = re.compile(r"([A-Za-z]+)([,.]?)(?=\s|$)")
+_SPECIAL = frozenset(
+    [
+        "mfg",
+        "mtg",
+        "pte",
+        "pty",
+        *_SPLIT_WORDS,
+        *_BEFORE_NAME,
+        *_ANYWHERE,
+        *_CAPITALISED,
+        *_BEFORE_NUMBER,
+        *"abcdefghijklmnopqrstuvwxyz",
+    ]
+)
 _COMPILED = [(re.compile(pattern), emit) for pattern, emit in _RULES]
 
 
@@ -236,8 +256,8 @@ def lex(text: str, following: str = "") -> list[str]:
     position = 0
     while position < end:
         plain = _PLAIN.match(line, position)
-        if plain and plain.group().lower() not in _SPLIT_WORDS:
-            tokens.append(plain.group())
+        if plain and plain[1].lower() not in _SPECIAL:
+            tokens += filter(None, plain.groups())
             position = plain.end()
             continue
         longest, best, best_emit = position, None, None

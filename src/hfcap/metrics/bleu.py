@@ -9,7 +9,7 @@ from typing import Literal
 import numpy as np
 
 from .corpus import Corpus
-from .ngrams import MAX_ORDER, Counts
+from .ngrams import MAX_ORDER
 
 ReferenceLength = Literal["closest", "shortest", "average"]
 _SMALL, _TINY = 1e-9, 1e-15
@@ -90,15 +90,12 @@ def _reference_lengths(corpus: Corpus, option: ReferenceLength) -> np.ndarray:
 
 def _confirmed(corpus: Corpus, order: int) -> np.ndarray:
     """Count the n-grams of each candidate that a reference holds, each at most as often as the richest reference."""
-    candidate: Counts = corpus.candidate_counts.orders[order - 1]
-    reference: Counts = corpus.index.orders[order - 1]
-    base = max(candidate.num_ngrams, reference.num_ngrams)
-    pair = corpus.index.image[reference.caption] * base + reference.ngram
-    by_pair = np.lexsort((reference.count, pair))
-    pair, count = pair[by_pair], reference.count[by_pair]
-    # The last entry of a run of equal pairs is its largest count.
-    place = np.searchsorted(pair, candidate.caption * base + candidate.ngram, side="right") - 1
-    found = place >= 0
-    found[found] = pair[place[found]] == (candidate.caption * base + candidate.ngram)[found]
-    confirmed = np.minimum(candidate.count[found], count[place[found]])
-    return np.bincount(candidate.caption[found], weights=confirmed, minlength=len(corpus))
+    candidate, reference = corpus.candidate_counts.orders[order - 1], corpus.index.orders[order - 1]
+    if not len(reference.pair):
+        return np.zeros(len(corpus))
+    pair, most = reference.pair[reference.first], np.maximum.reduceat(reference.count, reference.first)
+    known = candidate.ngram < reference.num_ngrams
+    wanted = reference.pairs_of(candidate.caption[known], candidate.ngram[known])
+    place = np.minimum(np.searchsorted(pair, wanted), len(pair) - 1)
+    confirmed = np.where(pair[place] == wanted, np.minimum(candidate.count[known], most[place]), 0)
+    return np.bincount(candidate.caption[known], weights=confirmed, minlength=len(corpus))

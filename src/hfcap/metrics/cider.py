@@ -57,16 +57,14 @@ class CiderScorer:
         self._idf = [self._unknown_idf - np.log(np.maximum(own, 1)) for own in counts]
         self._bigrams = np.maximum(index.lengths - 1, 0)
         self._first_reference = np.cumsum(index.num_references) - index.num_references
-        self._orders = [self._weigh_references(order) for order in range(MAX_ORDER)]
+        self._weights = [self._weigh_references(order) for order in range(MAX_ORDER)]
 
-    def _weigh_references(self, order: int) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
-        """Give the references' n-grams by (image, n-gram): that pair, caption, weight; and the captions' norms."""
+    def _weigh_references(self, order: int) -> tuple[np.ndarray, np.ndarray]:
+        """Give the weights of the references' n-grams, (E,), and the norms of the captions, (R,)."""
         counts = self.index.orders[order]
         weight = counts.count * self._idf[order][counts.ngram]
         norm = np.sqrt(np.bincount(counts.caption, weights=weight**2, minlength=len(self.index.lengths)))
-        pair = self.index.image[counts.caption] * counts.num_ngrams + counts.ngram
-        by_pair = np.argsort(pair, kind="stable")
-        return pair[by_pair], counts.caption[by_pair], weight[by_pair], norm
+        return weight, norm
 
     def score(self, candidates: CandidateCounts, images: np.ndarray) -> np.ndarray:
         """Score candidates against the references of their images.
@@ -87,7 +85,7 @@ class CiderScorer:
         similarity = np.zeros(len(candidate))
         for order in range(MAX_ORDER):
             dot, norm = self._dot_products(order, candidates.orders[order], images, row_shift, len(candidate))
-            norms = norm[candidate] * self._orders[order][3][reference]
+            norms = norm[candidate] * self._weights[order][1][reference]
             similarity += np.divide(dot, norms, out=np.zeros_like(dot), where=norms != 0)
         difference = np.maximum(candidates.lengths - 1, 0)[candidate] - self._bigrams[reference]
         similarity *= np.exp(-(difference.astype(np.float64) ** 2) / (2 * _SIGMA**2))
@@ -98,21 +96,20 @@ class CiderScorer:
         self, order: int, counts: Counts, images: np.ndarray, row_shift: np.ndarray, num_rows: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """Give the clipped dot product of each (candidate, reference) row, (P,), and each candidate's norm, (C,)."""
-        pair, caption, reference_weight, _ = self._orders[order]
-        num_known = len(self._idf[order])
-        known = counts.ngram < num_known
+        references, reference_weight = self.index.orders[order], self._weights[order][0]
+        known = counts.ngram < references.num_ngrams
         weight = counts.count * self._unknown_idf
         weight[known] = counts.count[known] * self._idf[order][counts.ngram[known]]
         norm = np.sqrt(np.bincount(counts.caption, weights=weight**2, minlength=len(images)))
         candidate, weight = counts.caption[known], weight[known]
-        wanted = images[candidate] * num_known + counts.ngram[known]
-        first = np.searchsorted(pair, wanted, side="left")
-        matches = np.searchsorted(pair, wanted, side="right") - first
+        wanted = references.pairs_of(images[candidate], counts.ngram[known])
+        first = np.searchsorted(references.pair, wanted, side="left")
+        matches = np.searchsorted(references.pair, wanted, side="right") - first
         # One entry a (candidate's n-gram, reference that holds it too).
         entry = np.repeat(first - (np.cumsum(matches) - matches), matches) + np.arange(matches.sum())
         candidate, weight = np.repeat(candidate, matches), np.repeat(weight, matches)
         product = np.minimum(weight, reference_weight[entry]) * reference_weight[entry]
-        row = caption[entry] + row_shift[candidate]
+        row = references.caption[entry] + row_shift[candidate]
         return np.bincount(row, weights=product, minlength=num_rows).astype(np.float64), norm
 
 

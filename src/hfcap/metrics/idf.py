@@ -79,14 +79,8 @@ class DocumentFrequencies:
 
 def document_counts(index: NgramIndex) -> list[np.ndarray]:
     """Count, for orders 1 to 4, the images whose references hold each n-gram: (number of n-grams,) int64 each."""
-    counts = []
-    for order in index.orders:
-        width = max(order.num_ngrams, 1)
-        pairs = np.sort(index.image[order.caption] * width + order.ngram)
-        # Several references of an image may hold an n-gram; it counts once. (np.unique would hash, which is slower.)
-        first = np.concatenate([np.ones(min(len(pairs), 1), dtype=bool), pairs[1:] != pairs[:-1]])
-        counts.append(np.bincount(pairs[first] % width, minlength=order.num_ngrams))
-    return counts
+    # Several references of an image may hold an n-gram; it counts once.
+    return [np.bincount(order.ngram[order.first], minlength=order.num_ngrams) for order in index.orders]
 
 
 def document_frequencies(references: Sequence[Sequence[str]]) -> DocumentFrequencies:

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 MAX_ORDER = 4
+_BETWEEN = "\0"  # the tokenizer deletes control characters
 
 
 @dataclass(frozen=True)
@@ -20,6 +21,22 @@ class Counts:
     ngram: np.ndarray  # (E,) int64
     count: np.ndarray  # (E,) int64
     num_ngrams: int  # n-gram numbers are below this
+
+
+@dataclass(frozen=True)
+class ReferenceCounts:
+    """The same for references, sorted by image, then n-gram, then caption: captions of an image stand side by side."""
+
+    caption: np.ndarray  # (E,) int64
+    ngram: np.ndarray  # (E,) int64
+    count: np.ndarray  # (E,) int64
+    pair: np.ndarray  # (E,) int64, ascending: `pairs_of` image and n-gram
+    first: np.ndarray  # (P,) int64, where a run of equal pairs begins
+    num_ngrams: int
+
+    def pairs_of(self, image: np.ndarray, ngram: np.ndarray) -> np.ndarray:
+        """Pack an image and an n-gram below `num_ngrams` into one number, (...,) int64."""
+        return image << self.num_ngrams.bit_length() | ngram
 
 
 @dataclass(frozen=True)
@@ -51,7 +68,7 @@ class NgramIndex:
         num_references: (N,) int64, reference captions of each image.
         image: (R,) int64, the image of each reference caption.
         lengths: (R,) int64, words in each reference caption.
-        orders: for orders 1 to 4, the `Counts` of the reference captions.
+        orders: for orders 1 to 4, the `ReferenceCounts`.
         vocabulary_numbers: for orders 1 to 4, the number here of each n-gram of `vocabulary`.
     """
 
@@ -60,14 +77,14 @@ class NgramIndex:
         self.num_images = len(references)
         self.num_references = np.array([len(captions) for captions in references], dtype=np.int64)
         self.image = np.repeat(np.arange(self.num_images), self.num_references)
-        self.words = {word: number for number, word in enumerate(vocabulary.words)}
+        self.words = _Numbering({word: number for number, word in enumerate(vocabulary.words or [_BETWEEN])})
         captions = [caption for captions in references for caption in captions]
-        words, self.lengths = _number_words(captions, self.words, self.words)
+        words, self.lengths = _number_words(captions, self.words)
         self._tables: list[np.ndarray] = []  # for orders 2 to 4, the sorted pairs; a pair's place is its n-gram number
         self.vocabulary_numbers = [np.arange(len(vocabulary.words))]
         caption = np.repeat(np.arange(len(captions)), self.lengths)
         start, ngram = np.arange(len(words)), words
-        self.orders = [_count(caption, ngram, len(self.words))]
+        self.orders = [self._count(caption, ngram, len(self.words))]
         for order in range(2, MAX_ORDER + 1):
             start, ngram, word = _extend(caption, start, ngram, words, order)
             known_prefix = self.vocabulary_numbers[-1][vocabulary.prefixes[order - 2]]
@@ -76,7 +93,22 @@ class NgramIndex:
             self._tables.append(table)
             self.vocabulary_numbers.append(number[: len(known)])
             ngram = number[len(known) :]
-            self.orders.append(_count(caption[start], ngram, len(table)))
+            self.orders.append(self._count(caption[start], ngram, len(table)))
+
+    def _count(self, caption: np.ndarray, ngram: np.ndarray, num_ngrams: int) -> ReferenceCounts:
+        # Image, n-gram and place of the caption within its image share one number: one sort orders by all three, and
+        # shifts take it apart again much faster than divisions would.
+        ngram_bits, place_bits = num_ngrams.bit_length(), int(self.num_references.max(initial=1)).bit_length()
+        first_caption = np.cumsum(self.num_references) - self.num_references
+        image = self.image[caption]
+        entries = np.sort((image << ngram_bits | ngram) << place_bits | caption - first_caption[image])
+        begins = _run_starts(entries)
+        count = np.diff(begins, append=len(entries))
+        entries = entries[begins]
+        pair = entries >> place_bits
+        caption = first_caption[pair >> ngram_bits] + (entries & (1 << place_bits) - 1)
+        ngram = pair & (1 << ngram_bits) - 1
+        return ReferenceCounts(caption, ngram, count, pair, _run_starts(pair), num_ngrams)
 
     @property
     def vocabulary(self) -> Vocabulary:
@@ -111,26 +143,43 @@ class NgramIndex:
         return ngram
 
 
+class _Numbering(dict[str, int]):
+    """Numbers words in the order in which it is asked for them."""
+
+    def __missing__(self, word: str) -> int:
+        self[word] = number = len(self)
+        return number
+
+
 def _number_words(
-    captions: Sequence[str], known: dict[str, int], unknown: dict[str, int]
+    captions: Sequence[str], known: _Numbering, unknown: dict[str, int] | None = None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Give each word of all captions a number, in one row; `unknown` (it may be `known`) takes new ones.
+    """Give each word of all captions a number, in one row.
+
+    Args:
+        captions: C tokenized captions.
+        known: numbers of words; it takes new words where there is no `unknown`.
+        unknown: takes the words that `known` lacks, so that an index in use does not grow.
 
     Returns:
         (T,) int64 word numbers and (C,) int64 lengths.
     """
-    # str.split without arguments as in the original: a token with a no-break space inside counts as two words here.
-    split = [caption.split() for caption in captions]
-    lengths = np.array([len(words) for words in split], dtype=np.int64)
-    base = 0 if unknown is known else len(known)
-    numbers = [known.get(word, -1) for words in split for word in words]
-    if -1 in numbers:
-        flat = (word for words in split for word in words)
-        numbers = [
-            base + unknown.setdefault(word, len(unknown)) if number < 0 else number
-            for word, number in zip(flat, numbers, strict=True)
-        ]
-    return np.array(numbers, dtype=np.int64), lengths
+    # Split at any white space as the original does: a token with a no-break space inside counts as two words here.
+    # One string for all captions and a word that no caption can hold between them: a list a caption costs more time.
+    flat = f" {_BETWEEN} ".join([*captions, ""]).split()
+    if unknown is None:
+        numbers = np.fromiter(map(known.__getitem__, flat), dtype=np.int64, count=len(flat))
+    else:
+        found = list(map(known.get, flat))
+        if None in found:
+            found = [
+                len(known) + unknown.setdefault(word, len(unknown)) if number is None else number
+                for word, number in zip(flat, found, strict=True)
+            ]
+        numbers = np.array(found, dtype=np.int64)
+    is_word = numbers != known[_BETWEEN]
+    ends = np.flatnonzero(~is_word)
+    return numbers[is_word], np.diff(ends, prepend=-1) - 1
 
 
 def _extend(
@@ -144,5 +193,14 @@ def _extend(
 
 
 def _count(caption: np.ndarray, ngram: np.ndarray, num_ngrams: int) -> Counts:
-    pair, count = np.unique(caption * max(num_ngrams, 1) + ngram, return_counts=True)
-    return Counts(pair // max(num_ngrams, 1), pair % max(num_ngrams, 1), count, num_ngrams)
+    bits = num_ngrams.bit_length()
+    pairs = np.sort(caption << bits | ngram)
+    begins = _run_starts(pairs)
+    count = np.diff(begins, append=len(pairs))
+    pairs = pairs[begins]
+    return Counts(pairs >> bits, pairs & (1 << bits) - 1, count, num_ngrams)
+
+
+def _run_starts(ascending: np.ndarray) -> np.ndarray:
+    """Give the places where a run of equal numbers begins; np.unique would hash them, which is slower."""
+    return np.flatnonzero(np.diff(ascending, prepend=-1))

@@ -16,10 +16,14 @@ PUNCTUATION = frozenset(
     ["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";"]
 )
 _LINE_BREAK = re.compile("[\n\r\x0b\x0c\u2028\u2029]")
+# White space that does not end an address.
+_WIDE_SPACE = "[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]"
+_HAS_WIDE_SPACE = re.compile(_WIDE_SPACE)
 # Words that may belong together with what follows: numbers, tags, and full stops that look ahead.
-_MAY_NEED_CONTEXT = re.compile(r"[\d<]|(?i:(?:^|[^a-z])(?:[a-z]|art|ca|figs?|nos?|op|pp|prop)\.$)")
+_LOOKS_AHEAD = r"(?i:(?:(?:^|[^a-z]|\ds)(?:[a-z]|art|ca|figs?|nos?|op|pp|prop)|[\u0092\u2019;][a-z]{0,3})\.)"
+_MAY_NEED_CONTEXT = re.compile(rf"[\d<]|{_LOOKS_AHEAD}$")
 # Captions in which they may: two numbers side by side ("1 1/2", a phone number), a tag, such a full stop.
-_NEEDS_CONTEXT = re.compile(r"\d\)?\s+\+*\d|<|(?i:(?:^|[^a-z])(?:[a-z]|art|ca|figs?|nos?|op|pp|prop)\.(?:\s|$))")
+_NEEDS_CONTEXT = re.compile(rf"\d\)?\s+\+*\d|<|{_LOOKS_AHEAD}(?:\s|$)|{_WIDE_SPACE}")
 _MAX_REMEMBERED = 500_000
 
 
@@ -86,6 +90,8 @@ def tokenize(captions: Sequence[str], isolated: bool = False) -> list[str]:
     tokenized = []
     for index, caption in enumerate(captions):
         try:
+            if not caption.isascii() and _HAS_WIDE_SPACE.search(caption):
+                raise _NeedsContextError
             tokenized.append(" ".join(filter(None, map(lookup, caption.split()))))
         except _NeedsContextError:
             tokenized.append(_tokenize_in_context(captions, index, isolated))

@@ -27,25 +27,24 @@ def rouge_l(corpus: Corpus) -> np.ndarray:
 def _score(candidate: str, references: list[str]) -> float:
     # Split at single spaces as the original does: an empty caption is one empty token.
     words = candidate.split(" ")
+    length = len(words)
     positions: dict[str, int] = {}
     for index, word in enumerate(words):
         positions[word] = positions.get(word, 0) | 1 << index
+    everything = (1 << length) - 1
     precision = recall = 0.0
     for reference in references:
         reference_words = reference.split(" ")
-        common = _common_subsequence(positions, len(words), reference_words)
-        precision = max(precision, common / len(words))
+        # Bit i of `positions[word]` says that word i of the candidate is `word`; a bit of `state` falls where the
+        # common subsequence grows by a word.
+        state = everything
+        for word in reference_words:
+            if word in positions:
+                matches = state & positions[word]
+                state = (state + matches) | (state - matches)
+        common = length - (state & everything).bit_count()
+        precision = max(precision, common / length)
         recall = max(recall, common / len(reference_words))
     if precision == 0 or recall == 0:
         return 0.0
     return ((1 + _BETA**2) * precision * recall) / (recall + _BETA**2 * precision)
-
-
-def _common_subsequence(positions: dict[str, int], length: int, words: list[str]) -> int:
-    """Give the length of the longest common subsequence; bit i of `positions[word]` says that word i is `word`."""
-    state = mask = (1 << length) - 1
-    for word in words:
-        matches = state & positions.get(word, 0)
-        if matches:
-            state = (state + matches) | (state - matches)
-    return length - (state & mask).bit_count()
