@@ -14,7 +14,6 @@ run is done. Defaults that differ from the HF Trainer's are listed at
 `hfcap.training.arguments.CaptionTrainingArguments`.
 """
 
-from itertools import chain
 from pathlib import Path
 
 from transformers import set_seed
@@ -37,6 +36,7 @@ from hfcap.training.preparation import (
     open_run,
     print_next_command,
     stopping_callbacks,
+    tokenizer_texts,
     use_all_cores,
 )
 from hfcap.training.strategies import apply_strategy
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> Path:
     if base is not None:
         model, processor = load_captioner(base)
     else:
-        model, processor = build_captioner(model_args, args, chain.from_iterable(rows[0]["captions"]))
+        model, processor = build_captioner(model_args, args, tokenizer_texts(data_args, rows[0]))
     if data_args.prompt is not None:
         processor.caption_prompt = data_args.prompt
     model = apply_strategy(

@@ -60,31 +60,9 @@ def find_pictures(paths: Sequence[str]) -> list[Path]:
 
 def evaluate(args: argparse.Namespace) -> None:
     """Compare predictions with references, and write `metrics.json` and `report.html` where asked for."""
-    from hfcap import runs
-    from hfcap.metrics import confidence_intervals
-    from hfcap.predictions import pair, read_predictions, read_references
+    from hfcap.file_evaluation import evaluate_files
 
-    try:
-        pairs = pair(read_predictions(args.predictions), read_references(args.references), args.allow_missing)
-    except (OSError, ValueError) as error:
-        raise ConfigError(str(error)) from error
-    metrics = confidence_intervals(pairs.candidates, pairs.references, args.metrics.split(","))
-    for key, figure in metrics.items():
-        low, high = figure["ci95"]
-        name = runs.METRIC_NAMES[key]
-        print(f"{name:<10} {100 * figure['value']:6.2f}   95 % interval {100 * low:6.2f} to {100 * high:6.2f}")
-    print(f"{len(pairs.candidates)} images, {pairs.num_missing} missing")
-    if args.output is not None:
-        runs.write_metrics(
-            args.output,
-            metrics,
-            num_images=len(pairs.candidates),
-            tokenizer="ptb",
-            idf="references",
-            decoding={},
-            model_artifact=None,
-            num_missing=pairs.num_missing,
-        )
+    evaluate_files(args)
 
 
 def make_parser() -> argparse.ArgumentParser:
@@ -102,10 +80,22 @@ def make_parser() -> argparse.ArgumentParser:
     command.set_defaults(run=caption)
 
     command = commands.add_parser("evaluate", help="compare captions with references")
-    command.add_argument("--predictions", required=True, help="JSONL {image_id, caption} or COCO results JSON")
-    command.add_argument("--references", required=True, help="JSONL {image_id, captions}, COCO or Karpathy JSON")
-    command.add_argument("--metrics", default="bleu,rouge_l,cider", help="comma-separated metrics")
-    command.add_argument("--output", help="where to write metrics.json")
+    captions = command.add_mutually_exclusive_group(required=True)
+    captions.add_argument("--predictions", metavar="FILE", help="JSONL {image_id, caption} or COCO results JSON")
+    captions.add_argument("--compare", nargs=2, metavar=("A", "B"), help="two such files: B against A, image by image")
+    command.add_argument(
+        "--references", required=True, metavar="FILE", help="JSONL {image_id, captions}, COCO or Karpathy JSON"
+    )
+    command.add_argument("--metrics", default="bleu,rouge_l,cider", help="of bleu, meteor, rouge_l, cider, cider_d")
+    command.add_argument(
+        "--idf", metavar="FILE", help="document frequencies for CIDEr (of these references by default)"
+    )
+    command.add_argument(
+        "--save_idf", "--save-idf", metavar="FILE", help="keep the document frequencies of these references"
+    )
+    command.add_argument("--output", metavar="FILE", help="where to write metrics.json")
+    command.add_argument("--report", metavar="FILE", help="where to write report.html")
+    command.add_argument("--images", metavar="FOLDER", help="pictures for the report, named by image id")
     command.add_argument(
         "--allow_missing",
         "--allow-missing",

@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import fields
+from itertools import chain
 from pathlib import Path
 
 import datasets
@@ -11,11 +12,16 @@ from transformers import EarlyStoppingCallback, PreTrainedModel, TrainerCallback
 
 from hfcap import runs
 from hfcap.data.features import FeatureCache, cache_features
+from hfcap.data.scene_wording import STYLES
+from hfcap.data.scenes import load_scenes
 from hfcap.data.sources import load_captions
 from hfcap.errors import ConfigError
 from hfcap.files import write_json
 from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, ModelArguments
 from hfcap.training.dataset import CaptionDataset
+
+TOKENIZER_SCENES = 1000
+PROMPT_WEIGHT = 100  # often enough for the prompt's words to become tokens
 
 
 def use_all_cores() -> None:
@@ -42,6 +48,21 @@ def load_split(args: DataArguments, split: str, limit: int | None) -> datasets.D
         return load_captions(args.data, split, num_images=limit, on_bad_image=args.on_bad_image, **options)
     except ValueError as error:
         raise ConfigError(f"data: {error}") from error
+
+
+def tokenizer_texts(args: DataArguments, rows: datasets.Dataset) -> list[str]:
+    """Texts that a tokenizer from scratch is trained on: the training captions, and with them the prompt.
+
+    Of the embedded data set in every style: a model learns one style first, but its tokenizer is for good, and words
+    cut into bytes are learned badly by whoever adapts the model to another style.
+    """
+    captions = list(rows["captions"])
+    if args.data == "scenes":
+        others = [style for style in STYLES if style != args.scenes_style]
+        captions += [
+            row for style in others for row in load_scenes(args.train_split, TOKENIZER_SCENES, style)["captions"]
+        ]
+    return [*chain.from_iterable(captions), *[args.prompt or ""] * PROMPT_WEIGHT]
 
 
 def caption_datasets(

@@ -1,0 +1,124 @@
+"""`hfcap evaluate`: judge captions in files, without a model and without torch."""
+
+from argparse import Namespace
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from hfcap import runs
+from hfcap.errors import ConfigError
+from hfcap.metrics import compare_systems, compute_metrics, confidence_intervals, document_frequencies
+from hfcap.predictions import Pairs, pair, read_predictions, read_references
+from hfcap.report import Example, write_report
+
+
+def evaluate_files(args: Namespace) -> None:
+    """Judge `args.predictions`, or compare the two files of `args.compare`, and write what was asked for.
+
+    Raises:
+        ConfigError: a file that cannot be read or paired, an unknown metric: one line that names it.
+    """
+    metrics = tuple(args.metrics.split(","))
+    idf = None if args.idf is None else Path(args.idf)
+    try:
+        references = read_references(args.references)
+        systems = [
+            pair(read_predictions(path), references, args.allow_missing) for path in args.compare or [args.predictions]
+        ]
+        pairs = systems[-1]
+        if args.save_idf is not None:
+            document_frequencies(pairs.references).save(args.save_idf)
+        figures = [confidence_intervals(p.candidates, p.references, metrics, idf=idf) for p in systems]
+        differences = None
+        if args.compare is not None:
+            _check_same_images(systems, args.compare)
+            differences = compare_systems(systems[0].candidates, pairs.candidates, pairs.references, metrics, idf=idf)
+    except (OSError, ValueError) as error:
+        raise ConfigError(str(error)) from error
+    print(_table(figures[-1], differences))
+    missing = f", {pairs.num_missing} without a caption left out" if pairs.num_missing else ""
+    print(f"{len(pairs.candidates)} images{missing}")
+    source = "references" if args.idf is None else str(args.idf)
+    records = [_record(p, figure, source) for p, figure in zip(systems, figures, strict=True)]
+    if args.output is not None:
+        runs.write_metrics(args.output, **records[-1])
+    if args.report is not None:
+        _write_report(args, systems, records, differences, idf)
+
+
+def _check_same_images(systems: list[Pairs], paths: list[str]) -> None:
+    first, second = systems
+    if first.image_ids != second.image_ids:
+        raise ValueError(
+            f"{paths[0]} has captions of {len(first.image_ids)} images, {paths[1]} of {len(second.image_ids)}, and "
+            "they are not the same: a paired comparison needs both captions of every image"
+        )
+
+
+def _record(pairs: Pairs, figures: dict[str, Any], idf: str) -> dict[str, Any]:
+    """Arguments of `runs.write_metrics`; as a mapping also what the report shows."""
+    return {
+        "metrics": figures,
+        "num_images": len(pairs.candidates),
+        "tokenizer": "ptb",
+        "idf": idf,
+        "decoding": {},
+        "model_artifact": None,
+        "num_missing": pairs.num_missing,
+    }
+
+
+def _table(figures: dict[str, Any], differences: dict[str, Any] | None) -> str:
+    """Figures for people, times 100, with their intervals; for two systems the difference as well."""
+    lines = []
+    for key, figure in figures.items():
+        low, high = (100 * bound for bound in figure["ci95"])
+        line = f"{runs.METRIC_NAMES[key]:<10} {100 * figure['value']:6.2f}   95 % interval {low:6.2f} to {high:6.2f}"
+        if differences is not None:
+            change = differences[key]
+            low, high = (100 * bound for bound in change["ci95"])
+            line += f"   B - A {100 * change['difference']:+6.2f}, {low:+.2f} to {high:+.2f}"
+            line += f", p = {change['p_value']:.3f}"
+        lines.append(line)
+    return "\n".join(lines)
+
+
+def _write_report(
+    args: Namespace, systems: list[Pairs], records: list[dict], differences: dict[str, Any] | None, idf: Path | None
+) -> None:
+    scores = [compute_metrics(p.candidates, p.references, ("cider",), idf=idf)["cider_per_image"] for p in systems]
+    last, last_scores = systems[-1], scores[-1]
+    earlier = [{} for _ in last.candidates]
+    if len(systems) == 2:
+        earlier = [
+            {"before_caption": caption, "before_score": score}
+            for caption, score in zip(systems[0].candidates, scores[0], strict=True)
+        ]
+    rows = zip(last.image_ids, last.candidates, last.references, last_scores, earlier, strict=True)
+    examples = [Example(image_id, caption, texts, score, **before) for image_id, caption, texts, score, before in rows]
+    shown = None
+    if differences is not None:
+        shown = {
+            key: {"value": d["difference"], "ci95": d["ci95"], "p_value": d["p_value"]}
+            for key, d in differences.items()
+        }
+    write_report(
+        args.report,
+        " and ".join(Path(path).name for path in args.compare or [args.predictions]),
+        records[-1],
+        examples,
+        load_image=None if args.images is None else _finder(Path(args.images)),
+        before_metrics=records[0] if len(systems) == 2 else None,
+        names=("A", "B"),
+        differences=shown,
+    )
+
+
+def _finder(folder: Path) -> Callable[[str], Image.Image | None]:
+    """Find pictures by image id: the file's name, with or without its extension."""
+    from hfcap.data.pictures import load_picture  # brings `datasets`, which figures alone do not need
+
+    files = {key: path for path in folder.rglob("*") if path.is_file() for key in (path.name, path.stem)}
+    return lambda image_id: load_picture(files[image_id]) if image_id in files else None
