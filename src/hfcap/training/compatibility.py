@@ -97,3 +97,13 @@ def check_parts(args: ModelArguments) -> None:
             raise ConfigError(f"{part}_config: `model_type` is missing; got {sorted(config)}")
     if args.encoder_config is not None and args.image_size is None:
         raise ConfigError("image_size: an encoder from scratch needs it (the side of the picture in pixels)")
+
+
+def support_table() -> str:
+    """`SUPPORT` as a Markdown table, for `docs/compatibility.md`."""
+    backends = list(dict.fromkeys(backend for cells in SUPPORT.values() for backend in cells))
+    lines = ["| family | strategy | " + " | ".join(backends) + " |", "| --- " * (len(backends) + 2) + "|"]
+    for (family, strategy), cells in SUPPORT.items():
+        shown = [f"`{cells[b]}`" if cells.get(b, UNTESTED) != UNTESTED else cells.get(b, "refused") for b in backends]
+        lines.append(f"| {family} | {strategy} | " + " | ".join(shown) + " |")
+    return "\n".join(lines)

@@ -1,0 +1,47 @@
+"""The table of what works with what: its tests exist, its page is current, and what it lacks is refused."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from hfcap.errors import ConfigError
+from hfcap.training.arguments import ModelArguments
+from hfcap.training.compatibility import SUPPORT, UNTESTED, check_supported, current_backend, support_table
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_every_cell_names_a_test_that_exists():
+    for cells in SUPPORT.values():
+        for cell in cells.values():
+            assert cell == UNTESTED or (ROOT / cell).is_file(), cell
+
+
+def test_the_page_shows_the_table_as_it_is():
+    assert support_table() in (ROOT / "docs" / "compatibility.md").read_text()
+
+
+def test_qlora_on_zero3_is_refused_before_anything_loads():
+    with pytest.raises(ConfigError, match=r"'qlora' of llava is not offered on zero3: use one of single, ddp"):
+        check_supported(ModelArguments(strategy="qlora"), "llava", "zero3")
+
+
+@pytest.mark.parametrize(
+    ("environment", "backend"),
+    [
+        ({}, "single"),
+        ({"WORLD_SIZE": "2"}, "ddp"),
+        ({"ACCELERATE_USE_FSDP": "true", "WORLD_SIZE": "2"}, "fsdp"),
+        ({"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}, "zero3"),
+    ],
+)
+def test_the_backend_is_read_from_the_launcher(environment, backend):
+    assert current_backend(environment) == backend
+
+
+def test_a_deepspeed_file_decides_the_stage(tmp_path):
+    path = tmp_path / "zero.json"
+    path.write_text(json.dumps({"zero_optimization": {"stage": 2}}))
+    environment = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(path)}
+    assert current_backend(environment) == "zero2"
