@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from hfcap import cli
+from hfcap.data.scenes import load_scenes
 from hfcap.metrics import compute_metrics
 
 REFERENCES = {
@@ -78,6 +79,7 @@ def test_saved_document_frequencies_give_one_image_a_score(files, tmp_path, caps
     [
         (["--metrics", "spice"], "spice"),
         (["--predictions", "missing.jsonl"], "missing.jsonl"),
+        (["--references", "missing.json"], "missing.json"),
         (["--idf", "missing.npz"], "missing.npz"),
     ],
 )
@@ -99,6 +101,18 @@ def test_missing_captions_are_counted_only_where_allowed(files, tmp_path, capsys
     assert "3" in capsys.readouterr().err
     cli.main([*command, "--allow-missing"])
     assert "2 images, 1 without a caption left out" in capsys.readouterr().out
+
+
+def test_references_come_from_a_data_source_with_its_pictures(tmp_path, capsys):
+    rows = load_scenes("test", 1, "caption", image_size=32)
+    predictions = [{"image_id": rows[0]["image_id"], "caption": rows[0]["captions"][0]}]
+    (tmp_path / "data").mkdir()
+    rows.to_parquet(tmp_path / "data" / "test-00000.parquet")
+    report = tmp_path / "report.html"
+    source = ["--references", str(tmp_path / "data"), "--split", "test", "--report", str(report)]
+    cli.main(["evaluate", "--predictions", write_lines(tmp_path / "p.jsonl", predictions), *source])
+    assert "BLEU-1     100.00" in capsys.readouterr().out
+    assert "data:image/jpeg" in report.read_text()
 
 
 def test_evaluating_files_loads_neither_torch_nor_transformers(files):

@@ -84,8 +84,12 @@ def make_parser() -> argparse.ArgumentParser:
     captions.add_argument("--predictions", metavar="FILE", help="JSONL {image_id, caption} or COCO results JSON")
     captions.add_argument("--compare", nargs=2, metavar=("A", "B"), help="two such files: B against A, image by image")
     command.add_argument(
-        "--references", required=True, metavar="FILE", help="JSONL {image_id, captions}, COCO or Karpathy JSON"
+        "--references",
+        required=True,
+        metavar="SOURCE",
+        help="JSONL {image_id, captions}, COCO or Karpathy JSON, or a data source (folder, 'scenes', Hub id)",
     )
+    command.add_argument("--split", help="split of a Karpathy file (all by default) or data source (validation)")
     command.add_argument("--metrics", default="bleu,rouge_l,cider", help="of bleu, meteor, rouge_l, cider, cider_d")
     command.add_argument(
         "--idf", metavar="FILE", help="document frequencies for CIDEr (of these references by default)"

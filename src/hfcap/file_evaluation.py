@@ -10,8 +10,10 @@ from PIL import Image
 from hfcap import runs
 from hfcap.errors import ConfigError
 from hfcap.metrics import compare_systems, compute_metrics, confidence_intervals, document_frequencies
-from hfcap.predictions import Pairs, pair, read_predictions, read_references
+from hfcap.predictions import Pairs, Row, pair, read_predictions, read_references
 from hfcap.report import Example, write_report
+
+LoadImage = Callable[[str], Image.Image | None]
 
 
 def evaluate_files(args: Namespace) -> None:
@@ -23,7 +25,7 @@ def evaluate_files(args: Namespace) -> None:
     metrics = tuple(args.metrics.split(","))
     idf = None if args.idf is None else Path(args.idf)
     try:
-        references = read_references(args.references)
+        references, load_image = _read_references(args)
         systems = [
             pair(read_predictions(path), references, args.allow_missing) for path in args.compare or [args.predictions]
         ]
@@ -45,7 +47,24 @@ def evaluate_files(args: Namespace) -> None:
     if args.output is not None:
         runs.write_metrics(args.output, **records[-1])
     if args.report is not None:
-        _write_report(args, systems, records, differences, idf)
+        load_image = load_image if args.images is None else _finder(Path(args.images))
+        _write_report(args, systems, records, differences, idf, load_image)
+
+
+def _read_references(args: Namespace) -> tuple[list[Row], LoadImage | None]:
+    """Read references from a JSON or JSONL file, or from a data source, which has the pictures as well."""
+    if Path(args.references).suffix in (".json", ".jsonl"):
+        return read_references(args.references, args.split), None
+    from hfcap.data.pictures import load_picture  # these two bring `datasets`, which files do not need
+    from hfcap.data.sources import load_captions
+
+    rows = load_captions(args.references, args.split or "validation")
+    where = f"{args.references}, split {args.split or 'validation'}"
+    row_of_id = {image_id: index for index, image_id in enumerate(rows["image_id"])}
+    references = [
+        Row(image_id, captions, where) for image_id, captions in zip(rows["image_id"], rows["captions"], strict=True)
+    ]
+    return references, lambda image_id: load_picture(rows[row_of_id[image_id]]["image"])
 
 
 def _check_same_images(systems: list[Pairs], paths: list[str]) -> None:
@@ -86,7 +105,12 @@ def _table(figures: dict[str, Any], differences: dict[str, Any] | None) -> str:
 
 
 def _write_report(
-    args: Namespace, systems: list[Pairs], records: list[dict], differences: dict[str, Any] | None, idf: Path | None
+    args: Namespace,
+    systems: list[Pairs],
+    records: list[dict],
+    differences: dict[str, Any] | None,
+    idf: Path | None,
+    load_image: LoadImage | None,
 ) -> None:
     scores = [compute_metrics(p.candidates, p.references, ("cider",), idf=idf)["cider_per_image"] for p in systems]
     last, last_scores = systems[-1], scores[-1]
@@ -109,14 +133,14 @@ def _write_report(
         " and ".join(Path(path).name for path in args.compare or [args.predictions]),
         records[-1],
         examples,
-        load_image=None if args.images is None else _finder(Path(args.images)),
+        load_image=load_image,
         before_metrics=records[0] if len(systems) == 2 else None,
         names=("A", "B"),
         differences=shown,
     )
 
 
-def _finder(folder: Path) -> Callable[[str], Image.Image | None]:
+def _finder(folder: Path) -> LoadImage:
     """Find pictures by image id: the file's name, with or without its extension."""
     from hfcap.data.pictures import load_picture  # brings `datasets`, which figures alone do not need
 
