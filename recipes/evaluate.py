@@ -1,12 +1,13 @@
-"""Caption a data set with any checkpoint, and judge the captions.
+r"""Caption a data set with any checkpoint, and judge the captions.
 
     # a run folder (its merged/ or model/), on the data it was trained for
-    python recipes/evaluate.py --model outputs/scenes-qlora --data scenes --scenes_style alt_text
+    python recipes/evaluate.py --model outputs/scenes-qlora \
+        --data scenes --scenes_style alt_text --scenes_image_size 64
+    # an adapter on its 4-bit base, as it was trained
+    python recipes/evaluate.py --model outputs/scenes-qlora/adapter --load_in_4bit \
+        --data scenes --scenes_style alt_text --scenes_image_size 64
     # photos of any size and orientation
     python recipes/evaluate.py --model outputs/flickr8k-encoder-decoder --data ../shared/data/flickr8k_original
-    # an adapter on its 4-bit base, as it was trained
-    python recipes/evaluate.py --model outputs/scenes-qlora/adapter --load_in_4bit --data scenes --scenes_style
-    alt_text
 
 Writes `captions.jsonl`, `metrics.json` and `report.html` into `--output_dir` (by default `evaluation/` in the run
 folder).
