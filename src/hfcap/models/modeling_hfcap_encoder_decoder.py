@@ -9,7 +9,6 @@ from typing import ClassVar
 import torch
 from torch import nn
 from transformers import AutoModel, AutoModelForCausalLM, PreTrainedModel, VisionEncoderDecoderModel
-from transformers.cache_utils import Cache
 from transformers.loss.loss_utils import ForCausalLMLoss
 from transformers.modeling_layers import GradientCheckpointingLayer
 from transformers.modeling_outputs import BaseModelOutput, Seq2SeqLMOutput
@@ -18,6 +17,9 @@ from transformers.utils.generic import can_return_tuple
 from .configuration_hfcap_encoder_decoder import HfcapEncoderDecoderConfig
 from .image_features import encode_images, fill_measured_fields
 from .model_utils import keep_4bit_layers_unpacked, keep_frozen_in_eval, to_additive_mask
+
+# What transformers calls the cache: the first until 5.23, the second from 5.24 on.
+CACHE_NAMES = ("past_key_values", "cache")
 
 
 class HfcapBridgeLayer(GradientCheckpointingLayer, nn.TransformerEncoderLayer):
@@ -205,7 +207,6 @@ class HfcapEncoderDecoderModel(VisionEncoderDecoderModel):
         decoder_input_ids: torch.LongTensor | None = None,
         decoder_attention_mask: torch.Tensor | None = None,
         encoder_outputs: tuple[torch.Tensor] | BaseModelOutput | None = None,
-        past_key_values: Cache | None = None,
         decoder_inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         use_cache: bool | None = None,
@@ -219,15 +220,15 @@ class HfcapEncoderDecoderModel(VisionEncoderDecoderModel):
             decoder_input_ids: (B, L) int64; made from `labels` if absent.
             decoder_attention_mask: (B, L), or (B, 1, L, L): bool (True: may attend) or additive.
             encoder_outputs: of `get_encoder_outputs`: what the decoder attends to, after the bridge.
-            past_key_values: the decoder's cache.
             decoder_inputs_embeds: (B, L, D) instead of `decoder_input_ids`.
             labels: (B, L) int64, the target of each position (not shifted again), -100 where there is none.
             use_cache: whether to return the cache; None: not while training.
             vision_features: (B, N, D) raw features of `get_vision_features`, before the bridge.
             **kwargs: those that start with `decoder_` go to the decoder without that prefix (`decoder_position_ids`,
                 `decoder_logits_to_keep`: int, indices, or a (B, L) bool mask, which gives logits of shape (positions
-                kept, vocabulary)), as do `output_attentions` and `output_hidden_states`; `num_items_in_batch` divides
-                the loss; others are ignored.
+                kept, vocabulary)), as do `output_attentions`, `output_hidden_states` and the decoder's cache
+                (`past_key_values`, from transformers 5.24 on `cache`); `num_items_in_batch` divides the loss; others
+                are ignored.
 
         """
         if encoder_outputs is None:
@@ -246,7 +247,6 @@ class HfcapEncoderDecoderModel(VisionEncoderDecoderModel):
             attention_mask=to_additive_mask(decoder_attention_mask, image_states.dtype),
             encoder_hidden_states=image_states,
             inputs_embeds=decoder_inputs_embeds,
-            past_key_values=past_key_values,
             use_cache=use_cache,
             return_dict=True,
             **get_decoder_kwargs(kwargs),
@@ -264,7 +264,7 @@ class HfcapEncoderDecoderModel(VisionEncoderDecoderModel):
         return Seq2SeqLMOutput(
             loss=loss,
             logits=outputs.logits,
-            past_key_values=outputs.past_key_values,
+            **{name: value for name, value in outputs.items() if name in CACHE_NAMES},
             decoder_hidden_states=outputs.hidden_states,
             decoder_attentions=outputs.attentions,
             cross_attentions=outputs.cross_attentions,
@@ -273,10 +273,10 @@ class HfcapEncoderDecoderModel(VisionEncoderDecoderModel):
 
 
 def get_decoder_kwargs(kwargs: dict) -> dict:
-    """Pick what goes on to the decoder: `decoder_*` without that prefix, and requests for intermediate outputs."""
+    """Pick what goes on to the decoder: `decoder_*` without that prefix, the cache, and requests for more outputs."""
     prefix = "decoder_"
     picked = {name.removeprefix(prefix): value for name, value in kwargs.items() if name.startswith(prefix)}
-    for name in ("output_attentions", "output_hidden_states"):
+    for name in (*CACHE_NAMES, "output_attentions", "output_hidden_states"):
         if kwargs.get(name) is not None:
             picked[name] = kwargs[name]
     return picked

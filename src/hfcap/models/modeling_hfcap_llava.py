@@ -12,11 +12,9 @@ import torch
 from torch import nn
 from transformers import AutoModel, PreTrainedModel
 from transformers.activations import ACT2FN
-from transformers.cache_utils import Cache
 from transformers.generation import GenerationMixin
-from transformers.modeling_outputs import BaseModelOutputWithPooling
+from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
 from transformers.modeling_utils import slice_logits_to_keep
-from transformers.models.llava.modeling_llava import LlavaCausalLMOutputWithPast, LlavaModelOutputWithPast
 from transformers.processing_utils import Unpack
 from transformers.utils import TransformersKwargs, torch_compilable_check
 from transformers.utils.generic import can_return_tuple
@@ -173,11 +171,10 @@ class HfcapLlavaModel(HfcapLlavaPreTrainedModel):
         vision_features: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> LlavaModelOutputWithPast:
+    ) -> BaseModelOutputWithPast:
         """Run the language model on text with the projected image features in place of the image tokens.
 
         Args:
@@ -186,10 +183,10 @@ class HfcapLlavaModel(HfcapLlavaPreTrainedModel):
             vision_features: (images, N, D) raw features instead of `pixel_values`.
             attention_mask: (B, L), or (B, 1, L, L): bool (True: may attend) or additive.
             position_ids: (B, L).
-            past_key_values: cache of the language model.
             inputs_embeds: (B, L, D) instead of `input_ids`.
             mm_encoder_outputs: {"image": output of `get_image_features`}, as `generate` passes it.
-            **kwargs: passed on to the language model.
+            **kwargs: passed on to the language model, its cache among them (`past_key_values`, or `cache` from
+                transformers 5.24 on).
 
         """
         if (input_ids is None) == (inputs_embeds is None):
@@ -203,25 +200,16 @@ class HfcapLlavaModel(HfcapLlavaPreTrainedModel):
                 raise ValueError("Pass only one of pixel_values, vision_features and mm_encoder_outputs.")
             image_outputs = self.get_image_features(pixel_values, vision_features)
 
-        image_features = None
         if image_outputs is not None:
             image_features = image_outputs.pooler_output.to(inputs_embeds.device, inputs_embeds.dtype)
             mask = self.get_placeholder_mask(input_ids, inputs_embeds, image_features)
             inputs_embeds = inputs_embeds.masked_scatter(mask, image_features)
 
-        outputs = self.language_model(
+        return self.language_model(
             attention_mask=to_additive_mask(attention_mask, inputs_embeds.dtype),
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             **kwargs,
-        )
-        return LlavaModelOutputWithPast(
-            last_hidden_state=outputs.last_hidden_state,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            image_hidden_states=image_features,
         )
 
 
@@ -341,13 +329,12 @@ class HfcapLlavaForConditionalGeneration(HfcapLlavaPreTrainedModel, GenerationMi
         vision_features: torch.Tensor | None = None,
         attention_mask: torch.Tensor | None = None,
         position_ids: torch.LongTensor | None = None,
-        past_key_values: Cache | None = None,
         inputs_embeds: torch.Tensor | None = None,
         labels: torch.LongTensor | None = None,
         logits_to_keep: int | torch.Tensor = 0,
         mm_encoder_outputs: dict[str, BaseModelOutputWithPooling] | None = None,
         **kwargs: Unpack[TransformersKwargs],
-    ) -> LlavaCausalLMOutputWithPast:
+    ) -> CausalLMOutputWithPast:
         """Compute logits, and the loss where `labels` are given; for the other arguments see [`HfcapLlavaModel`].
 
         `labels`: (B, L) int64, -100 where there is no target; shifted here unless `shift_labels` is given as well, and
@@ -360,7 +347,6 @@ class HfcapLlavaForConditionalGeneration(HfcapLlavaPreTrainedModel, GenerationMi
             vision_features=vision_features,
             attention_mask=attention_mask,
             position_ids=position_ids,
-            past_key_values=past_key_values,
             inputs_embeds=inputs_embeds,
             mm_encoder_outputs=mm_encoder_outputs,
             **kwargs,
@@ -370,14 +356,9 @@ class HfcapLlavaForConditionalGeneration(HfcapLlavaPreTrainedModel, GenerationMi
         if labels is not None:
             vocab_size = self.config.text_config.vocab_size
             loss = self.loss_function(logits=logits, labels=labels, vocab_size=vocab_size, **kwargs)
-        return LlavaCausalLMOutputWithPast(
-            loss=loss,
-            logits=logits,
-            past_key_values=outputs.past_key_values,
-            hidden_states=outputs.hidden_states,
-            attentions=outputs.attentions,
-            image_hidden_states=outputs.image_hidden_states,
-        )
+        # Under the language model's own names: the cache is called otherwise from transformers 5.24 on.
+        others = {name: value for name, value in outputs.items() if name != "last_hidden_state"}
+        return CausalLMOutputWithPast(loss=loss, logits=logits, **others)
 
 
 def check_plain_head(config: HfcapLlavaConfig) -> None:
