@@ -8,10 +8,14 @@ class ConfigError(ValueError):
     """A wrong key, value, path or pair of settings: one line that names the value and the fix, exit code 2."""
 
 
+class WorkError(RuntimeError):
+    """The command line was right and the work failed: one line that says why and what to do, exit code 1."""
+
+
 def run_main(main: Callable[[], None]) -> None:
-    """Run a recipe's `main`; a `ConfigError` becomes one line on stderr and exit code 2, without a traceback."""
+    """Run `main`; a `ConfigError` (exit code 2) or `WorkError` (1) becomes one line on stderr, without a traceback."""
     try:
         main()
-    except ConfigError as error:
+    except (ConfigError, WorkError) as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(2 if isinstance(error, ConfigError) else 1)
