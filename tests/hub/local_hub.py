@@ -1,9 +1,8 @@
 """A Hub on this machine for tests: the endpoints that huggingface_hub's client calls, over real HTTP, kept in memory.
 
 Clients are real ones in processes of their own, with `HF_ENDPOINT` set to `LocalHub.url` and `HF_HUB_DISABLE_XET=1`
-(with Xet, uploads would go to a storage service that speaks another protocol). The shapes of requests and answers were
-read off the client's source (huggingface_hub 2.4) and, for LFS, off
-https://github.com/git-lfs/git-lfs/blob/main/docs/api/batch.md.
+(with Xet, uploads would go to a storage service that speaks another protocol). Requests and answers have the shapes of
+huggingface_hub 2.4's client and of https://github.com/git-lfs/git-lfs/blob/main/docs/api/batch.md.
 """
 
 import base64
@@ -132,7 +131,7 @@ class Handler(BaseHTTPRequestHandler):
     do_GET = do_HEAD = do_POST = do_PUT = handle_any
 
     def log_message(self, *_) -> None:
-        pass  # `LocalHub.requests` keeps them
+        """Stay silent: `LocalHub.requests` keeps them."""
 
     def answer(self, body: object, status: int = 200, headers: dict | None = None) -> None:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
