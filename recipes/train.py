@@ -20,21 +20,19 @@ from transformers import set_seed
 
 from hfcap import runs
 from hfcap.errors import run_main
-from hfcap.evaluation import evaluate_captioner, results_table, show_captions, write_evaluation
 from hfcap.generation.inputs import caption_prompt
-from hfcap.hub.card import write_card
 from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, ModelArguments, parse_arguments
 from hfcap.training.build import build_captioner, captioner_family, load_captioner
 from hfcap.training.callbacks import SampleCaptions
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.compatibility import check_parts, check_supported, current_backend
 from hfcap.training.dry_run import describe_run
+from hfcap.training.finish import finish_run
 from hfcap.training.preparation import (
     caption_datasets,
     last_complete_checkpoint,
     load_splits,
     open_run,
-    print_next_command,
     stopping_callbacks,
     tokenizer_texts,
     use_all_cores,
@@ -75,7 +73,7 @@ def main(argv: list[str] | None = None) -> Path:
         print(describe_run(model, collator, train_data, args))
         return run
 
-    # ---- train
+    # ---- train and judge
     trainer = CaptionTrainer(
         model=model,
         args=args,
@@ -87,18 +85,7 @@ def main(argv: list[str] | None = None) -> Path:
     )
     trainer.add_callback(SampleCaptions(trainer))
     trainer.train(resume_from_checkpoint=last_complete_checkpoint(args.output_dir))
-    trainer.save_model(str(run / runs.MODEL))
-
-    # ---- judge
-    evaluation = evaluate_captioner(model, processor, eval_data, collator.prompt, args.per_device_eval_batch_size)
-    write_evaluation(run, evaluation, rows[1], run.name, runs.MODEL)
-    print(
-        results_table({run.name: (trainer.evaluation_loss(eval_data), evaluation)}),
-        show_captions(evaluation),
-        sep="\n\n",
-    )
-    write_card(run)
-    print_next_command(run)
+    finish_run(run, trainer, rows[1])
     return run
 
 

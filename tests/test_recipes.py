@@ -81,8 +81,9 @@ def recipes():
     import train
 
     import train_qlora
+    import train_scst
 
-    yield {"train": train.main, "train_qlora": train_qlora.main}
+    yield {"train": train.main, "train_qlora": train_qlora.main, "train_scst": train_scst.main}
     sys.path.remove(str(ROOT / "recipes"))
 
 
@@ -164,7 +165,10 @@ def test_the_command_line_captions_a_picture(llava_runs, scene_rows, capsys):
     assert caption
 
 
-def test_encoder_decoder_with_a_feature_cache_end_to_end(tmp_path, recipes):
+@pytest.fixture(scope="module")
+def encoder_decoder_run(tmp_path_factory, recipes):
+    """A frozen encoder with cached features, and a decoder trained from scratch."""
+    tmp_path = tmp_path_factory.mktemp("encoder_decoder")
     config = write_config(
         tmp_path,
         "encoder_decoder",
@@ -179,15 +183,49 @@ def test_encoder_decoder_with_a_feature_cache_end_to_end(tmp_path, recipes):
         output_dir=str(tmp_path / "run"),
         num_beams=2,
     )
-    recipes["train"](["--config", config])
+    return recipes["train"](["--config", config])
+
+
+def test_encoder_decoder_with_a_feature_cache_end_to_end(encoder_decoder_run):
     # Features were read in half precision; the pictures themselves give the same captions.
-    assert reload(tmp_path / "run" / "model", "caption") == captions_of(tmp_path / "run")
+    assert reload(encoder_decoder_run / "model", "caption") == captions_of(encoder_decoder_run)
     evaluation = run(
-        "recipes/evaluate.py",
-        *("--model", str(tmp_path / "run"), "--data", "scenes", "--scenes_image_size", "32", "--max_eval_images", "6"),
+        *("recipes/evaluate.py", "--model", str(encoder_decoder_run), "--data", "scenes"),
+        *("--scenes_image_size", "32", "--max_eval_images", "6"),
     )
     assert evaluation.returncode == 0, evaluation.stderr[-3000:]
-    assert captions_of(tmp_path / "run" / "evaluation") == captions_of(tmp_path / "run")
+    assert captions_of(encoder_decoder_run / "evaluation") == captions_of(encoder_decoder_run)
+
+
+def test_cider_optimised_training_from_a_run_end_to_end(encoder_decoder_run, tmp_path, recipes, capsys):
+    settings = {key: TINY[key] for key in TINY if key not in ("image_size", "vocab_size", "encoder_config")}
+    config = write_config(
+        tmp_path,
+        "scst",
+        **settings | {"max_train_images": 56, "max_caption_tokens": 12, "logging_steps": 2},
+        model=str(encoder_decoder_run),
+        strategy="frozen_encoder",
+        feature_cache=True,
+        cache_dir=str(tmp_path / "features"),
+        output_dir=str(tmp_path / "run"),
+        num_samples=3,
+    )
+    recipes["train_scst"](["--config", config, "--dry_run", "true"])
+    assert "reference 1" in capsys.readouterr().out
+    folder = recipes["train_scst"](["--config", config])
+    output = capsys.readouterr().out
+    assert "before" in output
+    for name in ("run.json", "captions.jsonl", "metrics.json", "report.html", "README.md", "model"):
+        assert (folder / name).exists(), name
+    state = json.loads(next((folder / "checkpoints").glob("*/trainer_state.json")).read_text())
+    assert all(entry["sample_tokens"] <= 12 for entry in state["log_history"] if "reward" in entry)
+    recipes["train_scst"](["--config", config])
+    assert "is done: BLEU-4" in capsys.readouterr().out
+
+
+def test_cider_optimised_training_starts_from_a_captioner(recipes):
+    with pytest.raises(ConfigError, match="model: give the captioner to start from"):
+        recipes["train_scst"](["--data", "scenes"])
 
 
 @pytest.mark.parametrize(

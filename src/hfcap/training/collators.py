@@ -46,20 +46,23 @@ class CaptionCollator:
         encoded = self.processor.tokenizer(list(captions), add_special_tokens=False)["input_ids"]
         return [[*ids[: self.max_caption_tokens - 1], end_token_id(self.processor)] for ids in encoded]
 
-    def __call__(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
-        """Collate `rows`."""
-        packed, images = [], []
-        for number, row in enumerate(rows):
-            targets = self.targets(row["captions"])
-            groups = [targets] if self.packing else [[target] for target in targets]
-            packed += [pack_references(self.prefix_ids, group) for group in groups]
-            images += [number] * len(groups)
-        batch = pad_rows(packed, self.processor.tokenizer.pad_token_id)
+    def collate(
+        self, targets: Sequence[Sequence[list[int]]], vision: dict[str, torch.Tensor]
+    ) -> dict[str, torch.Tensor]:
+        """Collate the target token ids of each image's captions, and the tensors of the pictures, one row an image."""
+        groups = targets if self.packing else [[target] for image_targets in targets for target in image_targets]
+        batch = pad_rows(
+            [pack_references(self.prefix_ids, group) for group in groups], self.processor.tokenizer.pad_token_id
+        )
         batch["labels"] = batch["shift_labels"]
-        vision = vision_inputs(self.processor, rows)
-        if not self.packing:
-            vision = {key: value[images] for key, value in vision.items()}
         if not is_prompted(self.processor):
             batch["decoder_input_ids"] = batch.pop("input_ids")
             batch["decoder_position_ids"] = batch.pop("position_ids")
+        if not self.packing:
+            images = [number for number, image_targets in enumerate(targets) for _ in image_targets]
+            vision = {key: value[images] for key, value in vision.items()}
         return batch | vision
+
+    def __call__(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
+        """Collate `rows`."""
+        return self.collate([self.targets(row["captions"]) for row in rows], vision_inputs(self.processor, rows))

@@ -1,0 +1,91 @@
+r"""CIDEr-optimised (self-critical) training of a captioner of either family, from a cross-entropy checkpoint.
+
+    accelerate launch recipes/train_scst.py --config configs/train/flickr8k_scst.yaml --data FOLDER
+    # any run folder or model of `recipes/train.py`
+    accelerate launch recipes/train_scst.py --model outputs/scenes-base --data scenes --scenes_image_size 64 \
+        --output_dir outputs/scenes-scst
+
+Each step samples `num_samples` captions an image, scores them by CIDEr-D against the image's references, and raises
+the probability of those that are better than the image's other samples (`hfcap.training.scst`). Start from a captioner
+that works: samples of a bad one are all worth nothing. The reward knows the training references only; CIDEr on the
+evaluation split, before and after, says what it was worth. The same command again resumes, or says that the run is
+done. Defaults that differ from the HF Trainer's are listed at `hfcap.training.scst.ScstArguments`.
+"""
+
+from pathlib import Path
+
+from transformers import set_seed
+
+from hfcap import runs
+from hfcap.errors import ConfigError, run_main
+from hfcap.generation.inputs import caption_prompt
+from hfcap.training.arguments import DataArguments, ModelArguments, parse_arguments
+from hfcap.training.build import captioner_family, load_captioner
+from hfcap.training.callbacks import SampleCaptions
+from hfcap.training.collators import CaptionCollator
+from hfcap.training.compatibility import check_parts, check_supported, current_backend
+from hfcap.training.dry_run import describe_run
+from hfcap.training.finish import evaluate_trained, finish_run
+from hfcap.training.preparation import (
+    caption_datasets,
+    last_complete_checkpoint,
+    load_splits,
+    open_run,
+    stopping_callbacks,
+    use_all_cores,
+)
+from hfcap.training.scst import ScstArguments, ScstTrainer, caption_reward
+from hfcap.training.strategies import apply_strategy
+
+
+def main(argv: list[str] | None = None) -> Path:
+    """Optimise the CIDEr-D of one captioner; return the run folder."""
+    parsed = parse_arguments(DataArguments, ModelArguments, ScstArguments, argv=argv)
+    data_args, model_args, args = parsed
+    run = Path(args.output_dir)
+    args.output_dir = str(run / runs.CHECKPOINTS)
+    if model_args.model is None:
+        raise ConfigError("model: give the captioner to start from (a run folder, a model folder or a Hub id)")
+    check_parts(model_args)
+    base = runs.resolve_model(model_args.model).path
+    check_supported(model_args, captioner_family(base), current_backend())
+    use_all_cores()
+
+    # ---- rows, model, reward
+    rows = load_splits(data_args)
+    if not args.dry_run and open_run(run, parsed, rows):
+        return run
+    set_seed(args.seed)
+    model, processor = load_captioner(base)
+    model = apply_strategy(
+        model, model_args.strategy, model_args.lora_r, model_args.lora_alpha, model_args.lora_dropout
+    )
+    train_data, eval_data = caption_datasets(model, processor, rows, data_args, model_args, args)
+    collator = CaptionCollator(
+        processor, data_args.prompt or caption_prompt(processor), args.packing, data_args.max_caption_tokens
+    )
+    if args.dry_run:
+        print(describe_run(model, collator, train_data, args))
+        return run
+    reward = caption_reward(dict(zip(rows[0]["image_id"], rows[0]["captions"], strict=True)))
+
+    # ---- train and judge
+    trainer = ScstTrainer(
+        model=model,
+        args=args,
+        train_dataset=train_data,
+        eval_dataset=eval_data,
+        data_collator=collator,
+        processing_class=processor,
+        callbacks=stopping_callbacks(args),
+        reward=reward,
+    )
+    trainer.add_callback(SampleCaptions(trainer))
+    before = evaluate_trained(trainer, "before")
+    trainer.train(resume_from_checkpoint=last_complete_checkpoint(args.output_dir))
+    finish_run(run, trainer, rows[1], before)
+    return run
+
+
+if __name__ == "__main__":
+    run_main(main)

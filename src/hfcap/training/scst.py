@@ -1,0 +1,214 @@
+"""Self-critical sequence training: captions sampled from the model, CIDEr-D as their reward.
+
+Rennie et al., "Self-critical sequence training for image captioning", CVPR 2017 (REINFORCE with a baseline). The
+baseline of a sample is the mean reward of the image's other samples (Luo, "A better variant of self-critical sequence
+training", 2020), so nothing but the samples is decoded. Rewards see the end of a caption as a word, or captions learn
+to stop after "in a": this is what the authors' implementation does too (https://github.com/ruotianluo/self-critical.pytorch).
+
+The samples of an image are packed behind it like its references, so their log-probabilities are one forward pass over
+target positions. The policy is the model's own distribution: sampling takes none of its decoding settings but the
+suppressed tokens, and those are left out of the log-probabilities as well.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch.nn import functional as F
+from transformers import PreTrainedModel
+
+from hfcap.generation.inputs import end_token_id, vision_inputs
+from hfcap.metrics.reward import CiderDReward
+from hfcap.training.arguments import CaptionTrainingArguments
+from hfcap.training.collators import CaptionCollator
+from hfcap.training.trainer import CaptionTrainer, model_inputs
+
+# No caption holds it, so it is worth points only as the end of one.
+END_WORD = "endofcaption"
+# `generate` fills what it is not told from the model's generation_config, and top_k is 50 where nobody sets it.
+PLAIN_SAMPLING = {
+    "do_sample": True,
+    "num_beams": 1,
+    "temperature": 1.0,
+    "top_k": 0,
+    "top_p": 1.0,
+    "no_repeat_ngram_size": 0,
+    "repetition_penalty": 1.0,
+    "length_penalty": 1.0,
+    "early_stopping": False,
+}
+
+
+@dataclass
+class ScstArguments(CaptionTrainingArguments):
+    """`CaptionTrainingArguments` of CIDEr-optimised training.
+
+    Further defaults that differ: `learning_rate=2e-5`, constant; `num_train_epochs=5`.
+    """
+
+    num_samples: int = field(default=5, metadata={"help": "Captions sampled an image and step, at least two."})
+    sampling_dropout: bool = field(
+        default=True,
+        metadata={"help": "Dropout while sampling too, so that the policy sampled is the one trained."},
+    )
+    learning_rate: float = field(default=2e-5, metadata={"help": "AdamW's learning rate."})
+    lr_scheduler_type: str = field(default="constant_with_warmup", metadata={"help": "Learning-rate schedule."})
+    num_train_epochs: float = field(default=5, metadata={"help": "Passes over the images."})
+
+
+def with_end(caption: str) -> str:
+    """Put the end of a caption into its text, as a word of its own for the reward."""
+    return f"{caption} {END_WORD}"
+
+
+def caption_reward(references: Mapping[str, Sequence[str]]) -> CiderDReward:
+    """CIDEr-D against `references`, ends included, with their own document frequencies."""
+    return CiderDReward({image_id: [*map(with_end, captions)] for image_id, captions in references.items()})
+
+
+def advantages(rewards: torch.Tensor) -> torch.Tensor:
+    """Subtract from each sample's reward the mean of the other samples of its image, both (B, K) with K >= 2."""
+    num_samples = rewards.shape[1]
+    return (rewards - rewards.mean(dim=1, keepdim=True)) * num_samples / (num_samples - 1)
+
+
+def policy_gradient_loss(
+    logits: torch.Tensor,
+    labels: torch.Tensor,
+    token_advantages: torch.Tensor,
+    num_captions: torch.Tensor | int,
+    suppressed: Sequence[int] = (),
+) -> torch.Tensor:
+    """REINFORCE: minus the log-probability of each caption times its advantage, summed, over the number of captions.
+
+    Divided by captions, not by tokens: the mean over sampled tokens would weigh short captions more.
+
+    Args:
+        logits: (N, vocabulary), one row for each sampled token.
+        labels: (N,) int64, the sampled tokens.
+        token_advantages: (N,) float32, the advantage of the caption that each token belongs to.
+        num_captions: captions in the optimizer step, over all micro-batches and processes.
+        suppressed: token ids that sampling could not choose.
+    """
+    logits = logits.float()
+    if suppressed:
+        logits = logits.index_fill(1, torch.tensor(suppressed, device=logits.device), -torch.inf)
+    log_probabilities = -F.cross_entropy(logits, labels, reduction="none")
+    return -(token_advantages * log_probabilities).sum() / num_captions
+
+
+def cut_at_end(tokens: torch.Tensor, end_id: int) -> list[list[int]]:
+    """Cut sampled rows (N, L) after their first end token; a row without one stays whole."""
+    rows = tokens.tolist()
+    return [row[: row.index(end_id) + 1] if end_id in row else row for row in rows]
+
+
+@dataclass
+class PictureCollator:
+    """Collate rows `{image_id, image | vision_features}` into pictures to sample captions for.
+
+    The batch has the pictures' tensors, `image_ids` (B strings), and `labels`, zeros (B, num_samples) int64: `Trainer`
+    counts what is not -100 in them, and so knows the number of captions in an optimizer step.
+    """
+
+    processor: object
+    num_samples: int
+
+    def __call__(self, rows: Sequence[dict]) -> dict:
+        """Collate `rows`."""
+        labels = torch.zeros(len(rows), self.num_samples, dtype=torch.int64)
+        return {"image_ids": [row["image_id"] for row in rows], "labels": labels} | vision_inputs(self.processor, rows)
+
+
+class ScstTrainer(CaptionTrainer):
+    """`CaptionTrainer` that samples captions and raises the probability of those that the reward prefers.
+
+    Its evaluation is that of `CaptionTrainer`. What it logs besides the loss: `reward` (mean CIDEr-D of the samples,
+    end included, from 0 to 10) and `sample_tokens` (their mean length), since the last log.
+
+    Args:
+        args: `ScstArguments`.
+        data_collator: `CaptionCollator`, which packs samples as it packs references.
+        reward: of the training images.
+        kwargs: further arguments of `CaptionTrainer`.
+    """
+
+    # `policy_gradient_loss` divides by the captions of the whole step.
+    loss_is_scaled_for_ga = True
+
+    def __init__(self, *, args: ScstArguments, data_collator: CaptionCollator, reward: CiderDReward, **kwargs):
+        super().__init__(args=args, data_collator=data_collator, **kwargs)
+        self.reward = reward
+        self._sampled = torch.zeros(3, dtype=torch.float64)  # captions, their rewards, their tokens
+
+    def get_train_dataloader(self) -> torch.utils.data.DataLoader:
+        """Load pictures only: references are inside the reward."""
+        collator = self.data_collator
+        self.data_collator = PictureCollator(collator.processor, self.args.num_samples)
+        try:
+            return super().get_train_dataloader()
+        finally:
+            self.data_collator = collator
+
+    def sample(self, model: PreTrainedModel, vision: dict[str, torch.Tensor]) -> list[list[int]]:
+        """Sample captions from the model's distribution: token ids, (B * num_samples) lists, EOS last if reached."""
+        collator = self.data_collator
+        inputs = dict(vision)
+        if not model.config.is_encoder_decoder:
+            batch_size = len(next(iter(vision.values())))
+            input_ids = torch.tensor([collator.prefix_ids] * batch_size, device=model.device)
+            inputs |= {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
+        was_training = model.training
+        model.train(was_training and self.args.sampling_dropout)
+        with torch.no_grad():
+            tokens = model.generate(
+                **inputs,
+                **PLAIN_SAMPLING,
+                num_return_sequences=self.args.num_samples,
+                max_new_tokens=collator.max_caption_tokens,
+            )
+        model.train(was_training)
+        # What stands before the caption: the start token alone, or the prompt.
+        return cut_at_end(tokens[:, len(collator.prefix_ids) :], end_token_id(collator.processor))
+
+    def score(self, captions: list[list[int]], image_ids: list[str]) -> torch.Tensor:
+        """Reward of sampled captions, (B, num_samples) float32."""
+        end_id, tokenizer = end_token_id(self.processing_class), self.processing_class.tokenizer
+        texts = tokenizer.batch_decode(captions, skip_special_tokens=True)
+        texts = [with_end(text) if ids[-1] == end_id else text for text, ids in zip(texts, captions, strict=True)]
+        each = [image_id for image_id in image_ids for _ in range(self.args.num_samples)]
+        return torch.from_numpy(self.reward.score(texts, each)).view(len(image_ids), self.args.num_samples)
+
+    def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
+        """Sample, score, and compute `policy_gradient_loss` of a batch of pictures."""
+        image_ids, labels = inputs.pop("image_ids"), inputs.pop("labels")
+        own_model = self.accelerator.unwrap_model(model)
+        captions = self.sample(own_model, inputs)
+        rewards = self.score(captions, image_ids)
+        lengths = torch.tensor([len(ids) for ids in captions])
+        self._sampled += torch.tensor([len(captions), rewards.sum(), lengths.sum()], dtype=torch.float64)
+
+        each = self.args.num_samples
+        per_image = [captions[start : start + each] for start in range(0, len(captions), each)]
+        batch = self._prepare_inputs(self.data_collator.collate(per_image, inputs))
+        batch = model_inputs(batch, own_model.dtype)
+        sampled_tokens = batch.pop("labels")
+        outputs = model(**batch)
+        loss = policy_gradient_loss(
+            outputs.logits,
+            sampled_tokens,
+            advantages(rewards).flatten().repeat_interleave(lengths).to(sampled_tokens.device),
+            labels.numel() if num_items_in_batch is None else num_items_in_batch,
+            own_model.generation_config.suppress_tokens or (),
+        )
+        # Gradients are averaged over processes, and the loss is divided by the captions of all of them.
+        loss = loss * self.accelerator.num_processes
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], *args, **kwargs) -> None:
+        """Add what the samples since the last log were worth."""
+        captions, rewards, tokens = self._sampled.tolist()
+        if captions and "loss" in logs:
+            logs |= {"reward": round(rewards / captions, 4), "sample_tokens": round(tokens / captions, 2)}
+            self._sampled.zero_()
+        super().log(logs, *args, **kwargs)

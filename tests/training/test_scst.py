@@ -1,0 +1,189 @@
+"""CIDEr-optimised training: the policy that is sampled, its gradient, its reward, and the recipe as a whole."""
+
+import numpy as np
+import pytest
+import torch
+
+from hfcap.generation.inputs import vision_inputs
+from hfcap.metrics.ptb_tokenizer import tokenize
+from hfcap.training.collators import CaptionCollator
+from hfcap.training.dataset import CaptionDataset
+from hfcap.training.scst import (
+    END_WORD,
+    ScstArguments,
+    ScstTrainer,
+    advantages,
+    caption_reward,
+    cut_at_end,
+    policy_gradient_loss,
+    with_end,
+)
+
+FAMILIES = ("llava", "encoder_decoder")
+PROMPTS = {"llava": "Describe.", "encoder_decoder": None}
+NUM_SAMPLES = 3
+MAX_TOKENS = 8
+
+
+@pytest.fixture(scope="module")
+def reward(scene_rows):
+    references = dict(zip(scene_rows["image_id"], scene_rows["captions"], strict=True))
+    with pytest.warns(UserWarning, match="document frequencies"):
+        return caption_reward(references)
+
+
+def make_trainer(tmp_path, build_tiny, rows, reward, family, batch_size=4, suppressed=None, packing=True):
+    model, processor = build_tiny(family)
+    model.generation_config.no_repeat_ngram_size = 2  # a decoding habit, and no part of the policy
+    model.generation_config.suppress_tokens = suppressed
+    data = CaptionDataset(rows.select(range(8)))
+    args = ScstArguments(
+        output_dir=str(tmp_path / f"{family}-{batch_size}"),
+        num_samples=NUM_SAMPLES,
+        per_device_train_batch_size=batch_size,
+        gradient_accumulation_steps=8 // batch_size,
+        max_steps=1,
+        learning_rate=0.1,
+        optim="sgd",
+        lr_scheduler_type="constant",
+        max_grad_norm=1e9,
+        logging_steps=1,
+        eval_strategy="no",
+        save_strategy="no",
+        load_best_model_at_end=False,
+        disable_tqdm=True,
+        use_cpu=True,
+    )
+    collator = CaptionCollator(processor, PROMPTS[family], packing, max_caption_tokens=MAX_TOKENS)
+    return ScstTrainer(
+        model=model,
+        args=args,
+        train_dataset=data,
+        eval_dataset=data,
+        data_collator=collator,
+        processing_class=processor,
+        reward=reward,
+    )
+
+
+def references_as_samples(trainer, monkeypatch):
+    """Let "sampling" give the first references of each image, so that a step is a function of its images."""
+    of_picture = {}
+    for row in (trainer.train_dataset[i] for i in range(len(trainer.train_dataset))):
+        pixels = vision_inputs(trainer.processing_class, [row])["pixel_values"]
+        targets = trainer.data_collator.targets(row["captions"][:NUM_SAMPLES])
+        targets[0] = targets[0][:3]  # one that reached the limit before its end
+        of_picture[pixels.sum().item()] = targets
+
+    def sample(model, vision):
+        return [ids for pixels in vision["pixel_values"] for ids in of_picture[pixels.sum().item()]]
+
+    monkeypatch.setattr(trainer, "sample", sample)
+
+
+def gradients(model):
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+@pytest.mark.parametrize("packing", [True, False])
+@pytest.mark.parametrize("family", FAMILIES)
+def test_gradient_is_that_of_reinforce_written_by_hand(
+    tmp_path, build_tiny, scene_rows, reward, family, packing, monkeypatch
+):
+    trainer = make_trainer(tmp_path, build_tiny, scene_rows, reward, family, packing=packing)
+    references_as_samples(trainer, monkeypatch)
+    model, processor, collator = trainer.model, trainer.processing_class, trainer.data_collator
+    rows = [trainer.train_dataset[i] for i in range(4)]
+    batch = {"image_ids": [row["image_id"] for row in rows], "labels": torch.zeros(4, NUM_SAMPLES)}
+    trainer.compute_loss(model, batch | vision_inputs(processor, rows)).backward()
+    ours = gradients(model)
+    model.zero_grad()
+
+    loss = 0.0
+    for row in rows:
+        vision = vision_inputs(processor, [row])
+        captions = trainer.sample(model, vision)
+        texts = processor.tokenizer.batch_decode(captions, skip_special_tokens=True)
+        texts = [texts[0], *[f"{text} {END_WORD}" for text in texts[1:]]]
+        rewards = reward.score(texts, [row["image_id"]] * NUM_SAMPLES)
+        for k, ids in enumerate(captions):
+            others = np.delete(rewards, k).mean()
+            tokens = torch.tensor([[*collator.prefix_ids, *ids[:-1]]])
+            key = "input_ids" if family == "llava" else "decoder_input_ids"
+            logits = model(**{key: tokens}, **vision).logits[0, -len(ids) :]
+            chosen = logits.log_softmax(-1)[range(len(ids)), ids]
+            loss = loss - (rewards[k] - others) * chosen.sum() / (4 * NUM_SAMPLES)
+    loss.backward()
+    theirs = gradients(model)
+    assert ours.keys() == theirs.keys()
+    scale = max(gradient.abs().max() for gradient in theirs.values())
+    assert scale > 1e-3
+    for name, gradient in theirs.items():
+        torch.testing.assert_close(ours[name], gradient, rtol=1e-4, atol=1e-5 * scale.item(), msg=name)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_batch_size_times_accumulation_does_not_matter(tmp_path, build_tiny, scene_rows, reward, family, monkeypatch):
+    steps = []
+    for batch_size in (8, 2):
+        trainer = make_trainer(tmp_path, build_tiny, scene_rows, reward, family, batch_size)
+        references_as_samples(trainer, monkeypatch)
+        trainer.train()
+        steps.append((trainer.state.log_history[0], dict(trainer.model.named_parameters())))
+    (whole, weights), (split, split_weights) = steps
+    for key in ("loss", "grad_norm", "reward", "sample_tokens"):
+        assert split[key] == pytest.approx(whole[key], rel=1e-5), key
+    for name, weight in weights.items():
+        torch.testing.assert_close(split_weights[name], weight, rtol=1e-5, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_captions_are_sampled_from_the_policy_whose_log_probabilities_train(
+    tmp_path, build_tiny, scene_rows, reward, family
+):
+    trainer = make_trainer(tmp_path, build_tiny, scene_rows, reward, family, suppressed=[5])
+    model, processor = trainer.model, trainer.processing_class
+    vision = vision_inputs(processor, [trainer.train_dataset[0]])
+    trainer.args.num_samples = 2000
+    torch.manual_seed(0)
+    first = torch.tensor([ids[0] for ids in trainer.sample(model, vision)])
+    prefix = torch.tensor([trainer.data_collator.prefix_ids])
+    key = "input_ids" if family == "llava" else "decoder_input_ids"
+    with torch.no_grad():
+        logits = model(**{key: prefix}, **vision).logits[0, -1:]
+    policy = torch.stack(
+        [-policy_gradient_loss(logits, torch.tensor([i]), torch.ones(1), 1, [5]) for i in range(logits.shape[1])]
+    ).exp()
+    assert policy.sum() == pytest.approx(1, abs=1e-5)
+    assert policy[5] == 0
+    drawn = torch.bincount(first, minlength=len(policy)) / len(first)
+    # The vocabulary has some 350 tokens of about equal probability: top-k of 50, the default, would show at once.
+    assert (drawn > 0).sum() > 200
+    error = (drawn - policy).abs() / (policy * (1 - policy) / len(first)).sqrt().clamp(min=1e-9)
+    assert error[policy > 0].max() < 5
+
+
+def test_the_last_token_is_the_first_end():
+    tokens = torch.tensor([[4, 2, 0, 0], [4, 5, 6, 7], [4, 5, 2, 2]])
+    assert cut_at_end(tokens, end_id=2) == [[4, 2], [4, 5, 6, 7], [4, 5, 2]]
+
+
+def test_the_end_of_a_caption_is_a_word_of_its_own():
+    captions = ["A dog runs .", "Two dogs, running.", "a man in a", "It is 5 a.m."]
+    for plain, ended in zip(tokenize(captions), tokenize([with_end(c) for c in captions]), strict=True):
+        assert ended == f"{plain} {END_WORD}"
+
+
+def test_a_finished_caption_is_worth_more_than_a_cut_one(scene_rows, reward):
+    reference, image_id = scene_rows["captions"][0][0], scene_rows["image_id"][0]
+    words = reference.rstrip(".").split()
+    whole, unfinished, cut = reward.score(
+        [with_end(reference), reference, with_end(" ".join(words[:-1]))], [image_id] * 3
+    )
+    assert whole > unfinished
+    assert whole > cut
+
+
+def test_advantage_is_the_reward_minus_the_mean_of_the_others():
+    result = advantages(torch.tensor([[1.0, 2.0, 6.0], [3.0, 3.0, 3.0]]))
+    torch.testing.assert_close(result, torch.tensor([[-3.0, -1.5, 4.5], [0.0, 0.0, 0.0]]))
