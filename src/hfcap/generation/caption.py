@@ -6,6 +6,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from hfcap.generation.decoding import generate
 from hfcap.generation.inputs import prompt_token_ids, vision_inputs
 
 
@@ -47,7 +48,7 @@ def caption_rows(
             # Every row has the same prompt, so the batch needs no padding.
             input_ids = torch.tensor([prefix] * len(batch), device=model.device)
             inputs |= {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
-        tokens = model.generate(**inputs, **generate_kwargs)
+        tokens = generate(model, inputs, **generate_kwargs)
         if not encoder_decoder:
             tokens = tokens[:, len(prefix) :]
         texts = processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)

@@ -1,0 +1,165 @@
+"""Decode the candidates of an image (beams, samples) in one row of the model. The one place that calls `generate`.
+
+Stock `generate` gives each of the K candidates a row: image and prompt run through the language model K times, their
+keys and values are kept K times and read K times a step, and beam search copies all of them at every step. Here the
+candidates are K columns of one row, as the references of an image are in training (`hfcap.training.packing`). A token
+sees the prefix and the tokens it came from:
+
+    image and prompt p0 p1 p2            cache     p0 p1 | p2 p2 | a  b | c  d
+    beams "a c" and "a d" after two      "a c" ->   x  x |  x  . | x  . | x  .
+    steps, K = 2                         "a d" ->   x  x |  x  . | x  . | .  x
+
+so that the prefix is computed, kept and read once an image, and beam search reorders rows of this mask instead of keys
+and values. The search is stock `generate`: hooks around the model's forward lay its (B K, 1) tokens out as (B, K), and
+its (B, K, V) logits as (B K, 1, V). The mathematics is the same, and so are the tokens
+(`tests/generation/test_decoding.py`).
+"""
+
+import copy
+from collections.abc import Mapping
+from contextlib import contextmanager
+
+import torch
+from peft import PeftModel
+from transformers import DynamicCache, GenerationConfig, PreTrainedModel
+from transformers.cache_utils import Cache, DynamicLayer
+from transformers.generation import GenerationMode
+from transformers.modeling_outputs import BaseModelOutput, ModelOutput
+
+from hfcap.models.model_utils import to_additive_mask
+
+SEARCHES = (GenerationMode.SAMPLE, GenerationMode.BEAM_SEARCH, GenerationMode.BEAM_SAMPLE)
+# Model types, and language models in them, that take 4-D masks and explicit positions.
+PACKABLE = ("hfcap_llava", "llava", "idefics3", "hfcap_encoder_decoder", "vision-encoder-decoder")
+PACKABLE_DECODERS = ("llama", "qwen3", "gpt2", "bert")
+
+
+@torch.no_grad()
+def generate(
+    model: PreTrainedModel | PeftModel, inputs: Mapping[str, torch.Tensor], **generate_kwargs
+) -> torch.Tensor:
+    """Do what `model.generate(**inputs, **generate_kwargs)` does; candidates of an image share its prefix if they can.
+
+    Args:
+        model: captioner of any type.
+        inputs: pixels or features; where there is a prompt, `input_ids` (B, L), padded on the left, and their
+            `attention_mask` (B, L).
+        generate_kwargs: override the model's `generation_config`.
+
+    Returns:
+        (B * num_return_sequences, T) int64 token ids, the prompt or start token first.
+    """
+    if isinstance(model, PeftModel):
+        model = model.get_base_model()  # the LoRA layers are inside, and its forward is the one that gets called
+    config = copy.deepcopy(generate_kwargs.get("generation_config") or model.generation_config)
+    config.update(**generate_kwargs)
+    width = max(config.num_beams or 1, config.num_return_sequences or 1)
+    if width == 1 or not can_share_prefix(model, inputs, config):
+        return model.generate(**inputs, **generate_kwargs)
+    if model.config.is_encoder_decoder:
+        images = next(iter(inputs.values()))
+        prefix_mask = torch.ones(len(images), 0, dtype=torch.bool, device=images.device)
+    else:
+        inputs = prefill(model, inputs)
+        prefix_mask = inputs["attention_mask"][:, :-1].bool()
+    with candidates_as_columns(model, Columns(prefix_mask, width)):
+        return model.generate(**inputs, **generate_kwargs)
+
+
+def can_share_prefix(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], config: GenerationConfig) -> bool:
+    """Whether the candidates of an image may be columns of one row; otherwise stock `generate` expands them.
+
+    The model must honour a 4-D mask and explicit positions in every layer (as for packed training), and the search
+    must look at nothing but the logits.
+    """
+    decoder = model.config.get_text_config(decoder=True)
+    is_encoder_decoder = model.config.is_encoder_decoder
+    return (
+        model.config.model_type in PACKABLE
+        and decoder.model_type in PACKABLE_DECODERS
+        and decoder._attn_implementation in ("sdpa", "eager")
+        and all(type(layer) is DynamicLayer for layer in DynamicCache(config=decoder).layers)  # no sliding windows
+        and config.get_generation_mode() in SEARCHES
+        and config.use_cache is not False
+        and config.cache_implementation in (None, "dynamic")
+        and not (config.output_attentions or config.output_hidden_states)
+        # The last token of the prompt is run again without the picture.
+        and (is_encoder_decoder or bool((inputs["input_ids"][:, -1] != model.config.image_token_id).all()))
+    )
+
+
+def prefill(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> dict:
+    """Run picture and prompt, all but its last token, once an image, by the model's own forward.
+
+    Returns:
+        Arguments for `generate`: `input_ids` (B, L), `attention_mask` (B, L), and the cache of L - 1 tokens under the
+        name that this version of transformers gives it.
+    """
+    inputs = dict(inputs)
+    input_ids, attention_mask = inputs.pop("input_ids"), inputs.pop("attention_mask")
+    position_ids = (attention_mask.cumsum(-1) - 1).clamp(min=0)
+    outputs = model(
+        input_ids=input_ids[:, :-1],
+        attention_mask=attention_mask[:, :-1],
+        position_ids=position_ids[:, :-1],
+        logits_to_keep=1,
+        use_cache=True,
+        **inputs,
+    )
+    caches = {name: value for name, value in outputs.items() if isinstance(value, Cache)}
+    return {"input_ids": input_ids, "attention_mask": attention_mask} | caches
+
+
+class Columns:
+    """Which cached token each candidate sees, and the hooks that lay candidates out as columns.
+
+    Args:
+        prefix_mask: (B, P) bool, the cached prefix without its padding.
+        width: candidates an image, K.
+    """
+
+    def __init__(self, prefix_mask: torch.Tensor, width: int):
+        self.size = (len(prefix_mask), width)
+        self.own = torch.eye(width, dtype=torch.bool, device=prefix_mask.device).expand(len(prefix_mask), -1, -1)
+        self.seen = prefix_mask[:, None].expand(-1, width, -1)  # (B, K, P), from now on (B, K, P + K * steps)
+        self.position = prefix_mask.sum(-1, keepdim=True)  # (B, 1)
+
+    def reorder(self, beam_idx: torch.Tensor) -> None:
+        """Let candidate i continue candidate `beam_idx[i]`, in the place of `Cache.reorder_cache`; (B K,) int64."""
+        self.seen = self.seen.flatten(0, 1)[beam_idx].unflatten(0, self.size)
+
+    def before_forward(self, model: PreTrainedModel, args: tuple, kwargs: dict) -> tuple[tuple, dict]:
+        """Turn the arguments of B K rows into those of B rows with K columns."""
+        prefix = "decoder_" if model.config.is_encoder_decoder else ""
+        self.seen = torch.cat([self.seen, self.own], dim=-1)
+        kwargs |= {
+            f"{prefix}input_ids": kwargs[f"{prefix}input_ids"].view(self.size),  # (B K, 1) -> (B, K)
+            f"{prefix}position_ids": self.position.expand(self.size),
+            f"{prefix}attention_mask": to_additive_mask(self.seen[:, None], model.dtype),
+        }
+        self.position = self.position + 1
+        if model.config.is_encoder_decoder:
+            images = kwargs["encoder_outputs"][0][:: self.size[1]].contiguous()  # (B K, N, D) -> (B, N, D)
+            kwargs["encoder_outputs"] = BaseModelOutput(last_hidden_state=images)
+        else:
+            kwargs["logits_to_keep"] = 0
+        cache = next(value for value in kwargs.values() if isinstance(value, Cache))
+        cache.reorder_cache = self.reorder
+        return args, kwargs
+
+    def after_forward(self, model: PreTrainedModel, args: tuple, outputs: ModelOutput) -> ModelOutput:
+        """Give each candidate its row of logits: (B, K, V) -> (B K, 1, V)."""
+        outputs.logits = outputs.logits.flatten(0, 1)[:, None]
+        return outputs
+
+
+@contextmanager
+def candidates_as_columns(model: PreTrainedModel, columns: Columns):
+    """Within this context every forward of `model` is one decoding step of `columns`."""
+    before = model.register_forward_pre_hook(columns.before_forward, with_kwargs=True)
+    after = model.register_forward_hook(columns.after_forward)
+    try:
+        yield
+    finally:
+        before.remove()
+        after.remove()
