@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -131,6 +132,10 @@ def test_the_main_job_leaves_a_whole_run_folder(llava_runs):
     metrics = json.loads((tmp_path / "qlora" / "metrics.json").read_text())
     assert metrics["model_artifact"] == "merged"
     assert metrics["num_images"] == 6
+    # So small a model is wrong, and the run says so: in the table, beside the captions, and in the file.
+    assert re.search(r"after \(merged\) +- .* 0\.0 +0\.0\n", output)
+    assert "wrong      count, size" in output
+    assert captions_of(tmp_path / "qlora", "wrong_facts")[0][:2] == ["count", "size"]
 
 
 def test_a_second_run_says_what_is_there(llava_runs, recipes, capsys):

@@ -10,6 +10,9 @@ from transformers import PreTrainedModel
 
 from hfcap import runs
 from hfcap.data.pictures import load_picture
+from hfcap.data.scene_checking import FACTS, wrong_facts
+from hfcap.data.scene_facts import scene_from_json
+from hfcap.data.scenes import is_scenes
 from hfcap.generation.caption import caption_rows
 from hfcap.metrics import compute_metrics, confidence_intervals
 from hfcap.predictions import write_predictions
@@ -25,7 +28,8 @@ class Evaluation:
     """Captions of a data set and how good they are.
 
     Attributes:
-        rows: `{image_id, caption, captions (references), …}` in the order of the data set.
+        rows: `{image_id, caption, captions (references), …}` in the order of the data set; on the embedded `scenes`
+            with `wrong_facts`, what the caption gets wrong (`scene_checking.wrong_facts`).
         metrics: `{key: {"value": float, "ci95": [low, high]}}`, raw (CIDEr 0.5, not 50).
         per_image: per-image values of the metrics that have them.
         decoding: generation settings that made the captions.
@@ -72,6 +76,9 @@ def judge(captions: list[str], references: datasets.Dataset, decoding: Mapping[s
     rows = [
         {**row, "caption": caption} for row, caption in zip(references.select_columns(kept), captions, strict=True)
     ]
+    if is_scenes(references):
+        for row, scene in zip(rows, references["scene"], strict=True):
+            row["wrong_facts"] = wrong_facts(row["caption"], scene_from_json(scene), row["captions"])
     texts = [row["captions"] for row in rows]
     scores = compute_metrics(captions, texts, METRICS)
     suffix = "_per_image"
@@ -142,28 +149,55 @@ def _example(index: int, evaluation: Evaluation, before: Evaluation | None) -> E
 
 
 def results_table(results: Mapping[str, tuple[float | None, Evaluation]]) -> str:
-    """Table for people: loss in nats a token, BLEU-4 and CIDEr times 100, CIDEr on the rows marked `held_out`.
+    """Table for people: loss in nats a token, BLEU-4 and CIDEr times 100.
+
+    On the embedded `scenes` also the percentage of captions that are right in every fact, and both once more on the
+    pictures marked `held_out`.
 
     Args:
         results: by name, the loss (`None` where there is none) and the evaluation.
     """
-    lines = [f"{'':<28} {'loss':>7} {'BLEU-4':>7} {'CIDEr':>7} {'CIDEr, held-out pairs':>22}"]
-    for name, (loss, evaluation) in results.items():
-        held_out = [
-            score
-            for row, score in zip(evaluation.rows, evaluation.per_image["cider"], strict=True)
-            if row.get("held_out")
-        ]
-        shown_loss = "-" if loss is None else f"{loss:.3f}"
-        shown_held_out = f"{100 * sum(held_out) / len(held_out):.1f}" if held_out else "-"
-        bleu, cider = (100 * evaluation.value(key) for key in ("bleu_4", "cider"))
-        lines.append(f"{name:<28} {shown_loss:>7} {bleu:>7.1f} {cider:>7.1f} {shown_held_out:>22}")
+    columns = [_columns(loss, evaluation) for loss, evaluation in results.values()]
+    titles = [title for title, _ in columns[0]]
+    lines = [" " * 28 + "".join(f"{title:>11}" for title in titles)]
+    for name, values in zip(results, columns, strict=True):
+        lines.append(f"{name:<28}" + "".join(f"{value:>11}" for _, value in values))
+    if "right" in titles:
+        lines.append(
+            "right: % of captions true in every fact (number, size, colour, shape, place, background)\n"
+            "held out: the pictures with a pair of colour and shape that training never showed"
+        )
     return "\n".join(lines)
 
 
+def _columns(loss: float | None, evaluation: Evaluation) -> list[tuple[str, str]]:
+    columns = [
+        ("loss", "-" if loss is None else f"{loss:.3f}"),
+        ("BLEU-4", f"{100 * evaluation.value('bleu_4'):.1f}"),
+        ("CIDEr", f"{100 * evaluation.value('cider'):.1f}"),
+    ]
+    if "wrong_facts" in evaluation.rows[0]:
+        cider = [100 * score for score in evaluation.per_image["cider"]]
+        right = [100.0 * (not row["wrong_facts"]) for row in evaluation.rows]
+        columns.append(("held out", _mean_held_out(evaluation, cider)))
+        columns += [("right", f"{sum(right) / len(right):.1f}"), ("held out", _mean_held_out(evaluation, right))]
+    return columns
+
+
+def _mean_held_out(evaluation: Evaluation, values: list[float]) -> str:
+    picked = [value for row, value in zip(evaluation.rows, values, strict=True) if row["held_out"]]
+    return f"{sum(picked) / len(picked):.1f}" if picked else "-"
+
+
 def show_captions(evaluation: Evaluation, count: int = 8) -> str:
-    """Captions of the first images, each beside its first reference, for people."""
-    shown = evaluation.rows[:count]
-    return "\n".join(
-        f"  {row['image_id']}\n    caption    {row['caption']}\n    reference  {row['captions'][0]}" for row in shown
-    )
+    """Captions of the first images, each beside its first reference, for people; on `scenes` with what is wrong."""
+    lines = []
+    for row in evaluation.rows[:count]:
+        lines += [f"  {row['image_id']}", f"    caption    {row['caption']}", f"    reference  {row['captions'][0]}"]
+        if row.get("wrong_facts"):
+            lines.append(f"    wrong      {', '.join(row['wrong_facts'])}")
+    if "wrong_facts" in evaluation.rows[0]:
+        wrong = [sum(fact in row["wrong_facts"] for row in evaluation.rows) for fact in FACTS]
+        counts = ", ".join(f"{fact} {number}" for fact, number in zip(FACTS, wrong, strict=True))
+        lines.append(f"Of all {len(evaluation.rows)} captions wrong in: {counts}")
+    return "\n".join(lines)

@@ -55,6 +55,11 @@ def load_scenes(split: str, num_images: int, style: str, image_size: int = 96, s
     return Dataset.from_dict(columns, features=FEATURES)
 
 
+def is_scenes(rows: Dataset) -> bool:
+    """Whether rows are those of `load_scenes`, so that `scene` holds the facts of the picture."""
+    return rows.features == FEATURES
+
+
 def _row(split: str, index: int, style: str, image_size: int, seed: int) -> dict:
     scene = sample_scene(split, index, seed)
     image_id = f"scenes-{split}-{index:06d}" if seed == 0 else f"scenes-{split}-s{seed}-{index:06d}"
