@@ -10,6 +10,7 @@ from torch import nn
 
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.dataset import CaptionDataset
+from hfcap.training.loss import token_loss
 from hfcap.training.packing import IGNORE_INDEX, PREFIX_SEGMENT
 from hfcap.training.strategies import parameter_table
 from hfcap.training.trainer import model_inputs
@@ -64,7 +65,7 @@ def _timed_step(model: nn.Module, batch: dict[str, torch.Tensor]) -> float:
     start = time.perf_counter()
     inputs = model_inputs({k: v.to(model.device) for k, v in batch.items()}, model.dtype)
     labels = inputs.pop("labels")
-    nn.functional.cross_entropy(model(**inputs).logits.float(), labels).backward()
+    token_loss(model(**inputs), labels).backward()
     if torch.cuda.is_available():
         torch.cuda.synchronize()
     model.zero_grad(set_to_none=True)
