@@ -128,6 +128,34 @@ def render_card(given: Given, metrics: Mapping[str, Any], computed: Computed) ->
         metrics: what was measured, the record of `metrics.json`.
         computed: what the run's files say.
     """
+    name = given.name or computed.name
+    figures = [
+        (runs.METRIC_NAMES.get(key, key), 100 * figure["value"], [100 * bound for bound in figure["ci95"]])
+        for key, figure in sorted(metrics["metrics"].items(), key=lambda item: _order(item[0]))
+    ]
+    arguments = computed.run["arguments"]
+    return (
+        card_environment()
+        .get_template("card.md.jinja")
+        .render(
+            metadata=_metadata(given, metrics, computed, name).to_yaml().strip(),
+            name=name,
+            given=given,
+            metrics=metrics,
+            computed=computed,
+            figures=figures,
+            data=_data_name(arguments),
+            split=arguments.get("eval_split", "evaluation"),
+            is_demo=arguments.get("data") == "scenes",
+            repo_id=given.repo_id or computed.weights,
+            needs_hfcap=computed.model_type in (LLAVA, ENCODER_DECODER),
+            has_prompt=computed.model_type != ENCODER_DECODER and computed.model_type != "vision-encoder-decoder",
+        )
+    )
+
+
+def card_environment() -> Environment:
+    """Make the environment of the cards' templates; its filter `plain` shows text as it is."""
     environment = Environment(
         loader=PackageLoader("hfcap"),
         undefined=StrictUndefined,
@@ -135,27 +163,8 @@ def render_card(given: Given, metrics: Mapping[str, Any], computed: Computed) ->
         lstrip_blocks=True,
         autoescape=False,
     )
-    environment.filters["plain"] = _plain
-    name = given.name or computed.name
-    figures = [
-        (runs.METRIC_NAMES.get(key, key), 100 * figure["value"], [100 * bound for bound in figure["ci95"]])
-        for key, figure in sorted(metrics["metrics"].items(), key=lambda item: _order(item[0]))
-    ]
-    arguments = computed.run["arguments"]
-    return environment.get_template("card.md.jinja").render(
-        metadata=_metadata(given, metrics, computed, name).to_yaml().strip(),
-        name=name,
-        given=given,
-        metrics=metrics,
-        computed=computed,
-        figures=figures,
-        data=_data_name(arguments),
-        split=arguments.get("eval_split", "evaluation"),
-        is_demo=arguments.get("data") == "scenes",
-        repo_id=given.repo_id or computed.weights,
-        needs_hfcap=computed.model_type in (LLAVA, ENCODER_DECODER),
-        has_prompt=computed.model_type != ENCODER_DECODER and computed.model_type != "vision-encoder-decoder",
-    )
+    environment.filters["plain"] = plain
+    return environment
 
 
 def compute(folder: Path) -> Computed:
@@ -287,7 +296,7 @@ def _as_typed(folder: Path) -> str:
         return "/".join(folder.parts[-2:])
 
 
-def _plain(text: Any) -> str:
+def plain(text: Any) -> str:
     """Text that Markdown shows as it is, in a paragraph and in a table cell."""
     one_line = " ".join(str(text).split())
     return re.sub(r"([\\`*_\[\]|~])", r"\\\1", html.escape(one_line, quote=False))
