@@ -12,6 +12,10 @@ class WorkError(RuntimeError):
     """The command line was right and the work failed: one line that says why and what to do, exit code 1."""
 
 
+class VerificationError(WorkError):
+    """Weights or an export that are not what they must be; the line names the tensor, the setting or the caption."""
+
+
 def run_main(main: Callable[[], None]) -> None:
     """Run `main`; a `ConfigError` (exit code 2) or `WorkError` (1) becomes one line on stderr, without a traceback."""
     try:

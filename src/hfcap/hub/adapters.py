@@ -1,0 +1,86 @@
+"""An adapter shipped alone: small, whole, and naming a base that others can load."""
+
+import json
+import re
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+from huggingface_hub import constants
+from huggingface_hub.file_download import repo_folder_name
+from peft import PeftConfig
+
+from hfcap.errors import ConfigError
+from hfcap.files import write_json
+from hfcap.training.merge import ADAPTER_WEIGHTS
+
+ADAPTER_CONFIG = "adapter_config.json"
+_HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
+
+
+@dataclass(frozen=True)
+class Base:
+    """The base of an adapter: a local folder, or a Hub id with its revision."""
+
+    name: str
+    revision: str | None = None
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is a folder here."""
+        return Path(self.name).is_dir()
+
+    @classmethod
+    def parse(cls, text: str) -> "Base":
+        """Read `FOLDER` or `OWNER/NAME[@REVISION]`.
+
+        Raises:
+            ConfigError: neither.
+        """
+        if Path(text).is_dir():
+            return cls(text)
+        name, _, revision = text.partition("@")
+        if not _HUB_ID.fullmatch(name):
+            raise ConfigError(f"--base_model {text}: no such folder, and not OWNER/NAME[@REVISION]")
+        return cls(name, revision or None)
+
+
+def recorded_base(adapter: str | Path) -> Base:
+    """The base that an adapter was trained on, as PEFT recorded it."""
+    config = PeftConfig.from_pretrained(str(adapter))
+    return Base(str(config.base_model_name_or_path), config.revision)
+
+
+def shipped_base(recorded: Base, given: Base | None) -> Base:
+    """The base that a shipped adapter names: on the Hub, at one revision.
+
+    Args:
+        recorded: what the adapter was trained on.
+        given: what `--base_model` says.
+
+    Raises:
+        ConfigError: a base that only this machine has, or one whose revision is unknown.
+    """
+    base = given or recorded
+    # A relative path such as outputs/base/model that is not here any more is no Hub id either.
+    if base.is_local or not _HUB_ID.fullmatch(base.name):
+        raise ConfigError(
+            f"the adapter's base is {base.name}, a path that only this machine has. Push the base first and name it, "
+            "--base_model OWNER/NAME[@REVISION], or ship base and adapter as one model, --merge"
+        )
+    # Without a revision of its own the training took the newest, and the cache knows which that was.
+    newest = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=base.name, repo_type="model"), "refs", "main")
+    revision = base.revision or (newest.read_text().strip() if newest.is_file() else None)
+    if revision is None:
+        raise ConfigError(
+            f"which revision of {base.name} the adapter was trained on is not recorded; give --base_model "
+            f"{base.name}@REVISION"
+        )
+    return Base(base.name, revision)
+
+
+def save_adapter(adapter: Path, base: Base, folder: Path) -> None:
+    """Copy an adapter's weights and settings, and nothing else of its folder, with the base that it is shipped for."""
+    shutil.copyfile(adapter / ADAPTER_WEIGHTS, folder / ADAPTER_WEIGHTS)
+    settings = json.loads((adapter / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    write_json(folder / ADAPTER_CONFIG, settings | {"base_model_name_or_path": base.name, "revision": base.revision})

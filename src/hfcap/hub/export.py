@@ -1,0 +1,254 @@
+"""`hfcap export`: a run as a folder that can go to the Hub, verified before it is called done."""
+
+import os
+import shutil
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+
+from hfcap import runs
+from hfcap.errors import ConfigError
+from hfcap.files import write_json
+from hfcap.generation.caption import caption_rows
+from hfcap.generation.inputs import caption_prompt
+from hfcap.hub import remote_code, snapshot, verify
+from hfcap.hub.adapters import ADAPTER_CONFIG, Base, recorded_base, save_adapter, shipped_base
+from hfcap.hub.checkpoint_files import check_checkpoint
+from hfcap.hub.formats import choose_format, to_stock
+from hfcap.hub.pictures import NUM_COMPARED, NUM_JUDGED, pictures_of_run
+from hfcap.training.merge import check_merge, load_base, merge_adapter, read_adapter
+
+FORMATS = ("auto", "native", "hfcap", "remote-code")
+DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
+VERIFICATION = "verification.json"
+MAX_SHARD_SIZE = "5GB"
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is exported.
+
+    Attributes:
+        run: folder of the run's records; the folder given where there are none.
+        weights: folder or Hub id of whole weights; None for an adapter that has not been merged.
+        adapter: folder of the adapter, or of the one that the weights were merged from, or None.
+    """
+
+    run: Path
+    weights: str | None
+    adapter: Path | None
+
+
+def find_source(name: str | os.PathLike) -> Source:
+    """Find what `hfcap export NAME` means: as everywhere, a run is its `merged/`, else its `model/`.
+
+    An adapter is meant where its own folder is named, or where the run has nothing else.
+
+    Raises:
+        ConfigError: no weights there.
+    """
+    folder = Path(name)
+    run = next((place for place in (folder, folder.parent) if (place / runs.RUN).is_file()), folder)
+    places = (folder, run / runs.ADAPTER, run / runs.MODEL)
+    adapter = next((place for place in places if (place / ADAPTER_CONFIG).is_file()), None)
+    try:
+        found = runs.resolve_model(name)
+    except ValueError as error:
+        if adapter is None:
+            raise ConfigError(str(error)) from error
+        return Source(run, None, adapter)
+    if found.artifact == runs.ADAPTER:
+        return Source(run, None, adapter)
+    is_merged = Path(found.path).name == runs.MERGED
+    return Source(run, found.path, adapter if is_merged else None)
+
+
+def export_run(
+    run: str | os.PathLike,
+    to: str | os.PathLike,
+    format: str = "auto",
+    *,
+    merge: bool = False,
+    dtype: str | None = None,
+    base_model: str | None = None,
+    pictures: Sequence[Path] = (),
+) -> Path:
+    """Write a run's captioner to a new folder, load it in a clean process, and compare.
+
+    The folder appears only if all is as it was: until then it is written elsewhere. It holds what `from_pretrained`
+    reads and `verification.json`, and no training state.
+
+    Args:
+        run: run folder, model or adapter folder, or Hub id; see `find_source`.
+        to: the folder to make.
+        format: "auto" takes the most native form that expresses the captioner; see `hfcap.hub.formats`.
+        merge: ship adapter and base as one model. The merge is onto the base in its original precision.
+        dtype: name of the dtype to ship the weights in, by default that of the run.
+        base_model: FOLDER or OWNER/NAME[@REVISION]: what an adapter names as its base, or is merged with.
+        pictures: files to caption instead of the run's evaluation data.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ConfigError: what was asked for cannot be done; the message says what can.
+        VerificationError: the export, or a merge, is not what it should be. No folder is left.
+    """
+    if format not in FORMATS:
+        raise ConfigError(f"--format {format}: wanted one of {', '.join(FORMATS)}")
+    if dtype is not None and dtype not in DTYPES:
+        raise ConfigError(f"--dtype {dtype}: wanted one of {', '.join(DTYPES)}")
+    source, base = find_source(run), Base.parse(base_model) if base_model else None
+    if merge and source.adapter is None:
+        raise ConfigError(f"--merge: {run} holds no adapter; leave it out")
+    is_adapter = source.weights is None and not merge
+    if is_adapter and (format != "auto" or dtype is not None):
+        raise ConfigError("--format and --dtype are for whole models: leave them out, or add --merge")
+    with _new_folder(Path(to)) as folder:
+        if is_adapter:
+            record = _write_adapter(folder, source, base, pictures)
+        else:
+            record = _write_model(folder, source, base, format, dtype, pictures)
+        write_json(folder / VERIFICATION, record)
+    print(f"Verified in a clean process: {_summary(record)}\nReady: {to}")
+    return Path(to)
+
+
+@contextmanager
+def _new_folder(target: Path) -> Iterator[Path]:
+    """A folder that becomes `target` if all goes well, and vanishes otherwise."""
+    if target.exists():
+        raise ConfigError(f"--to {target}: is there already; remove it, or name another folder")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    temporary.mkdir()
+    try:
+        yield temporary
+        temporary.rename(target)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+
+
+def _write_model(
+    folder: Path, source: Source, base: Base | None, format: str, dtype: str | None, pictures: Sequence[Path]
+) -> dict[str, Any]:
+    model, processor = _load_model(source, base)
+    format, reason = choose_format(model, format)
+    print(f"Format: {format} ({reason})")
+    changes_dtype = dtype is not None and DTYPES[dtype] != model.dtype
+    rows, whence = pictures_of_run(source.run, pictures, NUM_JUDGED if changes_dtype else NUM_COMPARED)
+    images, prompt = [row["image"] for row in rows], caption_prompt(processor)
+    if changes_dtype:
+        _need_references(rows, whence)
+        before = caption_rows(model, processor, rows, prompt, batch_size=1, progress="before", **snapshot.GREEDY)
+        model.to(DTYPES[dtype])
+    expected = verify.expect(model, processor, images, prompt, captions=not changes_dtype)
+
+    shipped, shipped_processor = to_stock(model, processor) if format == "native" else (model, processor)
+    shipped.save_pretrained(folder, max_shard_size=MAX_SHARD_SIZE)
+    shipped_processor.save_pretrained(folder)
+    if format == "remote-code":
+        remote_code.add_code(folder, model.config.model_type)
+
+    found = verify.reload_in_clean_process(
+        folder, images, prompt, with_hfcap=format == "hfcap", remote_code=format == "remote-code"
+    )
+    problems = verify.check_files(folder) + verify.differences(expected, found)
+    captions: dict[str, Any] = {"compared": len(images), "of": whence}
+    if changes_dtype:
+        old, new, problem = verify.cider_change(before, found["captions"], [row["captions"] for row in rows])
+        problems += [problem] if problem else []
+        captions |= {"cider_before": old, "cider_after": new}
+    verify.refuse(problems)
+    artifact = runs.MERGED if source.adapter else runs.MODEL
+    return _record(format, reason, artifact, found, captions)
+
+
+def _load_model(source: Source, base: Base | None) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """Load whole weights, or merge them, and check a merge that was made before."""
+    if source.adapter is None:
+        return _load_as_saved(source.weights)
+    base = base or recorded_base(source.adapter)
+    if source.weights is None:
+        print(f"Merging onto {base.name} in its original precision.")
+        model = merge_adapter(base.name, source.adapter, revision=base.revision)
+        return model, AutoProcessor.from_pretrained(source.adapter, backend="pil")
+    model, processor = _load_as_saved(source.weights)
+    check_merge(load_base(base.name, base.revision).state_dict(), model.state_dict(), read_adapter(source.adapter))
+    print(f"Merge: {source.weights} is {base.name} with {source.adapter}, tensor by tensor.")
+    return model, processor
+
+
+def _load_as_saved(weights: str) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """Model in its own dtype and with its own settings, both untouched, and processor."""
+    check_checkpoint(weights)
+    model = AutoModelForImageTextToText.from_pretrained(weights, use_safetensors=True).eval()
+    return model, AutoProcessor.from_pretrained(weights, backend="pil")
+
+
+def _need_references(rows: list[dict[str, Any]], whence: str) -> None:
+    if not all(row["captions"] for row in rows):
+        raise ConfigError(
+            f"--dtype: whether captions get worse is judged by CIDEr, and {whence} have no references. Export where "
+            "the run's evaluation data is to be had, or give --pictures named by the image ids of its captions.jsonl"
+        )
+
+
+def _write_adapter(folder: Path, source: Source, given: Base | None, pictures: Sequence[Path]) -> dict[str, Any]:
+    recorded = recorded_base(source.adapter)
+    shipped = shipped_base(recorded, given)
+    base = recorded if recorded.is_local or given is None else given
+    read_adapter(source.adapter)
+    model = PeftModel.from_pretrained(load_base(base.name, base.revision), str(source.adapter)).eval()
+    processor = AutoProcessor.from_pretrained(source.adapter, backend="pil")
+    rows, whence = pictures_of_run(source.run, pictures)
+    images, prompt = [row["image"] for row in rows], caption_prompt(processor)
+    expected = verify.expect(model, processor, images, prompt)
+
+    save_adapter(source.adapter, shipped, folder)
+    processor.save_pretrained(folder)
+
+    found = verify.reload_in_clean_process(
+        folder,
+        images,
+        prompt,
+        with_hfcap=model.config.model_type in remote_code.AUTO_MAP,
+        base=base.name,
+        revision=base.revision,
+    )
+    verify.refuse(verify.check_files(folder) + verify.differences(expected, found))
+    reason = f"for {shipped.name} at {shipped.revision}"
+    print(f"Adapter {reason}, compared on {base.name}")
+    return _record("adapter", reason, runs.ADAPTER, found, {"compared": len(images), "of": whence})
+
+
+def _record(
+    format: str, reason: str, artifact: str, found: dict[str, Any], captions: dict[str, Any]
+) -> dict[str, Any]:
+    return {
+        "schema_version": 1,
+        "format": format,
+        "reason": reason,
+        "artifact": artifact,
+        "class": found["class"],
+        "num_tensors": len(found["weights"]),
+        "dtypes": sorted({dtype for _, dtype, _ in found["weights"].values()}),
+        "tied": found["ties"],
+        "captions": captions,
+        "versions": runs.library_versions(),
+    }
+
+
+def _summary(record: dict[str, Any]) -> str:
+    captions = record["captions"]
+    judged = f"{captions['compared']} greedy captions equal"
+    if "cider_before" in captions:
+        old, new = 100 * captions["cider_before"], 100 * captions["cider_after"]
+        judged = f"CIDEr x 100 {old:.1f} before, {new:.1f} after"
+    return f"{record['class']}, {record['num_tensors']} tensors and all settings equal, {judged} ({captions['of']})."

@@ -1,0 +1,58 @@
+"""The pictures that an export is verified on, with references where there are any."""
+
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from hfcap import runs
+from hfcap.data.pictures import load_picture
+from hfcap.data.scenes import load_scenes
+from hfcap.errors import ConfigError
+from hfcap.predictions import read_predictions
+from hfcap.training.arguments import DataArguments
+from hfcap.training.preparation import load_split
+
+NUM_COMPARED = 8  # captions that must not change at all
+NUM_JUDGED = 100  # captions that CIDEr before and after a change of dtype rests on
+
+
+def pictures_of_run(
+    run: Path, given: Sequence[Path] = (), count: int = NUM_COMPARED
+) -> tuple[list[dict[str, Any]], str]:
+    """Rows `{image, captions}` to caption before and after an export, and where they come from.
+
+    The pictures given (references: those of the run's `captions.jsonl` for the same image id), else the first of the
+    evaluation data that `run.json` names, else embedded drawings.
+
+    Args:
+        run: folder of the run's records; it may have none.
+        given: picture files.
+        count: how many at most.
+    """
+    if given:
+        references = _references(run)
+        rows = [{"image": load_picture(path), "captions": references.get(path.stem, [])} for path in given[:count]]
+        return rows, f"{len(rows)} pictures given"
+    path = run / runs.RUN
+    if path.is_file():
+        arguments = runs.read_run(path)["arguments"]
+        known = {f.name: arguments[f.name] for f in fields(DataArguments) if f.name in arguments}
+        data_args = DataArguments(**known)
+        try:
+            split = load_split(data_args, data_args.eval_split, count)
+        except (ConfigError, OSError) as error:
+            print(f"The run's evaluation data is not to be had ({error}): embedded drawings take its place.")
+        else:
+            rows = [{"image": load_picture(row["image"]), "captions": row["captions"]} for row in split]
+            return rows, f"{len(rows)} pictures of {Path(data_args.data).name}, {data_args.eval_split}"
+    drawings = load_scenes("validation", count, "caption")
+    rows = [{"image": load_picture(row["image"]), "captions": []} for row in drawings]
+    return rows, f"{len(rows)} embedded drawings"
+
+
+def _references(run: Path) -> dict[str, list[str]]:
+    path = run / runs.CAPTIONS
+    if not path.is_file():
+        return {}
+    return {row.image_id: row.extra.get("captions", []) for row in read_predictions(path)}

@@ -1,0 +1,70 @@
+"""Which form a captioner is shipped in, and that stock classes say what ours say."""
+
+import pytest
+from tiny import TINY_ENCODER as CNN
+
+from hfcap.errors import ConfigError
+from hfcap.generation.inputs import caption_prompt
+from hfcap.hub import verify
+from hfcap.hub.formats import choose_format, to_stock
+from hub.tiny_exports import TINY_VIT, see
+
+SIGLIP = {**TINY_VIT, "model_type": "siglip_vision_model"}
+REGISTERS = {**TINY_VIT, "model_type": "dinov2_with_registers", "num_register_tokens": 2}
+
+
+@pytest.mark.parametrize(
+    ("family", "encoder", "options", "stock"),
+    [
+        ("llava", TINY_VIT, {}, "LlavaForConditionalGeneration"),
+        ("llava", TINY_VIT, {"vision_feature_select_strategy": "full"}, "LlavaForConditionalGeneration"),
+        ("llava", TINY_VIT, {"vision_feature_layer": -2}, "LlavaForConditionalGeneration"),
+        ("llava", SIGLIP, {}, "LlavaForConditionalGeneration"),  # has no CLS that stock could drop
+        ("llava", REGISTERS, {"vision_feature_select_strategy": "full"}, "LlavaForConditionalGeneration"),
+        ("encoder_decoder", TINY_VIT, {}, "VisionEncoderDecoderModel"),
+        ("encoder_decoder", SIGLIP, {"image_dropout": 0.1}, "VisionEncoderDecoderModel"),
+    ],
+)
+def test_stock_classes_hold_the_same_captioner(build, pictures, tmp_path, family, encoder, options, stock):
+    model, processor = build(family, encoder, **options)
+    assert choose_format(model)[0] == "native"
+    prompt = caption_prompt(processor)
+    expected = verify.expect(model, processor, pictures, prompt)
+    assert len(set(expected["captions"])) > 2, "captions that do not depend on the picture would prove nothing"
+    for part in to_stock(model, processor):
+        part.save_pretrained(tmp_path)
+    found = see(tmp_path, pictures, prompt)
+    assert found["class"] == stock
+    assert verify.differences(expected, found) == []
+
+
+@pytest.mark.parametrize(
+    ("family", "encoder", "options", "reason"),
+    [
+        ("llava", CNN, {}, "a convnext encoder"),
+        ("llava", TINY_VIT, {"pixel_shuffle_factor": 2}, "pixel_shuffle_factor=2"),
+        ("llava", TINY_VIT, {"vision_feature_layer": None}, "vision_feature_layer=None"),
+        ("llava", REGISTERS, {}, "dropping 3 tokens before the patches"),
+        ("encoder_decoder", CNN, {}, "a convnext encoder"),
+        ("encoder_decoder", TINY_VIT, {"num_bridge_layers": 1}, "num_bridge_layers=1"),
+        ("encoder_decoder", TINY_VIT, {"feature_layer_norm": True}, "feature_layer_norm=True"),
+        ("encoder_decoder", TINY_VIT, {"image_position_embeddings": True}, "image_position_embeddings=True"),
+        ("encoder_decoder", TINY_VIT, {"vision_feature_layer": -2}, "vision_feature_layer=-2"),
+        ("encoder_decoder", TINY_VIT, {"vision_feature_select_strategy": "default"}, "dropping the tokens"),
+    ],
+)
+def test_what_stock_classes_cannot_express_stays_ours(build, family, encoder, options, reason):
+    model, _ = build(family, encoder, **options)
+    chosen, why = choose_format(model)
+    assert chosen == "hfcap"
+    assert reason in why
+    assert choose_format(model, "remote-code")[0] == "remote-code"
+    with pytest.raises(ConfigError, match=reason):
+        choose_format(model, "native")
+
+
+def test_a_stock_captioner_stays_what_it_is(build):
+    stock = to_stock(*build("llava"))[0]
+    assert choose_format(stock) == ("native", "LlavaForConditionalGeneration is a class of transformers")
+    with pytest.raises(ConfigError, match="use native"):
+        choose_format(stock, "remote-code")
