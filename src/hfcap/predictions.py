@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from hfcap.files import write_atomic
+from hfcap.json_files import caption_of, check_caption, image_id_of, json_type, objects_of, read_json, read_jsonl
 
 SPLITS_OF_KARPATHY = {"train": {"train", "restval"}, "validation": {"val"}, "test": {"test"}}
 
@@ -34,7 +35,7 @@ class Row:
         image_id: the image's id.
         captions: one caption for predictions, all references for references.
         where: the file and the line or entry, for messages.
-        extra: what else the line held (JSONL only).
+        extra: the whole entry (JSONL and Karpathy's JSON).
     """
 
     image_id: str
@@ -73,19 +74,19 @@ def read_predictions(path: str | os.PathLike, allow_empty: bool = False) -> list
     """
     if _is_jsonl(path):
         rows = [
-            Row(_image_id(entry, where), [_text(entry, "caption", where, allow_empty)], where, entry)
-            for entry, where in _read_jsonl(path)
+            Row(image_id_of(entry, where), [caption_of(entry, "caption", where, allow_empty)], where, entry)
+            for entry, where in read_jsonl(path)
         ]
     else:
-        content = _read_json(path)
+        content = read_json(path)
         if not isinstance(content, list):
             raise ValueError(
-                f"{path}: a JSON {_kind(content)} is no predictions file; wanted JSONL with image_id and caption "
+                f"{path}: a JSON {json_type(content)} is no predictions file; wanted JSONL with image_id and caption "
                 'a line, or COCO results [{"image_id": ..., "caption": ...}, ...]'
             )
         rows = [
-            Row(_image_id(entry, where), [_text(entry, "caption", where, allow_empty)], where)
-            for entry, where in _entries(content, path, "")
+            Row(image_id_of(entry, where), [caption_of(entry, "caption", where, allow_empty)], where)
+            for entry, where in objects_of(content, path, "")
         ]
     return _checked(rows, path)
 
@@ -102,16 +103,18 @@ def read_references(path: str | os.PathLike, split: str | None = None) -> list[R
         ValueError: as for `read_predictions`; also an image without any reference.
     """
     if _is_jsonl(path):
-        rows = [Row(_image_id(entry, where), _texts(entry, where), where, entry) for entry, where in _read_jsonl(path)]
+        rows = [
+            Row(image_id_of(entry, where), _texts(entry, where), where, entry) for entry, where in read_jsonl(path)
+        ]
         return _checked(rows, path)
-    content = _read_json(path)
+    content = read_json(path)
     if isinstance(content, dict) and "annotations" in content:
-        return _checked(_coco_references(content, path), path)
+        return _checked(coco_references(content, path), path)
     if isinstance(content, dict) and "images" in content:
-        return _checked(_karpathy_references(content, path, split), path)
+        return _checked(karpathy_references(content, path, split), path)
     raise ValueError(
-        f"{path}: a JSON {_kind(content)} is no references file; wanted JSONL with image_id and captions a line, COCO "
-        "annotations ('annotations' at the top) or Karpathy's JSON ('images' with 'sentences')"
+        f"{path}: a JSON {json_type(content)} is no references file; wanted JSONL with image_id and captions a line, "
+        "COCO annotations ('annotations' at the top) or Karpathy's JSON ('images' with 'sentences')"
     )
 
 
@@ -159,8 +162,8 @@ def write_predictions(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]]
     """Write rows with `image_id`, `caption` and any further JSON fields as JSONL, atomically. Returns the path."""
     rows = list(rows)
     for number, row in enumerate(rows, start=1):
-        _image_id(row, f"row {number}")
-        _text(row, "caption", f"row {number}", allow_empty=True)
+        image_id_of(row, f"row {number}")
+        caption_of(row, "caption", f"row {number}", allow_empty=True)
     return write_atomic(path, "".join(json.dumps(dict(row), ensure_ascii=False) + "\n" for row in rows))
 
 
@@ -171,41 +174,47 @@ def write_coco_results(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]
     """
     results = []
     for number, row in enumerate(rows, start=1):
-        image_id = _image_id(row, f"row {number}")
+        image_id = image_id_of(row, f"row {number}")
         is_integer = image_id.isascii() and image_id.isdigit() and str(int(image_id)) == image_id
         results.append(
             {
                 "image_id": int(image_id) if is_integer else image_id,
-                "caption": _text(row, "caption", f"row {number}", allow_empty=True),
+                "caption": caption_of(row, "caption", f"row {number}", allow_empty=True),
             }
         )
     return write_atomic(path, json.dumps(results, ensure_ascii=False, indent=0) + "\n")
 
 
-def _coco_references(content: dict, path: str | os.PathLike) -> list[Row]:
+def coco_references(content: dict, path: str | os.PathLike, allow_empty: bool = False) -> list[Row]:
+    """Group the annotations of a COCO file's content by image, in the order of their first annotations."""
     by_image: dict[str, Row] = {}
-    for entry, where in _entries(content["annotations"], path, "annotations"):
-        image_id = _image_id(entry, where)
-        by_image.setdefault(image_id, Row(image_id, [], where)).captions.append(_text(entry, "caption", where))
+    for entry, where in objects_of(content["annotations"], path, "annotations"):
+        image_id = image_id_of(entry, where)
+        by_image.setdefault(image_id, Row(image_id, [], where)).captions.append(
+            caption_of(entry, "caption", where, allow_empty)
+        )
     return list(by_image.values())
 
 
-def _karpathy_references(content: dict, path: str | os.PathLike, split: str | None) -> list[Row]:
+def karpathy_references(
+    content: dict, path: str | os.PathLike, split: str | None, allow_empty: bool = False
+) -> list[Row]:
+    """Return the images of one split (all with None) of a Karpathy file's content; `extra` is the image's entry."""
     if split is not None and split not in SPLITS_OF_KARPATHY:
         raise ValueError(f"split={split!r}; wanted one of {', '.join(SPLITS_OF_KARPATHY)}")
     rows = []
-    for entry, where in _entries(content["images"], path, "images"):
+    for entry, where in objects_of(content["images"], path, "images"):
         if split is not None and entry.get("split") not in SPLITS_OF_KARPATHY[split]:
             continue
         # The COCO file keeps COCO's own id; in the Flickr files only the file name says which photo it is.
         image_id = str(entry["cocoid"]) if "cocoid" in entry else Path(str(entry.get("filename", ""))).stem
         if not image_id:
             raise ValueError(f"{where}: neither cocoid nor filename; one of them names the image")
-        sentences = _entries(entry.get("sentences"), path, f"{where.removeprefix(f'{path}, ')}.sentences")
-        captions = [_text(sentence, "raw", place) for sentence, place in sentences]
-        if not captions:
+        sentences = objects_of(entry.get("sentences"), path, f"{where.removeprefix(f'{path}, ')}.sentences")
+        captions = [caption_of(sentence, "raw", place, allow_empty) for sentence, place in sentences]
+        if not captions and not allow_empty:
             raise ValueError(f"{where}: image {image_id!r} has no sentences; give it one or remove it")
-        rows.append(Row(image_id, captions, where))
+        rows.append(Row(image_id, captions, where, entry))
     if not rows and split is not None:
         splits = sorted({str(image.get("split")) for image in content["images"]})
         raise ValueError(f"{path}: no image in split {split!r}; the file has {', '.join(splits)}")
@@ -225,88 +234,12 @@ def _is_jsonl(path: str | os.PathLike) -> bool:
     return isinstance(entry, dict) and "image_id" in entry
 
 
-def _read_text(path: str | os.PathLike) -> str:
-    """The file as text; a byte-order mark in front is dropped, as editors on Windows write one."""
-    data = Path(path).read_bytes()
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = data[: error.start].count(b"\n") + 1
-        raise ValueError(
-            f"{path}, line {line}: byte 0x{data[error.start]:02x} is not UTF-8; save the file as UTF-8"
-        ) from None
-
-
-def _read_jsonl(path: str | os.PathLike) -> list[tuple[dict, str]]:
-    entries = []
-    # Not splitlines(): U+2028 and its like may stand inside a JSON string.
-    for number, line in enumerate(_read_text(path).split("\n"), start=1):
-        if not line.strip():
-            continue
-        where = f"{path}, line {number}"
-        try:
-            entry = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise ValueError(
-                f"{where}: malformed JSON ({error.msg} at column {error.colno}); one object a line"
-            ) from None
-        if not isinstance(entry, dict):
-            raise ValueError(f"{where}: a JSON {_kind(entry)}; wanted an object with image_id")
-        entries.append((entry, where))
-    return entries
-
-
-def _read_json(path: str | os.PathLike) -> Any:
-    try:
-        return json.loads(_read_text(path))
-    except json.JSONDecodeError as error:
-        raise ValueError(
-            f"{path}, line {error.lineno}: malformed JSON ({error.msg} at column {error.colno}); mend it, or name "
-            "the file .jsonl if it holds one object a line"
-        ) from None
-
-
-def _entries(value: Any, path: str | os.PathLike, name: str) -> list[tuple[dict, str]]:
-    """The objects of a JSON list, each with its place: the whole file may be one line, so the index says more."""
-    if not isinstance(value, list):
-        raise ValueError(f"{path}, {name}: a JSON {_kind(value)}; wanted a list of objects")
-    for index, entry in enumerate(value):
-        if not isinstance(entry, dict):
-            raise ValueError(f"{path}, {name}[{index}]: a JSON {_kind(entry)}; wanted an object")
-    return [(entry, f"{path}, {name}[{index}]") for index, entry in enumerate(value)]
-
-
-def _image_id(entry: Mapping[str, Any], where: str) -> str:
-    if "image_id" not in entry:
-        raise ValueError(f"{where}: no image_id among {', '.join(map(repr, entry)) or 'no fields'}; add it")
-    value = entry["image_id"]
-    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
-        raise ValueError(f"{where}: image_id is {value!r}; wanted a string that is not empty, or an integer")
-    return str(value)
-
-
-def _text(entry: Mapping[str, Any], key: str, where: str, allow_empty: bool = False) -> str:
-    if key not in entry:
-        raise ValueError(f"{where}: no {key} among {', '.join(map(repr, entry)) or 'no fields'}; add it")
-    return _caption(entry[key], f"{where}: {key}", allow_empty)
-
-
 def _texts(entry: Mapping[str, Any], where: str) -> list[str]:
     captions = entry.get("captions")
     if not isinstance(captions, list) or not captions:
         got = "missing" if "captions" not in entry else repr(captions)
         raise ValueError(f"{where}: captions is {got}; wanted a list of one or more strings")
-    return [_caption(caption, f"{where}: captions[{index}]", False) for index, caption in enumerate(captions)]
-
-
-def _caption(value: Any, what: str, allow_empty: bool) -> str:
-    if not isinstance(value, str):
-        raise ValueError(f"{what} is a JSON {_kind(value)}; wanted a string")
-    if not value.strip() and not allow_empty:
-        raise ValueError(f"{what} is empty; write a caption or remove the image")
-    if any("\ud800" <= character <= "\udfff" for character in value):
-        raise ValueError(f"{what} holds half of a surrogate pair, which no text file can store; mend the character")
-    return value
+    return [check_caption(caption, f"{where}: captions[{index}]", False) for index, caption in enumerate(captions)]
 
 
 def _checked(rows: list[Row], path: str | os.PathLike) -> list[Row]:
@@ -320,8 +253,3 @@ def _checked(rows: list[Row], path: str | os.PathLike) -> list[Row]:
             )
         seen[row.image_id] = row.where
     return rows
-
-
-def _kind(value: Any) -> str:
-    names = {dict: "object", list: "list", str: "string", bool: "boolean", int: "number", float: "number"}
-    return names.get(type(value), "null")

@@ -8,7 +8,7 @@ from datasets import Dataset, DatasetDict, Features, List, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from hfcap.data import sources
+from hfcap.data import datasets_source
 from hfcap.data.scenes import load_scenes
 from hfcap.data.sources import load_captions
 
@@ -176,27 +176,30 @@ def test_missing_things_are_named_beside_what_is_there(tmp_path):
     assert load_captions(folder, "train", captions_column="label")["captions"][:] == [["x"]]
     with pytest.raises(ValueError, match="no column of type Image; it has: caption"):
         load_captions(write_parquet(tmp_path / "text", {"caption": ["x"]}), "train")
-    with pytest.raises(ValueError, match=r"captions of .* are of type int64, wanted a string"):
+    with pytest.raises(ValueError, match=r"row 0: caption is a JSON number; wanted a string"):
         numbers = {"image": [png("red")], "caption": [3]}
         load_captions(write_parquet(tmp_path / "numbers", numbers), "train")
 
 
 def test_missing_empty_and_wrong_folders(tmp_path):
-    with pytest.raises(ValueError, match="there is no folder"):
+    with pytest.raises(ValueError, match="there is no file or folder"):
         load_captions(str(tmp_path / "nowhere"), "train")
     (tmp_path / "empty").mkdir()
     with pytest.raises(ValueError, match="cannot be loaded"):
         load_captions(str(tmp_path / "empty"), "train")
     (tmp_path / "file.json").write_text("{}")
-    with pytest.raises(ValueError, match="is a file"):
+    with pytest.raises(ValueError, match="neither COCO annotations"):
         load_captions(str(tmp_path / "file.json"), "train")
+    (tmp_path / "file.docx").write_text("{}")
+    with pytest.raises(ValueError, match=r"unknown kind; wanted .jsonl, .*\.parquet"):
+        load_captions(str(tmp_path / "file.docx"), "train")
 
 
 def test_a_hub_id_goes_to_load_dataset_and_its_failure_names_both_places(monkeypatch):
-    def fail(name):
+    def fail(name, streaming):
         raise ConnectionError(f"cannot reach {name}")
 
-    monkeypatch.setattr(sources, "load_dataset", fail)
+    monkeypatch.setattr(datasets_source, "load_dataset", fail)
     with pytest.raises(ValueError, match=r"no folder .*some/captions, and from the Hub: cannot reach some/captions"):
         load_captions("some/captions", "train")
 

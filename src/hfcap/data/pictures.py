@@ -2,21 +2,26 @@
 
 import hashlib
 import io
-from collections.abc import Iterator
+import warnings
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from os import PathLike, cpu_count
 from pathlib import Path
 
 import numpy as np
 from datasets import Dataset
 from datasets import Image as ImageFeature
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, UnidentifiedImageError
 from tqdm.auto import tqdm
 
 SIXTEEN_BIT_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 CHUNK_SIZE = 256
 PROGRESS_FROM = 2000  # images; fewer are read before a bar would be noticed
+MAX_LISTED = 20
+MAX_PIXELS = 89_478_485  # Pillow's own: a quarter of a gigabyte as RGB
+PILLOW_FACTOR = 2  # Pillow warns above its limit, and refuses above twice that
 
 
 @dataclass(frozen=True)
@@ -80,23 +85,110 @@ def undecoded(dataset: Dataset) -> Dataset:
 
 
 def content_hashes(dataset: Dataset) -> list[str]:
-    """Return the sha256 (hex) of each picture's encoded file, in row order; "unreadable" where a file is missing."""
+    """Return the sha256 (hex) of each picture's encoded file, in row order; "unreadable" where a file is missing.
+
+    A file that several rows name is read once.
+    """
     images = undecoded(dataset.select_columns(["image"]))
+    digest_of_path: dict[str, str] = {}
+    digests = []
     with ThreadPoolExecutor(cpu_count()) as pool:
-        return [
-            digest for chunk in _chunks(images, "hashing pictures") for digest in pool.map(_hash_or_unreadable, chunk)
-        ]
+        for chunk in _chunks(images, "hashing pictures"):
+            paths = [image["path"] if image and image.get("bytes") is None else None for image in chunk]
+            new = {path: image for path, image in zip(paths, chunk, strict=True) if path not in digest_of_path}
+            new.pop(None, None)
+            digest_of_path |= zip(new, pool.map(hash_or_unreadable, new.values()), strict=True)
+            embedded = [image for path, image in zip(paths, chunk, strict=True) if path is None]
+            others = pool.map(hash_or_unreadable, embedded)
+            digests += [next(others) if path is None else digest_of_path[path] for path in paths]
+    return digests
 
 
-def find_bad_images(dataset: Dataset) -> list[BadImage]:
-    """Decode every picture once and return the rows that fail, in row order.
+def find_bad_images(dataset: Dataset, max_pixels: int = MAX_PIXELS) -> list[BadImage]:
+    """Decode every picture once and return the rows that fail, or have more than `max_pixels`, in row order.
 
     JPEG files are decoded at an eighth of their size, which still reads the whole file and so sees truncation.
     """
+    check_max_pixels(max_pixels)
     images = undecoded(dataset.select_columns(["image"]))
+    why_bad = partial(why_bad_picture, max_pixels=max_pixels)
     with ThreadPoolExecutor(cpu_count()) as pool:
-        reasons = [reason for chunk in _chunks(images, "checking pictures") for reason in pool.map(_why_bad, chunk)]
+        reasons = [reason for chunk in _chunks(images, "checking pictures") for reason in pool.map(why_bad, chunk)]
     return [BadImage(row, reason) for row, reason in enumerate(reasons) if reason is not None]
+
+
+def handle_bad_images(
+    dataset: Dataset,
+    on_bad_image: str,
+    max_pixels: int = MAX_PIXELS,
+    places: list[str] | None = None,
+    on_skip: Callable[[dict[str, str]], object] | None = None,
+) -> Dataset:
+    """Return the rows whose pictures can be decoded.
+
+    Args:
+        dataset: rows of `image_id` and `image`.
+        on_bad_image: "error" raises one ValueError that lists the bad pictures; "skip" leaves them out and warns.
+        max_pixels: a picture of more counts as bad.
+        places: file and line of each row.
+        on_skip: called with `{"image_id", "where", "reason"}` of each picture left out.
+    """
+    bad = find_bad_images(dataset, max_pixels)
+    if not bad:
+        return dataset
+    ids = dataset.select_columns(["image_id"])["image_id"]
+    found = [
+        {"image_id": ids[one.row], "where": places[one.row] if places else f"row {one.row}", "reason": one.reason}
+        for one in bad
+    ]
+    lines = [f"{one['where']} (image_id {one['image_id']}): {one['reason']}" for one in found[:MAX_LISTED]]
+    if len(bad) > MAX_LISTED:
+        lines.append(f"and {len(bad) - MAX_LISTED} more")
+    text = f"{len(bad)} of {len(dataset)} images cannot be read:\n  " + "\n  ".join(lines)
+    if on_bad_image == "error":
+        raise ValueError(f"{text}\nRepair or remove them, or set on_bad_image: skip to train without them.")
+    if len(bad) == len(dataset):
+        raise ValueError(f"{text}\nNothing is left.")
+    warnings.warn(f"skipped {text}", stacklevel=3)
+    for one in found if on_skip is not None else ():
+        on_skip(one)
+    bad_rows = {one.row for one in bad}
+    return dataset.select([row for row in range(len(dataset)) if row not in bad_rows])
+
+
+def check_max_pixels(max_pixels: int) -> None:
+    """Raise ValueError for a limit that Pillow's own, lower one would make void."""
+    pillow = Image.MAX_IMAGE_PIXELS
+    if max_pixels < 1 or (pillow is not None and max_pixels > PILLOW_FACTOR * pillow):
+        limit = "any" if pillow is None else f"{PILLOW_FACTOR * pillow:,}"
+        raise ValueError(
+            f"max_pixels is {max_pixels:,}; wanted 1 to {limit}, above which Pillow itself refuses: shrink the "
+            "pictures, or raise PIL.Image.MAX_IMAGE_PIXELS"
+        )
+
+
+def why_bad_picture(image: dict | None, max_pixels: int = MAX_PIXELS) -> str | None:
+    """Return why an undecoded picture cannot be read, or None if it can."""
+    try:
+        data = read_bytes(image)
+        if not data:
+            return "the file is empty"
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)
+            with Image.open(io.BytesIO(data)) as opened:
+                if opened.width * opened.height > max_pixels:
+                    return (
+                        f"{opened.width} x {opened.height} pixels, more than max_pixels ({max_pixels:,}): "
+                        "shrink it, or raise max_pixels"
+                    )
+                opened.draft("RGB", (1, 1))
+                opened.load()
+    except UnidentifiedImageError:
+        return f"not a picture (the file begins with {data[:12]!r})"
+    # PIL raises SyntaxError, ValueError, struct.error and others on damaged files, besides OSError.
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return None
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
@@ -117,19 +209,9 @@ def _chunks(images: Dataset, doing: str) -> Iterator[list[dict]]:
             progress.update(len(chunk))
 
 
-def _hash_or_unreadable(image: dict | None) -> str:
+def hash_or_unreadable(image: dict | None) -> str:
+    """Return the sha256 (hex) of an undecoded picture's file, or "unreadable"."""
     try:
         return hashlib.sha256(read_bytes(image)).hexdigest()
     except OSError:
         return "unreadable"
-
-
-def _why_bad(image: dict | None) -> str | None:
-    try:
-        with Image.open(io.BytesIO(read_bytes(image))) as opened:
-            opened.draft("RGB", (1, 1))
-            opened.load()
-    # PIL raises SyntaxError, ValueError, struct.error and others on damaged files, besides OSError.
-    except Exception as error:
-        return f"{type(error).__name__}: {error}"
-    return None

@@ -1,0 +1,132 @@
+"""Which files of a source hold captions, in which format, of which split."""
+
+import os
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from hfcap.data.readers import (
+    CAPTION_SUFFIXES,
+    PICTURE_SUFFIXES,
+    place_pictures,
+    read_csv,
+    read_json_captions,
+    read_json_lines,
+    read_sidecars,
+    read_webdataset,
+)
+from hfcap.data.records import SourceRow, split_of_file, split_of_folders
+
+TABLE_SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".json")
+TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
+DATASETS_SUFFIXES = (".parquet", ".arrow")
+METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
+
+
+@dataclass(frozen=True)
+class CaptionFile:
+    """A file with captions, or a folder with sidecar files, and the split that its name tells (None: its rows may)."""
+
+    path: Path
+    split: str | None
+
+
+def find_caption_files(source: Path) -> list[CaptionFile] | None:
+    """Find the files to read; None where the source is one that `datasets` reads.
+
+    In a folder, the first kind that is there counts: what `datasets` wrote or reads (parquet, Arrow), `metadata.jsonl`
+    or `.csv` in any subfolder, tar shards in any subfolder, files of captions at the top, pictures with sidecar files.
+
+    Raises:
+        ValueError: a file of an unknown kind; a folder with several files of captions for one split, or none at all.
+    """
+    if source.is_file():
+        if source.name.lower().endswith(DATASETS_SUFFIXES):
+            return None
+        if not source.name.lower().endswith((*TABLE_SUFFIXES, ".txt", *TAR_SUFFIXES)):
+            raise ValueError(
+                f"{source} is a file of an unknown kind; wanted {', '.join((*TABLE_SUFFIXES, '.tar', '.parquet'))}"
+            )
+        return [CaptionFile(source, split_of_file(source))]
+    files = [Path(parent, name) for parent, _, names in sorted(os.walk(source)) for name in sorted(names)]
+    if any(path.name.endswith(DATASETS_SUFFIXES) or path.name == "dataset_dict.json" for path in files):
+        return None
+    metadata = [path for path in files if path.name in METADATA_NAMES]
+    if metadata:
+        return [CaptionFile(path, split_of_folders(path.relative_to(source).parts[:-1])) for path in metadata]
+    tars = [path for path in files if path.name.lower().endswith(TAR_SUFFIXES)]
+    if tars:
+        folders = [split_of_folders(path.relative_to(source).parts[:-1]) for path in tars]
+        return [CaptionFile(path, folder or split_of_file(path)) for path, folder in zip(tars, folders, strict=True)]
+    tables = [path for path in files if path.parent == source and path.name.lower().endswith(TABLE_SUFFIXES)]
+    if tables:
+        return _one_table_a_split(tables, source)
+    if not any(path.suffix.lower() in PICTURE_SUFFIXES for path in files):
+        raise ValueError(f"{source} cannot be loaded: neither captions nor pictures in it")
+    if not any(path.suffix.lower() in CAPTION_SUFFIXES for path in files):
+        raise ValueError(
+            f'{source} cannot be loaded: pictures without captions; write metadata.jsonl ({{"file_name", "captions"}} '
+            "a line) or a .txt file beside each picture"
+        )
+    return [CaptionFile(source, None)]
+
+
+def read_caption_files(
+    files: list[CaptionFile],
+    split: str,
+    image_folder: str | None = None,
+    image_column: str | None = None,
+    captions_column: str | None = None,
+) -> Iterator[SourceRow]:
+    """Yield the rows of one split.
+
+    Raises:
+        ValueError: the split is not there, naming those that are; whatever the readers find.
+    """
+    there: dict[str, None] = {}
+    found = False
+    for file in files:
+        if file.split is not None:
+            there[file.split] = None
+            if file.split != split:
+                continue
+        for row in _reader_of(file.path)(file.path, image_folder, image_column, captions_column):
+            own_split = file.split or row.split or "train"
+            there[own_split] = None
+            if own_split == split:
+                found = True
+                yield row
+    if not found:
+        names = f"{files[0].path} has" if len(files) == 1 else f"the {len(files)} files beside {files[0].path} have"
+        raise ValueError(
+            f"{names} no split {split!r}; it has: {', '.join(there) or 'no rows'}. "
+            "`hfcap data split` makes splits; --train_split and --eval_split name others"
+        )
+
+
+def _reader_of(path: Path) -> Callable[..., Iterator[SourceRow]]:
+    if path.is_dir():
+        return lambda folder, *_: read_sidecars(folder)
+    if path.name.lower().endswith(TAR_SUFFIXES):
+        return lambda shard, *_: read_webdataset(shard)
+    suffix = path.suffix.lower()
+    read = read_json_captions if suffix == ".json" else read_json_lines if "json" in suffix else read_csv
+    return lambda file, image_folder, *columns: place_pictures(read(file, *columns), file, image_folder)
+
+
+def _one_table_a_split(tables: list[Path], source: Path) -> list[CaptionFile]:
+    """Choose files whose names tell a split, else the only file; COCO's other annotations (instances) step back."""
+    named = [CaptionFile(path, split_of_file(path)) for path in tables]
+    named = [file for file in named if file.split is not None] or named
+    chosen = []
+    for split in dict.fromkeys(file.split for file in named):
+        of_split = [file for file in named if file.split == split]
+        captions = [file for file in of_split if file.path.name.startswith("captions")] or of_split
+        if len(captions) > 1:
+            names = ", ".join(file.path.name for file in captions)
+            raise ValueError(
+                f"{source} has {len(captions)} files of captions for {split or 'one'} split: {names}; give one of "
+                "them, or let their names say train, validation and test"
+            )
+        chosen += captions
+    return chosen

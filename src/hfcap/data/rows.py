@@ -1,0 +1,229 @@
+"""Rows as readers find them to rows as training wants them: ids, lists of captions, one row an image (and prompt)."""
+
+import warnings
+from collections.abc import Callable, Iterable, Iterator
+from itertools import chain, groupby
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from datasets import Dataset, Features, List, Value
+from datasets import Image as ImageFeature
+
+from hfcap.data.pictures import CHUNK_SIZE, MAX_PIXELS, content_hashes, hash_or_unreadable, why_bad_picture
+from hfcap.data.records import SourceRow
+
+WHERE = "where_it_stands"  # column with file and line, there until the pictures are checked
+TEXT = Value("string")
+STREAM_FEATURES = Features({"image_id": TEXT, "image": ImageFeature(), "captions": List(TEXT), "prompt": TEXT})
+
+
+def dataset_of(rows: Iterable[SourceRow]) -> Dataset:
+    """Put the rows of a reader into a data set of `image`, `captions`, `prompt` if any has one, and the other columns.
+
+    A column that Arrow cannot hold (values of several types) is left out with a warning.
+    """
+    rows = list(rows)
+    columns = {
+        "image": ([_undecoded(row.image) for row in rows], ImageFeature()),
+        "captions": ([row.captions for row in rows], List(Value("string"))),
+        WHERE: ([row.where for row in rows], Value("string")),
+    }
+    if any(row.image_id is not None for row in rows):
+        missing = next((row for row in rows if row.image_id is None), None)
+        if missing is not None:
+            raise ValueError(f"{missing.where}: no image_id, though other rows have one; add it")
+        columns["image_id"] = ([row.image_id for row in rows], Value("string"))
+    if any(row.prompt is not None for row in rows):
+        columns["prompt"] = ([row.prompt for row in rows], Value("string"))
+    for name in {name: None for row in rows for name in row.extra}:
+        values = [row.extra.get(name) for row in rows]
+        try:
+            columns.setdefault(name, (pa.array(values), None))
+        except pa.ArrowException as error:
+            warnings.warn(f"column {name!r} is left out, its values are of several types: {error}", stacklevel=3)
+    features = {name: feature for name, (_, feature) in columns.items() if feature is not None}
+    dataset = Dataset.from_dict(
+        {name: values for name, (values, feature) in columns.items() if feature is not None},
+        features=Features(features),
+    )
+    for name, (values, feature) in columns.items():
+        if feature is None:
+            dataset = dataset.add_column(name, values)
+    return dataset
+
+
+def one_row_an_image(dataset: Dataset) -> Dataset:
+    """Bring rows with `image`, `captions` (lists) and maybe `image_id` and `prompt` into their final form.
+
+    Derives missing ids, drops empty captions (and images left without any) with one warning, and groups the rows of an
+    image. Captions for several prompts stay apart: an image has a row for each, `#1`, `#2`, … after its id. Pictures
+    are not decoded.
+    """
+    if "prompt" in dataset.column_names and not any(dataset["prompt"]):
+        dataset = dataset.remove_columns("prompt")
+    if "image_id" in dataset.column_names and not any(dataset["image_id"]):
+        dataset = dataset.remove_columns("image_id")
+    image_ids = _image_ids(dataset)
+    captions = dataset.select_columns(["captions"])["captions"][:]
+    prompts = dataset.select_columns(["prompt"])["prompt"][:] if "prompt" in dataset.column_names else None
+    num_empty = sum(not (text or "").strip() for texts in captions for text in texts)
+    captions = [[text.strip() for text in texts if text and text.strip()] for texts in captions]
+    rows_of_id: dict[str, dict[str | None, list[int]]] = {}
+    for row, image_id in enumerate(image_ids):
+        prompt = prompts[row] if prompts else None
+        rows_of_id.setdefault(image_id, {}).setdefault(prompt, []).append(row)
+    _check_same_picture(dataset, {key: list(chain(*groups.values())) for key, groups in rows_of_id.items()})
+    kept, num_without = [], 0
+    for image_id, groups in rows_of_id.items():
+        full = [rows for rows in groups.values() if any(captions[row] for row in rows)]
+        for number, rows in enumerate(full, start=1):
+            captions[rows[0]] = [text for row in rows for text in captions[row]]
+            image_ids[rows[0]] = image_id if len(full) == 1 else f"{image_id}#{number}"
+            kept.append(rows[0])
+        num_without += not full
+    warn_of_empty(num_empty, num_without, len(rows_of_id))
+    columns = {"image_id": (image_ids, Value("string")), "captions": (captions, List(Value("string")))}
+    dataset = _with_columns(dataset, columns)
+    return dataset if len(kept) == len(dataset) else dataset.select(kept)
+
+
+def warn_of_empty(num_empty: int, num_without: int, num_images: int) -> None:
+    """Warn of captions and images that were dropped; raise ValueError if no image is left."""
+    if num_images == num_without:
+        raise ValueError(f"none of the {num_images} images has a caption")
+    if num_empty or num_without:
+        warnings.warn(
+            f"dropped {num_empty} empty captions and {num_without} images without any caption "
+            f"(of {num_images} images); remove them from the source to silence this",
+            stacklevel=4,
+        )
+
+
+def stream_of(
+    rows: Iterable[SourceRow],
+    on_bad_image: str = "error",
+    max_pixels: int = MAX_PIXELS,
+    on_skip: Callable[[dict[str, str]], object] | None = None,
+) -> Iterator[dict]:
+    """Yield rows like those of `one_row_an_image`, one at a time; `prompt` is always there, maybe None.
+
+    Only rows of an image that stand together are grouped. Without an `image_id` a row is known by its file's name, so
+    two pictures of one name are told apart only where they stand together (an error).
+    """
+    num_empty = num_without = num_images = 0
+    for image_id, found in groupby(rows, key=_stream_id):
+        group = list(found)
+        num_images += 1
+        if len({_content(row.image) for row in group} if len(group) > 1 else "1") > 1:
+            raise ValueError(_clash(image_id, [row.where for row in group]))
+        num_empty += sum(not (text or "").strip() for row in group for text in row.captions)
+        by_prompt: dict[str | None, list[str]] = {}
+        for row in group:
+            texts = [text.strip() for text in row.captions if text and text.strip()]
+            by_prompt.setdefault(row.prompt, []).extend(texts)
+        full = {prompt: texts for prompt, texts in by_prompt.items() if texts}
+        num_without += not full
+        reason = why_bad_picture(_undecoded(group[0].image), max_pixels) if full else None
+        if reason is not None:
+            _skip_or_raise({"image_id": image_id, "where": group[0].where, "reason": reason}, on_bad_image, on_skip)
+            continue
+        for number, (prompt, texts) in enumerate(full.items(), start=1):
+            own_id = image_id if len(full) == 1 else f"{image_id}#{number}"
+            yield {"image_id": own_id, "image": _undecoded(group[0].image), "captions": texts, "prompt": prompt}
+    warn_of_empty(num_empty, num_without, num_images)
+
+
+def _skip_or_raise(bad: dict[str, str], on_bad_image: str, on_skip: Callable | None) -> None:
+    text = f"{bad['where']} (image_id {bad['image_id']}): {bad['reason']}"
+    if on_bad_image == "error":
+        raise ValueError(f"{text}\nRepair or remove it, or set on_bad_image: skip to go on without such pictures.")
+    warnings.warn(f"skipped {text}", stacklevel=2)
+    if on_skip is not None:
+        on_skip(bad)
+
+
+def _stream_id(row: SourceRow) -> str:
+    image = _undecoded(row.image)
+    return row.image_id or Path(image["path"] or "").stem or _content(image)[:16]
+
+
+def _undecoded(image: object) -> dict:
+    return image if isinstance(image, dict) else {"bytes": None, "path": image}
+
+
+def _content(image: object) -> str:
+    return hash_or_unreadable(_undecoded(image))
+
+
+def _image_ids(dataset: Dataset) -> list[str]:
+    if "image_id" in dataset.column_names:
+        ids = dataset.select_columns(["image_id"])["image_id"][:]
+        missing = [row for row, image_id in enumerate(ids) if image_id is None or str(image_id) == ""]
+        if missing:
+            raise ValueError(f"{len(missing)} of {len(ids)} rows have no image_id, the first is row {missing[0]}")
+        return [str(image_id) for image_id in ids]
+    paths, files = _paths(dataset)
+    stems = [Path(path or "").stem for path in paths]
+    rows_of_stem: dict[str, list[int]] = {}
+    for row, stem in enumerate(stems):
+        rows_of_stem.setdefault(stem, []).append(row)
+    # A name is enough where it stands for one file: only the others are read.
+    unsure = [row for stem, rows in rows_of_stem.items() if not stem or not _one_file(files, rows) for row in rows]
+    contents = dict(zip(unsure, content_hashes(dataset.select(unsure)), strict=True))
+    contents_of_stem: dict[str, set[str]] = {}
+    for row, content in contents.items():
+        contents_of_stem.setdefault(stems[row], set()).add(content)
+    ids = []
+    for row, stem in enumerate(stems):
+        # Different pictures of the same name (a/1.jpg and b/1.jpg) must not be taken for one.
+        alone = stem and len(contents_of_stem.get(stem, ())) <= 1
+        ids.append(stem if alone else f"{stem}-{contents[row][:16]}".lstrip("-"))
+    return ids
+
+
+def _paths(dataset: Dataset) -> tuple[list[str | None], list[str | None]]:
+    """Return each picture's path, and again where it is a file's and not the name of embedded bytes; reads neither."""
+    paths, files = [], []
+    for batch in dataset.select_columns(["image"]).with_format("arrow").iter(CHUNK_SIZE):
+        path = pc.struct_field(batch["image"], "path")
+        is_file = pc.is_null(pc.struct_field(batch["image"], "bytes"))
+        paths += path.to_pylist()
+        files += pc.if_else(is_file, path, None).to_pylist()
+    return paths, files
+
+
+def _one_file(files: list[str | None], rows: list[int]) -> bool:
+    return len(rows) == 1 or (len({files[row] for row in rows}) == 1 and files[rows[0]] is not None)
+
+
+def _check_same_picture(dataset: Dataset, rows_of_id: dict[str, list[int]]) -> None:
+    _, files = _paths(dataset)
+    repeated = {image_id: rows for image_id, rows in rows_of_id.items() if not _one_file(files, rows)}
+    if not repeated:
+        return
+    rows = [row for found in repeated.values() for row in found]
+    content = dict(zip(rows, content_hashes(dataset.select(rows)), strict=True))
+    clashes = [image_id for image_id, found in repeated.items() if len({content[row] for row in found}) > 1]
+    if clashes:
+        places = dataset[WHERE] if WHERE in dataset.column_names else range(len(dataset))
+        found = [str(places[row]) for row in repeated[clashes[0]][:5]]
+        raise ValueError(_clash(clashes[0], found, len(clashes)))
+
+
+def _clash(image_id: str, places: list[str], count: int = 1) -> str:
+    return (
+        f"{count} image_ids stand for different pictures, the first is {image_id!r} "
+        f"({', '.join(places[:5])}): give each picture an id of its own"
+    )
+
+
+def _with_columns(dataset: Dataset, columns: dict[str, tuple[list, object]]) -> Dataset:
+    """Set columns that are not yet there with these very values; others are kept as they are, and come last."""
+    for name, (values, feature) in columns.items():
+        there = name in dataset.column_names
+        if there and dataset.features[name] == feature and dataset.select_columns([name])[name][:] == values:
+            continue
+        dataset = dataset.remove_columns([name] if there else []).add_column(name, values, feature=feature)
+    first = ["image_id", "image", "captions"]
+    return dataset.select_columns([*first, *(name for name in dataset.column_names if name not in first)])

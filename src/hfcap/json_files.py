@@ -1,0 +1,121 @@
+"""JSON and JSONL files read strictly: every error is one `ValueError` that names the file, the place and the fix."""
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+
+def read_text(path: str | os.PathLike) -> str:
+    """Return the file as text; a byte-order mark in front is dropped, as editors on Windows write one."""
+    return decode_text(Path(path).read_bytes(), path)
+
+
+def decode_text(data: bytes, where: object) -> str:
+    """Return the content of a UTF-8 file; `where` names it in the error."""
+    try:
+        return data.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise _not_utf8(where, data[: error.start].count(b"\n") + 1, error) from None
+
+
+def read_jsonl(path: str | os.PathLike) -> Iterator[tuple[dict, str]]:
+    """Yield each object with its place, holding one line at a time; blank lines are passed over."""
+    # In binary, because text lines also end at U+2028 and its like, which may stand inside a JSON string.
+    with open(path, "rb") as file:
+        for number, data in enumerate(file, start=1):
+            where = f"{path}, line {number}"
+            try:
+                line = data.decode("utf-8-sig" if number == 1 else "utf-8")
+                entry = json.loads(line) if line.strip() else {}
+            except UnicodeDecodeError as error:
+                raise _not_utf8(path, number, error) from None
+            except (ValueError, RecursionError) as error:
+                raise ValueError(f"{where}: malformed JSON ({_reason(error)}); one object a line") from None
+            if not isinstance(entry, dict):
+                raise ValueError(f"{where}: a JSON {json_type(entry)}; wanted an object")
+            if line.strip():
+                yield entry, where
+
+
+def read_json(path: str | os.PathLike) -> Any:
+    """Return the value of a whole JSON file."""
+    return parse_json(Path(path).read_bytes(), path)
+
+
+def parse_json(data: bytes, where: object) -> Any:
+    """Return the value in the content of a JSON file; `where` names it in the error."""
+    try:
+        return json.loads(decode_text(data, where))
+    except json.JSONDecodeError as error:
+        raise ValueError(
+            f"{where}, line {error.lineno}: malformed JSON ({_reason(error)}); mend it, or name "
+            "the file .jsonl if it holds one object a line"
+        ) from None
+    except RecursionError as error:
+        raise ValueError(f"{where}: malformed JSON ({_reason(error)}); mend it") from None
+
+
+def objects_of(value: Any, path: str | os.PathLike, name: str) -> list[tuple[dict, str]]:
+    """Return the objects of a JSON list, each with its place: the whole file may be one line, the index says more."""
+    if not isinstance(value, list):
+        raise ValueError(f"{path}, {name}: a JSON {json_type(value)}; wanted a list of objects")
+    for index, entry in enumerate(value):
+        if not isinstance(entry, dict):
+            raise ValueError(f"{path}, {name}[{index}]: a JSON {json_type(entry)}; wanted an object")
+    return [(entry, f"{path}, {name}[{index}]") for index, entry in enumerate(value)]
+
+
+def image_id_of(entry: Mapping[str, Any], where: str) -> str:
+    """Return the entry's `image_id` as a string."""
+    if "image_id" not in entry:
+        raise ValueError(f"{where}: no image_id among {names_of(entry)}; add it")
+    return check_image_id(entry["image_id"], where)
+
+
+def check_image_id(value: Any, where: str) -> str:
+    """Return an id, a string that is not empty or an integer, as a string."""
+    if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
+        raise ValueError(f"{where}: image_id is {value!r}; wanted a string that is not empty, or an integer")
+    return str(value)
+
+
+def caption_of(entry: Mapping[str, Any], key: str, where: str, allow_empty: bool = False) -> str:
+    """Return the caption that the entry holds under `key`."""
+    if key not in entry:
+        raise ValueError(f"{where}: no {key} among {names_of(entry)}; add it")
+    return check_caption(entry[key], f"{where}: {key}", allow_empty)
+
+
+def check_caption(value: Any, what: str, allow_empty: bool) -> str:
+    """Return `value` if it is a caption: a string with something in it (unless allowed) that UTF-8 can store."""
+    if not isinstance(value, str):
+        raise ValueError(f"{what} is a JSON {json_type(value)}; wanted a string")
+    if not value.strip() and not allow_empty:
+        raise ValueError(f"{what} is empty; write a caption or remove the image")
+    if any("\ud800" <= character <= "\udfff" for character in value):
+        raise ValueError(f"{what} holds half of a surrogate pair, which no text file can store; mend the character")
+    return value
+
+
+def json_type(value: Any) -> str:
+    """Return what JSON calls the type of `value`."""
+    names = {dict: "object", list: "list", str: "string", bool: "boolean", int: "number", float: "number"}
+    return names.get(type(value), "null")
+
+
+def names_of(entry: Mapping[str, Any]) -> str:
+    """Return the field names of an entry, for messages."""
+    return ", ".join(map(repr, entry)) or "no fields"
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, json.JSONDecodeError):
+        return f"{error.msg} at column {error.colno}"
+    return "nested too deeply" if isinstance(error, RecursionError) else str(error)
+
+
+def _not_utf8(path: object, line: int, error: UnicodeDecodeError) -> ValueError:
+    byte = error.object[error.start]
+    return ValueError(f"{path}, line {line}: byte 0x{byte:02x} is not UTF-8; save the file as UTF-8")
