@@ -175,7 +175,7 @@ def webdataset_json(pictures, folder):
         record = json.dumps({"captions": captions, "url": "somewhere"}).encode()
         members += [(f"shard/{path.name}", path.read_bytes()), (f"shard/{path.stem}.json", record)]
     _write_tar(folder / "val" / "0.tar", members)
-    return folder / "val"
+    return folder
 
 
 FORMS = {
