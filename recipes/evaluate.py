@@ -43,7 +43,8 @@ def main() -> None:
     """Evaluate one checkpoint on one split."""
     data_args, args = parse_arguments(DataArguments, EvaluationArguments)
     source = runs.resolve_model(args.model)
-    rows = load_split(data_args, data_args.eval_split, data_args.max_eval_images)
+    folder = Path(args.output_dir or Path(args.model) / "evaluation")
+    rows = load_split(data_args, data_args.eval_split, data_args.max_eval_images, folder)
     use_all_cores()
     model, processor = load_captioner(source.path, four_bit_config(compute_dtype()) if args.load_in_4bit else None)
     prompt = data_args.prompt or caption_prompt(processor)
@@ -51,7 +52,6 @@ def main() -> None:
         name: getattr(args, name) for name in ("num_beams", "length_penalty") if getattr(args, name) is not None
     }
     evaluation = evaluate_captioner(model, processor, CaptionDataset(rows), prompt, args.batch_size, **decoding)
-    folder = Path(args.output_dir or Path(args.model) / "evaluation")
     write_evaluation(folder, evaluation, rows, f"{args.model} on {data_args.data}", source.artifact)
     print(results_table({Path(args.model).name: (None, evaluation)}), show_captions(evaluation), sep="\n\n")
     print(f"\nResults in {folder}")

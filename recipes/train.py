@@ -25,7 +25,7 @@ from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, Mo
 from hfcap.training.build import build_captioner, captioner_family, load_captioner
 from hfcap.training.callbacks import SampleCaptions
 from hfcap.training.collators import CaptionCollator
-from hfcap.training.compatibility import check_parts, check_supported, current_backend
+from hfcap.training.compatibility import check_data, check_parts, check_supported, current_backend
 from hfcap.training.dry_run import describe_run
 from hfcap.training.finish import finish_run
 from hfcap.training.preparation import (
@@ -51,10 +51,11 @@ def main(argv: list[str] | None = None) -> Path:
     base = None if model_args.model is None else runs.resolve_model(model_args.model).path
     family = model_args.family if base is None else captioner_family(base)
     check_supported(model_args, family, current_backend())
+    check_data(data_args, model_args, args)
     use_all_cores()
 
     # ---- rows, model, processor
-    rows = load_splits(data_args)
+    rows = load_splits(data_args, run)
     if not args.dry_run and open_run(run, parsed, rows):
         return run
     set_seed(args.seed)

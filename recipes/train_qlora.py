@@ -25,7 +25,7 @@ from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, QL
 from hfcap.training.build import load_captioner
 from hfcap.training.callbacks import SampleCaptions
 from hfcap.training.collators import CaptionCollator
-from hfcap.training.compatibility import check_supported, current_backend
+from hfcap.training.compatibility import check_data, check_supported, current_backend
 from hfcap.training.dry_run import describe_run
 from hfcap.training.merge import merge_adapter
 from hfcap.training.preparation import (
@@ -56,13 +56,14 @@ def main(argv: list[str] | None = None) -> Path:
     run = Path(args.output_dir)
     args.output_dir = str(run / runs.CHECKPOINTS)
     check_supported(model_args, "llava", current_backend())
+    check_data(data_args, model_args, args)
     use_all_cores()
 
     # ---- the base, and the rows it is adapted to
     if model_args.base_config is not None:
         train.main(["--config", str(ROOT / model_args.base_config), "--output_dir", model_args.model])
     base = runs.resolve_model(model_args.model).path
-    rows = load_splits(data_args)
+    rows = load_splits(data_args, run)
     if not args.dry_run and open_run(run, parsed, rows):
         print_next_command(run)
         return run

@@ -49,10 +49,12 @@ def main(argv: list[str] | None = None) -> Path:
     check_parts(model_args)
     base = runs.resolve_model(model_args.model).path
     check_supported(model_args, captioner_family(base), current_backend())
+    if data_args.streaming:
+        raise ConfigError("streaming: the reward needs every image's references at hand; leave it out")
     use_all_cores()
 
     # ---- rows, model, reward
-    rows = load_splits(data_args)
+    rows = load_splits(data_args, run)
     if not args.dry_run and open_run(run, parsed, rows):
         return run
     set_seed(args.seed)

@@ -32,6 +32,7 @@ from typing import Any, Literal
 from hfcap.files import write_json
 
 RUN = "run.json"
+SKIPPED = "skipped.jsonl"  # pictures left out by `on_bad_image: skip`
 CAPTIONS = "captions.jsonl"
 METRICS = "metrics.json"
 REPORT = "report.html"

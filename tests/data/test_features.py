@@ -9,7 +9,8 @@ from PIL import Image
 from tiny_encoder import BLOCK, NUM_IMAGES, TinyImageProcessor, TinyModel, build, direct
 from torch import nn
 
-from hfcap.data.features import FeatureCache, find_encoder, hash_weights, mirror_is_true
+from hfcap.data.augmentation import mirror_is_true
+from hfcap.data.features import FeatureCache, find_encoder, hash_weights
 from hfcap.data.scenes import load_scenes
 
 pytestmark = pytest.mark.usefixtures("small_blocks")

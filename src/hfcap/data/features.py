@@ -11,7 +11,6 @@ folders are not deleted: each is safe to remove by hand.
 import hashlib
 import json
 import logging
-import re
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
@@ -23,8 +22,9 @@ from filelock import AcquireReturnProxy, FileLock, Timeout
 from tqdm.auto import tqdm
 
 from hfcap import __version__
+from hfcap.data.augmentation import mirror
 from hfcap.data.feature_store import ArraySpec, open_array, read_complete, write_array
-from hfcap.data.pictures import content_hashes, load_picture, mirror
+from hfcap.data.pictures import content_hashes, load_picture
 
 logger = logging.getLogger(__name__)
 
@@ -47,7 +47,6 @@ IRRELEVANT_SETTINGS = (
     "return_dict",
     "transformers_version",
 )
-_SIDE_WORDS = re.compile(r"\b(left|right)(most|wards?|hand|handed)?\b", re.IGNORECASE)
 
 
 class FeatureCache:
@@ -155,15 +154,6 @@ def cache_features(
         _build_once(folder, view_parts, len(dataset), features_of)
         folders[view] = folder
     return FeatureCache(folders, dataset.select_columns(["image_id"])["image_id"][:])
-
-
-def mirror_is_true(captions: Iterable[str]) -> bool:
-    """Tell whether captions still hold for the picture flipped from left to right: none of them names a side.
-
-    A caption that only "has left" is taken for one that names a side: one picture less is flipped, nothing false is
-    learned. Writing in the picture is not considered.
-    """
-    return not any(_SIDE_WORDS.search(caption) for caption in captions)
 
 
 def find_encoder(model: torch.nn.Module) -> torch.nn.Module:

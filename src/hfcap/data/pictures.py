@@ -65,11 +65,6 @@ def load_picture(image: Image.Image | str | PathLike | bytes | dict) -> Image.Im
     return image.convert("RGB")
 
 
-def mirror(picture: Image.Image) -> Image.Image:
-    """Return the picture flipped from left to right."""
-    return ImageOps.mirror(picture)
-
-
 def read_bytes(image: str | PathLike | bytes | dict) -> bytes:
     """Return the encoded file of a picture that has not been decoded (see `load_picture` for the forms)."""
     if isinstance(image, dict):

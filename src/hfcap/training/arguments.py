@@ -11,6 +11,8 @@ import torch
 import yaml
 from transformers import HfArgumentParser, TrainingArguments
 
+from hfcap.data.augmentation import LARGEST_JITTER, SMALLEST_CROP
+from hfcap.data.pictures import MAX_PIXELS
 from hfcap.errors import ConfigError
 
 
@@ -19,7 +21,16 @@ class DataArguments:
     """Where the captioned pictures come from and how a step uses them."""
 
     data: str = field(
-        default="scenes", metadata={"help": "'scenes' (embedded), a local data set folder, or a Hub data set id."}
+        default="scenes",
+        metadata={"help": "'scenes' (embedded), a folder or file of captioned pictures (docs/data.md), or a Hub id."},
+    )
+    image_folder: str | None = field(
+        default=None,
+        metadata={"help": "Folder of the pictures that a file of captions names; found beside it by default."},
+    )
+    image_column: str | None = field(default=None, metadata={"help": "Column of the pictures; recognised by default."})
+    captions_column: str | None = field(
+        default=None, metadata={"help": "Column of the captions; recognised by default."}
     )
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
     eval_split: str = field(default="validation", metadata={"help": "Split to evaluate on."})
@@ -36,14 +47,38 @@ class DataArguments:
     on_bad_image: Literal["error", "skip"] = field(
         default="error", metadata={"help": "A picture that cannot be read stops the run with a list, or is left out."}
     )
+    max_pixels: int = field(default=MAX_PIXELS, metadata={"help": "A picture of more pixels cannot be read."})
+    streaming: bool = field(
+        default=False, metadata={"help": "Hold one training image at a time; needs max_steps (docs/data.md)."}
+    )
     references: int | None = field(
         default=None, metadata={"help": "References of an image a step uses, drawn anew each epoch; all by default."}
     )
     mirror: bool = field(
         default=False, metadata={"help": "Flip pictures at random where no caption names left or right."}
     )
+    crop: float = field(
+        default=1.0, metadata={"help": "Crop pictures at random, keeping at least this share of their area."}
+    )
+    color_jitter: float = field(
+        default=0.0,
+        metadata={
+            "help": "Change brightness, contrast and saturation by up to this, where no caption names a colour."
+        },
+    )
     max_caption_tokens: int = field(default=64, metadata={"help": "Longer references are cut."})
-    prompt: str | None = field(default=None, metadata={"help": "Instruction for LLaVA-style models."})
+    prompt: str | None = field(
+        default=None, metadata={"help": "Instruction for LLaVA-style models; a row's own `prompt` wins."}
+    )
+
+    def __post_init__(self):
+        if not SMALLEST_CROP <= self.crop <= 1:
+            raise ConfigError(
+                f"crop is {self.crop}; wanted {SMALLEST_CROP} to 1 (no crop): a smaller part may lack what captions "
+                "name"
+            )
+        if not 0 <= self.color_jitter <= LARGEST_JITTER:
+            raise ConfigError(f"color_jitter is {self.color_jitter}; wanted 0 (none) to {LARGEST_JITTER}")
 
 
 @dataclass

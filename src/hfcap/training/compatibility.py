@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Literal
 
 from hfcap.errors import ConfigError
-from hfcap.training.arguments import ModelArguments
+from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, ModelArguments
 from hfcap.training.strategies import TRAINED_PARTS
 
 Backend = Literal["single", "ddp", "fsdp", "zero1", "zero2", "zero3"]
@@ -73,6 +73,24 @@ def check_supported(args: ModelArguments, family: str, backend: Backend) -> None
         raise ConfigError(
             f"feature_cache needs a frozen encoder, and strategy {args.strategy!r} trains it: "
             "set strategy: frozen_encoder, or feature_cache: false"
+        )
+
+
+def check_data(data_args: DataArguments, model_args: ModelArguments, args: CaptionTrainingArguments) -> None:
+    """Check that the way data is read fits how it is used.
+
+    Raises:
+        ConfigError: a stream without `max_steps`, or with cached features; cached features of pictures that change.
+    """
+    if data_args.streaming and args.max_steps <= 0:
+        raise ConfigError("streaming: a stream has no length; give max_steps, the optimizer steps to train")
+    if data_args.streaming and model_args.feature_cache:
+        raise ConfigError("streaming: the feature cache holds a whole data set; leave out one of the two")
+    changing = [name for name, off in (("crop", 1), ("color_jitter", 0)) if getattr(data_args, name) != off]
+    if model_args.feature_cache and changing:
+        raise ConfigError(
+            f"{changing[0]}: cached features are those of the plain (and mirrored) picture; leave it out, or set "
+            "feature_cache: false"
         )
 
 

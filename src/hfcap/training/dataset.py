@@ -2,14 +2,19 @@
 
 import hashlib
 from collections.abc import Iterator
+from dataclasses import dataclass
+from itertools import count
 
 import datasets
 import numpy as np
 import torch
-from PIL import ImageOps
+from PIL import Image
 
-from hfcap.data.features import FeatureCache, mirror_is_true
-from hfcap.data.pictures import load_picture
+from hfcap.data.augmentation import color_jitter, color_jitter_is_true, mirror, mirror_is_true, random_crop
+from hfcap.data.features import FeatureCache
+from hfcap.data.pictures import load_picture, undecoded
+
+SHUFFLE_BUFFER = 1000  # images of a stream held to draw the next one from
 
 
 def draw(seed: int, epoch: int, image_id: str, purpose: str) -> np.random.Generator:
@@ -18,35 +23,70 @@ def draw(seed: int, epoch: int, image_id: str, purpose: str) -> np.random.Genera
     return np.random.default_rng(int.from_bytes(key[:8], "little"))
 
 
+@dataclass(frozen=True)
+class Views:
+    """What an epoch shows of a row; everything is drawn by (seed, epoch, image_id).
+
+    Args:
+        references: how many references of an image a step uses; `None` for all.
+        mirror: flip pictures from left to right at random where no caption names a side.
+        crop: smallest share of a picture's area that a random crop keeps; 1 crops nothing.
+        color_jitter: largest change of brightness, contrast and saturation, where no caption names a colour or light.
+        seed: seed of the draws.
+    """
+
+    references: int | None = None
+    mirror: bool = False
+    crop: float = 1.0
+    color_jitter: float = 0.0
+    seed: int = 0
+
+    def captions(self, row: dict, epoch: int) -> list[str]:
+        """Draw the references of the epoch, in the row's order."""
+        captions = row["captions"]
+        if self.references is None or len(captions) <= self.references:
+            return captions
+        chosen = draw(self.seed, epoch, row["image_id"], "references").permutation(len(captions))[: self.references]
+        return [captions[i] for i in sorted(chosen)]
+
+    def flips(self, row: dict, epoch: int) -> bool:
+        """Draw whether the epoch shows the picture flipped."""
+        may_flip = self.mirror and mirror_is_true(row["captions"])
+        return may_flip and draw(self.seed, epoch, row["image_id"], "mirror").random() < 0.5
+
+    def picture(self, row: dict, epoch: int) -> Image.Image:
+        """Load the row's picture as the epoch shows it."""
+        picture = load_picture(row["image"])
+        if self.crop < 1:
+            picture = random_crop(picture, self.crop, draw(self.seed, epoch, row["image_id"], "crop"))
+        if self.color_jitter > 0 and color_jitter_is_true(row["captions"]):
+            picture = color_jitter(picture, self.color_jitter, draw(self.seed, epoch, row["image_id"], "color"))
+        return mirror(picture) if self.flips(row, epoch) else picture
+
+    def item(self, row: dict, epoch: int) -> dict:
+        """Return `{image_id, captions}` and, where the row has one, its `prompt`."""
+        item = {"image_id": row["image_id"], "captions": self.captions(row, epoch)}
+        return item | {"prompt": row["prompt"]} if row.get("prompt") else item
+
+
 class CaptionDataset(torch.utils.data.Dataset):
     """Rows `{image_id, captions, image}`, or `vision_features` in place of `image` where a feature cache is given.
 
     Args:
-        rows: data set with the columns `image_id`, `image` and `captions`.
+        rows: data set with the columns `image_id`, `image`, `captions` and maybe `prompt`.
         features: cached encoder features of exactly these rows, in their order.
-        references: how many references of an image a step uses, drawn anew each epoch; `None` for all.
-        mirror: flip pictures from left to right at random where no caption names a side.
-        seed: seed of these draws.
+        **views: fields of `Views`.
     """
 
-    def __init__(
-        self,
-        rows: datasets.Dataset,
-        features: FeatureCache | None = None,
-        references: int | None = None,
-        mirror: bool = False,
-        seed: int = 0,
-    ):
+    def __init__(self, rows: datasets.Dataset, features: FeatureCache | None = None, **views):
         if features is not None and len(features) != len(rows):
             raise ValueError(
                 f"the feature cache holds {len(features)} images, the data set {len(rows)}: build it anew"
             )
         # Pictures stay encoded until they are asked for; with a cache they are never read.
-        self.rows = rows if features is None else rows.remove_columns("image")
+        self.rows = undecoded(rows) if features is None else rows.remove_columns("image")
         self.features = features
-        self.references = references
-        self.mirror = mirror
-        self.seed = seed
+        self.views = Views(**views)
 
     def __len__(self) -> int:
         """Count the images."""
@@ -56,20 +96,39 @@ class CaptionDataset(torch.utils.data.Dataset):
         """Return row `index`, or `(epoch, index)` as `EpochSampler` yields it."""
         epoch, index = key if isinstance(key, tuple) else (0, key)
         row = self.rows[index]
-        image_id, captions = row["image_id"], row["captions"]
-        if self.references is not None and len(captions) > self.references:
-            chosen = draw(self.seed, epoch, image_id, "references").permutation(len(captions))[: self.references]
-            captions = [captions[i] for i in sorted(chosen)]
-        flip = (
-            self.mirror
-            and mirror_is_true(row["captions"])
-            and draw(self.seed, epoch, image_id, "mirror").random() < 0.5
-        )
-        item = {"image_id": image_id, "captions": captions}
-        if self.features is not None:
-            return item | {"vision_features": self.features.read(index, view="mirror" if flip else "plain")}
-        picture = load_picture(row["image"])
-        return item | {"image": ImageOps.mirror(picture) if flip else picture}
+        item = self.views.item(row, epoch)
+        if self.features is None:
+            return item | {"image": self.views.picture(row, epoch)}
+        view = "mirror" if self.views.flips(row, epoch) else "plain"
+        return item | {"vision_features": self.features.read(index, view=view)}
+
+
+class CaptionStream(torch.utils.data.IterableDataset):
+    """Rows `{image_id, captions, image}` of a stream, epoch after epoch without an end: `max_steps` ends training.
+
+    An epoch's order is a function of (seed, epoch), drawn from a buffer that holds `SHUFFLE_BUFFER` encoded images.
+    A resumed run reads the stream up to where it stopped, and goes on with the very next row: for `Trainer`
+    all of training is one epoch, of which it skips the batches that were seen.
+
+    Args:
+        rows: stream of `load_captions`.
+        **views: fields of `Views`.
+    """
+
+    def __init__(self, rows: datasets.IterableDataset, **views):
+        self.views = Views(**views)
+        stream = rows.cast_column("image", datasets.Image(decode=False))
+        self.rows = stream.shuffle(seed=self.views.seed, buffer_size=SHUFFLE_BUFFER)
+
+    def __iter__(self) -> Iterator[dict]:
+        """Yield items; in a worker process those of its shards."""
+        for epoch in count():
+            self.rows.set_epoch(epoch)
+            row = None
+            for row in self.rows:
+                yield self.views.item(row, epoch) | {"image": self.views.picture(row, epoch)}
+            if row is None:  # a worker without a shard of its own
+                return
 
 
 class EpochSampler(torch.utils.data.Sampler):

@@ -4,12 +4,13 @@ import math
 import resource
 import sys
 import time
+from itertools import islice
 
 import torch
 from torch import nn
 
 from hfcap.training.collators import CaptionCollator
-from hfcap.training.dataset import CaptionDataset
+from hfcap.training.dataset import CaptionDataset, CaptionStream
 from hfcap.training.loss import token_loss
 from hfcap.training.packing import IGNORE_INDEX, PREFIX_SEGMENT
 from hfcap.training.strategies import parameter_table
@@ -33,18 +34,19 @@ def describe_sample(batch: dict[str, torch.Tensor], tokenizer) -> str:
     return "\n".join(lines)
 
 
-def describe_run(model: nn.Module, collator: CaptionCollator, data: CaptionDataset, args) -> str:
+def describe_run(model: nn.Module, collator: CaptionCollator, data: CaptionDataset | CaptionStream, args) -> str:
     """Describe a run from one real batch: sample, token counts, trainable parameters, steps, minutes and memory.
 
     The batch is run forward and backward twice; the second pass is timed. Gradients are cleared afterwards.
     """
-    batch = collator([data[i] for i in range(min(args.per_device_train_batch_size, len(data)))])
+    batch = collator(list(islice(iter(data), args.per_device_train_batch_size)))
     targets = int((batch["shift_labels"] != IGNORE_INDEX).sum())
     padding = float((batch["segment_ids"] < 0).float().mean())
     seconds = min(_timed_step(model, batch) for _ in range(2))
-    micro_batches = math.ceil(len(data) / args.per_device_train_batch_size / args.world_size)
-    steps = math.ceil(micro_batches / args.gradient_accumulation_steps) * math.ceil(args.num_train_epochs)
-    steps = args.max_steps if args.max_steps > 0 else steps
+    steps = args.max_steps
+    if steps <= 0:
+        micro_batches = math.ceil(len(data) / args.per_device_train_batch_size / args.world_size)
+        steps = math.ceil(micro_batches / args.gradient_accumulation_steps) * math.ceil(args.num_train_epochs)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     minutes = steps * args.gradient_accumulation_steps * seconds / 60
     return "\n\n".join(

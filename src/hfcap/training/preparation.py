@@ -1,7 +1,9 @@
 """What a recipe does before the first step: cores, rows, features, and the checkpoint to go on from."""
 
+import json
 import os
 from dataclasses import fields
+from functools import partial
 from itertools import chain
 from pathlib import Path
 
@@ -18,9 +20,11 @@ from hfcap.data.sources import load_captions
 from hfcap.errors import ConfigError
 from hfcap.files import write_json
 from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, ModelArguments
-from hfcap.training.dataset import CaptionDataset
+from hfcap.training.dataset import CaptionDataset, CaptionStream
 
 TOKENIZER_SCENES = 1000
+TOKENIZER_STREAM = 10_000  # images of a stream that a tokenizer is trained on
+FINGERPRINT_STREAM = 1000  # images of a stream that tell whether it is the same data
 PROMPT_WEIGHT = 100  # often enough for the prompt's words to become tokens
 
 
@@ -30,24 +34,62 @@ def use_all_cores() -> None:
     torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
-def load_splits(args: DataArguments) -> tuple[datasets.Dataset, datasets.Dataset]:
-    """Rows of the training and the evaluation split.
+def load_splits(
+    args: DataArguments, run: Path
+) -> tuple[datasets.Dataset | datasets.IterableDataset, datasets.Dataset]:
+    """Rows of the training and the evaluation split; pictures left out are listed in the run folder.
+
+    With `streaming`, the training split is a stream.
 
     Raises:
         ConfigError: the source, a split or a column does not exist, or a picture cannot be read.
     """
-    wanted = ((args.train_split, args.max_train_images), (args.eval_split, args.max_eval_images))
-    return tuple(load_split(args, split, limit) for split, limit in wanted)
+    train = load_split(args, args.train_split, args.max_train_images, run)
+    evaluation = load_split(args, args.eval_split, args.max_eval_images, run)
+    return train, _in_memory(evaluation) if args.streaming else evaluation
 
 
-def load_split(args: DataArguments, split: str, limit: int | None) -> datasets.Dataset:
-    """Rows `{image_id, image, captions, …}` of one split, the first `limit` of them."""
-    scenes = {"style": args.scenes_style, "image_size": args.scenes_image_size}
-    options = scenes if args.data == "scenes" else {}
+def load_split(
+    args: DataArguments, split: str, limit: int | None, folder: Path
+) -> datasets.Dataset | datasets.IterableDataset:
+    """Rows `{image_id, image, captions, …}` of one split, the first `limit` of them.
+
+    Pictures left out (`on_bad_image: skip`) are listed in `skipped.jsonl` in `folder`, one an image and split.
+    """
+    options = {
+        "image_folder": args.image_folder,
+        "image_column": args.image_column,
+        "captions_column": args.captions_column,
+        "on_bad_image": args.on_bad_image,
+        "max_pixels": args.max_pixels,
+        "on_skip": partial(list_skipped, folder / runs.SKIPPED, split),
+        "streaming": args.streaming,
+    }
+    if args.data == "scenes":
+        options |= {"style": args.scenes_style, "image_size": args.scenes_image_size}
     try:
-        return load_captions(args.data, split, num_images=limit, on_bad_image=args.on_bad_image, **options)
+        return load_captions(args.data, split, num_images=limit, **options)
     except ValueError as error:
         raise ConfigError(f"data: {error}") from error
+
+
+def _in_memory(stream: datasets.IterableDataset) -> datasets.Dataset:
+    """Hold an evaluation split, pictures encoded: every evaluation goes over it."""
+    features = stream.features
+    rows = list(stream.cast_column("image", Image(decode=False)))
+    return datasets.Dataset.from_list(rows, features=features)
+
+
+def list_skipped(path: Path, split: str, skipped: dict[str, str]) -> None:
+    """Add a picture that was left out to a JSONL file; the same command again, or epoch, does not add it twice."""
+    line = json.dumps({"split": split, **skipped}, ensure_ascii=False) + "\n"
+    if os.environ.get("RANK", "0") != "0":  # every process checks every picture
+        return
+    if path.exists() and line in path.read_text(encoding="utf-8").splitlines(keepends=True):
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a", encoding="utf-8") as file:
+        file.write(line)
 
 
 def tokenizer_texts(args: DataArguments, rows: datasets.Dataset) -> list[str]:
@@ -56,7 +98,10 @@ def tokenizer_texts(args: DataArguments, rows: datasets.Dataset) -> list[str]:
     Of the embedded data set in every style: a model learns one style first, but its tokenizer is for good, and words
     cut into bytes are learned badly by whoever adapts the model to another style.
     """
-    captions = list(rows["captions"])
+    if isinstance(rows, datasets.IterableDataset):
+        captions = [row["captions"] for row in rows.take(TOKENIZER_STREAM).remove_columns("image")]
+    else:
+        captions = list(rows["captions"])
     if args.data == "scenes":
         others = [style for style in STYLES if style != args.scenes_style]
         captions += [
@@ -72,7 +117,7 @@ def caption_datasets(
     data_args: DataArguments,
     model_args: ModelArguments,
     args: CaptionTrainingArguments,
-) -> tuple[CaptionDataset, CaptionDataset]:
+) -> tuple[CaptionDataset | CaptionStream, CaptionDataset]:
     """Training and evaluation data; with `feature_cache` the encoder runs here, once, and not while training."""
     train_rows, eval_rows = rows
     caches: list[FeatureCache | None] = [None, None]
@@ -82,10 +127,11 @@ def caption_datasets(
             cache_features(model, processor.image_processor, train_rows, model_args.cache_dir, views=views),
             cache_features(model, processor.image_processor, eval_rows, model_args.cache_dir),
         ]
-    train = CaptionDataset(
-        train_rows, caches[0], references=data_args.references, mirror=data_args.mirror, seed=args.seed
-    )
-    return train, CaptionDataset(eval_rows, caches[1])
+    views = {name: getattr(data_args, name) for name in ("references", "mirror", "crop", "color_jitter")}
+    views["seed"] = args.seed
+    if isinstance(train_rows, datasets.IterableDataset):
+        return CaptionStream(train_rows, **views), CaptionDataset(eval_rows)
+    return CaptionDataset(train_rows, caches[0], **views), CaptionDataset(eval_rows, caches[1])
 
 
 def last_complete_checkpoint(folder: str | Path) -> str | None:
@@ -127,7 +173,7 @@ def open_run(folder: Path, arguments: tuple, rows: tuple[datasets.Dataset, datas
     """
     settings = {name: value for part in arguments for name, value in _plain(part).items()}
     data = {
-        name: runs.data_fingerprint(split.cast_column("image", Image(decode=False)))
+        name: runs.data_fingerprint(_first_of_stream(split).cast_column("image", Image(decode=False)))
         for name, split in zip(("train", "eval"), rows, strict=True)
     }
     seeds = {"seed": settings["seed"], "data_seed": settings["data_seed"]}
@@ -151,6 +197,10 @@ def open_run(folder: Path, arguments: tuple, rows: tuple[datasets.Dataset, datas
         return False
     print_finished(folder)
     return True
+
+
+def _first_of_stream(rows: datasets.Dataset | datasets.IterableDataset) -> datasets.Dataset | datasets.IterableDataset:
+    return rows.take(FINGERPRINT_STREAM) if isinstance(rows, datasets.IterableDataset) else rows
 
 
 def print_finished(folder: Path) -> None:
