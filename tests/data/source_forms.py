@@ -150,7 +150,7 @@ def sidecars(pictures, folder):
     return folder
 
 
-def _write_tar(path, members):
+def write_tar(path, members):
     path.parent.mkdir(parents=True, exist_ok=True)
     with tarfile.open(path, "w") as archive:
         for name, data in members:
@@ -165,7 +165,7 @@ def webdataset(pictures, folder):
         members = []
         for path, captions in part:
             members += [(path.name, path.read_bytes()), (f"{path.stem}.txt", "\n".join(captions).encode())]
-        _write_tar(folder / f"validation-{number:05d}.tar", members)
+        write_tar(folder / f"validation-{number:05d}.tar", members)
     return folder
 
 
@@ -174,7 +174,7 @@ def webdataset_json(pictures, folder):
     for path, captions in pictures:
         record = json.dumps({"captions": captions, "url": "somewhere"}).encode()
         members += [(f"shard/{path.name}", path.read_bytes()), (f"shard/{path.stem}.json", record)]
-    _write_tar(folder / "val" / "0.tar", members)
+    write_tar(folder / "val" / "0.tar", members)
     return folder
 
 
