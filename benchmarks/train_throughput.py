@@ -296,7 +296,7 @@ def hfcap_trainer(settings: Settings, model: PreTrainedModel, processor, rows, f
         args=args,
         train_dataset=data,
         eval_dataset=data,
-        data_collator=CaptionCollator(processor, PROMPT if settings.family == "llava" else None),
+        data_collator=CaptionCollator(processor, model.config, PROMPT if settings.family == "llava" else None),
         processing_class=processor,
     )
 

@@ -24,7 +24,6 @@ from hfcap.training.arguments import DataArguments, parse_arguments
 from hfcap.training.build import load_captioner
 from hfcap.training.dataset import CaptionDataset
 from hfcap.training.preparation import load_split, use_all_cores
-from hfcap.training.strategies import compute_dtype, four_bit_config
 
 
 @dataclass
@@ -46,7 +45,7 @@ def main() -> None:
     folder = Path(args.output_dir or Path(args.model) / "evaluation")
     rows = load_split(data_args, data_args.eval_split, data_args.max_eval_images, folder)
     use_all_cores()
-    model, processor = load_captioner(source.path, four_bit_config(compute_dtype()) if args.load_in_4bit else None)
+    model, processor = load_captioner(source.path, args.load_in_4bit)
     prompt = data_args.prompt or caption_prompt(processor)
     decoding = {
         name: getattr(args, name) for name in ("num_beams", "length_penalty") if getattr(args, name) is not None

@@ -7,6 +7,8 @@
     # LLaVA-style in stages: the projector first, then projector and language model
     accelerate launch recipes/train.py --config configs/train/flickr8k_llava_stage1.yaml
     accelerate launch recipes/train.py --config configs/train/flickr8k_llava_full.yaml
+    # a native captioner from the Hub (docs/models.md lists the types)
+    accelerate launch recipes/train.py --config configs/train/flickr30k_blip_base_full.yaml
 
 Every key of the YAML file is an option as well, and the command line wins. `--dry_run` shows a batch, the trainable
 parameters and an estimate without training. The same command again resumes from the last checkpoint, or says that the
@@ -20,12 +22,18 @@ from transformers import set_seed
 
 from hfcap import runs
 from hfcap.errors import run_main
-from hfcap.generation.inputs import caption_prompt
+from hfcap.generation.inputs import caption_prompt, keep_caption_prompt
 from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, ModelArguments, parse_arguments
-from hfcap.training.build import build_captioner, captioner_family, load_captioner
+from hfcap.training.build import build_captioner, captioner_type, load_captioner
 from hfcap.training.callbacks import SampleCaptions
 from hfcap.training.collators import CaptionCollator
-from hfcap.training.compatibility import check_data, check_parts, check_supported, current_backend
+from hfcap.training.compatibility import (
+    check_data,
+    check_parts,
+    check_supported,
+    choose_packing,
+    current_backend,
+)
 from hfcap.training.dry_run import describe_run
 from hfcap.training.finish import finish_run
 from hfcap.training.preparation import (
@@ -49,8 +57,8 @@ def main(argv: list[str] | None = None) -> Path:
     args.output_dir = str(run / runs.CHECKPOINTS)
     check_parts(model_args)
     base = None if model_args.model is None else runs.resolve_model(model_args.model).path
-    family = model_args.family if base is None else captioner_family(base)
-    check_supported(model_args, family, current_backend())
+    model_type = f"hfcap_{model_args.family}" if base is None else captioner_type(base)
+    check_supported(model_args, model_type, current_backend())
     check_data(data_args, model_args, args)
     use_all_cores()
 
@@ -64,12 +72,15 @@ def main(argv: list[str] | None = None) -> Path:
     else:
         model, processor = build_captioner(model_args, args, tokenizer_texts(data_args, rows[0]))
     if data_args.prompt is not None:
-        processor.caption_prompt = data_args.prompt
+        keep_caption_prompt(processor, data_args.prompt)
     model = apply_strategy(
         model, model_args.strategy, model_args.lora_r, model_args.lora_alpha, model_args.lora_dropout
     )
     train_data, eval_data = caption_datasets(model, processor, rows, data_args, model_args, args)
-    collator = CaptionCollator(processor, caption_prompt(processor), args.packing, data_args.max_caption_tokens)
+    packing = choose_packing(args.packing, model.config)
+    collator = CaptionCollator(
+        processor, model.config, caption_prompt(processor), packing, data_args.max_caption_tokens
+    )
     if args.dry_run:
         print(describe_run(model, collator, train_data, args))
         return run

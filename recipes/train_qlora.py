@@ -20,12 +20,13 @@ from hfcap import runs
 from hfcap.baselines import WithoutPicture, most_frequent_caption
 from hfcap.errors import run_main
 from hfcap.evaluation import evaluate_captioner, judge, results_table, show_captions, write_evaluation
+from hfcap.generation.inputs import caption_prompt, keep_caption_prompt
 from hfcap.hub.card import write_card
 from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, QLoraArguments, parse_arguments
-from hfcap.training.build import load_captioner
+from hfcap.training.build import captioner_type, load_captioner
 from hfcap.training.callbacks import SampleCaptions
 from hfcap.training.collators import CaptionCollator
-from hfcap.training.compatibility import check_data, check_supported, current_backend
+from hfcap.training.compatibility import check_data, check_supported, choose_packing, current_backend
 from hfcap.training.dry_run import describe_run
 from hfcap.training.merge import merge_adapter
 from hfcap.training.preparation import (
@@ -37,7 +38,7 @@ from hfcap.training.preparation import (
     stopping_callbacks,
     use_all_cores,
 )
-from hfcap.training.strategies import apply_strategy, compute_dtype, four_bit_config
+from hfcap.training.strategies import apply_strategy
 from hfcap.training.trainer import CaptionTrainer
 
 ROOT = Path(__file__).parents[1]
@@ -55,24 +56,29 @@ def main(argv: list[str] | None = None) -> Path:
     data_args, model_args, args = parsed
     run = Path(args.output_dir)
     args.output_dir = str(run / runs.CHECKPOINTS)
-    check_supported(model_args, "llava", current_backend())
     check_data(data_args, model_args, args)
     use_all_cores()
 
     # ---- the base, and the rows it is adapted to
     if model_args.base_config is not None:
+        check_supported(model_args, "hfcap_llava", current_backend())
         train.main(["--config", str(ROOT / model_args.base_config), "--output_dir", model_args.model])
     base = runs.resolve_model(model_args.model).path
+    check_supported(model_args, captioner_type(base), current_backend())
     rows = load_splits(data_args, run)
     if not args.dry_run and open_run(run, parsed, rows):
         print_next_command(run)
         return run
     set_seed(args.seed)
-    model, processor = load_captioner(base, four_bit_config(compute_dtype()))
-    processor.caption_prompt = data_args.prompt or processor.caption_prompt
+    model, processor = load_captioner(base, load_in_4bit=True)
+    if data_args.prompt is not None:
+        keep_caption_prompt(processor, data_args.prompt)
     model = apply_strategy(model, "qlora", model_args.lora_r, model_args.lora_alpha, model_args.lora_dropout)
     train_data, eval_data = caption_datasets(model, processor, rows, data_args, model_args, args)
-    collator = CaptionCollator(processor, processor.caption_prompt, args.packing, data_args.max_caption_tokens)
+    packing = choose_packing(args.packing, model.config)
+    collator = CaptionCollator(
+        processor, model.config, caption_prompt(processor), packing, data_args.max_caption_tokens
+    )
     if args.dry_run:
         print(describe_run(model, collator, train_data, args))
         return run

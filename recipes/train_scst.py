@@ -20,10 +20,10 @@ from hfcap import runs
 from hfcap.errors import ConfigError, run_main
 from hfcap.generation.inputs import caption_prompt
 from hfcap.training.arguments import DataArguments, ModelArguments, parse_arguments
-from hfcap.training.build import captioner_family, load_captioner
+from hfcap.training.build import captioner_type, load_captioner
 from hfcap.training.callbacks import SampleCaptions
 from hfcap.training.collators import CaptionCollator
-from hfcap.training.compatibility import check_parts, check_supported, current_backend
+from hfcap.training.compatibility import check_parts, check_supported, choose_packing, current_backend
 from hfcap.training.dry_run import describe_run
 from hfcap.training.finish import evaluate_trained, finish_run
 from hfcap.training.preparation import (
@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> Path:
         raise ConfigError("model: give the captioner to start from (a run folder, a model folder or a Hub id)")
     check_parts(model_args)
     base = runs.resolve_model(model_args.model).path
-    check_supported(model_args, captioner_family(base), current_backend())
+    check_supported(model_args, captioner_type(base), current_backend())
     if data_args.streaming:
         raise ConfigError("streaming: the reward needs every image's references at hand; leave it out")
     use_all_cores()
@@ -63,9 +63,9 @@ def main(argv: list[str] | None = None) -> Path:
         model, model_args.strategy, model_args.lora_r, model_args.lora_alpha, model_args.lora_dropout
     )
     train_data, eval_data = caption_datasets(model, processor, rows, data_args, model_args, args)
-    collator = CaptionCollator(
-        processor, data_args.prompt or caption_prompt(processor), args.packing, data_args.max_caption_tokens
-    )
+    prompt = data_args.prompt or caption_prompt(processor)
+    packing = choose_packing(args.packing, model.config)
+    collator = CaptionCollator(processor, model.config, prompt, packing, data_args.max_caption_tokens)
     if args.dry_run:
         print(describe_run(model, collator, train_data, args))
         return run

@@ -46,8 +46,10 @@ if adapter is None:
     model = AutoModelForImageTextToText.from_pretrained(folder)
 else:
     from peft import PeftModel
+    from hfcap.models.facts import FACTS
     from hfcap.training.strategies import four_bit_config
-    base = AutoModelForImageTextToText.from_pretrained(folder, quantization_config=four_bit_config(torch.float32))
+    four_bit = four_bit_config(FACTS["hfcap_llava"], torch.float32)
+    base = AutoModelForImageTextToText.from_pretrained(folder, quantization_config=four_bit)
     model = PeftModel.from_pretrained(base, adapter)
 processor = AutoProcessor.from_pretrained(adapter or folder, backend="pil")
 GenerationConfig.from_pretrained(folder)
@@ -240,7 +242,7 @@ def test_cider_optimised_training_starts_from_a_captioner(recipes):
         (["--learning_rat", "1"], "did you mean 'learning_rate'"),
         (["--feature_cache", "true"], "feature_cache needs a frozen encoder"),
         (["--strategy", "qlora"], "give a `model`"),
-        (["--family", "encoder_decoder", "--strategy", "lora"], "not offered for encoder_decoder"),
+        (["--family", "encoder_decoder", "--strategy", "lora"], "not offered for hfcap_encoder_decoder"),
         (["--encoder", "some/encoder"], "give one of encoder"),
         (["--config", "no.yaml"], "no.yaml: No such file"),
     ],

@@ -23,8 +23,8 @@ def test_the_page_shows_the_table_as_it_is():
 
 
 def test_qlora_on_zero3_is_refused_before_anything_loads():
-    with pytest.raises(ConfigError, match=r"'qlora' of llava is not offered on zero3: use one of single, ddp"):
-        check_supported(ModelArguments(strategy="qlora"), "llava", "zero3")
+    with pytest.raises(ConfigError, match=r"'qlora' of hfcap_llava is not offered on zero3: use one of single, ddp"):
+        check_supported(ModelArguments(strategy="qlora"), "hfcap_llava", "zero3")
 
 
 @pytest.mark.parametrize(

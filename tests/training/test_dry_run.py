@@ -6,8 +6,8 @@ from hfcap.training.strategies import apply_strategy
 
 
 def test_the_sample_shows_what_is_read_and_what_is_learned(build_tiny, scene_rows):
-    _, processor = build_tiny("llava")
-    batch = CaptionCollator(processor, "caption")(
+    model, processor = build_tiny("llava")
+    batch = CaptionCollator(processor, model.config, "caption")(
         [{"image": r["image"], "captions": r["captions"]} for r in scene_rows]
     )
     text = describe_sample(batch, processor.tokenizer)
@@ -23,7 +23,7 @@ def test_a_dry_run_counts_steps_and_parameters_and_leaves_no_gradient(build_tiny
     args = CaptionTrainingArguments(
         output_dir=str(tmp_path), per_device_train_batch_size=5, gradient_accumulation_steps=2, num_train_epochs=3
     )
-    text = describe_run(model, CaptionCollator(processor, "caption"), CaptionDataset(scene_rows), args)
+    text = describe_run(model, CaptionCollator(processor, model.config, "caption"), CaptionDataset(scene_rows), args)
     # 24 images in batches of 5 are 5 batches, 3 optimizer steps an epoch.
     assert "9 optimizer steps" in text
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)

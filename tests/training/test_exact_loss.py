@@ -29,7 +29,6 @@ def train_one_step(
         output_dir=str(tmp_path / f"{family}-{batch_size}-{packing}"),
         per_device_train_batch_size=batch_size,
         gradient_accumulation_steps=16 // batch_size,
-        packing=packing,
         max_steps=1,
         learning_rate=0.1,
         optim="sgd",
@@ -43,7 +42,7 @@ def train_one_step(
         disable_tqdm=True,
         use_cpu=True,
     )
-    collator = CaptionCollator(processor, "Describe." if family == "llava" else None, packing=packing)
+    collator = CaptionCollator(processor, model.config, "Describe." if family == "llava" else None, packing=packing)
     trainer = CaptionTrainer(
         model=model,
         args=args,
@@ -90,12 +89,12 @@ def test_the_loss_is_the_mean_over_all_targets(tmp_path, build_tiny, scene_rows,
     """Against a loss computed by hand: one reference at a time, without masks, packing or trainer."""
     loss, _, _ = train_one_step(tmp_path, build_tiny, scene_rows, family, 4)
     model, processor = build_tiny(family)
-    collator = CaptionCollator(processor, "Describe." if family == "llava" else None)
+    collator = CaptionCollator(processor, model.config, "Describe." if family == "llava" else None)
     total, count = 0.0, 0
     for row in scene_rows.select(range(16)):
         pixel_values = processor.image_processor([row["image"]], return_tensors="pt")["pixel_values"]
         for target in collator.targets(row["captions"]):
-            ids = torch.tensor([collator.prefix_ids + target[:-1]])
+            ids = torch.tensor([collator.prefix(row).input_ids + target[:-1]])
             name = "input_ids" if family == "llava" else "decoder_input_ids"
             with torch.no_grad():
                 logits = model.eval()(pixel_values=pixel_values, **{name: ids}).logits[0, -len(target) :]
@@ -106,8 +105,8 @@ def test_the_loss_is_the_mean_over_all_targets(tmp_path, build_tiny, scene_rows,
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_only_the_caption_and_its_end_are_learned(build_tiny, scene_rows, family):
-    _, processor = build_tiny(family, pad_is_eos=True)
-    collator = CaptionCollator(processor, "Describe." if family == "llava" else None)
+    model, processor = build_tiny(family, pad_is_eos=True)
+    collator = CaptionCollator(processor, model.config, "Describe." if family == "llava" else None)
     rows = [{"image": row["image"], "captions": row["captions"]} for row in scene_rows.select(range(3))]
     batch = collator(rows)
     eos = processor.tokenizer.eos_token_id

@@ -4,12 +4,12 @@ import numpy as np
 import pytest
 import torch
 
-from hfcap.generation.inputs import vision_inputs
 from hfcap.metrics.ptb_tokenizer import tokenize
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.dataset import CaptionDataset
 from hfcap.training.scst import (
     END_WORD,
+    PictureCollator,
     ScstArguments,
     ScstTrainer,
     advantages,
@@ -54,7 +54,7 @@ def make_trainer(tmp_path, build_tiny, rows, reward, family, batch_size=4, suppr
         disable_tqdm=True,
         use_cpu=True,
     )
-    collator = CaptionCollator(processor, PROMPTS[family], packing, max_caption_tokens=MAX_TOKENS)
+    collator = CaptionCollator(processor, model.config, PROMPTS[family], packing, max_caption_tokens=MAX_TOKENS)
     return ScstTrainer(
         model=model,
         args=args,
@@ -70,13 +70,13 @@ def references_as_samples(trainer, monkeypatch):
     """Let "sampling" give the first references of each image, so that a step is a function of its images."""
     of_picture = {}
     for row in (trainer.train_dataset[i] for i in range(len(trainer.train_dataset))):
-        pixels = vision_inputs(trainer.processing_class, [row])["pixel_values"]
+        pixels = trainer.data_collator.prefix(row).vision["pixel_values"]
         targets = trainer.data_collator.targets(row["captions"][:NUM_SAMPLES])
         targets[0] = targets[0][:3]  # one that reached the limit before its end
         of_picture[pixels.sum().item()] = targets
 
-    def sample(model, vision):
-        return [ids for pixels in vision["pixel_values"] for ids in of_picture[pixels.sum().item()]]
+    def sample(model, prefixes):
+        return [ids for prefix in prefixes for ids in of_picture[prefix.vision["pixel_values"].sum().item()]]
 
     monkeypatch.setattr(trainer, "sample", sample)
 
@@ -94,23 +94,22 @@ def test_gradient_is_that_of_reinforce_written_by_hand(
     references_as_samples(trainer, monkeypatch)
     model, processor, collator = trainer.model, trainer.processing_class, trainer.data_collator
     rows = [trainer.train_dataset[i] for i in range(4)]
-    batch = {"image_ids": [row["image_id"] for row in rows], "labels": torch.zeros(4, NUM_SAMPLES)}
-    trainer.compute_loss(model, batch | vision_inputs(processor, rows)).backward()
+    trainer.compute_loss(model, PictureCollator(collator, NUM_SAMPLES)(rows)).backward()
     ours = gradients(model)
     model.zero_grad()
 
     loss = 0.0
     for row in rows:
-        vision = vision_inputs(processor, [row])
-        captions = trainer.sample(model, vision)
+        prefix = collator.prefix(row)
+        captions = trainer.sample(model, [prefix])
         texts = processor.tokenizer.batch_decode(captions, skip_special_tokens=True)
         texts = [texts[0], *[f"{text} {END_WORD}" for text in texts[1:]]]
         rewards = reward.score(texts, [row["image_id"]] * NUM_SAMPLES)
         for k, ids in enumerate(captions):
             others = np.delete(rewards, k).mean()
-            tokens = torch.tensor([[*collator.prefix_ids, *ids[:-1]]])
+            tokens = torch.tensor([[*prefix.input_ids, *ids[:-1]]])
             key = "input_ids" if family == "llava" else "decoder_input_ids"
-            logits = model(**{key: tokens}, **vision).logits[0, -len(ids) :]
+            logits = model(**{key: tokens}, **prefix.vision).logits[0, -len(ids) :]
             chosen = logits.log_softmax(-1)[range(len(ids)), ids]
             loss = loss - (rewards[k] - others) * chosen.sum() / (4 * NUM_SAMPLES)
     loss.backward()
@@ -142,15 +141,14 @@ def test_captions_are_sampled_from_the_policy_whose_log_probabilities_train(
     tmp_path, build_tiny, scene_rows, reward, family
 ):
     trainer = make_trainer(tmp_path, build_tiny, scene_rows, reward, family, suppressed=[5])
-    model, processor = trainer.model, trainer.processing_class
-    vision = vision_inputs(processor, [trainer.train_dataset[0]])
+    model = trainer.model
+    prefix = trainer.data_collator.prefix(trainer.train_dataset[0])
     trainer.args.num_samples = 2000
     torch.manual_seed(0)
-    first = torch.tensor([ids[0] for ids in trainer.sample(model, vision)])
-    prefix = torch.tensor([trainer.data_collator.prefix_ids])
+    first = torch.tensor([ids[0] for ids in trainer.sample(model, [prefix])])
     key = "input_ids" if family == "llava" else "decoder_input_ids"
     with torch.no_grad():
-        logits = model(**{key: prefix}, **vision).logits[0, -1:]
+        logits = model(**{key: torch.tensor([prefix.input_ids])}, **prefix.vision).logits[0, -1:]
     policy = torch.stack(
         [-policy_gradient_loss(logits, torch.tensor([i]), torch.ones(1), 1, [5]) for i in range(logits.shape[1])]
     ).exp()
@@ -164,8 +162,8 @@ def test_captions_are_sampled_from_the_policy_whose_log_probabilities_train(
 
 
 def test_the_last_token_is_the_first_end():
-    tokens = torch.tensor([[4, 2, 0, 0], [4, 5, 6, 7], [4, 5, 2, 2]])
-    assert cut_at_end(tokens, end_id=2) == [[4, 2], [4, 5, 6, 7], [4, 5, 2]]
+    tokens = [[4, 2, 0, 0], [4, 5, 6, 7], [4, 5, 2, 2]]
+    assert [cut_at_end(row, end_id=2) for row in tokens] == [[4, 2], [4, 5, 6, 7], [4, 5, 2]]
 
 
 def test_the_end_of_a_caption_is_a_word_of_its_own():

@@ -2,8 +2,10 @@
 
 import pytest
 import torch
+from transformers import AutoModelForImageTextToText
 
 from hfcap.errors import VerificationError
+from hfcap.models.facts import FACTS
 from hfcap.training.arguments import CaptionTrainingArguments
 from hfcap.training.build import load_captioner
 from hfcap.training.collators import CaptionCollator
@@ -20,7 +22,7 @@ from hfcap.training.strategies import (
 )
 from hfcap.training.trainer import CaptionTrainer
 
-FOUR_BIT = four_bit_config(torch.float32)
+FACTS_OF = {"llava": FACTS["hfcap_llava"], "encoder_decoder": FACTS["hfcap_encoder_decoder"]}
 
 
 def train(model, processor, rows, tmp_path, **arguments):
@@ -42,7 +44,7 @@ def train(model, processor, rows, tmp_path, **arguments):
         args=args,
         train_dataset=data,
         eval_dataset=data,
-        data_collator=CaptionCollator(processor),
+        data_collator=CaptionCollator(processor, model.config),
         processing_class=processor,
     )
     trainer.train()
@@ -67,7 +69,7 @@ def test_the_trained_parts_change_and_no_others(build_tiny, scene_rows, tmp_path
     # ConvNeXt normalises its pooled output, which the captioner does not read.
     unread = tuple(f"{tower}.layernorm.{kind}" for tower in ("vision_tower", "encoder") for kind in ("weight", "bias"))
     for name, tensor in model.state_dict().items():
-        should_change = part_of(name) in TRAINED_PARTS[strategy] and not name.endswith(unread)
+        should_change = part_of(name, FACTS_OF[family]) in TRAINED_PARTS[strategy] and not name.endswith(unread)
         assert torch.equal(tensor, before[name]) != should_change, name
 
 
@@ -86,7 +88,7 @@ def four_bit_model(build_tiny, tmp_path):
     model, processor = build_tiny("llava")
     model.save_pretrained(tmp_path / "base")
     processor.save_pretrained(tmp_path / "base")
-    return load_captioner(str(tmp_path / "base"), FOUR_BIT)
+    return load_captioner(str(tmp_path / "base"), load_in_4bit=True)
 
 
 def test_qlora_quantises_the_language_model_alone(four_bit_model):
@@ -100,9 +102,9 @@ def test_a_wrong_skip_list_is_found(build_tiny, tmp_path):
     model, processor = build_tiny("llava")
     model.save_pretrained(tmp_path / "base")
     processor.save_pretrained(tmp_path / "base")
-    wrong = four_bit_config(torch.float32)
+    wrong = four_bit_config(FACTS_OF["llava"], torch.float32)
     wrong.llm_int8_skip_modules = ["vision_tower", "multi_modal_projector", "lm_head"]
-    model, _ = load_captioner(str(tmp_path / "base"), wrong)
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path / "base", quantization_config=wrong)
     with pytest.raises(RuntimeError, match="in the projector"):
         check_only_lm_is_four_bit(model)
 
@@ -116,11 +118,11 @@ def test_qlora_trains_saves_merges_and_reloads(four_bit_model, scene_rows, tmp_p
     trainer.save_model(str(adapter))
 
     # The adapter on the same 4-bit base is the trained model again.
-    batch = CaptionCollator(processor)(
+    batch = CaptionCollator(processor, model.config)(
         [{"image": r["image"], "captions": r["captions"]} for r in scene_rows.select([0])]
     )
     inputs = {key: batch[key] for key in ("input_ids", "position_ids", "pixel_values")}
-    reloaded, _ = load_captioner(str(adapter), FOUR_BIT)
+    reloaded, _ = load_captioner(str(adapter), load_in_4bit=True)
     with torch.no_grad():
         expected = model.eval()(**inputs).logits
         torch.testing.assert_close(reloaded.eval()(**inputs).logits, expected)
@@ -159,7 +161,7 @@ def test_each_part_has_its_learning_rate(build_tiny, scene_rows, tmp_path):
     rates = {id(p): group["lr"] for group in trainer.optimizer.param_groups for p in group["params"]}
     expected = {"encoder": 1e-5, "projector": 1e-3, "lm": 1e-2}
     for name, parameter in model.named_parameters():
-        assert rates[id(parameter)] == expected[part_of(name)], name
+        assert rates[id(parameter)] == expected[part_of(name, FACTS_OF["llava"])], name
 
 
 def test_the_table_counts_four_bit_weights_in_full(build_tiny, four_bit_model):

@@ -68,7 +68,7 @@ def main(family: str, folder: str, kill_at_step: int = -1) -> None:
         args=args,
         train_dataset=data,
         eval_dataset=data,
-        data_collator=CaptionCollator(processor, "caption" if family == "llava" else None),
+        data_collator=CaptionCollator(processor, model.config, "caption" if family == "llava" else None),
         processing_class=processor,
         callbacks=[PowerCut(kill_at_step)],
     )

@@ -26,12 +26,10 @@ from transformers.cache_utils import Cache, DynamicLayer
 from transformers.generation import GenerationMode
 from transformers.modeling_outputs import BaseModelOutput, ModelOutput
 
+from hfcap.models.facts import facts_of, is_packable
 from hfcap.models.model_utils import to_additive_mask
 
 SEARCHES = (GenerationMode.SAMPLE, GenerationMode.BEAM_SEARCH, GenerationMode.BEAM_SAMPLE)
-# Model types, and language models in them, that take 4-D masks and explicit positions.
-PACKABLE = ("hfcap_llava", "llava", "idefics3", "hfcap_encoder_decoder", "vision-encoder-decoder")
-PACKABLE_DECODERS = ("llama", "qwen3", "gpt2", "bert")
 
 
 @torch.no_grad()
@@ -75,8 +73,8 @@ def can_share_prefix(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor],
     decoder = model.config.get_text_config(decoder=True)
     is_encoder_decoder = model.config.is_encoder_decoder
     return (
-        model.config.model_type in PACKABLE
-        and decoder.model_type in PACKABLE_DECODERS
+        is_packable(model.config)
+        and not facts_of(model.config).generate_by  # the hooks would sit on the wrong forward
         and decoder._attn_implementation in ("sdpa", "eager")
         and all(type(layer) is DynamicLayer for layer in DynamicCache(config=decoder).layers)  # no sliding windows
         and config.get_generation_mode() in SEARCHES

@@ -1,51 +1,138 @@
-"""The inputs that training and generation share: the prompt's tokens and the picture's tensors."""
+"""The inputs that training and generation share: the tokens before the caption, and the picture's tensors.
+
+Both are made for one picture at a time, so that they never depend on its neighbours in a batch: with processors that
+cut pictures into pieces, the length of the prompt is a property of the picture.
+"""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
+from transformers import PreTrainedConfig
 
 from hfcap.errors import ConfigError
+from hfcap.models.facts import CaptionerFacts, facts_of, setting_at
+
+# What a processor gives beside the tensors of the picture.
+TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "labels")
+PROMPT_SETTING = "caption_prompt"
 
 
-def prompt_text(processor, prompt: str | None) -> str:
-    """Text before the caption, as the chat template writes it, with one unexpanded image token."""
-    content = [{"type": "image"}] + ([{"type": "text", "text": prompt}] if prompt else [])
-    return processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+@dataclass(frozen=True)
+class CaptionPrefix:
+    """One picture and what stands before its caption.
+
+    Attributes:
+        input_ids: token ids before the caption, image tokens included; for encoder-decoders the start token.
+        vision: tensors of the picture; the first dimension counts pictures, or the pieces of this one.
+        token_types: type of each of `input_ids`, for the models that have them.
+    """
+
+    input_ids: list[int]
+    vision: dict[str, torch.Tensor]
+    token_types: list[int] | None = None
 
 
 def caption_prompt(processor) -> str | None:
     """Instruction the captioner was trained with, `None` where its processor keeps none."""
-    return getattr(processor, "caption_prompt", None)
+    own = getattr(processor, PROMPT_SETTING, None)
+    return own if own is not None else processor.tokenizer.init_kwargs.get(PROMPT_SETTING)
 
 
-def is_prompted(processor) -> bool:
-    """Whether captions follow a prompt with image tokens (LLaVA-style), or only a start token (encoder-decoder)."""
-    return hasattr(processor, "image_token")
+def keep_caption_prompt(processor, prompt: str) -> None:
+    """Let the processor remember the instruction of a training run, also when it is saved and loaded again.
+
+    Stock processors save no attributes but their own, so it is kept in the settings of the tokenizer.
+    """
+    if hasattr(processor, PROMPT_SETTING):
+        processor.caption_prompt = prompt
+    processor.tokenizer.init_kwargs[PROMPT_SETTING] = prompt
 
 
-def prompt_token_ids(processor, prompt: str | None) -> list[int]:
-    """Token ids before the caption: the prompt with its image tokens, or the decoder's start token.
+def prompt_text(processor, facts: CaptionerFacts, prompt: str | None) -> str:
+    """Text before the caption, with one unexpanded image token where the type has image tokens.
 
     Raises:
-        ConfigError: a prompt for an encoder-decoder, which has nowhere to put it.
+        ConfigError: a prompt for a type that has nowhere to put it, or a chat model without a template.
     """
-    if not is_prompted(processor):
-        if prompt:
-            raise ConfigError(f"prompt: encoder-decoder captioners take none, got {prompt!r}; leave it out")
-        return [processor.start_token_id]
-    text = prompt_text(processor, prompt)
-    expanded = text.replace(processor.image_token, processor.image_token * processor.image_seq_length)
-    return processor.tokenizer(expanded)["input_ids"]
+    if facts.prompt == "none" and prompt:
+        raise ConfigError(f"prompt: encoder-decoder captioners take none, got {prompt!r}; leave it out")
+    if facts.prompt != "chat":
+        return prompt or ""
+    if processor.chat_template is None:
+        raise ConfigError(
+            f"model: its {type(processor).__name__} has no chat template; add chat_template.jinja to its folder"
+        )
+    content = [{"type": "image"}] + ([{"type": "text", "text": prompt}] if prompt else [])
+    return processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
 
 
-def end_token_id(processor) -> int:
-    """Id of the token that ends a caption."""
-    return processor.tokenizer.eos_token_id if is_prompted(processor) else processor.end_token_id
+def encode_prefix(processor, config: PreTrainedConfig, row: dict, prompt: str | None = None) -> CaptionPrefix:
+    """Tokens before the caption of a row `{image | vision_features}`, and its picture's tensors.
+
+    Args:
+        processor: processor of the captioner.
+        config: the captioner's config.
+        row: `image` is an RGB PIL image; `vision_features` (N, D) float32 may stand in for it where the type has a
+            feature cache. A `prompt` of its own wins over the argument.
+        prompt: instruction of the run.
+    """
+    facts = facts_of(config)
+    text = prompt_text(processor, facts, row.get("prompt") or prompt)
+    if not facts.image_tokens:
+        prompt_ids = processor.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
+        return CaptionPrefix([setting_at(config, facts.start_token), *prompt_ids], _picture_alone(processor, row))
+    # A template that writes BOS itself must not get a second one from the tokenizer (as in `apply_chat_template`).
+    bos = processor.tokenizer.bos_token
+    special = {"add_special_tokens": not (bos and text.startswith(bos))}
+    if "vision_features" in row:
+        text = text.replace(processor.image_token, processor.image_token * processor.image_seq_length)
+        return CaptionPrefix(processor.tokenizer(text, **special)["input_ids"], _picture_alone(processor, row))
+    encoded = processor(images=[row["image"]], text=[text], return_tensors="pt", **special)
+    vision = {name: value for name, value in encoded.items() if name not in TEXT_INPUTS}
+    types = encoded[facts.token_types][0].tolist() if facts.token_types else None
+    return CaptionPrefix(encoded["input_ids"][0].tolist(), vision, types)
 
 
-def vision_inputs(processor, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
-    """Tensors of the pictures: `pixel_values` (B, 3, H, W), or `vision_features` (B, N, D) where rows carry them."""
-    if "vision_features" in rows[0]:
-        return {"vision_features": torch.stack([row["vision_features"] for row in rows])}
-    pictures = [row["image"] for row in rows]
-    return {"pixel_values": processor.image_processor(pictures, return_tensors="pt")["pixel_values"]}
+def _picture_alone(processor, row: dict) -> dict[str, torch.Tensor]:
+    if "vision_features" in row:
+        return {"vision_features": row["vision_features"][None]}  # (1, N, D)
+    return dict(processor.image_processor([row["image"]], return_tensors="pt"))
+
+
+def join_vision(pictures: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:
+    """Tensors of several pictures one after another.
+
+    Where pictures were cut into different numbers of pieces, the missing ones are zero, as stock processors pad them.
+    """
+    joined = {}
+    for name in pictures[0]:
+        tensors = [picture[name] for picture in pictures]
+        shape = [max(sizes) for sizes in zip(*(tensor.shape[1:] for tensor in tensors), strict=True)]
+        joined[name] = torch.cat([_pad_to(tensor, shape) for tensor in tensors])
+    return joined
+
+
+def _pad_to(tensor: torch.Tensor, shape: Sequence[int]) -> torch.Tensor:
+    """Zero-pad (N, ...) behind to (N, *shape)."""
+    missing = [
+        size for want, got in zip(reversed(shape), reversed(tensor.shape[1:]), strict=True) for size in (0, want - got)
+    ]
+    return torch.nn.functional.pad(tensor, missing) if any(missing) else tensor
+
+
+def end_token_id(processor, config: PreTrainedConfig) -> int:
+    """Id of the token that ends a caption.
+
+    Raises:
+        ConfigError: neither the model's config nor its tokenizer names one.
+    """
+    facts = facts_of(config)
+    tokenizer = processor.tokenizer
+    candidates = (
+        [setting_at(config, facts.end_token)] if facts.end_token else [tokenizer.eos_token_id, tokenizer.sep_token_id]
+    )
+    found = next((token_id for token_id in candidates if token_id is not None), None)
+    if found is None:
+        raise ConfigError("model: its tokenizer has neither EOS nor SEP, and one must end the captions: set eos_token")
+    return found

@@ -68,7 +68,7 @@ class DataArguments:
     )
     max_caption_tokens: int = field(default=64, metadata={"help": "Longer references are cut."})
     prompt: str | None = field(
-        default=None, metadata={"help": "Instruction for LLaVA-style models; a row's own `prompt` wins."}
+        default=None, metadata={"help": "Instruction before the caption; a row's own `prompt` wins."}
     )
 
     def __post_init__(self):
@@ -158,7 +158,12 @@ class CaptionTrainingArguments(TrainingArguments):
         default="float32",
         metadata={"help": "Matrix products of training; 'auto' is bfloat16 where the hardware is fast at it."},
     )
-    packing: bool = field(default=True, metadata={"help": "All references of an image behind one copy of the image."})
+    packing: Literal["auto", "always", "never"] = field(
+        default="auto",
+        metadata={
+            "help": "All references of an image behind one copy of it: where that is exact, or refuse elsewhere."
+        },
+    )
     encoder_learning_rate: float | None = field(default=None, metadata={"help": "learning_rate where not given."})
     projector_learning_rate: float | None = field(default=None, metadata={"help": "learning_rate where not given."})
     eval_caption_images: int = field(

@@ -4,6 +4,7 @@ import json
 from collections.abc import Iterable
 from pathlib import Path
 
+import torch
 from peft import PeftModel
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (
@@ -14,15 +15,15 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
     AutoTokenizer,
-    BitsAndBytesConfig,
     PreTrainedModel,
     PreTrainedTokenizerFast,
     ProcessorMixin,
+    TrOCRProcessor,
     ViTImageProcessorPil,
 )
 from transformers.image_processing_utils import BaseImageProcessor
 
-from hfcap.errors import ConfigError
+from hfcap.generation.inputs import end_token_id
 from hfcap.models import (
     HfcapEncoderDecoderModel,
     HfcapEncoderDecoderProcessor,
@@ -31,9 +32,13 @@ from hfcap.models import (
     add_image_token,
     load_vision_encoder,
 )
+from hfcap.models.facts import facts_of, facts_of_type
+from hfcap.models.model_utils import keep_4bit_layers_unpacked
 from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
+from hfcap.training.strategies import compute_dtype, four_bit_config
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
+DEFAULT_MAX_NEW_TOKENS = 40
 
 
 def train_tokenizer(captions: Iterable[str], vocab_size: int, plain_text: bool = False) -> PreTrainedTokenizerFast:
@@ -150,33 +155,76 @@ def _join_encoder_decoder(model_args, encoder, image_processor, tokenizer) -> tu
     return model, processor
 
 
-def captioner_family(source: str) -> str:
-    """Family of a saved captioner, "llava" or "encoder_decoder", read from its configuration alone.
+def captioner_type(source: str) -> str:
+    """Read the model type of a saved captioner, which `hfcap.models.facts` knows, from its configuration alone.
 
     Raises:
-        ConfigError: a model of another type.
+        ConfigError: a model of an unknown type.
     """
     model_type = AutoConfig.from_pretrained(source).model_type
-    families = {"hfcap_llava": "llava", "hfcap_encoder_decoder": "encoder_decoder"}
-    if model_type not in families:
-        raise ConfigError(
-            f"model: {source} is a {model_type!r}; the recipes train {', '.join(families)} "
-            "(add it to captioner_family in src/hfcap/training/build.py)"
-        )
-    return families[model_type]
+    facts_of_type(model_type)
+    return model_type
 
 
-def load_captioner(
-    source: str, quantization_config: BitsAndBytesConfig | None = None
-) -> tuple[PreTrainedModel | PeftModel, ProcessorMixin]:
-    """Load a captioner and its processor from a folder or a Hub id.
+def load_captioner(source: str, load_in_4bit: bool = False) -> tuple[PreTrainedModel | PeftModel, ProcessorMixin]:
+    """Load a captioner and its processor from a folder or a Hub id, ready to train and to generate.
 
     Args:
         source: a model, or an adapter, which is put on the base that its configuration names.
-        quantization_config: how to quantise the model, or the adapter's base (`strategies.four_bit_config`).
+        load_in_4bit: the language model, or that of the adapter's base, in NF4 (`strategies.four_bit_config`).
+
+    Weights are float32, and next to 4-bit layers of their compute dtype.
+
+    Raises:
+        ConfigError: a model of an unknown type.
     """
-    processor = AutoProcessor.from_pretrained(source, backend="pil")
     adapter = Path(source, "adapter_config.json")
     base = json.loads(adapter.read_text())["base_model_name_or_path"] if adapter.exists() else source
-    model = AutoModelForImageTextToText.from_pretrained(base, quantization_config=quantization_config)
+    facts = facts_of_type(captioner_type(base))
+    processor = load_processor(source)
+    dtype = compute_dtype() if load_in_4bit else torch.float32
+    quantization_config = four_bit_config(facts, dtype) if load_in_4bit else None
+    model = AutoModelForImageTextToText.from_pretrained(base, dtype=dtype, quantization_config=quantization_config)
+    keep_4bit_layers_unpacked(model)
+    complete_settings(model, processor)
     return (PeftModel.from_pretrained(model, source) if adapter.exists() else model), processor
+
+
+def load_processor(source: str) -> ProcessorMixin:
+    """Load the processor of a captioner from a folder or a Hub id.
+
+    `VisionEncoderDecoderModel` has no processor of its own: checkpoints hold an image processor and a tokenizer, of
+    which `AutoProcessor` gives one. They become a `TrOCRProcessor`, the class that stock ones are saved as.
+    """
+    processor = AutoProcessor.from_pretrained(source, backend="pil")
+    if isinstance(processor, ProcessorMixin):
+        return processor
+    image_processor = AutoImageProcessor.from_pretrained(source, backend="pil")
+    return TrOCRProcessor(image_processor, AutoTokenizer.from_pretrained(source))
+
+
+def complete_settings(model: PreTrainedModel, processor: ProcessorMixin) -> None:
+    """Fill in what checkpoints leave open and both training and `generate` need: start, end and padding tokens.
+
+    Captions are a function of the picture: sampling is off where a checkpoint (Qwen-VL) has it on. The longest caption
+    is stated, since the default of `generate` (20 tokens, the prompt among them) would cut every one.
+    """
+    tokenizer, settings = processor.tokenizer, model.generation_config
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    config = model.config
+    if facts_of(config).layout == "encoder_decoder":
+        start = getattr(config, "decoder_start_token_id", None)
+        for candidate in (settings.decoder_start_token_id, config.decoder.bos_token_id, tokenizer.cls_token_id):
+            start = candidate if start is None else start
+        config.decoder_start_token_id = settings.decoder_start_token_id = start
+    end, known = end_token_id(processor, config), settings.eos_token_id
+    known = [] if known is None else known if isinstance(known, list) else [known]
+    if end not in known:
+        settings.eos_token_id = [*known, end] if known else end
+    if settings.pad_token_id is None:
+        settings.pad_token_id = tokenizer.pad_token_id
+    if settings.max_new_tokens is None:
+        settings.max_new_tokens, settings.max_length = DEFAULT_MAX_NEW_TOKENS, None
+    if settings.do_sample:
+        settings.update(do_sample=False, temperature=None, top_p=None, top_k=None)

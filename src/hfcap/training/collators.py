@@ -1,12 +1,14 @@
-"""From rows of pictures and references to the batches of the two model families."""
+"""From rows of pictures and references to the batches of every captioner."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from transformers import PreTrainedConfig
 
 from hfcap.errors import ConfigError
-from hfcap.generation.inputs import end_token_id, is_prompted, prompt_token_ids, vision_inputs
+from hfcap.generation.inputs import CaptionPrefix, encode_prefix, end_token_id, join_vision
+from hfcap.models.facts import facts_of, is_packable
 from hfcap.training.packing import pack_references, pad_rows
 
 
@@ -15,54 +17,78 @@ class CaptionCollator:
     """Collate rows `{captions, image | vision_features}` into a training batch.
 
     Args:
-        processor: processor of either family.
-        prompt: instruction before the caption (LLaVA-style models; encoder-decoders take none).
-        packing: lay all references of an image in one row behind one image; otherwise one row for each pair of image
-        and
-            reference, as stock trainers do. Loss and gradient are the same.
+        processor: processor of the captioner.
+        config: the captioner's config; it says which type of model the batch is for.
+        prompt: instruction before the caption, for the types that take one. A row's own `prompt` wins.
+        packing: lay all references of an image in one row behind one image; otherwise, and where the model cannot be
+            packed, one row for each pair of image and reference, as stock trainers do. Loss and gradient are the same.
         max_caption_tokens: longer references are cut, and still end in EOS.
 
-    The batch of B rows of length L has `input_ids`, `position_ids`, `segment_ids` and `shift_labels`, all (B, L) int64
-    (`decoder_input_ids` and `decoder_position_ids` for encoder-decoders), and `pixel_values` (B, 3, H, W) or
-    `vision_features` (B, N, D) in float32. `labels` is `shift_labels` again: `Trainer` counts targets only where a
-    batch has that name.
+    The batch of B rows of length L has `input_ids`, `segment_ids` and `shift_labels`, all (B, L) int64
+    (`decoder_input_ids` for encoder-decoders), for packable models `position_ids`, for some types token types, and the
+    tensors of the pictures: `pixel_values` (B, 3, H, W) or what the type's processor gives, or `vision_features`
+    (B, N, D) in float32. `labels` is `shift_labels` again: `Trainer` counts targets only where a batch has that name.
     """
 
     processor: object
+    config: PreTrainedConfig
     prompt: str | None = None
     packing: bool = True
     max_caption_tokens: int = 64
 
     def __post_init__(self):
-        self.prefix_ids = prompt_token_ids(self.processor, self.prompt)
-        if self.prefix_ids[-1] == getattr(self.processor, "image_token_id", None):
+        self.facts = facts_of(self.config)
+        self.packable = is_packable(self.config)
+        self.packing = self.packing and self.packable
+
+    def prefix(self, row: dict) -> CaptionPrefix:
+        """Encode the picture and the prompt of a row.
+
+        Raises:
+            ConfigError: the prompt ends in an image token: packed rows repeat its last token, which must be text.
+        """
+        prefix = encode_prefix(self.processor, self.config, row, self.prompt)
+        if self.packing and self.facts.image_tokens and prefix.input_ids[-1] == self.config.image_token_id:
             raise ConfigError(
                 f"prompt: {self.prompt!r} leaves an image token right before the caption, and a caption starts "
                 "from text: give a prompt, or a chat template with text after the image"
             )
+        return prefix
 
     def targets(self, captions: Sequence[str]) -> list[list[int]]:
         """Token ids of each caption, cut to `max_caption_tokens` with EOS as the last."""
         encoded = self.processor.tokenizer(list(captions), add_special_tokens=False)["input_ids"]
-        return [[*ids[: self.max_caption_tokens - 1], end_token_id(self.processor)] for ids in encoded]
+        end = end_token_id(self.processor, self.config)
+        return [[*ids[: self.max_caption_tokens - 1], end] for ids in encoded]
 
     def collate(
-        self, targets: Sequence[Sequence[list[int]]], vision: dict[str, torch.Tensor]
+        self, prefixes: Sequence[CaptionPrefix], targets: Sequence[Sequence[list[int]]]
     ) -> dict[str, torch.Tensor]:
-        """Collate the target token ids of each image's captions, and the tensors of the pictures, one row an image."""
-        groups = targets if self.packing else [[target] for image_targets in targets for target in image_targets]
-        batch = pad_rows(
-            [pack_references(self.prefix_ids, group) for group in groups], self.processor.tokenizer.pad_token_id
-        )
+        """Collate pictures with their prompts, and the target token ids of each one's captions."""
+        text_rows, pictures = [], []
+        for prefix, own in zip(prefixes, targets, strict=True):
+            groups = [own] if self.packing else [[target] for target in own]
+            text_rows += [self._text_row(prefix, group) for group in groups]
+            pictures += [prefix.vision] * len(groups)
+        padding = {self.facts.token_types: self.facts.caption_token_type} if self.facts.token_types else {}
+        batch = pad_rows(text_rows, self.processor.tokenizer.pad_token_id, **padding)
         batch["labels"] = batch["shift_labels"]
-        if not is_prompted(self.processor):
-            batch["decoder_input_ids"] = batch.pop("input_ids")
-            batch["decoder_position_ids"] = batch.pop("position_ids")
-        if not self.packing:
-            images = [number for number, image_targets in enumerate(targets) for _ in image_targets]
-            vision = {key: value[images] for key, value in vision.items()}
-        return batch | vision
+        if not self.packable:
+            # Such models number positions in their own way.
+            del batch["position_ids"]
+        if self.facts.layout == "encoder_decoder":
+            for name in ("input_ids", "position_ids"):
+                if name in batch:
+                    batch[f"decoder_{name}"] = batch.pop(name)
+        return batch | join_vision(pictures)
 
     def __call__(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
         """Collate `rows`."""
-        return self.collate([self.targets(row["captions"]) for row in rows], vision_inputs(self.processor, rows))
+        return self.collate([self.prefix(row) for row in rows], [self.targets(row["captions"]) for row in rows])
+
+    def _text_row(self, prefix: CaptionPrefix, targets: Sequence[list[int]]) -> dict[str, list[int]]:
+        row = pack_references(prefix.input_ids, targets)
+        if self.facts.token_types:  # one target: models with token types are not packable
+            rest = len(row["input_ids"]) - len(prefix.token_types)
+            row[self.facts.token_types] = prefix.token_types + [self.facts.caption_token_type] * rest
+        return row

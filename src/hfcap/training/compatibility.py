@@ -1,18 +1,25 @@
 """What works with what: one table, asked before any weights load."""
 
 import json
+import logging
 import os
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Literal
 
+from transformers import PreTrainedConfig
+
 from hfcap.errors import ConfigError
+from hfcap.models.facts import FACTS, facts_of_type, is_packable
 from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, ModelArguments
 from hfcap.training.strategies import TRAINED_PARTS
+
+logger = logging.getLogger(__name__)
 
 Backend = Literal["single", "ddp", "fsdp", "zero1", "zero2", "zero3"]
 
 UNTESTED = "untested"
+NATIVE = "tests/training/test_native_captioners.py"
 
 # (family, strategy) -> backend -> the test that shows it, or "untested". A pair or a backend that is missing is
 # refused.
@@ -37,7 +44,16 @@ SUPPORT: dict[tuple[str, str], dict[Backend, str]] = {
         "fsdp": UNTESTED,
     },
     ("encoder_decoder", "frozen_encoder"): {"single": "tests/training/test_strategies.py", "ddp": UNTESTED},
+    # Which native types each strategy is tested with: docs/models.md.
+    ("native", "full"): {"single": NATIVE, "ddp": UNTESTED, "zero2": UNTESTED, "zero3": UNTESTED, "fsdp": UNTESTED},
+    ("native", "frozen_encoder"): {"single": NATIVE, "ddp": UNTESTED},
+    ("native", "projector"): {"single": NATIVE, "ddp": UNTESTED},
+    ("native", "lora"): {"single": NATIVE, "ddp": UNTESTED, "zero2": UNTESTED},
+    ("native", "qlora"): {"single": NATIVE, "ddp": UNTESTED},
 }
+
+# hfcap's own model types; all others are native ones of transformers.
+FAMILIES = {"hfcap_llava": "llava", "hfcap_encoder_decoder": "encoder_decoder"}
 
 
 def current_backend(environment: Mapping[str, str] = os.environ) -> Backend:
@@ -53,27 +69,49 @@ def current_backend(environment: Mapping[str, str] = os.environ) -> Backend:
     return "ddp" if int(environment.get("WORLD_SIZE", "1")) > 1 else "single"
 
 
-def check_supported(args: ModelArguments, family: str, backend: Backend) -> None:
+def check_supported(args: ModelArguments, model_type: str, backend: Backend) -> None:
     """Refuse what cannot work.
 
     Raises:
-        ConfigError: the strategy does not fit the family or the backend, or cached features do not fit the strategy.
+        ConfigError: the strategy does not fit the model type or the backend, or cached features do not fit the model
+            type or the strategy.
     """
-    backends = SUPPORT.get((family, args.strategy))
-    if backends is None:
-        offered = [strategy for known, strategy in SUPPORT if known == family]
+    facts, family = facts_of_type(model_type), FAMILIES.get(model_type, "native")
+    if args.strategy not in facts.strategies:
         raise ConfigError(
-            f"strategy {args.strategy!r} is not offered for {family}: choose one of {', '.join(offered)}"
+            f"strategy {args.strategy!r} is not offered for {model_type}: choose one of {', '.join(facts.strategies)}"
         )
+    backends = SUPPORT[family, args.strategy]
     if backend not in backends:
         raise ConfigError(
-            f"strategy {args.strategy!r} of {family} is not offered on {backend}: use one of {', '.join(backends)}"
+            f"strategy {args.strategy!r} of {model_type} is not offered on {backend}: use one of {', '.join(backends)}"
+        )
+    if args.feature_cache and not facts.feature_cache:
+        able = ", ".join(name for name, other in FACTS.items() if other.feature_cache)
+        raise ConfigError(
+            f"feature_cache: {model_type} takes no cached features ({able} do): set feature_cache: false"
         )
     if args.feature_cache and "encoder" in TRAINED_PARTS[args.strategy]:
         raise ConfigError(
             f"feature_cache needs a frozen encoder, and strategy {args.strategy!r} trains it: "
             "set strategy: frozen_encoder, or feature_cache: false"
         )
+
+
+def choose_packing(packing: Literal["auto", "always", "never"], config: PreTrainedConfig) -> bool:
+    """Whether a run lays all references of an image behind one copy of it.
+
+    Raises:
+        ConfigError: "always" for a model whose packed rows are not known to give the gradient of separate ones.
+    """
+    if packing == "never" or is_packable(config):
+        return packing != "never"
+    language_model = config.get_text_config(decoder=True).model_type
+    reason = f"{config.model_type} with {language_model} is not among the models whose packed rows are exact"
+    if packing == "always":
+        raise ConfigError(f"packing: {reason} (docs/models.md lists them); set packing: auto for one row a reference")
+    logger.info("one row a reference, no packing: %s", reason)
+    return False
 
 
 def check_data(data_args: DataArguments, model_args: ModelArguments, args: CaptionTrainingArguments) -> None:

@@ -65,7 +65,7 @@ def describe_run(model: nn.Module, collator: CaptionCollator, data: CaptionDatas
 def _timed_step(model: nn.Module, batch: dict[str, torch.Tensor]) -> float:
     model.train()
     start = time.perf_counter()
-    inputs = model_inputs({k: v.to(model.device) for k, v in batch.items()}, model.dtype)
+    inputs = model_inputs({k: v.to(model.device) for k, v in batch.items()}, model)
     labels = inputs.pop("labels")
     token_loss(model(**inputs), labels).backward()
     if torch.cuda.is_available():

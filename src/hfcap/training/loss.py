@@ -2,6 +2,8 @@
 
 import torch
 
+from hfcap.training.packing import IGNORE_INDEX
+
 # A chunk of float32 logits that stays in a processor's cache, or that fills a GPU and is small beside its memory.
 CHUNK_ELEMENTS = {"cpu": 2**21, "other": 2**26}
 
@@ -20,16 +22,20 @@ def token_loss(
     (https://github.com/huggingface/transformers/issues/47688).
 
     Args:
-        outputs: model output whose `logits` are (N, vocabulary), one row for each target. The backward pass writes the
-            gradient over them.
-        labels: (N,) int64, the targets themselves, already shifted; none of them is -100.
+        outputs: model output whose `logits` are (N, vocabulary), one row for each target, or (B, L, vocabulary). The
+            backward pass writes the gradient over them.
+        labels: (N,) or (B, L) int64, already shifted: what each row of `logits` must predict, -100 for nothing.
         num_items_in_batch: target tokens in the optimizer step; those of this batch where it is not given.
         label_smoothing: mass spread evenly over the vocabulary (Szegedy et al., 2016).
 
     Returns:
         Scalar float32, in nats a token.
     """
-    total = _CrossEntropySum.apply(outputs.logits, labels, label_smoothing)
+    logits = outputs.logits
+    if labels.ndim == 2:  # of a model whose head cannot run on target positions alone
+        keep = labels != IGNORE_INDEX
+        logits, labels = logits[keep], labels[keep]
+    total = _CrossEntropySum.apply(logits, labels, label_smoothing)
     return total / (labels.numel() if num_items_in_batch is None else num_items_in_batch)
 
 

@@ -7,11 +7,12 @@ from pathlib import Path
 import torch
 from peft import LoraConfig, PeftConfig, PeftModel
 from safetensors.torch import load_file
-from transformers import AutoConfig, AutoModelForImageTextToText, AutoProcessor, PreTrainedModel
+from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
 import hfcap.models  # noqa: F401  (registers the Auto classes)
 from hfcap.errors import ConfigError, VerificationError
 from hfcap.hub.checkpoint_files import check_checkpoint
+from hfcap.training.build import complete_settings, load_processor
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
@@ -145,10 +146,12 @@ def merge_adapter(
     before = {name: tensor.clone() if name in weights.lora else tensor for name, tensor in model.state_dict().items()}
     merged = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
     check_merge(before, merged.state_dict(), weights)
+    # The adapter's processor knows the prompt it was trained with, the base's does not.
+    processor = load_processor(str(adapter))
+    complete_settings(merged, processor)
     if folder is not None:
         merged.save_pretrained(folder)
-        # The adapter's processor knows the prompt it was trained with, the base's does not.
-        AutoProcessor.from_pretrained(adapter, backend="pil").save_pretrained(folder)
+        processor.save_pretrained(folder)
     return merged.eval()
 
 

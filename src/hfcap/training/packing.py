@@ -56,13 +56,17 @@ def pack_references(prefix_ids: Sequence[int], targets: Sequence[Sequence[int]])
     return row
 
 
-def pad_rows(rows: Sequence[dict[str, list[int]]], pad_token_id: int) -> dict[str, torch.Tensor]:
-    """Right-pad packed rows to one length: tensors (B, L) of int64 under the keys of `pack_references`."""
+def pad_rows(rows: Sequence[dict[str, list[int]]], pad_token_id: int, **further: int) -> dict[str, torch.Tensor]:
+    """Right-pad packed rows to one length: tensors (B, L) of int64 under the keys of `pack_references`.
+
+    `further` names other keys of the rows, each with the value it is padded with.
+    """
     padding = {
         "input_ids": pad_token_id,
         "position_ids": 0,
         "segment_ids": PADDING_SEGMENT,
         "shift_labels": IGNORE_INDEX,
+        **further,
     }
     length = max(len(row["input_ids"]) for row in rows)
     return {

@@ -17,7 +17,8 @@ import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
-from hfcap.generation.inputs import end_token_id, vision_inputs
+from hfcap.generation.caption import generate_tokens
+from hfcap.generation.inputs import CaptionPrefix, end_token_id
 from hfcap.metrics.reward import CiderDReward
 from hfcap.training.arguments import CaptionTrainingArguments
 from hfcap.training.collators import CaptionCollator
@@ -97,27 +98,28 @@ def policy_gradient_loss(
     return -(token_advantages * log_probabilities).sum() / num_captions
 
 
-def cut_at_end(tokens: torch.Tensor, end_id: int) -> list[list[int]]:
-    """Cut sampled rows (N, L) after their first end token; a row without one stays whole."""
-    rows = tokens.tolist()
-    return [row[: row.index(end_id) + 1] if end_id in row else row for row in rows]
+def cut_at_end(tokens: list[int], end_id: int) -> list[int]:
+    """Cut sampled tokens after their first end token; without one they stay whole."""
+    return tokens[: tokens.index(end_id) + 1] if end_id in tokens else tokens
 
 
 @dataclass
 class PictureCollator:
     """Collate rows `{image_id, image | vision_features}` into pictures to sample captions for.
 
-    The batch has the pictures' tensors, `image_ids` (B strings), and `labels`, zeros (B, num_samples) int64: `Trainer`
-    counts what is not -100 in them, and so knows the number of captions in an optimizer step.
+    The batch has `prefixes`, the pictures with their prompts, `image_ids` (B strings), and `labels`, zeros
+    (B, num_samples) int64: `Trainer` counts what is not -100 in them, and so knows the number of captions in an
+    optimizer step.
     """
 
-    processor: object
+    collator: CaptionCollator
     num_samples: int
 
     def __call__(self, rows: Sequence[dict]) -> dict:
         """Collate `rows`."""
         labels = torch.zeros(len(rows), self.num_samples, dtype=torch.int64)
-        return {"image_ids": [row["image_id"] for row in rows], "labels": labels} | vision_inputs(self.processor, rows)
+        prefixes = [self.collator.prefix(row) for row in rows]
+        return {"image_ids": [row["image_id"] for row in rows], "labels": labels, "prefixes": prefixes}
 
 
 class ScstTrainer(CaptionTrainer):
@@ -144,36 +146,34 @@ class ScstTrainer(CaptionTrainer):
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:
         """Load pictures only: references are inside the reward."""
         collator = self.data_collator
-        self.data_collator = PictureCollator(collator.processor, self.args.num_samples)
+        self.data_collator = PictureCollator(collator, self.args.num_samples)
         try:
             return super().get_train_dataloader()
         finally:
             self.data_collator = collator
 
-    def sample(self, model: PreTrainedModel, vision: dict[str, torch.Tensor]) -> list[list[int]]:
+    def sample(self, model: PreTrainedModel, prefixes: Sequence[CaptionPrefix]) -> list[list[int]]:
         """Sample captions from the model's distribution: token ids, (B * num_samples) lists, EOS last if reached."""
         collator = self.data_collator
-        inputs = dict(vision)
-        if not model.config.is_encoder_decoder:
-            batch_size = len(next(iter(vision.values())))
-            input_ids = torch.tensor([collator.prefix_ids] * batch_size, device=model.device)
-            inputs |= {"input_ids": input_ids, "attention_mask": torch.ones_like(input_ids)}
         was_training = model.training
         model.train(was_training and self.args.sampling_dropout)
         with torch.no_grad():
-            tokens = model.generate(
-                **inputs,
+            tokens = generate_tokens(
+                model,
+                collator.processor,
+                prefixes,
                 **PLAIN_SAMPLING,
                 num_return_sequences=self.args.num_samples,
                 max_new_tokens=collator.max_caption_tokens,
             )
         model.train(was_training)
-        # What stands before the caption: the start token alone, or the prompt.
-        return cut_at_end(tokens[:, len(collator.prefix_ids) :], end_token_id(collator.processor))
+        end_id = end_token_id(collator.processor, collator.config)
+        return [cut_at_end(row, end_id) for row in tokens]
 
     def score(self, captions: list[list[int]], image_ids: list[str]) -> torch.Tensor:
         """Reward of sampled captions, (B, num_samples) float32."""
-        end_id, tokenizer = end_token_id(self.processing_class), self.processing_class.tokenizer
+        end_id = end_token_id(self.processing_class, self.data_collator.config)
+        tokenizer = self.processing_class.tokenizer
         texts = tokenizer.batch_decode(captions, skip_special_tokens=True)
         texts = [with_end(text) if ids[-1] == end_id else text for text, ids in zip(texts, captions, strict=True)]
         each = [image_id for image_id in image_ids for _ in range(self.args.num_samples)]
@@ -181,17 +181,17 @@ class ScstTrainer(CaptionTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Sample, score, and compute `policy_gradient_loss` of a batch of pictures."""
-        image_ids, labels = inputs.pop("image_ids"), inputs.pop("labels")
+        image_ids, labels, prefixes = (inputs.pop(name) for name in ("image_ids", "labels", "prefixes"))
         own_model = self.accelerator.unwrap_model(model)
-        captions = self.sample(own_model, inputs)
+        captions = self.sample(own_model, prefixes)
         rewards = self.score(captions, image_ids)
         lengths = torch.tensor([len(ids) for ids in captions])
         self._sampled += torch.tensor([len(captions), rewards.sum(), lengths.sum()], dtype=torch.float64)
 
         each = self.args.num_samples
         per_image = [captions[start : start + each] for start in range(0, len(captions), each)]
-        batch = self._prepare_inputs(self.data_collator.collate(per_image, inputs))
-        batch = model_inputs(batch, own_model.dtype)
+        batch = self._prepare_inputs(self.data_collator.collate(prefixes, per_image))
+        batch = model_inputs(batch, own_model)
         sampled_tokens = batch.pop("labels")
         outputs = model(**batch)
         loss = policy_gradient_loss(

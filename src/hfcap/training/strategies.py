@@ -2,17 +2,13 @@
 
 import math
 from collections import Counter
-from typing import Literal
 
 import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
-Part = Literal["encoder", "projector", "lm"]
-
-ENCODER_PREFIXES = ("model.vision_tower.", "encoder.")
-LM_PREFIXES = ("model.language_model.", "lm_head.", "decoder.")
+from hfcap.models.facts import CaptionerFacts, Part, facts_of
 
 # The parts that train, whole, in each strategy. LoRA's own matrices come on top.
 TRAINED_PARTS: dict[str, tuple[Part, ...]] = {
@@ -24,18 +20,18 @@ TRAINED_PARTS: dict[str, tuple[Part, ...]] = {
 }
 
 
-def part_of(parameter_name: str) -> Part:
+def part_of(name: str, facts: CaptionerFacts) -> Part:
     """Say which part of the captioner a parameter or module belongs to, behind a PEFT wrapper or not.
 
-    What is neither encoder nor language model is the projector: for encoder-decoders that is all between the two.
+    Of several prefixes that fit, the longest counts (Qwen's projector lies inside its encoder).
     """
-    name = parameter_name.removeprefix("base_model.model.")
-    if name.startswith(ENCODER_PREFIXES):
-        return "encoder"
-    return "lm" if name.startswith(LM_PREFIXES) else "projector"
+    name = name.removeprefix("base_model.model.")
+    prefixes = {prefix: part for part in ("encoder", "projector", "lm") for prefix in getattr(facts, part)}
+    fitting = [prefix for prefix in prefixes if name.startswith(prefix)]
+    return prefixes[max(fitting, key=len)] if fitting else "projector"
 
 
-def four_bit_config(compute_dtype: torch.dtype) -> BitsAndBytesConfig:
+def four_bit_config(facts: CaptionerFacts, compute_dtype: torch.dtype) -> BitsAndBytesConfig:
     """NF4 with double quantisation for the language model alone (QLoRA, Dettmers et al., 2023).
 
     The skip list needs full module names: on a v5 LLaVA "vision_tower" matches nothing, silently.
@@ -45,7 +41,10 @@ def four_bit_config(compute_dtype: torch.dtype) -> BitsAndBytesConfig:
         bnb_4bit_quant_type="nf4",
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=compute_dtype,
-        llm_int8_skip_modules=["model.vision_tower", "model.multi_modal_projector", "lm_head"],
+        llm_int8_skip_modules=[
+            *(prefix.removesuffix(".") for prefix in (*facts.encoder, *facts.projector)),
+            *facts.head,
+        ],
     )
 
 
@@ -56,7 +55,8 @@ def compute_dtype() -> torch.dtype:
 
 def four_bit_parts(model: nn.Module) -> Counter:
     """Count the 4-bit parameters of each part."""
-    return Counter(part_of(name) for name, p in model.named_parameters() if type(p).__name__ == "Params4bit")
+    facts = facts_of(model.config)
+    return Counter(part_of(name, facts) for name, p in model.named_parameters() if type(p).__name__ == "Params4bit")
 
 
 def check_only_lm_is_four_bit(model: nn.Module) -> None:
@@ -70,12 +70,13 @@ def check_only_lm_is_four_bit(model: nn.Module) -> None:
 def lora_targets(model: PreTrainedModel) -> list[str]:
     """Full names of the language model's linear layers, the LM head excepted."""
     # 4-bit layers derive from nn.Linear; GPT-2 writes its linear layers as Conv1D.
+    facts = facts_of(model.config)
     return [
         name
         for name, module in model.named_modules()
-        if part_of(name) == "lm"
+        if part_of(name, facts) == "lm"
         and (isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D")
-        and module is not model.get_output_embeddings()
+        and not f"{name}.".startswith(tuple(f"{head}." for head in facts.head))
     ]
 
 
@@ -85,7 +86,7 @@ def apply_strategy(
     """Freeze what the strategy does not train, and add LoRA where it asks for it.
 
     Args:
-        model: captioner of either family; for "qlora" loaded with `four_bit_config`.
+        model: a captioner; for "qlora" loaded in 4 bits.
         strategy: a key of `TRAINED_PARTS`.
         lora_r: rank of the LoRA matrices (Hu et al., 2021).
         lora_alpha: their scale: the update is multiplied by `lora_alpha / lora_r`.
@@ -97,28 +98,33 @@ def apply_strategy(
     if strategy == "qlora":
         check_only_lm_is_four_bit(model)
     if strategy in ("lora", "qlora"):
-        projector = sorted({name.split(".")[-1] for name, _ in _projector_modules(model)})
         config = LoraConfig(
             r=lora_r,
             lora_alpha=lora_alpha,
             lora_dropout=lora_dropout,
             target_modules=lora_targets(model),
-            modules_to_save=projector,
+            modules_to_save=projector_modules(model) or None,
         )
         return get_peft_model(model, config)
+    facts = facts_of(model.config)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(part_of(name) in TRAINED_PARTS[strategy])
+        parameter.requires_grad_(part_of(name, facts) in TRAINED_PARTS[strategy])
     return model
 
 
-def _projector_modules(model: nn.Module) -> list[tuple[str, nn.Module]]:
-    """The outermost modules that belong to the projector."""
+def projector_modules(model: nn.Module) -> list[str]:
+    """Full names of the outermost modules that hold parameters and belong to the projector."""
+    facts = facts_of(model.config)
+    mixed = {""}  # modules that hold other parts as well
+    for name, _ in model.named_parameters():
+        if part_of(name, facts) != "projector":
+            parents = name.split(".")[:-1]
+            mixed |= {".".join(parents[:depth]) for depth in range(1, len(parents) + 1)}
     own = [
-        (name, m)
-        for name, m in model.named_modules()
-        if name not in ("", "model") and part_of(name + ".") == "projector"
+        name for name, module in model.named_modules() if name not in mixed and any(True for _ in module.parameters())
     ]
-    return [(name, m) for name, m in own if not any(name.startswith(outer + ".") for outer, _ in own)]
+    own = [name for name in own if part_of(f"{name}.", facts) == "projector"]
+    return [name for name in own if not any(name.startswith(f"{outer}.") for outer in own)]
 
 
 def parameter_groups(
@@ -132,10 +138,11 @@ def parameter_groups(
         weight_decay: its factor.
         learning_rates: one for each part.
     """
+    facts = facts_of(model.config)
     groups: dict[tuple[Part, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups.setdefault((part_of(name), name in decay_names), []).append(parameter)
+            groups.setdefault((part_of(name, facts), name in decay_names), []).append(parameter)
     return [
         {"params": parameters, "lr": learning_rates[part], "weight_decay": weight_decay if decay else 0.0}
         for (part, decay), parameters in groups.items()
@@ -144,13 +151,14 @@ def parameter_groups(
 
 def parameter_table(model: nn.Module) -> str:
     """Table of all and trainable parameters of each part, for people."""
+    facts = facts_of(model.config)
     total, trainable = Counter(), Counter()
     for name, parameter in model.named_parameters():
         # A 4-bit tensor packs two weights in a byte; its quantisation state knows the original shape.
         state = getattr(parameter, "quant_state", None)
         count = math.prod(state.shape) if state is not None else parameter.numel()
-        total[part_of(name)] += count
-        trainable[part_of(name)] += count if parameter.requires_grad else 0
+        total[part_of(name, facts)] += count
+        trainable[part_of(name, facts)] += count if parameter.requires_grad else 0
     lines = [f"{'part':<10} {'parameters':>12} {'trainable':>12}"]
     lines += [f"{part:<10} {total[part]:>12,} {trainable[part]:>12,}" for part in ("encoder", "projector", "lm")]
     lines.append(f"{'all':<10} {total.total():>12,} {trainable.total():>12,}")

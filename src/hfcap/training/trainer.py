@@ -4,32 +4,42 @@ from functools import partial
 
 import torch
 from accelerate.utils import gather_object
-from transformers import Trainer
+from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
 from hfcap.generation.caption import caption_rows
 from hfcap.metrics import compute_metrics
+from hfcap.models.facts import facts_of, is_packable
+from hfcap.models.model_utils import keep_frozen_in_eval
 from hfcap.training.dataset import CaptionDataset, EpochSampler
 from hfcap.training.loss import token_loss
-from hfcap.training.packing import IGNORE_INDEX, attention_mask_from_segments
+from hfcap.training.packing import IGNORE_INDEX, PADDING_SEGMENT, attention_mask_from_segments
 from hfcap.training.strategies import parameter_groups
 
 CAPTION_METRICS = ("bleu", "rouge_l", "cider")
 
 
-def model_inputs(batch: dict[str, torch.Tensor], dtype: torch.dtype) -> dict[str, torch.Tensor]:
-    """Turn a collated batch into the model's arguments and flat `labels`.
+def model_inputs(batch: dict[str, torch.Tensor], model: PreTrainedModel) -> dict[str, torch.Tensor]:
+    """Turn a collated batch into the model's arguments and `labels`.
 
-    The mask is built here, on the device, from `segment_ids`; the head runs on target positions only, so `labels` are
-    the (N,) targets in the order of the model's (N, vocabulary) logits.
+    The mask is built here, on the device, from `segment_ids`: 4-D where the model can be packed, else (B, L). Where
+    the head can run on target positions alone it does, and `labels` are the (N,) targets in the order of the model's
+    (N, vocabulary) logits; elsewhere they are (B, L) for logits of (B, L, vocabulary).
     """
+    facts, packable = facts_of(model.config), is_packable(model.config)
     inputs = dict(batch)
-    mask = attention_mask_from_segments(inputs.pop("segment_ids"), dtype)
-    shift_labels = inputs.pop("shift_labels")
-    keep = shift_labels != IGNORE_INDEX
-    prefix = "decoder_" if "decoder_input_ids" in inputs else ""
-    inputs |= {f"{prefix}attention_mask": mask, f"{prefix}logits_to_keep": keep, "labels": shift_labels[keep]}
-    return inputs | {"use_cache": False}
+    segment_ids, labels = inputs.pop("segment_ids"), inputs.pop("shift_labels")
+    prefix = "decoder_" if facts.layout == "encoder_decoder" else ""
+    if packable:
+        inputs[f"{prefix}attention_mask"] = attention_mask_from_segments(segment_ids, model.dtype)
+    else:
+        inputs[f"{prefix}attention_mask"] = (segment_ids != PADDING_SEGMENT).long()
+    if facts.logits == "targets" and (packable or facts.layout == "decoder_only"):
+        keep = labels != IGNORE_INDEX
+        inputs[f"{prefix}logits_to_keep"], labels = keep, labels[keep]
+    elif facts.logits == "text":
+        inputs[f"{prefix}logits_to_keep"] = labels.shape[1]
+    return inputs | {"labels": labels, "use_cache": False}
 
 
 class CaptionTrainer(Trainer):
@@ -54,6 +64,8 @@ class CaptionTrainer(Trainer):
             compute_loss_func=partial(token_loss, label_smoothing=args.label_smoothing_factor),
             **kwargs,
         )
+        # `Trainer` would hand the number of targets to models that do not know what it is.
+        self.model_accepts_loss_kwargs = False
         self.sample_captions: list[tuple[str, str]] = []
 
     def _get_train_sampler(self, train_dataset=None) -> EpochSampler:
@@ -76,7 +88,9 @@ class CaptionTrainer(Trainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Compute `token_loss` of a collated batch."""
-        inputs = model_inputs(inputs, self.model.dtype)
+        if self.model.training:
+            keep_frozen_in_eval(self.model)  # stock models do not do it in their train()
+        inputs = model_inputs(inputs, self.model)
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     @torch.inference_mode()
@@ -88,10 +102,12 @@ class CaptionTrainer(Trainer):
         totals = torch.zeros(2, dtype=torch.float64, device=self.args.device)  # summed loss, number of targets
         for start in range(0, len(mine), size):
             batch = self.data_collator([dataset[i] for i in mine[start : start + size]])
-            inputs = model_inputs(self._prepare_inputs(batch), self.model.dtype)
+            inputs = model_inputs(self._prepare_inputs(batch), self.model)
             labels = inputs.pop("labels")
             loss = token_loss(self.model(**inputs), labels, num_items_in_batch=1)
-            totals += torch.tensor([loss, labels.numel()], dtype=torch.float64, device=self.args.device)
+            totals += torch.tensor(
+                [loss, (labels != IGNORE_INDEX).sum()], dtype=torch.float64, device=self.args.device
+            )
         summed, targets = self.accelerator.reduce(totals, "sum").tolist()
         return summed / targets
 

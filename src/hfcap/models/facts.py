@@ -1,0 +1,192 @@
+"""What training and captioning must know of a model type, in one table; nothing else tells captioners apart.
+
+A new model type is a new row: read its modeling and processing files, fill in the facts, and let
+`tests/training/test_native_captioners.py` say whether they are true. Facts are data: no classes, no functions.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+from transformers import PreTrainedConfig
+
+from hfcap.errors import ConfigError
+
+Part = Literal["encoder", "projector", "lm"]
+
+ALL_STRATEGIES = ("full", "frozen_encoder", "projector", "lora", "qlora")
+WITHOUT_PROJECTOR = ("full", "frozen_encoder", "lora", "qlora")
+
+# Language models in which packed rows give the gradient of separate ones: they take 4-D masks and explicit positions.
+# Text decoders with cross-attention to the image come last.
+PACKABLE_DECODERS = ("llama", "mistral", "qwen2", "qwen3", "gpt2", "opt")
+PACKABLE_CROSS_ATTENTION = ("gpt2", "bert")
+
+
+@dataclass(frozen=True)
+class CaptionerFacts:
+    """Facts of one model type.
+
+    Attributes:
+        encoder: full name prefixes of the vision encoder's parameters and modules. Full, since a bare "vision_tower"
+            matches nothing in a list of modules to leave unquantised, silently.
+        projector: the same of what stands between the two, where it lies inside one of them or can stay out of 4 bits
+            by name; a parameter that has none of these prefixes belongs to the projector as well.
+        lm: the same of the language model.
+        head: its output layer, which LoRA leaves alone and which stays out of 4 bits.
+        strategies: what `strategy` may be.
+        layout: "decoder_only", the caption goes on where the prompt ends (`input_ids`), or "encoder_decoder", the
+            caption is a sequence of its own (`decoder_input_ids`).
+        prompt: how the instruction is written: by the processor's "chat" template, as "text" right after the image, or
+            "none".
+        image_tokens: whether the processor writes image tokens into the prompt, one for each image feature. Without
+            them the model prepends the features itself (GIT) or attends to them (BLIP, encoder-decoders).
+        start_token: setting of the model's config that names the token before the prompt, for types without image
+            tokens (the others leave it to tokenizer and template). Dots go into sub-configs.
+        end_token: setting that names the token that ends a caption; None: the tokenizer's EOS, or SEP where it has no
+            EOS.
+        token_types: name of the per-token input that the processor computes for the prompt and the collator goes on
+            for the caption (PaliGemma: prefix or suffix; Gemma 3 and Qwen: which tokens are an image).
+        caption_token_type: its value for caption tokens.
+        packable: language models (their `model_type`) with which packed rows give the loss and the gradient of
+            separate rows; shown for each by a test.
+        logits: for which positions the head computes vocabulary logits while training: the "targets" (the model, or a
+            packable decoder, takes a boolean `logits_to_keep`), or the "text" (an integer: the last so many).
+        generate_drops_last: `generate` cuts the last prompt token off (BLIP expects SEP there).
+        generate_by: the part whose `generate`, and whose generation settings, the model's own `generate` uses.
+        feature_cache: whether the model takes `vision_features`, the raw output of a frozen encoder.
+    """
+
+    encoder: tuple[str, ...]
+    projector: tuple[str, ...]
+    lm: tuple[str, ...]
+    head: tuple[str, ...] = ("lm_head",)
+    strategies: tuple[str, ...] = ALL_STRATEGIES
+    layout: Literal["decoder_only", "encoder_decoder"] = "decoder_only"
+    prompt: Literal["chat", "text", "none"] = "chat"
+    image_tokens: bool = True
+    start_token: str | None = None
+    end_token: str | None = None
+    token_types: str | None = None
+    caption_token_type: int = 0
+    packable: tuple[str, ...] = ()
+    logits: Literal["targets", "text"] = "targets"
+    generate_drops_last: bool = False
+    generate_by: str | None = None
+    feature_cache: bool = False
+
+
+_LLAVA_PARTS = {
+    "encoder": ("model.vision_tower.",),
+    "projector": ("model.multi_modal_projector.",),
+    "lm": ("model.language_model.", "lm_head."),
+}
+_ENCODER_DECODER = {
+    "encoder": ("encoder.",),
+    "projector": ("enc_to_dec_proj.",),
+    "lm": ("decoder.",),
+    "head": ("decoder.lm_head", "decoder.cls"),
+    "layout": "encoder_decoder",
+    "prompt": "none",
+    "image_tokens": False,
+    "start_token": "decoder_start_token_id",
+    "packable": PACKABLE_CROSS_ATTENTION,
+}
+
+_IDEFICS3 = {
+    "encoder": ("model.vision_model.",),
+    "projector": ("model.connector.",),
+    "lm": ("model.text_model.", "lm_head."),
+    "packable": PACKABLE_DECODERS,
+}
+# Their positions are three-dimensional and follow from the types of the tokens: not packed.
+_QWEN_VL = {
+    "encoder": ("model.visual.",),
+    "projector": ("model.visual.merger.", "model.visual.deepstack_merger_list."),
+    "lm": ("model.language_model.", "lm_head."),
+    "token_types": "mm_token_type_ids",
+}
+
+FACTS: dict[str, CaptionerFacts] = {
+    "hfcap_llava": CaptionerFacts(**_LLAVA_PARTS, packable=PACKABLE_DECODERS, feature_cache=True),
+    "hfcap_encoder_decoder": CaptionerFacts(
+        **_ENCODER_DECODER, strategies=("full", "frozen_encoder"), feature_cache=True
+    ),
+    "llava": CaptionerFacts(**_LLAVA_PARTS, packable=PACKABLE_DECODERS),
+    "idefics3": CaptionerFacts(**_IDEFICS3),
+    "smolvlm": CaptionerFacts(**_IDEFICS3),
+    "llava_onevision": CaptionerFacts(**_LLAVA_PARTS, packable=PACKABLE_DECODERS),
+    "internvl": CaptionerFacts(**_LLAVA_PARTS, packable=PACKABLE_DECODERS),
+    "qwen2_5_vl": CaptionerFacts(**_QWEN_VL),
+    "qwen3_vl": CaptionerFacts(**_QWEN_VL),
+    # The picture (in PaliGemma the whole prefix) is read in both directions: a mask of packed rows would lose that.
+    "gemma3": CaptionerFacts(**_LLAVA_PARTS, token_types="token_type_ids"),
+    "paligemma": CaptionerFacts(**_LLAVA_PARTS, prompt="text", token_types="token_type_ids", caption_token_type=1),
+    "blip-2": CaptionerFacts(
+        encoder=("vision_model.",),
+        projector=("qformer.", "language_projection."),
+        lm=("language_model.",),
+        head=("language_model.lm_head",),
+        prompt="text",
+        end_token="text_config.eos_token_id",
+        packable=PACKABLE_DECODERS,
+        generate_by="language_model",
+    ),
+    "blip": CaptionerFacts(
+        encoder=("vision_model.",),
+        projector=(),
+        lm=("text_decoder.",),
+        head=("text_decoder.cls",),
+        strategies=WITHOUT_PROJECTOR,
+        prompt="text",
+        image_tokens=False,
+        start_token="text_config.bos_token_id",
+        end_token="text_config.sep_token_id",
+        packable=("blip_text_model",),
+        generate_drops_last=True,
+        generate_by="text_decoder",
+    ),
+    # GIT puts its own columns for the picture before a 2-D mask, and cannot before a 4-D one.
+    "git": CaptionerFacts(
+        encoder=("git.image_encoder.",),
+        projector=("git.visual_projection.", "git.img_temporal_embedding."),
+        lm=("git.embeddings.", "git.encoder.", "output."),
+        head=("output",),
+        prompt="text",
+        image_tokens=False,
+        start_token="bos_token_id",
+        end_token="eos_token_id",
+        logits="text",
+    ),
+    "vision-encoder-decoder": CaptionerFacts(**_ENCODER_DECODER, strategies=WITHOUT_PROJECTOR),
+}
+
+
+def facts_of_type(model_type: str) -> CaptionerFacts:
+    """Look up the facts of a model type.
+
+    Raises:
+        ConfigError: there are none; the message names the file to extend.
+    """
+    if model_type not in FACTS:
+        raise ConfigError(
+            f"model: hfcap does not know captioners of type {model_type!r}; it knows {', '.join(FACTS)}. "
+            "Add its facts to the table in src/hfcap/models/facts.py"
+        )
+    return FACTS[model_type]
+
+
+def facts_of(config: PreTrainedConfig) -> CaptionerFacts:
+    """Look up the facts of the captioner that `config` describes."""
+    return facts_of_type(config.model_type)
+
+
+def is_packable(config: PreTrainedConfig) -> bool:
+    """Whether packed rows are known to give the gradient of separate rows with this captioner's language model."""
+    return config.get_text_config(decoder=True).model_type in facts_of(config).packable
+
+
+def setting_at(config: PreTrainedConfig, path: str) -> int | None:
+    """Value of a setting of a config, or of a sub-config where the path has dots."""
+    for name in path.split("."):
+        config = getattr(config, name, None)
+    return config
