@@ -11,9 +11,13 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from hfcap import cli, runs
 from hfcap.errors import ConfigError, VerificationError
+from hfcap.generation.inputs import caption_prompt, keep_caption_prompt
 from hfcap.hub import export, verify
 from hfcap.hub.export import export_run
+from hfcap.models.facts import FACTS
+from hfcap.training.build import load_processor
 from hfcap.training.merge import merge_adapter
+from native_models import BUILDERS, build_native
 
 FORMATS = {"native": {}, "hfcap": {"encoder": TINY_ENCODER}}
 
@@ -36,13 +40,27 @@ def test_auto_takes_the_most_native_form(make_run, in_process, tmp_path, family,
     assert not list(tmp_path.glob(".ready*"))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("family", ["llava", "encoder_decoder"])
-@pytest.mark.parametrize("form", ["native", "hfcap", "remote-code"])
-def test_every_form_loads_in_a_clean_process(make_run, tmp_path, family, form):
-    options = {} if form == "native" else {"encoder": TINY_ENCODER}
-    folder = export_run(make_run(family, **options), tmp_path / "ready", form)
-    assert (form == "remote-code") == ("auto_map" in json.loads((folder / "config.json").read_text()))
+def test_a_stock_captioner_is_shipped_as_it_is(make_run, in_process, tmp_path):
+    first = export_run(make_run(), tmp_path / "first")
+    second = export_run(first, tmp_path / "second", "native")
+    for name in ("model.safetensors", "config.json", "generation_config.json", "chat_template.jinja"):
+        assert (first / name).read_bytes() == (second / name).read_bytes(), name
+
+
+@pytest.mark.parametrize("model_type", BUILDERS)
+def test_native_captioners_stay_what_they_are(model_type, scene_rows, in_process, tmp_path):
+    captions = [caption for captions in scene_rows["captions"] for caption in captions]
+    model, processor = build_native(model_type, captions)
+    if FACTS[model_type].prompt != "none":
+        keep_caption_prompt(processor, "describe it")
+    for part in (model, processor):
+        part.save_pretrained(tmp_path / "tuned")
+    folder = export_run(tmp_path / "tuned", tmp_path / "ready")
+    record = json.loads((folder / "verification.json").read_text())
+    assert (record["format"], record["class"]) == ("native", type(model).__name__)
+    assert json.loads((folder / "config.json").read_text())["model_type"] == model_type
+    if FACTS[model_type].prompt != "none":
+        assert caption_prompt(load_processor(str(folder))) == "describe it"
 
 
 def test_weights_in_another_dtype_are_judged_by_cider(make_run, in_process, tmp_path, monkeypatch):

@@ -10,7 +10,7 @@ from typing import Any
 
 import torch
 from peft import PeftModel
-from transformers import AutoModelForImageTextToText, AutoProcessor, PreTrainedModel, ProcessorMixin
+from transformers import AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
 
 from hfcap import runs
 from hfcap.errors import ConfigError
@@ -22,6 +22,7 @@ from hfcap.hub.adapters import ADAPTER_CONFIG, Base, recorded_base, save_adapter
 from hfcap.hub.checkpoint_files import check_checkpoint
 from hfcap.hub.formats import choose_format, to_stock
 from hfcap.hub.pictures import NUM_COMPARED, NUM_JUDGED, pictures_of_run
+from hfcap.training.build import load_processor
 from hfcap.training.merge import check_merge, load_base, merge_adapter, read_adapter
 
 FORMATS = ("auto", "native", "hfcap", "remote-code")
@@ -178,7 +179,7 @@ def _load_model(source: Source, base: Base | None) -> tuple[PreTrainedModel, Pro
     if source.weights is None:
         print(f"Merging onto {base.name} in its original precision.")
         model = merge_adapter(base.name, source.adapter, revision=base.revision)
-        return model, AutoProcessor.from_pretrained(source.adapter, backend="pil")
+        return model, load_processor(str(source.adapter))
     model, processor = _load_as_saved(source.weights)
     check_merge(load_base(base.name, base.revision).state_dict(), model.state_dict(), read_adapter(source.adapter))
     print(f"Merge: {source.weights} is {base.name} with {source.adapter}, tensor by tensor.")
@@ -189,7 +190,7 @@ def _load_as_saved(weights: str) -> tuple[PreTrainedModel, ProcessorMixin]:
     """Model in its own dtype and with its own settings, both untouched, and processor."""
     check_checkpoint(weights)
     model = AutoModelForImageTextToText.from_pretrained(weights, use_safetensors=True).eval()
-    return model, AutoProcessor.from_pretrained(weights, backend="pil")
+    return model, load_processor(weights)
 
 
 def _need_references(rows: list[dict[str, Any]], whence: str) -> None:
@@ -206,7 +207,7 @@ def _write_adapter(folder: Path, source: Source, given: Base | None, pictures: S
     base = recorded if recorded.is_local or given is None else given
     read_adapter(source.adapter)
     model = PeftModel.from_pretrained(load_base(base.name, base.revision), str(source.adapter)).eval()
-    processor = AutoProcessor.from_pretrained(source.adapter, backend="pil")
+    processor = load_processor(str(source.adapter))
     rows, whence = pictures_of_run(source.run, pictures)
     images, prompt = [row["image"] for row in rows], caption_prompt(processor)
     expected = verify.expect(model, processor, images, prompt)

@@ -21,6 +21,7 @@ from transformers import (
 )
 
 from hfcap.errors import ConfigError
+from hfcap.generation.inputs import keep_caption_prompt
 from hfcap.models import (
     HfcapEncoderDecoderModel,
     HfcapLlavaForConditionalGeneration,
@@ -137,8 +138,8 @@ def to_stock(model: PreTrainedModel, processor: ProcessorMixin) -> tuple[PreTrai
 
 def _to_stock_llava(model, processor) -> tuple[LlavaForConditionalGeneration, LlavaProcessor]:
     config, prefix = model.config, _num_prefix_tokens(model.model.vision_tower, model.config)
-    # Stock processors save no settings but their own; tokenizers save what they do not know.
-    processor.tokenizer.init_kwargs["caption_prompt"] = processor.caption_prompt
+    if processor.caption_prompt is not None:
+        keep_caption_prompt(processor, processor.caption_prompt)
     # Stock "default" drops the first token of any encoder, CLS or not.
     strategy = "default" if prefix and config.vision_feature_select_strategy == "default" else "full"
     stock_config = LlavaConfig(

@@ -40,7 +40,7 @@ def pictures_of_run(
         known = {f.name: arguments[f.name] for f in fields(DataArguments) if f.name in arguments}
         data_args = DataArguments(**known)
         try:
-            split = load_split(data_args, data_args.eval_split, count)
+            split = load_split(data_args, data_args.eval_split, count, run)
         except (ConfigError, OSError) as error:
             print(f"The run's evaluation data is not to be had ({error}): embedded drawings take its place.")
         else:

@@ -7,6 +7,7 @@ imports nothing from hfcap, so that it can be run where hfcap is not to be had.
 import hashlib
 import json
 import sys
+import traceback
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
@@ -69,19 +70,20 @@ def greedy_captions(model, processor, pictures: list[Image.Image], prompt: str |
     model.eval()
     captions = []
     for picture in pictures:
-        inputs = {"images": picture.convert("RGB"), "return_tensors": "pt"}
+        picture = picture.convert("RGB")
         if getattr(processor, "chat_template", None):
-            content = [{"type": "image"}] + ([{"type": "text", "text": prompt}] if prompt else [])
-            messages = [{"role": "user", "content": content}]
-            inputs["text"] = processor.apply_chat_template(messages, add_generation_prompt=True)
-        elif prompt:
-            inputs["text"] = prompt
-        batch = processor(**inputs)
-        # Not for the cast alone: a checkpoint in bfloat16 takes its pictures in bfloat16.
-        batch = {
-            name: value.to(model.device, model.dtype if value.is_floating_point() else value.dtype)
-            for name, value in batch.items()
-        }
+            content = [{"type": "image", "image": picture}] + ([{"type": "text", "text": prompt}] if prompt else [])
+            batch = processor.apply_chat_template(
+                [{"role": "user", "content": content}],
+                add_generation_prompt=True,
+                tokenize=True,
+                return_dict=True,
+                return_tensors="pt",
+            )
+        else:
+            batch = processor(images=picture, return_tensors="pt", **({"text": prompt} if prompt else {}))
+        # A checkpoint in bfloat16 takes its pictures in bfloat16.
+        batch = batch.to(model.device, model.dtype)
         tokens = model.generate(**batch, **GREEDY)
         if not model.config.is_encoder_decoder and "input_ids" in batch:
             tokens = tokens[:, batch["input_ids"].shape[1] :]
@@ -137,4 +139,9 @@ def main(request_file: str) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1])
+    try:
+        main(sys.argv[1])
+    except Exception as error:
+        traceback.print_exc()
+        # The last line is what the other process reports.
+        sys.exit(" ".join(f"{type(error).__name__}: {error}".split()))
