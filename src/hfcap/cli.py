@@ -9,6 +9,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from hfcap.data_cli import add_data_commands
 from hfcap.errors import ConfigError, run_main
 
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
@@ -123,6 +124,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(run=evaluate)
     _add_export(commands)
+    add_data_commands(commands)
     return parser
 
 

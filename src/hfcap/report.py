@@ -95,7 +95,7 @@ def write_report(
     compared = any(example.before_caption is not None for example in examples)
     galleries = _galleries(examples, num_shown, seed)
     shown = {example.image_id for _, _, chosen in galleries for example in chosen}
-    page = _environment().get_template("report.html.jinja")
+    page = page_environment().get_template("report.html.jinja")
     text = page.render(
         title=title,
         metrics=metrics,
@@ -158,7 +158,8 @@ def thumbnail_uri(image: Image.Image, pixels: int = THUMBNAIL_PIXELS) -> tuple[s
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode(), image.width, image.height
 
 
-def _environment() -> Environment:
+def page_environment() -> Environment:
+    """Return the environment of the page templates; text from data is escaped."""
     environment = Environment(
         loader=PackageLoader("hfcap"), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )

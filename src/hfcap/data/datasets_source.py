@@ -68,8 +68,26 @@ def stream_with_datasets(
         )
 
 
+def splits_with_datasets(source: str) -> list[str]:
+    """Return the names of the source's splits."""
+    splits = _open_all(source, streaming=False)
+    only = next(iter(splits.values()))
+    if len(splits) == 1 and "split" in only.column_names:
+        return list(dict.fromkeys(split_named(str(name)) for name in only["split"]))
+    return list(splits)
+
+
 def _open(source: str, split: str, streaming: bool) -> Dataset | IterableDataset | tuple:
     """Return the split, or the only split and the name wanted where a column `split` has to tell."""
+    splits = _open_all(source, streaming)
+    only = next(iter(splits.values()))
+    if len(splits) == 1 and "split" in (only.column_names or []):
+        return only, split_named(split)
+    _check_split(source, split, list(splits))
+    return splits[split]
+
+
+def _open_all(source: str, streaming: bool) -> Mapping[str, Dataset | IterableDataset]:
     path = Path(source).expanduser()
     try:
         if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
@@ -85,12 +103,7 @@ def _open(source: str, split: str, streaming: bool) -> Dataset | IterableDataset
     except OSError as error:
         where = "" if path.exists() else f"there is no folder {path.absolute()}, and from the Hub: "
         raise ValueError(f"{source} cannot be loaded: {where}{error}") from error
-    splits = found if isinstance(found, Mapping) else {str(found.split or "train"): found}
-    only = next(iter(splits.values()))
-    if len(splits) == 1 and "split" in (only.column_names or []):
-        return only, split_named(split)
-    _check_split(source, split, list(splits))
-    return splits[split]
+    return found if isinstance(found, Mapping) else {str(found.split or "train"): found}
 
 
 def _check_split(source: str, split: str, there: list[str]) -> None:

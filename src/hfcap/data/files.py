@@ -104,6 +104,15 @@ def read_caption_files(
         )
 
 
+def splits_of_files(files: list[CaptionFile], *columns: str | None) -> list[str]:
+    """Return the names of the splits, in the order they are met; `columns` as for `read_caption_files`."""
+    found: dict[str, None] = {}
+    for file in files:
+        rows = [] if file.split else _reader_of(file.path)(file.path, *columns)
+        found |= dict.fromkeys([file.split] if file.split else [row.split or "train" for row in rows])
+    return list(found)
+
+
 def _reader_of(path: Path) -> Callable[..., Iterator[SourceRow]]:
     if path.is_dir():
         return lambda folder, *_: read_sidecars(folder)

@@ -88,7 +88,7 @@ def content_hashes(dataset: Dataset) -> list[str]:
     digest_of_path: dict[str, str] = {}
     digests = []
     with ThreadPoolExecutor(cpu_count()) as pool:
-        for chunk in _chunks(images, "hashing pictures"):
+        for chunk in picture_chunks(images, "hashing pictures"):
             paths = [image["path"] if image and image.get("bytes") is None else None for image in chunk]
             new = {path: image for path, image in zip(paths, chunk, strict=True) if path not in digest_of_path}
             new.pop(None, None)
@@ -108,7 +108,9 @@ def find_bad_images(dataset: Dataset, max_pixels: int = MAX_PIXELS) -> list[BadI
     images = undecoded(dataset.select_columns(["image"]))
     why_bad = partial(why_bad_picture, max_pixels=max_pixels)
     with ThreadPoolExecutor(cpu_count()) as pool:
-        reasons = [reason for chunk in _chunks(images, "checking pictures") for reason in pool.map(why_bad, chunk)]
+        reasons = [
+            reason for chunk in picture_chunks(images, "checking pictures") for reason in pool.map(why_bad, chunk)
+        ]
     return [BadImage(row, reason) for row, reason in enumerate(reasons) if reason is not None]
 
 
@@ -194,7 +196,8 @@ def _to_eight_bits(image: Image.Image) -> Image.Image:
     return Image.fromarray(values.clip(0, 255).astype(np.uint8))
 
 
-def _chunks(images: Dataset, doing: str) -> Iterator[list[dict]]:
+def picture_chunks(images: Dataset, doing: str) -> Iterator[list[dict]]:
+    """Yield the column `image` in parts, with a bar that says what is being done where there are many."""
     # Whole columns would hold every picture in memory at once.
     hidden = True if len(images) < PROGRESS_FROM else None
     with tqdm(total=len(images), desc=doing, unit="image", disable=hidden) as progress:

@@ -53,12 +53,12 @@ def dataset_of(rows: Iterable[SourceRow]) -> Dataset:
     return dataset
 
 
-def one_row_an_image(dataset: Dataset) -> Dataset:
+def one_row_an_image(dataset: Dataset, keep_empty: bool = False) -> Dataset:
     """Bring rows with `image`, `captions` (lists) and maybe `image_id` and `prompt` into their final form.
 
     Derives missing ids, drops empty captions (and images left without any) with one warning, and groups the rows of an
-    image. Captions for several prompts stay apart: an image has a row for each, `#1`, `#2`, … after its id. Pictures
-    are not decoded.
+    image. Captions for several prompts stay apart: an image has a row for each, `#1`, `#2`, … after its id. With
+    `keep_empty` nothing is dropped, and a caption of None is an empty one. Pictures are not decoded.
     """
     if "prompt" in dataset.column_names and not any(dataset["prompt"]):
         dataset = dataset.remove_columns("prompt")
@@ -67,8 +67,10 @@ def one_row_an_image(dataset: Dataset) -> Dataset:
     image_ids = _image_ids(dataset)
     captions = dataset.select_columns(["captions"])["captions"][:]
     prompts = dataset.select_columns(["prompt"])["prompt"][:] if "prompt" in dataset.column_names else None
-    num_empty = sum(not (text or "").strip() for texts in captions for text in texts)
-    captions = [[text.strip() for text in texts if text and text.strip()] for texts in captions]
+    captions = [[(text or "").strip() for text in texts] for texts in captions]
+    num_empty = sum(not text for texts in captions for text in texts)
+    if not keep_empty:
+        captions = [[text for text in texts if text] for texts in captions]
     rows_of_id: dict[str, dict[str | None, list[int]]] = {}
     for row, image_id in enumerate(image_ids):
         prompt = prompts[row] if prompts else None
@@ -82,7 +84,10 @@ def one_row_an_image(dataset: Dataset) -> Dataset:
             image_ids[rows[0]] = image_id if len(full) == 1 else f"{image_id}#{number}"
             kept.append(rows[0])
         num_without += not full
-    warn_of_empty(num_empty, num_without, len(rows_of_id))
+        if keep_empty and not full:
+            kept.append(next(iter(groups.values()))[0])
+    if not keep_empty:
+        warn_of_empty(num_empty, num_without, len(rows_of_id))
     columns = {"image_id": (image_ids, Value("string")), "captions": (captions, List(Value("string")))}
     dataset = _with_columns(dataset, columns)
     return dataset if len(kept) == len(dataset) else dataset.select(kept)

@@ -13,8 +13,8 @@ from pathlib import Path
 from datasets import Dataset, Features, IterableDataset, Value
 from datasets.exceptions import DatasetGenerationError
 
-from hfcap.data.datasets_source import read_with_datasets, stream_with_datasets
-from hfcap.data.files import TAR_SUFFIXES, CaptionFile, find_caption_files, read_caption_files
+from hfcap.data.datasets_source import read_with_datasets, splits_with_datasets, stream_with_datasets
+from hfcap.data.files import TAR_SUFFIXES, CaptionFile, find_caption_files, read_caption_files, splits_of_files
 from hfcap.data.pictures import MAX_PIXELS, check_max_pixels, handle_bad_images
 from hfcap.data.records import SourceRow, split_named
 from hfcap.data.rows import STREAM_FEATURES, WHERE, dataset_of, one_row_an_image, stream_of
@@ -110,18 +110,33 @@ def load_rows(
     image_folder: str | None = None,
     image_column: str | None = None,
     captions_column: str | None = None,
+    keep_empty: bool = False,
 ) -> Dataset:
     """Load one split as `load_captions` does, before its pictures are checked.
 
-    The column `WHERE` says where each row stands, in sources made of files.
+    The column `WHERE` says where each row stands, in sources made of files. With `keep_empty`, empty captions and
+    images without any are there.
     """
     files = _caption_files(source)
     if files is None:
-        return one_row_an_image(read_with_datasets(source, split, image_column, captions_column))
+        return one_row_an_image(read_with_datasets(source, split, image_column, captions_column), keep_empty)
     rows = partial(read_caption_files, files, split_named(split), image_folder, image_column, captions_column)
     if all(file.path.name.lower().endswith(TAR_SUFFIXES) for file in files):
-        return one_row_an_image(_cached_dataset(files, rows))
-    return one_row_an_image(dataset_of(rows()))
+        return one_row_an_image(_cached_dataset(files, rows), keep_empty)
+    return one_row_an_image(dataset_of(rows()), keep_empty)
+
+
+def split_names(
+    source: str,
+    image_folder: str | None = None,
+    image_column: str | None = None,
+    captions_column: str | None = None,
+) -> list[str]:
+    """Return the names of the splits a source has, reading captions' files where their names do not tell."""
+    files = _caption_files(source)
+    if files is None:
+        return splits_with_datasets(source)
+    return splits_of_files(files, image_folder, image_column, captions_column)
 
 
 def source_rows(

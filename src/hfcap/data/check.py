@@ -1,0 +1,266 @@
+"""`hfcap data check`: what a source holds, and what is wrong with it, as a record for `check.json` and as text."""
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from itertools import combinations, pairwise
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+
+from hfcap.data.picture_facts import PictureFacts, facts_of_pictures, near_duplicates
+from hfcap.data.pictures import MAX_PIXELS
+from hfcap.data.rows import WHERE
+from hfcap.data.sources import load_rows, split_names
+
+SCHEMA_VERSION = 1
+LONG_CAPTION_WORDS = 50  # where no processor says how many tokens a caption has
+MAX_LISTED = 50  # findings of one kind that are listed; all are counted
+
+# kind -> (is an error, what it is, what to do)
+KINDS = {
+    "unreadable_picture": (True, "pictures that cannot be read", "repair them, or train with --on_bad_image skip"),
+    "shared_id": (True, "image ids in two splits", "'hfcap data split' keeps an image in one split"),
+    "shared_picture": (True, "pictures (same file) in two splits", "'hfcap data split' keeps a picture in one split"),
+    "image_without_caption": (False, "images without any caption", "training leaves them out"),
+    "empty_caption": (False, "captions without any text", "training leaves them out"),
+    "repeated_caption": (False, "captions that an image has twice", "remove one of the two"),
+    "long_caption": (False, "captions longer than training reads", "training cuts them"),
+    "same_picture": (False, "pictures (same file) under two ids in one split", "give them one id"),
+    "alike_across_splits": (False, "pictures in two splits that look alike", "see whether they are one photo"),
+    "alike": (False, "pictures in one split that look alike", "see whether they are one photo"),
+}
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing found.
+
+    Attributes:
+        kind: one of `KINDS`.
+        images: `(split, image_id)` of one image, or of the two that it is about.
+        where: file and line of the first.
+        text: the reason, the caption, or what the two have in common.
+    """
+
+    kind: str
+    images: list[tuple[str, str]]
+    where: str
+    text: str
+
+
+@dataclass
+class SplitFacts:
+    """A split, with what is measured in it; all lists are in the order of its images."""
+
+    name: str
+    rows: Dataset
+    ids: list[str]
+    captions: list[list[str]]
+    where: list[str]
+    pictures: list[PictureFacts]
+    tokens: list[list[int]] = field(default_factory=list)  # of each caption, EOS included
+
+
+@dataclass
+class Check:
+    """What `check_source` found out: facts of every split and the findings, counted and listed by kind."""
+
+    source: str
+    splits: list[SplitFacts]
+    findings: dict[str, list[Finding]]
+    max_caption_tokens: int
+
+    @property
+    def has_errors(self) -> bool:
+        """Whether anything was found that training stops at, or that makes an evaluation worthless."""
+        return any(KINDS[kind][0] for kind, found in self.findings.items() if found)
+
+
+def check_source(
+    source: str,
+    *,
+    image_folder: str | None = None,
+    image_column: str | None = None,
+    captions_column: str | None = None,
+    max_pixels: int = MAX_PIXELS,
+    count_tokens: Callable[[Sequence[str]], list[int]] | None = None,
+    max_caption_tokens: int = 64,
+) -> Check:
+    """Read every row and picture of every split once, and report what is there.
+
+    Args:
+        source: as for `load_captions`, but not "scenes", which is drawn.
+        image_folder: as for `load_captions`; so are the columns and `max_pixels`.
+        image_column: see there.
+        captions_column: see there.
+        max_pixels: see there.
+        count_tokens: gives the number of tokens of each of some captions, EOS included.
+        max_caption_tokens: above so many a caption is too long.
+
+    Raises:
+        ValueError: the source cannot be read, or a row has a value of a wrong type.
+    """
+    columns = (image_folder, image_column, captions_column)
+    splits = []
+    for name in split_names(source, *columns):
+        rows = load_rows(source, name, *columns, keep_empty=True)
+        ids, captions = rows["image_id"][:], rows["captions"][:]
+        where = rows[WHERE][:] if WHERE in rows.column_names else [f"{name}, row {row}" for row in range(len(rows))]
+        split = SplitFacts(name, rows, ids, captions, where, facts_of_pictures(rows, max_pixels))
+        if count_tokens is not None:
+            split.tokens = [count_tokens(texts) if texts else [] for texts in captions]
+        splits.append(split)
+    findings = {kind: [] for kind in KINDS}
+    found = [one for split in splits for one in _in_one_split(split, max_caption_tokens)]
+    for one in found + _across_splits(splits):
+        findings[one.kind].append(one)
+    return Check(source, splits, findings, max_caption_tokens)
+
+
+def _in_one_split(split: SplitFacts, max_caption_tokens: int) -> list[Finding]:
+    found = []
+    for row, (image_id, texts) in enumerate(zip(split.ids, split.captions, strict=True)):
+        image, where = [(split.name, image_id)], split.where[row]
+        if split.pictures[row].reason is not None:
+            found.append(Finding("unreadable_picture", image, where, split.pictures[row].reason))
+        if not any(texts):
+            found.append(Finding("image_without_caption", image, where, ""))
+        for number, text in enumerate(texts):
+            if not text:
+                found.append(Finding("empty_caption", image, where, f"caption {number + 1} of {len(texts)}"))
+            elif text in texts[:number]:
+                found.append(Finding("repeated_caption", image, where, text))
+            length, limit, unit = len(text.split()), LONG_CAPTION_WORDS, "words"
+            if split.tokens:
+                length, limit, unit = split.tokens[row][number], max_caption_tokens, "tokens"
+            if length > limit:
+                found.append(Finding("long_caption", image, where, f"{length} {unit}: {text}"))
+    return found
+
+
+def _across_splits(splits: list[SplitFacts]) -> list[Finding]:
+    """Find shared ids and pictures, and pictures that look alike, within and across splits."""
+    places = [(split, row) for split in splits for row in range(len(split.ids))]
+    by_id, by_content = defaultdict(list), defaultdict(list)
+    for split, row in places:
+        by_id[split.ids[row]].append((split, row))
+        if split.pictures[row].sha256:
+            by_content[split.pictures[row].sha256].append((split, row))
+    found = [
+        _pair("shared_id", first, second, f"image_id {image_id}")
+        for image_id, members in by_id.items()
+        for first, second in combinations(members, 2)
+    ]
+    for members in by_content.values():
+        for first, second in pairwise(members):
+            # An image's rows for several prompts ("7#1", "7#2") share their picture rightly.
+            if first[0] is not second[0]:
+                found.append(_pair("shared_picture", first, second, "the same file"))
+            elif base_id(first) != base_id(second):
+                found.append(_pair("same_picture", first, second, "the same file"))
+    for i, j in near_duplicates([split.pictures[row] for split, row in places]):
+        kind = "alike" if places[i][0] is places[j][0] else "alike_across_splits"
+        found.append(_pair(kind, places[i], places[j], "look alike"))
+    return found
+
+
+def base_id(place: tuple[SplitFacts, int]) -> str:
+    """Return the image's id without the `#1` that tells its prompts apart."""
+    image_id = place[0].ids[place[1]]
+    head, mark, number = image_id.rpartition("#")
+    return head if mark and number.isdigit() else image_id
+
+
+def _pair(kind: str, first: tuple[SplitFacts, int], second: tuple[SplitFacts, int], text: str) -> Finding:
+    images = [(split.name, split.ids[row]) for split, row in (first, second)]
+    return Finding(kind, images, first[0].where[first[1]], text)
+
+
+def check_record(check: Check) -> dict[str, Any]:
+    """Return the content of `check.json`."""
+    return {
+        "schema_version": SCHEMA_VERSION,
+        "source": check.source,
+        "has_errors": check.has_errors,
+        "splits": {split.name: _split_record(split) for split in check.splits},
+        "findings": {
+            kind: {
+                "count": len(found),
+                "is_error": KINDS[kind][0],
+                "what": KINDS[kind][1],
+                "fix": KINDS[kind][2],
+                "examples": [asdict(one) for one in found[:MAX_LISTED]],
+            }
+            for kind, found in check.findings.items()
+        },
+    }
+
+
+def _split_record(split: SplitFacts) -> dict[str, Any]:
+    readable = [one for one in split.pictures if one.reason is None]
+    texts = [text for captions in split.captions for text in captions if text]
+    record = {
+        "num_images": len(split.ids),
+        "num_captions": len(texts),
+        "captions_per_image": _spread([sum(map(bool, captions)) for captions in split.captions]),
+        "words_per_caption": _spread([len(text.split()) for text in texts]),
+        "width": _spread([one.width for one in readable]),
+        "height": _spread([one.height for one in readable]),
+    }
+    if split.tokens:
+        record["tokens_per_caption"] = _spread([count for counts in split.tokens for count in counts])
+    return record
+
+
+def _spread(values: list[int]) -> dict[str, float] | None:
+    if not values:
+        return None
+    return {"min": min(values), "median": float(np.median(values)), "max": max(values)}
+
+
+def check_table(check: Check) -> list[list[str]]:
+    """Return the splits as a table: header, then a row a split, each spread as smallest, median, largest."""
+    parts = check_record(check)["splits"]
+    columns = {
+        "captions an image": "captions_per_image",
+        "words a caption": "words_per_caption",
+        "tokens a caption": "tokens_per_caption",
+        "width": "width",
+        "height": "height",
+    }
+    columns = {title: key for title, key in columns.items() if any(key in part for part in parts.values())}
+    table = [["split", "images", "captions", *columns]]
+    for name, part in parts.items():
+        spreads = [_range_text(part.get(key)) for key in columns.values()]
+        table.append([name, f"{part['num_images']:,}", f"{part['num_captions']:,}", *spreads])
+    return table
+
+
+def check_text(check: Check) -> str:
+    """Return the check as people read it in a terminal."""
+    table = check_table(check)
+    widths = [max(len(row[column]) for row in table) for column in range(len(table[0]))]
+    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in table]
+    lines += ["(smallest, median, largest)", ""]
+    for kind, found in check.findings.items():
+        if found:
+            is_error, what, fix = KINDS[kind]
+            lines.append(f"{'ERROR' if is_error else 'note '}  {what}: {len(found):,} ({fix})")
+            lines += [f"         {finding_text(one)}" for one in found[:3]]
+            lines += [f"         and {len(found) - 3:,} more"] if len(found) > 3 else []
+    if not any(check.findings.values()):
+        lines.append("Nothing to mend.")
+    return "\n".join(lines)
+
+
+def finding_text(finding: Finding) -> str:
+    """Return one line on a finding: images, what about them, and where they stand."""
+    images = " and ".join(f"{split}/{image_id}" for split, image_id in finding.images)
+    text = finding.text if len(finding.text) <= 100 else finding.text[:99] + "…"
+    return f"{images}: {text}".removesuffix(": ") + f" ({finding.where})"
+
+
+def _range_text(spread: dict[str, float] | None) -> str:
+    return "-" if spread is None else f"{spread['min']}, {spread['median']:g}, {spread['max']}"

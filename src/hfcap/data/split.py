@@ -1,0 +1,119 @@
+"""`hfcap data split`: seeded splits by image, written as a folder that `load_captions` reads."""
+
+import json
+import os
+import shutil
+from collections.abc import Mapping
+from contextlib import ExitStack
+from pathlib import Path
+
+import numpy as np
+from datasets import Dataset, concatenate_datasets
+
+from hfcap.data.pictures import content_hashes, handle_bad_images, read_bytes, undecoded
+from hfcap.data.rows import WHERE, one_row_an_image
+from hfcap.data.sources import load_rows, split_names
+from hfcap.files import write_json
+
+RECORD = "split.json"
+
+
+def assign_splits(pictures: list[str], shares: Mapping[str, float], seed: int) -> list[str]:
+    """Assign each row a split by the content of its picture, so that equal pictures stay together.
+
+    The order of the distinct pictures is drawn by the seed from their sorted contents: the same pictures give the same
+    splits wherever they lie and in whichever order they come.
+
+    Args:
+        pictures: content hash of each row's picture.
+        shares: share of the distinct pictures for each split; they add up to 1.
+        seed: seed of the drawing.
+
+    Raises:
+        ValueError: shares do not add up to 1, or a split would be empty.
+    """
+    if abs(sum(shares.values()) - 1) > 1e-6 or min(shares.values()) <= 0:
+        raise ValueError(f"shares are {dict(shares)}; wanted positive numbers that add up to 1")
+    distinct = sorted(set(pictures))
+    order = np.random.default_rng(seed).permutation(len(distinct))
+    bounds = np.round(np.cumsum([0, *shares.values()]) * len(distinct)).astype(int)
+    split_of = {}
+    for name, start, stop in zip(shares, bounds[:-1], bounds[1:], strict=True):
+        if start == stop:
+            raise ValueError(f"split {name!r} would be empty: {shares[name]:g} of {len(distinct)} pictures; raise it")
+        split_of |= {distinct[index]: name for index in order[start:stop]}
+    return [split_of[picture] for picture in pictures]
+
+
+def split_source(
+    source: str, output: str | os.PathLike, shares: Mapping[str, float], seed: int = 0, **options
+) -> dict[str, int]:
+    """Put all rows of a source, whatever splits it has, into new splits, and write them.
+
+    The folder holds the pictures' files, byte for byte, in `images/`, a `train.jsonl`, `validation.jsonl`, … each with
+    `image`, `image_id`, `captions` and the other columns, and `split.json`, which says how it was made. It appears
+    whole or not at all.
+
+    Args:
+        source: as for `load_captions`.
+        output: folder to write; if it is there, it must be the same split, and nothing is done.
+        shares: see `assign_splits`.
+        seed: see there.
+        **options: `image_folder`, `image_column`, `captions_column`, `on_bad_image`, `max_pixels` of `load_captions`.
+
+    Returns:
+        Number of rows in each split.
+
+    Raises:
+        ValueError: as `load_captions`; the folder holds something else.
+    """
+    output = Path(output)
+    record = {"source": str(source), "shares": dict(shares), "seed": seed, "options": options}
+    if output.exists():
+        return _already_there(output, record)
+    checks = {name: options[name] for name in ("on_bad_image", "max_pixels") if name in options}
+    columns = {name: value for name, value in options.items() if name not in checks}
+    parts = [load_rows(source, name, **columns) for name in split_names(source, **columns)]
+    rows = one_row_an_image(concatenate_datasets(parts))
+    rows = rows.remove_columns([WHERE] if WHERE in rows.column_names else [])
+    rows = handle_bad_images(rows, checks.get("on_bad_image", "error"), *filter(None, [checks.get("max_pixels")]))
+    names = assign_splits(content_hashes(rows), shares, seed)
+    temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
+    try:
+        counts = _write_splits(rows, names, list(shares), temporary)
+        write_json(temporary / RECORD, record | {"num_images": counts})
+        temporary.rename(output)
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return counts
+
+
+def _write_splits(rows: Dataset, names: list[str], splits: list[str], folder: Path) -> dict[str, int]:
+    (folder / "images").mkdir(parents=True)
+    counts = dict.fromkeys(splits, 0)
+    with ExitStack() as stack:
+        files = {name: stack.enter_context(open(folder / f"{name}.jsonl", "w", encoding="utf-8")) for name in splits}
+        for number, (row, name) in enumerate(zip(undecoded(rows), names, strict=True)):
+            image = row.pop("image")
+            # Numbered, because ids may hold any character and two may differ in case only.
+            path = Path("images", f"{number:07d}{Path(image['path'] or '').suffix.lower()[:8]}")
+            (folder / path).write_bytes(read_bytes(image))
+            # An image that was in two splits has its captions from both.
+            entry = {"image": str(path)} | row | {"captions": list(dict.fromkeys(row["captions"]))}
+            files[name].write(json.dumps(entry, ensure_ascii=False, default=str) + "\n")
+            counts[name] += 1
+    return counts
+
+
+def _already_there(output: Path, record: dict) -> dict[str, int]:
+    try:
+        earlier = json.loads((output / RECORD).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        raise ValueError(f"{output} is there and holds no {RECORD}; give another folder, or remove it") from None
+    changed = [name for name in record if earlier.get(name) != record[name]]
+    if changed:
+        raise ValueError(
+            f"{output} holds another split: {changed[0]} was {earlier.get(changed[0])!r}, is {record[changed[0]]!r}; "
+            "give another folder, or remove it"
+        )
+    return earlier["num_images"]

@@ -1,0 +1,102 @@
+"""`hfcap data …`: look at captioned pictures and split them. Heavy libraries are imported late."""
+
+import argparse
+import sys
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from hfcap.errors import ConfigError
+
+MAX_PIXELS = 89_478_485  # as hfcap.data.pictures, which brings `datasets`
+
+
+def add_data_commands(commands: argparse._SubParsersAction) -> None:
+    """Add `data` and its commands to those of the console script."""
+    data = commands.add_parser("data", help="look at captioned pictures, and split them")
+    group = data.add_subparsers(dest="data_command", required=True)
+
+    command = group.add_parser("check", help="say what a source holds, and what is wrong with it")
+    _add_source(command)
+    command.add_argument("--output", metavar="FOLDER", help="where to write check.json and check.html")
+    command.add_argument("--processor", help="run folder, model folder or Hub id whose tokens are counted")
+    command.add_argument(
+        "--max_caption_tokens", "--max-caption-tokens", type=int, default=64, help="longer is too long"
+    )
+    command.set_defaults(run=check)
+
+    command = group.add_parser("split", help="make seeded splits by image")
+    _add_source(command)
+    command.add_argument("--output", metavar="FOLDER", required=True, help="folder to write: pictures and JSONL files")
+    command.add_argument("--validation", type=float, default=0.1, help="share of the pictures (0.1)")
+    command.add_argument("--test", type=float, default=0.0, help="share of the pictures (0)")
+    command.add_argument("--seed", type=int, default=0, help="another seed gives other splits")
+    command.add_argument("--on_bad_image", "--on-bad-image", choices=("error", "skip"), default="error")
+    command.set_defaults(run=split)
+
+
+def _add_source(command: argparse.ArgumentParser) -> None:
+    command.add_argument("source", help="folder, file or Hub id (see docs/data.md)")
+    command.add_argument("--image_folder", "--image-folder", help="folder of the pictures a file of captions names")
+    command.add_argument("--image_column", "--image-column", help="column of the pictures (recognised by default)")
+    command.add_argument("--captions_column", "--captions-column", help="column of the captions (the same)")
+    command.add_argument("--max_pixels", "--max-pixels", type=int, default=MAX_PIXELS, help="above: cannot be read")
+
+
+def check(args: argparse.Namespace) -> None:
+    """Print the check; write `check.json` and `check.html` where asked for. Exit code 1 if there are errors."""
+    from hfcap.data.check import check_record, check_source, check_text
+    from hfcap.data.check_page import write_check_page
+    from hfcap.files import write_json
+
+    count_tokens = None if args.processor is None else _token_counter(args.processor)
+    try:
+        found = check_source(
+            args.source,
+            **_source_options(args),
+            max_pixels=args.max_pixels,
+            count_tokens=count_tokens,
+            max_caption_tokens=args.max_caption_tokens,
+        )
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    print(check_text(found))
+    if args.output is not None:
+        folder = Path(args.output)
+        write_json(folder / "check.json", check_record(found))
+        print(f"\n{write_check_page(folder / 'check.html', found)}")
+    if found.has_errors:
+        sys.exit(1)
+
+
+def split(args: argparse.Namespace) -> None:
+    """Write the splits, or say that they are there."""
+    from hfcap.data.split import split_source
+
+    shares = {"train": 1 - args.validation - args.test, "validation": args.validation, "test": args.test}
+    shares = {name: share for name, share in shares.items() if share != 0}
+    options = _source_options(args) | {"on_bad_image": args.on_bad_image, "max_pixels": args.max_pixels}
+    try:
+        counts = split_source(args.source, args.output, shares, args.seed, **options)
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    print(f"{args.output}: " + ", ".join(f"{count:,} images in {name}" for name, count in counts.items()))
+
+
+def _source_options(args: argparse.Namespace) -> dict[str, str | None]:
+    return {name: getattr(args, name) for name in ("image_folder", "image_column", "captions_column")}
+
+
+def _token_counter(model: str) -> Callable[[Sequence[str]], list[int]]:
+    """Return a function from captions to their numbers of tokens, EOS included, as the collator counts them."""
+    from transformers import AutoProcessor
+
+    import hfcap.models  # noqa: F401  (registers the Auto classes)
+    from hfcap import runs
+
+    try:
+        alone = (Path(model) / "tokenizer_config.json").is_file()  # a processor may lie in a folder without weights
+        processor = AutoProcessor.from_pretrained(model if alone else runs.resolve_model(model).path)
+    except (OSError, ValueError) as error:
+        raise ConfigError(f"--processor {model}: {error}") from error
+    tokenizer = getattr(processor, "tokenizer", processor)
+    return lambda captions: [len(ids) + 1 for ids in tokenizer(list(captions), add_special_tokens=False)["input_ids"]]

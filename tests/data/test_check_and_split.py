@@ -1,0 +1,184 @@
+"""`hfcap data check` finds what was put there, and `hfcap data split` makes splits without leaks."""
+
+import hashlib
+import json
+import shutil
+from html.parser import HTMLParser
+
+import pytest
+from PIL import Image
+
+from hfcap.cli import main
+from hfcap.data.check import check_record, check_source
+from hfcap.data.scenes import load_scenes
+from hfcap.data.sources import load_captions
+from hfcap.data.split import assign_splits
+
+SHARES = {"train": 0.6, "validation": 0.2, "test": 0.2}
+
+
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+def write(folder, splits):
+    for name, entries in splits.items():
+        (folder / f"{name}.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    return str(folder)
+
+
+@pytest.fixture
+def clean(tmp_path):
+    """Eight pictures for training and four for validation."""
+    folder = tmp_path / "data"
+    folder.mkdir()
+    splits = {"train": [], "validation": []}
+    for number, row in enumerate(load_scenes("test", 12, "caption", image_size=48)):
+        row["image"].save(folder / f"{number}.png")
+        entry = {"image": f"{number}.png", "image_id": str(number), "captions": row["captions"]}
+        splits["train" if number < 8 else "validation"].append(entry)
+    return folder, splits
+
+
+def test_clean_data_has_nothing_to_mend(clean, capsys):
+    source = write(*clean)
+    main(["data", "check", source])
+    printed = capsys.readouterr().out
+    assert "Nothing to mend." in printed and "train       8       40        5, 5, 5" in printed
+
+
+def test_each_fault_is_found_once_and_named(clean, tmp_path, capsys):
+    folder, splits = clean
+    train, validation = splits["train"], splits["validation"]
+    (folder / "broken.png").write_bytes((folder / "0.png").read_bytes()[:100])
+    shutil.copy(folder / "1.png", folder / "copy.png")
+    shutil.copy(folder / "2.png", folder / "twin.png")
+    for source, target in (("3.png", "near.jpg"), ("4.png", "near too.jpg")):
+        Image.open(folder / source).resize((96, 96)).save(folder / target, quality=80)
+    train += [
+        {"image": "broken.png", "image_id": "broken", "captions": ["a"]},
+        {"image": "twin.png", "image_id": "twin", "captions": ["", "twice", "twice"]},
+        {"image": "near too.jpg", "image_id": "near too", "captions": []},
+    ]
+    validation += [
+        {"image": "copy.png", "image_id": "copy", "captions": ["word " * 51]},
+        {"image": "near.jpg", "image_id": "near", "captions": ["a"]},
+        {**train[5], "captions": ["again"]},
+    ]
+    source = write(folder, splits)
+    with pytest.raises(SystemExit) as stopped:
+        main(["data", "check", source, "--output", str(tmp_path / "out")])
+    assert stopped.value.code == 1
+    printed = capsys.readouterr().out
+    record = json.loads((tmp_path / "out" / "check.json").read_text())
+    found = {
+        kind: [tuple(map(tuple, one["images"])) for one in group["examples"]]
+        for kind, group in record["findings"].items()
+    }
+    T, V = "train", "validation"
+    assert found == {
+        "unreadable_picture": [((T, "broken"),)],
+        "shared_id": [((T, "5"), (V, "5"))],
+        "shared_picture": [((T, "1"), (V, "copy")), ((T, "5"), (V, "5"))],
+        "image_without_caption": [((T, "near too"),)],
+        "empty_caption": [((T, "twin"),)],
+        "repeated_caption": [((T, "twin"),)],
+        "long_caption": [((V, "copy"),)],
+        "same_picture": [((T, "2"), (T, "twin"))],
+        "alike_across_splits": [((T, "3"), (V, "near"))],
+        "alike": [((T, "4"), (T, "near too"))],
+    }
+    assert record["has_errors"] and record["splits"]["train"]["num_images"] == 11
+    assert f"train/broken: OSError: image file is truncated ({source}/train.jsonl, line 9)" in printed
+    page = (tmp_path / "out" / "check.html").read_text()
+    assert page.count("data:image/jpeg;base64,") >= 12 + 2 * 5  # the grids, and five pairs
+    assert "http" not in page.replace("http-equiv", "")  # self-contained
+    HTMLParser().feed(page)
+
+
+def test_tokens_are_counted_as_the_collator_does(clean, build_tiny, tmp_path, capsys):
+    _, processor = build_tiny("llava")
+    processor.save_pretrained(tmp_path / "processor")
+    from hfcap.training.collators import CaptionCollator
+
+    source = write(*clean)
+    options = [
+        "--processor",
+        str(tmp_path / "processor"),
+        "--max_caption_tokens",
+        "8",
+        "--output",
+        str(tmp_path / "o"),
+    ]
+    main(["data", "check", source, *options])
+    record = json.loads((tmp_path / "o" / "check.json").read_text())
+    captions = load_captions(source, "train")["captions"]
+    lengths = [len(ids) for texts in captions for ids in CaptionCollator(processor, "caption").targets(texts)]
+    assert record["splits"]["train"]["tokens_per_caption"]["max"] == max(lengths)
+    validation = load_captions(source, "validation")["captions"]
+    more = [len(ids) for texts in validation for ids in CaptionCollator(processor, "caption").targets(texts)]
+    assert record["findings"]["long_caption"]["count"] == sum(length > 8 for length in lengths + more) > 0
+    assert "tokens a caption" in capsys.readouterr().out
+
+
+def test_rows_for_two_prompts_share_their_picture_rightly(clean):
+    folder, splits = clean
+    train = [{**entry, "prompt": prompt} for entry in splits["train"] for prompt in ("short", "long")]
+    check = check_source(write(folder, {"train": train}))
+    assert check.splits[0].ids[:2] == ["0#1", "0#2"]
+    assert not any(check.findings.values())
+    assert check_record(check)["splits"]["train"]["num_images"] == 16
+
+
+def hashes(rows):
+    return {hashlib.sha256(row["image"].tobytes()).hexdigest() for row in rows}
+
+
+def test_splits_are_seeded_by_image_and_keep_equal_pictures_together(clean, tmp_path, capsys):
+    folder, splits = clean
+    shutil.copy(folder / "1.png", folder / "copy.png")
+    splits["validation"] += [{"image": "copy.png", "image_id": "copy", "captions": ["a copy"]}, splits["train"][5]]
+    source, output = write(folder, splits), tmp_path / "split"
+    command = ["data", "split", source, "--output", str(output), "--test", "0.25", "--validation", "0.25"]
+    main(command)
+    first = capsys.readouterr().out
+    rows = {name: load_captions(str(output), name) for name in ("train", "validation", "test")}
+    assert sum(map(len, rows.values())) == 13  # 12 pictures, one of them under two ids
+    assert not hashes(rows["train"]) & hashes(rows["test"]) and not hashes(rows["train"]) & hashes(rows["validation"])
+    assert sorted(i for part in rows.values() for i in part["image_id"]) == sorted([*map(str, range(12)), "copy"])
+    assert all(len(set(texts)) == len(texts) for part in rows.values() for texts in part["captions"])
+    check_source(str(output))
+    before = {path.name: path.read_bytes() for path in output.glob("*.json*")}
+    main(command)  # says what is there
+    assert capsys.readouterr().out == first
+    assert {path.name: path.read_bytes() for path in output.glob("*.json*")} == before
+    for changed in (["--seed", "1"], ["--test", "0.1"]):
+        with pytest.raises(SystemExit) as stopped:
+            main([*command, *changed])
+        assert stopped.value.code == 2
+        assert "holds another split" in capsys.readouterr().err
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_the_splits_of_a_picture_do_not_depend_on_the_order_of_rows():
+    pictures = [f"{number:03d}" for number in range(100)]
+    split_of = dict(zip(pictures, assign_splits(pictures, SHARES, seed=1), strict=True))
+    backwards = pictures[::-1]
+    assert dict(zip(backwards, assign_splits(backwards, SHARES, seed=1), strict=True)) == split_of
+    assert [list(split_of.values()).count(name) for name in SHARES] == [60, 20, 20]
+    assert dict(zip(pictures, assign_splits(pictures, SHARES, seed=2), strict=True)) != split_of
+
+
+def test_bad_shares_and_bad_folders_are_named(clean, tmp_path, capsys):
+    with pytest.raises(ValueError, match=r"wanted positive numbers that add up to 1"):
+        assign_splits(["a", "b"], {"train": 0.5, "test": 0.4}, 0)
+    with pytest.raises(ValueError, match=r"split 'test' would be empty: 0.1 of 2 pictures"):
+        assign_splits(["a", "b"], {"train": 0.9, "test": 0.1}, 0)
+    (tmp_path / "taken").mkdir()
+    with pytest.raises(SystemExit) as stopped:
+        main(["data", "split", write(*clean), "--output", str(tmp_path / "taken")])
+    assert stopped.value.code == 2 and "holds no split.json" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stopped:
+        main(["data", "check", str(tmp_path / "nowhere.jsonl")])
+    assert stopped.value.code == 2 and "there is no file or folder" in capsys.readouterr().err
