@@ -13,13 +13,13 @@ from peft import PeftModel
 from transformers import AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
 
 from hfcap import runs
+from hfcap.checkpoint_files import check_checkpoint
 from hfcap.errors import ConfigError
 from hfcap.files import write_json
 from hfcap.generation.caption import caption_rows
 from hfcap.generation.inputs import caption_prompt
 from hfcap.hub import remote_code, snapshot, verify
 from hfcap.hub.adapters import ADAPTER_CONFIG, Base, recorded_base, save_adapter, shipped_base
-from hfcap.hub.checkpoint_files import check_checkpoint
 from hfcap.hub.formats import choose_format, to_stock
 from hfcap.hub.pictures import NUM_COMPARED, NUM_JUDGED, pictures_of_run
 from hfcap.training.build import load_processor

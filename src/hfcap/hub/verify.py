@@ -21,11 +21,12 @@ from transformers import PreTrainedModel
 from hfcap.errors import VerificationError
 from hfcap.generation.caption import caption_rows
 from hfcap.hub import snapshot
-from hfcap.hub.checkpoint_files import unsafe_files
 from hfcap.hub.remote_code import AUTO_MAP
 from hfcap.metrics import compute_metrics
 
 SHOWN = 5
+# What an export may hold: no pickles, no optimizer state, nothing that nobody meant to ship.
+SHIPPED = {".safetensors", ".json", ".jinja", ".txt", ".model", ".py"}
 # A change of dtype may cost this much CIDEr, of the larger of the two: a part of what it was, or so many raw points.
 CIDER_PART, CIDER_POINTS = 0.05, 0.02
 
@@ -198,7 +199,10 @@ def cider_change(
 
 def check_files(folder: str | os.PathLike) -> list[str]:
     """Say which files of an export may not be shipped, and whether an adapter lies beside whole weights."""
-    problems = [f"{name} is no safetensors, settings, text or code file" for name in unsafe_files(folder)]
+    files = sorted(path.relative_to(folder) for path in Path(folder).rglob("*") if path.is_file())
+    problems = [
+        f"{file} is no safetensors, settings, text or code file" for file in files if file.suffix not in SHIPPED
+    ]
     if Path(folder, "adapter_config.json").exists() and Path(folder, "config.json").exists():
         problems.append("adapter_config.json beside config.json: the adapter would be applied a second time, silently")
     return problems

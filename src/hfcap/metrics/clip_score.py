@@ -70,7 +70,9 @@ class ClipScorer:
     def from_pretrained(cls, checkpoint: str | os.PathLike, **options) -> "ClipScorer":
         """Load a checkpoint in float32; `options` are those of the class."""
         processor = AutoProcessor.from_pretrained(checkpoint, backend="pil")
-        return cls(AutoModel.from_pretrained(checkpoint, dtype=torch.float32), processor, **options)
+        return cls(
+            AutoModel.from_pretrained(checkpoint, dtype=torch.float32, use_safetensors=True), processor, **options
+        )
 
     def score(
         self,

@@ -35,7 +35,7 @@ def load_vision_encoder(name_or_path: str, **kwargs) -> PreTrainedModel:
     `kwargs` go to `AutoModel.from_pretrained` (`dtype`, `attn_implementation`, ...).
     """
     config = get_vision_config(AutoConfig.from_pretrained(name_or_path))
-    return AutoModel.from_pretrained(name_or_path, config=config, **kwargs)
+    return AutoModel.from_pretrained(name_or_path, config=config, use_safetensors=True, **kwargs)
 
 
 def get_feature_width(config: PreTrainedConfig) -> int | None:

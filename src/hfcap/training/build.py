@@ -23,6 +23,7 @@ from transformers import (
 )
 from transformers.image_processing_utils import BaseImageProcessor
 
+from hfcap.checkpoint_files import check_checkpoint
 from hfcap.generation.inputs import end_token_id
 from hfcap.models import (
     HfcapEncoderDecoderModel,
@@ -90,6 +91,7 @@ def build_captioner(
     if model_args.decoder is None:
         tokenizer = train_tokenizer(captions, model_args.vocab_size, model_args.plain_text)
     else:
+        check_checkpoint(model_args.decoder)
         tokenizer = AutoTokenizer.from_pretrained(model_args.decoder)
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
@@ -107,6 +109,7 @@ def build_captioner(
 
 def _encoder(model_args: ModelArguments) -> tuple[PreTrainedModel, BaseImageProcessor]:
     if model_args.encoder is not None:
+        check_checkpoint(model_args.encoder)
         image_processor = AutoImageProcessor.from_pretrained(model_args.encoder, backend="pil")
         return load_vision_encoder(model_args.encoder), image_processor
     encoder = AutoModel.from_config(AutoConfig.for_model(**model_args.encoder_config))
@@ -120,7 +123,7 @@ def _join_llava(model_args, encoder, image_processor, tokenizer) -> tuple[PreTra
     image_token_id = add_image_token(tokenizer)
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     if model_args.decoder is not None:
-        decoder = AutoModelForCausalLM.from_pretrained(model_args.decoder)
+        decoder = AutoModelForCausalLM.from_pretrained(model_args.decoder, use_safetensors=True)
         # The mean of the others is a sensible start, but costs a covariance; the image token's row is never read.
         decoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     else:
@@ -139,7 +142,7 @@ def _join_encoder_decoder(model_args, encoder, image_processor, tokenizer) -> tu
     ids["pad_token_id"] = tokenizer.pad_token_id
     cross_attention = {"is_decoder": True, "add_cross_attention": True}
     if model_args.decoder is not None:
-        decoder = AutoModelForCausalLM.from_pretrained(model_args.decoder, **cross_attention)
+        decoder = AutoModelForCausalLM.from_pretrained(model_args.decoder, use_safetensors=True, **cross_attention)
     else:
         config = AutoConfig.for_model(**model_args.decoder_config, **cross_attention, **ids, vocab_size=len(tokenizer))
         decoder = AutoModelForCausalLM.from_config(config)
@@ -176,15 +179,19 @@ def load_captioner(source: str, load_in_4bit: bool = False) -> tuple[PreTrainedM
     Weights are float32, and next to 4-bit layers of their compute dtype.
 
     Raises:
-        ConfigError: a model of an unknown type.
+        ConfigError: a model of an unknown type, or without safetensors.
     """
     adapter = Path(source, "adapter_config.json")
     base = json.loads(adapter.read_text())["base_model_name_or_path"] if adapter.exists() else source
+    for folder in {base, source}:
+        check_checkpoint(folder)
     facts = facts_of_type(captioner_type(base))
     processor = load_processor(source)
     dtype = compute_dtype() if load_in_4bit else torch.float32
     quantization_config = four_bit_config(facts, dtype) if load_in_4bit else None
-    model = AutoModelForImageTextToText.from_pretrained(base, dtype=dtype, quantization_config=quantization_config)
+    model = AutoModelForImageTextToText.from_pretrained(
+        base, dtype=dtype, quantization_config=quantization_config, use_safetensors=True
+    )
     keep_4bit_layers_unpacked(model)
     complete_settings(model, processor)
     return (PeftModel.from_pretrained(model, source) if adapter.exists() else model), processor

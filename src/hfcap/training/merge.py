@@ -10,8 +10,8 @@ from safetensors.torch import load_file
 from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedModel
 
 import hfcap.models  # noqa: F401  (registers the Auto classes)
+from hfcap.checkpoint_files import check_checkpoint
 from hfcap.errors import ConfigError, VerificationError
-from hfcap.hub.checkpoint_files import check_checkpoint
 from hfcap.training.build import complete_settings, load_processor
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"

@@ -1,4 +1,4 @@
-"""Which files of a checkpoint may be read, and which may be shipped: safetensors, and nothing outside the folder."""
+"""Which files of a checkpoint may be read: safetensors, and nothing outside its folder."""
 
 import json
 import os
@@ -6,7 +6,6 @@ from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from hfcap.errors import ConfigError
 
-SAFE_SUFFIXES = {".safetensors", ".json", ".jinja", ".txt", ".model", ".py"}
 PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".pkl", ".ckpt"}
 
 
@@ -37,9 +36,3 @@ def check_checkpoint(name: str | os.PathLike) -> None:
                     f"{folder / index} names {file!r}, which is not a file in that folder: the checkpoint was "
                     "tampered with; fetch it again from where it came from"
                 )
-
-
-def unsafe_files(folder: str | os.PathLike) -> list[str]:
-    """Names of the files in an export that may not be shipped: anything but safetensors, settings, text and code."""
-    files = [path for path in Path(folder).rglob("*") if path.is_file()]
-    return sorted(str(path.relative_to(folder)) for path in files if path.suffix not in SAFE_SUFFIXES)
