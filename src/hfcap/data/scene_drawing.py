@@ -1,9 +1,10 @@
-"""Draws a scene with PIL: anti-aliased shapes with a little jitter in place, size, angle and colour.
+"""Draws a scene with PIL: anti-aliased shapes that vary in place, size, angle and colour.
 
 All lengths are fractions of the picture's side, x to the right and y down, until the moment of drawing.
 """
 
 import math
+from colorsys import hsv_to_rgb, rgb_to_hsv
 from random import Random
 
 from PIL import Image, ImageDraw
@@ -30,18 +31,21 @@ BACKGROUND_VALUES = {
     "dark grey": ((60, 62, 66), (60, 62, 66)),
     "gradient": ((252, 252, 252), (136, 138, 142)),
 }
-COLOR_JITTER = 8
+# A colour's hue turns by up to so many degrees, and a pure one is mixed with up to so much black or white. One exact
+# value a name would let a captioner learn each pair of colour and shape by itself, and fail on unseen pairs.
+HUE_JITTER = 4
+SHADE, TINT = 0.2, 0.33
 # Diameter by number of shapes: a group has to fit into half a picture, and large must stay larger than small.
-DIAMETERS = {"small": (0.18, 0.17, 0.15, 0.15), "large": (0.33, 0.27, 0.215, 0.215)}
+DIAMETERS = {"small": (0.2, 0.19, 0.175, 0.175), "large": (0.36, 0.3, 0.222, 0.222)}
 GAP = 0.03
 MARGIN = 0.01
 # The part of the picture a group may use, (x0, y0, x1, y1).
 REGIONS = {
-    "left": (MARGIN, 0.16, 0.475, 0.84),
-    "right": (0.525, 0.16, 1 - MARGIN, 0.84),
-    "top": (0.16, MARGIN, 0.84, 0.475),
-    "bottom": (0.16, 0.525, 0.84, 1 - MARGIN),
-    "centre": (0.2, 0.2, 0.8, 0.8),
+    "left": (MARGIN, 0.13, 0.49, 0.87),
+    "right": (0.51, 0.13, 1 - MARGIN, 0.87),
+    "top": (0.13, MARGIN, 0.87, 0.49),
+    "bottom": (0.13, 0.51, 0.87, 1 - MARGIN),
+    "centre": (0.15, 0.15, 0.85, 0.85),
 }
 # Offsets in units of (diameter + gap), one tuple of (x, y) a shape.
 _ROW = {2: ((-0.5, 0), (0.5, 0)), 3: ((-1, 0), (0, 0), (1, 0))}
@@ -57,20 +61,20 @@ def draw_scene(scene: Scene, rng: Random, image_size: int) -> Image.Image:
     """Return the scene as an RGB picture of `image_size` x `image_size` pixels.
 
     The facts are kept whatever `rng` gives: it moves a group inside its region and varies sizes by 5 %, angles by
-    7 degrees and colour channels by 8 of 255.
+    7 degrees, and colours in hue and by some black or white.
     """
     side = image_size * SUPERSAMPLING
     canvas = _background(scene.background, rng, side)
     draw = ImageDraw.Draw(canvas)
-    backdrop_at = canvas.copy().getpixel
+    backdrop = canvas.copy() if any(group.shape == "ring" for group in scene.groups) else canvas
     for group in scene.groups:
-        color = _jittered(COLOR_VALUES[group.color], rng)
+        color = _varied(COLOR_VALUES[group.color], rng)
         for x, y, diameter in place_shapes(group, rng):
             angle = math.radians(rng.uniform(-7, 7))
             center, radius = (x * side, y * side), diameter * side / 2
             _draw_shape(draw, group.shape, center, radius, angle, color)
             if group.shape == "ring":
-                hole = backdrop_at((round(center[0]), round(center[1])))
+                hole = backdrop.getpixel((round(center[0]), round(center[1])))
                 _draw_circle(draw, center, radius * 0.52, hole)
     return canvas.reduce(SUPERSAMPLING)
 
@@ -106,8 +110,13 @@ def _jittered_center(lowest: float, highest: float, rng: Random) -> float:
     return middle + rng.uniform(-reach, reach)
 
 
-def _jittered(color: tuple[int, int, int], rng: Random) -> tuple[int, int, int]:
-    return tuple(min(255, max(0, value + rng.randint(-COLOR_JITTER, COLOR_JITTER))) for value in color)
+def _varied(color: tuple[int, int, int], rng: Random) -> tuple[int, int, int]:
+    """Return another color of the same name: hue, shade and tint vary."""
+    hue, saturation, value = rgb_to_hsv(*(channel / 255 for channel in color))
+    turned = hsv_to_rgb((hue + rng.uniform(-HUE_JITTER, HUE_JITTER) / 360) % 1, saturation, value)
+    amount = rng.uniform(-SHADE, TINT) * saturation  # a grey black would no longer be black
+    end = 1 if amount > 0 else 0
+    return tuple(round(255 * (channel + abs(amount) * (end - channel))) for channel in turned)
 
 
 def _background(kind: str, rng: Random, side: int) -> Image.Image:

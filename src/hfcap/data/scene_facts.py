@@ -12,7 +12,7 @@ composes what it sees or recalls what it was told.
 import hashlib
 import json
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from random import Random
 
 SHAPES = ("circle", "square", "triangle", "star", "heart", "ring")
@@ -74,7 +74,9 @@ class Scene:
 
     def to_json(self) -> str:
         """Return the facts as a JSON object with sorted keys."""
-        return json.dumps(asdict(self), sort_keys=True)
+        # Not dataclasses.asdict, which copies deeply: this is called for every candidate of every picture.
+        groups = [vars(group) for group in self.groups]
+        return json.dumps({"background": self.background, "groups": groups, "relation": self.relation}, sort_keys=True)
 
 
 def scene_from_json(text: str) -> Scene:

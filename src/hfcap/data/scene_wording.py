@@ -1,6 +1,7 @@
 """Writes the five references of a scene, in one of two styles.
 
-- "caption": a short lower-case phrase: how many, how large, which colour and shape, on which background.
+- "caption": a short lower-case phrase: how many, how large, which colour and shape, on which background. It names two
+  groups as one reads, the left or upper one first, and says nothing of places.
 - "alt_text": one or two full sentences for a reader who does not see the picture: the same, and where things are.
 
 Each of the five references of an image has a sentence structure of its own; synonyms vary on top of that.
@@ -8,7 +9,7 @@ Each of the five references of an image has a sentence structure of its own; syn
 
 from random import Random
 
-from hfcap.data.scene_facts import INVERSE, Group, Scene
+from hfcap.data.scene_facts import INVERSE, Group, Scene, canonical
 
 STYLES = ("caption", "alt_text")
 
@@ -73,9 +74,7 @@ def name_group(group: Group, rng: Random) -> str:
 
 def _captions(scene: Scene, rng: Random) -> list[str]:
     def things() -> str:
-        groups = list(scene.groups)
-        rng.shuffle(groups)
-        return " and ".join(name_group(group, rng) for group in groups)
+        return " and ".join(name_group(group, rng) for group in canonical(scene).groups)
 
     def background(noun: str) -> str:
         return with_article(f"{rng.choice(BACKGROUND_WORDS[scene.background])} {noun}")

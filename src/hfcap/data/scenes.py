@@ -10,7 +10,7 @@ from random import Random
 from datasets import Dataset, Features, Image, List, Value
 
 from hfcap.data.scene_drawing import draw_scene
-from hfcap.data.scene_facts import SPLITS, sample_scene
+from hfcap.data.scene_facts import SPLITS, Scene, sample_scene
 from hfcap.data.scene_wording import STYLES, write_references
 
 MIN_IMAGE_SIZE = 32
@@ -55,6 +55,11 @@ def load_scenes(split: str, num_images: int, style: str, image_size: int = 96, s
     return Dataset.from_dict(columns, features=FEATURES)
 
 
+def scene_captions(split: str, num_images: int, style: str, seed: int = 0) -> list[list[str]]:
+    """Give the references that `load_scenes` gives, without drawing the pictures."""
+    return [_references(sample_scene(split, i, seed), split, i, style, seed) for i in range(num_images)]
+
+
 def is_scenes(rows: Dataset) -> bool:
     """Whether rows are those of `load_scenes`, so that `scene` holds the facts of the picture."""
     return rows.features == FEATURES
@@ -65,16 +70,19 @@ def _row(split: str, index: int, style: str, image_size: int, seed: int) -> dict
     image_id = f"scenes-{split}-{index:06d}" if seed == 0 else f"scenes-{split}-s{seed}-{index:06d}"
     # One generator each: what one part draws never moves what another one gets.
     picture = draw_scene(scene, Random(f"{seed}/{split}/{index}/drawing"), image_size)
-    captions = write_references(scene, style, Random(f"{seed}/{split}/{index}/{style}"))
     file = io.BytesIO()
     picture.save(file, "PNG", compress_level=1)
     return {
         "image_id": image_id,
         "image": {"bytes": file.getvalue(), "path": f"{image_id}.png"},
-        "captions": captions,
+        "captions": _references(scene, split, index, style, seed),
         "held_out": scene.held_out,
         "scene": scene.to_json(),
     }
+
+
+def _references(scene: Scene, split: str, index: int, style: str, seed: int) -> list[str]:
+    return write_references(scene, style, Random(f"{seed}/{split}/{index}/{style}"))
 
 
 def _check(split: str, num_images: int, style: str, image_size: int) -> None:

@@ -12,10 +12,16 @@ def keep_frozen_in_eval(model: nn.Module) -> None:
     on how the data are split into batches. Modules without parameters (dropout) follow the module they stand in.
     Call it at the end of `train()`, so that no caller needs to remember.
     """
-    for module in model.modules():
-        parameters = list(module.parameters())
-        is_frozen = bool(parameters) and not any(parameter.requires_grad for parameter in parameters)
-        if module.training and (is_frozen or isinstance(module, _BatchNorm)):
+    # One pass over the parameters: `Trainer` calls `train()` before every step.
+    with_parameters, with_trainable = set(), set()
+    for name, parameter in model.named_parameters(remove_duplicate=False):
+        owners = {name[:end] for end, letter in enumerate(name) if letter == "."} | {""}
+        with_parameters |= owners
+        if parameter.requires_grad:
+            with_trainable |= owners
+    frozen = with_parameters - with_trainable
+    for name, module in model.named_modules():
+        if module.training and (name in frozen or isinstance(module, _BatchNorm)):
             # Not module.eval(): on `model` itself that would call this function again through train().
             for submodule in module.modules():
                 submodule.training = False

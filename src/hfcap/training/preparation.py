@@ -15,7 +15,7 @@ from transformers import EarlyStoppingCallback, PreTrainedModel, TrainerCallback
 from hfcap import runs
 from hfcap.data.features import FeatureCache, cache_features
 from hfcap.data.scene_wording import STYLES
-from hfcap.data.scenes import load_scenes
+from hfcap.data.scenes import scene_captions
 from hfcap.data.sources import load_captions
 from hfcap.errors import ConfigError
 from hfcap.files import write_json
@@ -104,9 +104,7 @@ def tokenizer_texts(args: DataArguments, rows: datasets.Dataset) -> list[str]:
         captions = list(rows["captions"])
     if args.data == "scenes":
         others = [style for style in STYLES if style != args.scenes_style]
-        captions += [
-            row for style in others for row in load_scenes(args.train_split, TOKENIZER_SCENES, style)["captions"]
-        ]
+        captions += [row for style in others for row in scene_captions(args.train_split, TOKENIZER_SCENES, style)]
     return [*chain.from_iterable(captions), *[args.prompt or ""] * PROMPT_WEIGHT]
 
 
