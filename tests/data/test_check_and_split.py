@@ -98,7 +98,7 @@ def test_each_fault_is_found_once_and_named(clean, tmp_path, capsys):
 
 
 def test_tokens_are_counted_as_the_collator_does(clean, build_tiny, tmp_path, capsys):
-    _, processor = build_tiny("llava")
+    model, processor = build_tiny("llava")
     processor.save_pretrained(tmp_path / "processor")
     from hfcap.training.collators import CaptionCollator
 
@@ -114,10 +114,10 @@ def test_tokens_are_counted_as_the_collator_does(clean, build_tiny, tmp_path, ca
     main(["data", "check", source, *options])
     record = json.loads((tmp_path / "o" / "check.json").read_text())
     captions = load_captions(source, "train")["captions"]
-    lengths = [len(ids) for texts in captions for ids in CaptionCollator(processor, "caption").targets(texts)]
+    lengths = [len(ids) for texts in captions for ids in CaptionCollator(processor, model.config).targets(texts)]
     assert record["splits"]["train"]["tokens_per_caption"]["max"] == max(lengths)
     validation = load_captions(source, "validation")["captions"]
-    more = [len(ids) for texts in validation for ids in CaptionCollator(processor, "caption").targets(texts)]
+    more = [len(ids) for texts in validation for ids in CaptionCollator(processor, model.config).targets(texts)]
     assert record["findings"]["long_caption"]["count"] == sum(length > 8 for length in lengths + more) > 0
     assert "tokens a caption" in capsys.readouterr().out
 

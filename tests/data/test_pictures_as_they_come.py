@@ -84,7 +84,7 @@ def test_each_becomes_the_picture_that_a_person_sees_and_trains(folder, build_ti
     colors = {name.rsplit(".", 1)[0]: color for name, (_, color) in PICTURES.items()}
     data = CaptionDataset(rows)
     model, processor = build_tiny("llava")
-    collator = CaptionCollator(processor, "caption")
+    collator = CaptionCollator(processor, model.config, "caption")
     plain = collator([data[rows["image_id"].index("plain")]])["pixel_values"]
     for item in data:
         seen = np.asarray(item["image"], dtype=int).reshape(-1, 3)

@@ -70,7 +70,7 @@ def first_loss(rows, build_tiny, folder):
         ),
         train_dataset=CaptionDataset(rows),
         eval_dataset=CaptionDataset(rows),
-        data_collator=CaptionCollator(processor, "caption"),
+        data_collator=CaptionCollator(processor, model.config, "caption"),
         processing_class=processor,
     )
     trainer.train()
@@ -94,6 +94,7 @@ def test_drawn_pictures_in_every_form(form, drawn, tmp_path, build_tiny):
         assert losses[0] == losses[1] and math.isfinite(losses[0])
 
 
+@pytest.mark.slow
 def test_fifty_photos_in_every_form_are_the_same_rows_and_give_the_same_first_loss(photos, tmp_path, build_tiny):
     rows, losses = {}, {}
     for form, write in FORMS.items():

@@ -1,0 +1,151 @@
+"""Training from a stream: its order is a function of (seed, epoch), and a resumed run goes on with the next row."""
+
+import json
+
+import pytest
+from datasets import IterableDataset
+
+from hfcap.data.scenes import load_scenes
+from hfcap.data.sources import load_captions
+from hfcap.errors import ConfigError
+from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, ModelArguments
+from hfcap.training.collators import CaptionCollator
+from hfcap.training.compatibility import check_data
+from hfcap.training.dataset import CaptionDataset, CaptionStream
+from hfcap.training.preparation import last_complete_checkpoint, load_splits
+from hfcap.training.trainer import CaptionTrainer
+
+NUM_IMAGES = 10
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    """Ten pictures in `train.jsonl`, and one that is broken; two in `validation.jsonl`."""
+    folder = tmp_path_factory.mktemp("stream")
+    rows = load_scenes("train", NUM_IMAGES + 2, "caption", image_size=32)
+    lines = []
+    for number, row in enumerate(rows):
+        row["image"].save(folder / f"{number}.png")
+        entry = {"image": f"{number}.png", "captions": row["captions"]}
+        lines.append(json.dumps(entry | {"prompt": "say it"} if number % 2 else entry) + "\n")
+    (folder / "broken.png").write_bytes(b"no picture")
+    lines.insert(3, json.dumps({"image": "broken.png", "caption": "never seen"}) + "\n")
+    (folder / "train.jsonl").write_text("".join(lines[: NUM_IMAGES + 1]))
+    (folder / "validation.jsonl").write_text("".join(lines[NUM_IMAGES + 1 :]))
+    return folder
+
+
+def stream_of(folder, **views):
+    with pytest.warns(UserWarning, match="skipped"):
+        rows = load_captions(str(folder), "train", streaming=True, on_bad_image="skip")
+        list(rows.take(4))
+    return CaptionStream(rows, **views)
+
+
+def first_ids(stream, count):
+    ids = []
+    for item in stream:
+        ids.append(item["image_id"])
+        if len(ids) == count:
+            return ids
+
+
+@pytest.mark.filterwarnings("ignore:skipped")
+def test_each_epoch_has_every_image_once_in_an_order_of_its_own(folder):
+    stream = stream_of(folder, seed=3)
+    ids = first_ids(stream, 3 * NUM_IMAGES)
+    epochs = [ids[start : start + NUM_IMAGES] for start in range(0, len(ids), NUM_IMAGES)]
+    assert all(sorted(epoch) == sorted(map(str, range(NUM_IMAGES))) for epoch in epochs)
+    assert len({tuple(epoch) for epoch in epochs}) == 3
+    assert first_ids(stream, 3 * NUM_IMAGES) == ids == first_ids(stream_of(folder, seed=3), 3 * NUM_IMAGES)
+    assert first_ids(stream_of(folder, seed=4), 3 * NUM_IMAGES) != ids
+
+
+@pytest.mark.filterwarnings("ignore:skipped")
+def test_items_are_those_of_the_rows_read_whole(folder):
+    with pytest.warns(UserWarning, match="skipped"):
+        whole = CaptionDataset(load_captions(str(folder), "train", on_bad_image="skip"), references=2, mirror=True)
+    wanted = {whole.rows[row]["image_id"]: row for row in range(len(whole))}
+    for number, item in enumerate(stream_of(folder, references=2, mirror=True)):
+        if number == 2 * NUM_IMAGES:
+            break
+        same = whole[(number // NUM_IMAGES, wanted[item["image_id"]])]
+        assert item["captions"] == same["captions"] and item["image"].tobytes() == same["image"].tobytes()
+        assert item.get("prompt") == same.get("prompt") == ("say it" if int(item["image_id"]) % 2 else None)
+
+
+@pytest.mark.filterwarnings("ignore:skipped")
+def test_a_resumed_run_from_a_stream_is_the_uninterrupted_one(folder, build_tiny, tmp_path):
+    def train(output_dir):
+        model, processor = build_tiny("llava")
+        trainer = CaptionTrainer(
+            model=model,
+            args=CaptionTrainingArguments(
+                output_dir=str(output_dir),
+                max_steps=6,
+                per_device_train_batch_size=4,
+                learning_rate=1e-2,
+                logging_steps=1,
+                eval_strategy="no",
+                save_strategy="steps",
+                save_steps=4,
+                load_best_model_at_end=False,
+                disable_tqdm=True,
+                use_cpu=True,
+            ),
+            train_dataset=stream_of(folder, references=2, mirror=True, crop=0.8),
+            eval_dataset=None,
+            data_collator=CaptionCollator(processor, model.config, "caption"),
+            processing_class=processor,
+        )
+        trainer.train(resume_from_checkpoint=last_complete_checkpoint(output_dir))
+        return {log["step"]: log["loss"] for log in trainer.state.log_history if "loss" in log}
+
+    whole = train(tmp_path / "whole")
+    assert list(whole) == [1, 2, 3, 4, 5, 6]  # 24 rows: into the third epoch
+    (tmp_path / "cut").mkdir()
+    (tmp_path / "whole" / "checkpoint-4").rename(tmp_path / "cut" / "checkpoint-4")
+    assert train(tmp_path / "cut") == whole
+
+
+def test_what_was_left_out_is_listed_once(folder, tmp_path):
+    args = DataArguments(data=str(folder), on_bad_image="skip", streaming=True)
+    with pytest.warns(UserWarning, match="skipped"):
+        train, evaluation = load_splits(args, tmp_path)
+        assert isinstance(train, IterableDataset) and len(evaluation) == 2
+        for _ in range(2):
+            assert len(list(train)) == NUM_IMAGES
+    lines = [json.loads(line) for line in (tmp_path / "skipped.jsonl").read_text().splitlines()]
+    place = f"{folder}/train.jsonl, line 4"
+    reason = "not a picture (the file begins with b'no picture')"
+    assert lines == [{"split": "train", "image_id": "broken", "where": place, "reason": reason}]
+    with pytest.warns(UserWarning, match="skipped"):
+        load_splits(DataArguments(data=str(folder), on_bad_image="skip"), tmp_path)
+    assert len((tmp_path / "skipped.jsonl").read_text().splitlines()) == 1
+
+
+@pytest.mark.parametrize(
+    ("data", "model", "training", "message"),
+    [
+        ({"streaming": True}, {}, {}, "give max_steps"),
+        ({"streaming": True}, {"feature_cache": True}, {"max_steps": 1}, "feature cache holds a whole data set"),
+        ({"crop": 0.9}, {"feature_cache": True}, {}, "crop: cached features are those of the plain"),
+        ({"color_jitter": 0.1}, {"feature_cache": True}, {}, "color_jitter: cached features"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(data, model, training, message):
+    with pytest.raises(ConfigError, match=message):
+        check_data(DataArguments(**data), ModelArguments(**model), CaptionTrainingArguments(use_cpu=True, **training))
+
+
+@pytest.mark.parametrize(
+    ("field", "message"),
+    [
+        ({"crop": 0.2}, r"crop is 0.2; wanted 0.5 to 1 \(no crop\)"),
+        ({"crop": 1.5}, "crop is 1.5"),
+        ({"color_jitter": 0.9}, r"color_jitter is 0.9; wanted 0 \(none\) to 0.5"),
+    ],
+)
+def test_augmentation_that_may_make_captions_false_is_refused(field, message):
+    with pytest.raises(ConfigError, match=message):
+        DataArguments(**field)
