@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> Path:
         return run
     set_seed(args.seed)
     if base is not None:
-        model, processor = load_captioner(base)
+        model, processor = load_captioner(base, image_processor_config=model_args.image_processor_config)
     else:
         model, processor = build_captioner(model_args, args, tokenizer_texts(data_args, rows[0]))
     if data_args.prompt is not None:

@@ -70,7 +70,9 @@ def main(argv: list[str] | None = None) -> Path:
         print_next_command(run)
         return run
     set_seed(args.seed)
-    model, processor = load_captioner(base, load_in_4bit=True)
+    model, processor = load_captioner(
+        base, load_in_4bit=True, image_processor_config=model_args.image_processor_config
+    )
     if data_args.prompt is not None:
         keep_caption_prompt(processor, data_args.prompt)
     model = apply_strategy(model, "qlora", model_args.lora_r, model_args.lora_alpha, model_args.lora_dropout)

@@ -199,9 +199,19 @@ BUILDERS = {
 }
 
 
+# Their processors handle video, for which transformers needs torchvision (SmolVLM: num2words as well).
+NEED_TORCHVISION = ("smolvlm", "qwen2_5_vl", "qwen3_vl", "llava_onevision", "internvl", "gemma3")
+
+
 def build_native(model_type, captions, **options):
     """Model and processor of a type, with the same weights every time."""
-    config, processor = BUILDERS[model_type](captions, **options)
+    if model_type in BUILDERS:
+        builder = BUILDERS[model_type]
+    else:
+        import native_torchvision_models
+
+        builder = native_torchvision_models.BUILDERS[model_type]
+    config, processor = builder(captions, **options)
     torch.manual_seed(0)
     model = AutoModelForImageTextToText.from_config(config)
     with torch.no_grad():

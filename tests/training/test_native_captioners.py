@@ -1,22 +1,27 @@
 """Every native captioner of the table trains with every strategy it names, and the table's facts about it are true."""
 
+from dataclasses import fields
+from importlib.util import find_spec
 from itertools import chain
 
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
+from transformers import TrainerCallback
 
+from hfcap.errors import ConfigError
 from hfcap.generation.caption import caption_rows
 from hfcap.generation.inputs import caption_prompt, keep_caption_prompt
-from hfcap.models.facts import FACTS, facts_of
+from hfcap.models.facts import FACTS, facts_of, facts_of_type, is_packable
 from hfcap.training.arguments import CaptionTrainingArguments
 from hfcap.training.build import load_captioner
 from hfcap.training.collators import CaptionCollator
+from hfcap.training.compatibility import choose_packing
 from hfcap.training.dataset import CaptionDataset
 from hfcap.training.merge import merge_adapter
 from hfcap.training.strategies import TRAINED_PARTS, apply_strategy, part_of
 from hfcap.training.trainer import CaptionTrainer
-from native_models import BUILDERS, build_native
+from native_models import BERT, BUILDERS, LLAMA, NEED_TORCHVISION, QWEN2, build_native
 
 PROMPT = "describe the picture"
 # The rest of the matrix is slow; these few touch every branch of the table.
@@ -29,11 +34,36 @@ FAST = {
     ("git", "full"),
     ("vision-encoder-decoder", "full"),
 }
+needs_torchvision = pytest.mark.skipif(
+    not (find_spec("torchvision") and find_spec("num2words")),
+    reason="its processor handles video as well: needs torchvision and num2words",
+)
+
+
+def case(model_type, *values, fast):
+    marks = [needs_torchvision] if model_type in NEED_TORCHVISION else []
+    return pytest.param(model_type, *values, marks=marks if fast else [*marks, pytest.mark.slow])
+
+
+TYPES = (*BUILDERS, *NEED_TORCHVISION)
 MATRIX = [
-    pytest.param(model_type, strategy, marks=[] if (model_type, strategy) in FAST else pytest.mark.slow)
-    for model_type in BUILDERS
+    case(model_type, strategy, fast=(model_type, strategy) in FAST)
+    for model_type in TYPES
     for strategy in FACTS[model_type].strategies
 ]
+VARIANTS = ("plain", "pad is eos", "checkpointing", "lora", "qlora")
+PACKED = [
+    case(model_type, variant, fast=(model_type, variant) in {("llava", "checkpointing"), ("blip", "plain")})
+    for model_type in TYPES
+    for variant in VARIANTS
+    if FACTS[model_type].packable
+]
+# Renamed in transformers 5.23.
+CHECKPOINTING = next(
+    f.name
+    for f in fields(CaptionTrainingArguments)
+    if f.name in ("activation_checkpointing", "gradient_checkpointing")
+)
 
 
 @pytest.fixture(scope="module")
@@ -154,3 +184,112 @@ def test_it_trains_judges_saves_and_reloads(model_type, strategy, saved, rows, t
         assert caption_prompt(again) == prompt_of(model_type)
         merged_trainer = make_trainer(merged, again, rows, tmp_path / "again")
         assert merged_trainer.evaluation_loss(merged_trainer.eval_dataset) == pytest.approx(loss, rel=1e-5)
+
+
+class KeepGradients(TrainerCallback):
+    """Remember every gradient of the last optimizer step."""
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        self.gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def one_step(folder, rows, tmp_path, variant, packing):
+    """Loss and gradients of one optimizer step of the real trainer, two micro-batches of four images."""
+    four_bit = variant == "qlora"
+    model, processor = load_captioner(folder, load_in_4bit=four_bit)
+    if facts_of(model.config).prompt != "none":
+        keep_caption_prompt(processor, PROMPT)
+    if variant == "pad is eos":
+        processor.tokenizer.pad_token = processor.tokenizer.eos_token or processor.tokenizer.sep_token
+    torch.manual_seed(0)
+    model = apply_strategy(model, variant if variant in ("lora", "qlora") else "full", lora_r=4)
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:  # zero at the start: A would get no gradient
+            torch.nn.init.normal_(parameter, std=0.1)
+    keep = KeepGradients()
+    arguments = {"max_steps": 1, "gradient_accumulation_steps": 2, "max_grad_norm": 1e9}
+    arguments[CHECKPOINTING] = variant == "checkpointing"
+    trainer = make_trainer(model, processor, rows, tmp_path / str(packing), packing, **arguments)
+    trainer.add_callback(keep)
+    trainer.train()
+    return trainer.state.log_history[0]["loss"], keep.gradients
+
+
+def assert_packing_changes_nothing(folder, rows, tmp_path, variant="plain"):
+    loss, packed = one_step(folder, rows, tmp_path, variant, packing=True)
+    expected, separate = one_step(folder, rows, tmp_path, variant, packing=False)
+    assert loss == pytest.approx(expected, rel=1e-5)
+    assert packed.keys() == separate.keys()
+    # The bias of keys has a gradient of zero, and noise instead: compare that with the others.
+    floor = 1e-3 * max(gradient.norm() for gradient in separate.values())
+    for name, gradient in separate.items():
+        assert (packed[name] - gradient).norm() <= 1e-5 * max(gradient.norm(), floor), name
+
+
+@pytest.mark.parametrize(("model_type", "variant"), PACKED)
+def test_packing_changes_neither_loss_nor_gradient(model_type, variant, saved, rows, tmp_path):
+    assert_packing_changes_nothing(saved(model_type), rows, tmp_path, variant)
+
+
+@pytest.mark.parametrize("language_model", ["mistral", "qwen2", "qwen3"])
+def test_packing_is_exact_with_other_language_models(language_model, saved, rows, tmp_path):
+    text = (QWEN2 if language_model == "qwen2" else LLAMA) | {"model_type": language_model, "head_dim": 8}
+    assert_packing_changes_nothing(saved("llava", text=text), rows, tmp_path)
+
+
+def test_packing_is_exact_with_a_bert_decoder(saved, rows, tmp_path):
+    assert_packing_changes_nothing(saved("vision-encoder-decoder", decoder=BERT), rows, tmp_path)
+
+
+@pytest.mark.parametrize("model_type", [case(model_type, fast=True) for model_type in TYPES])
+@torch.no_grad()
+def test_a_pair_has_the_loss_that_the_stock_model_gives_it(model_type, saved, rows):
+    """Prompt, image and target stand where the model's own loss expects them."""
+    model, processor = load_captioner(saved(model_type))
+    collator = CaptionCollator(processor, model.config, prompt_of(model_type), packing=False)
+    prefix, target = collator.prefix(rows[2]), collator.targets(rows[2]["captions"])[1]
+    if collator.facts.layout == "encoder_decoder":
+        inputs = {"labels": torch.tensor([target])}
+    else:
+        inputs = {
+            "input_ids": torch.tensor([prefix.input_ids + target]),
+            "labels": torch.tensor([[-100] * len(prefix.input_ids) + target]),
+        }
+    if prefix.token_types is not None:
+        types = prefix.token_types + [collator.facts.caption_token_type] * len(target)
+        inputs[collator.facts.token_types] = torch.tensor([types])
+    stock = model(**inputs, **prefix.vision).loss.item()
+    row = {"image": rows[2]["image"], "captions": rows[2]["captions"][1:2]}
+    assert loss_by_hand(model, collator, [row]) == pytest.approx(stock, rel=1e-5)
+
+
+@pytest.mark.parametrize("model_type", ["llava", "blip", "git", "paligemma"])
+def test_a_rows_own_prompt_wins_in_training_and_in_captioning(model_type, saved, rows):
+    model, processor = load_captioner(saved(model_type))
+    own = [dict(rows[i]) for i in range(4)]
+    for row, prompt in zip(own, ["a", "what is in the picture", None, "describe the"], strict=True):
+        row["prompt"] = prompt
+    collator = CaptionCollator(processor, model.config, PROMPT)
+    texts = [processor.tokenizer.decode(collator.prefix(row).input_ids) for row in own]
+    for text, row in zip(texts, own, strict=True):
+        assert (row["prompt"] or PROMPT) in text
+    each = [caption_rows(model, processor, [row], row["prompt"] or PROMPT, max_new_tokens=6)[0] for row in own]
+    assert caption_rows(model, processor, own, PROMPT, max_new_tokens=6) == each
+
+
+def test_an_unknown_type_is_refused_and_the_file_to_extend_named():
+    with pytest.raises(ConfigError, match=r"of type 'mpt'.*src/hfcap/models/facts\.py"):
+        facts_of_type("mpt")
+
+
+def test_packing_on_request_is_refused_where_it_is_not_exact(saved, caplog):
+    git, _ = load_captioner(saved("git"))
+    assert not is_packable(git.config)
+    with pytest.raises(ConfigError, match="packing: git with git is not among the models whose packed rows are exact"):
+        choose_packing("always", git.config)
+    with caplog.at_level("INFO"):
+        assert not choose_packing("auto", git.config)
+    assert "one row a reference" in caplog.text
+    blip, _ = load_captioner(saved("blip"))
+    assert choose_packing("auto", blip.config)
+    assert not choose_packing("never", blip.config)

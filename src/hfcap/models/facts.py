@@ -53,6 +53,7 @@ class CaptionerFacts:
             packable decoder, takes a boolean `logits_to_keep`), or the "text" (an integer: the last so many).
         generate_drops_last: `generate` cuts the last prompt token off (BLIP expects SEP there).
         generate_by: the part whose `generate`, and whose generation settings, the model's own `generate` uses.
+        needs_torchvision: its processor handles video as well, which transformers does with torchvision alone.
         feature_cache: whether the model takes `vision_features`, the raw output of a frozen encoder.
     """
 
@@ -72,6 +73,7 @@ class CaptionerFacts:
     logits: Literal["targets", "text"] = "targets"
     generate_drops_last: bool = False
     generate_by: str | None = None
+    needs_torchvision: bool = False
     feature_cache: bool = False
 
 
@@ -104,6 +106,7 @@ _QWEN_VL = {
     "projector": ("model.visual.merger.", "model.visual.deepstack_merger_list."),
     "lm": ("model.language_model.", "lm_head."),
     "token_types": "mm_token_type_ids",
+    "needs_torchvision": True,
 }
 
 FACTS: dict[str, CaptionerFacts] = {
@@ -113,9 +116,9 @@ FACTS: dict[str, CaptionerFacts] = {
     ),
     "llava": CaptionerFacts(**_LLAVA_PARTS, packable=PACKABLE_DECODERS),
     "idefics3": CaptionerFacts(**_IDEFICS3),
-    "smolvlm": CaptionerFacts(**_IDEFICS3),
-    "llava_onevision": CaptionerFacts(**_LLAVA_PARTS, packable=PACKABLE_DECODERS),
-    "internvl": CaptionerFacts(**_LLAVA_PARTS, packable=PACKABLE_DECODERS),
+    "smolvlm": CaptionerFacts(**_IDEFICS3, needs_torchvision=True),
+    "llava_onevision": CaptionerFacts(**_LLAVA_PARTS, packable=PACKABLE_DECODERS, needs_torchvision=True),
+    "internvl": CaptionerFacts(**_LLAVA_PARTS, packable=PACKABLE_DECODERS, needs_torchvision=True),
     "qwen2_5_vl": CaptionerFacts(**_QWEN_VL),
     "qwen3_vl": CaptionerFacts(**_QWEN_VL),
     # The picture (in PaliGemma the whole prefix) is read in both directions: a mask of packed rows would lose that.
@@ -190,3 +193,20 @@ def setting_at(config: PreTrainedConfig, path: str) -> int | None:
     for name in path.split("."):
         config = getattr(config, name, None)
     return config
+
+
+def facts_table() -> str:
+    """`FACTS` as a Markdown table, for `docs/models.md`."""
+    lines = [
+        "| model type | prompt | image tokens | strategies | packed rows exact with | label-only logits | needs |"
+    ]
+    lines.append("| --- " * 7 + "|")
+    for model_type, facts in FACTS.items():
+        prompt = {"chat": "chat template", "text": "plain text", "none": "none"}[facts.prompt]
+        packable = ", ".join(facts.packable) or "not packed"
+        logits = "yes" if facts.logits == "targets" else "text positions"
+        image_tokens = "in the prompt" if facts.image_tokens else "none"
+        needs = "torchvision" if facts.needs_torchvision else ""
+        cells = [f"`{model_type}`", prompt, image_tokens, ", ".join(facts.strategies), packable, logits, needs]
+        lines.append("| " + " | ".join(cells) + " |")
+    return "\n".join(lines)

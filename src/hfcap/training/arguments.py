@@ -105,6 +105,10 @@ class ModelArguments:
     bridge_config: dict | str | None = field(
         default=None, metadata={"help": "Settings between encoder and decoder (fields of the captioner's config)."}
     )
+    image_processor_config: dict | str | None = field(
+        default=None,
+        metadata={"help": "Settings of a loaded model's image processor to change (`do_image_splitting: false`)."},
+    )
     image_size: int | None = field(default=None, metadata={"help": "Side of the square picture the encoder sees."})
     vocab_size: int = field(
         default=4096, metadata={"help": "Entries of the BPE tokenizer that a decoder from scratch gets."}
@@ -124,7 +128,7 @@ class ModelArguments:
     cache_dir: str = field(default="outputs/features", metadata={"help": "Folder of the feature cache."})
 
     def __post_init__(self):
-        for name in ("encoder_config", "decoder_config", "bridge_config"):
+        for name in ("encoder_config", "decoder_config", "bridge_config", "image_processor_config"):
             value = getattr(self, name)
             if isinstance(value, str):
                 try:

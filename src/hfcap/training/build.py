@@ -24,6 +24,7 @@ from transformers import (
 from transformers.image_processing_utils import BaseImageProcessor
 
 from hfcap.checkpoint_files import check_checkpoint
+from hfcap.errors import ConfigError
 from hfcap.generation.inputs import end_token_id
 from hfcap.models import (
     HfcapEncoderDecoderModel,
@@ -33,7 +34,7 @@ from hfcap.models import (
     add_image_token,
     load_vision_encoder,
 )
-from hfcap.models.facts import facts_of, facts_of_type
+from hfcap.models.facts import CaptionerFacts, facts_of, facts_of_type
 from hfcap.models.model_utils import keep_4bit_layers_unpacked
 from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
 from hfcap.training.strategies import compute_dtype, four_bit_config
@@ -169,24 +170,30 @@ def captioner_type(source: str) -> str:
     return model_type
 
 
-def load_captioner(source: str, load_in_4bit: bool = False) -> tuple[PreTrainedModel | PeftModel, ProcessorMixin]:
+def load_captioner(
+    source: str, load_in_4bit: bool = False, image_processor_config: dict | None = None
+) -> tuple[PreTrainedModel | PeftModel, ProcessorMixin]:
     """Load a captioner and its processor from a folder or a Hub id, ready to train and to generate.
 
     Args:
         source: a model, or an adapter, which is put on the base that its configuration names.
         load_in_4bit: the language model, or that of the adapter's base, in NF4 (`strategies.four_bit_config`).
+        image_processor_config: settings of the image processor to change; they are saved with it.
 
     Weights are float32, and next to 4-bit layers of their compute dtype.
 
     Raises:
-        ConfigError: a model of an unknown type, or without safetensors.
+        ConfigError: a model of an unknown type, or without safetensors, or a setting that the image processor does not
+            have.
     """
     adapter = Path(source, "adapter_config.json")
     base = json.loads(adapter.read_text())["base_model_name_or_path"] if adapter.exists() else source
     for folder in {base, source}:
         check_checkpoint(folder)
     facts = facts_of_type(captioner_type(base))
-    processor = load_processor(source)
+    processor = load_processor(source, facts)
+    if image_processor_config:
+        processor.image_processor = _changed(processor.image_processor, image_processor_config)
     dtype = compute_dtype() if load_in_4bit else torch.float32
     quantization_config = four_bit_config(facts, dtype) if load_in_4bit else None
     model = AutoModelForImageTextToText.from_pretrained(
@@ -197,16 +204,40 @@ def load_captioner(source: str, load_in_4bit: bool = False) -> tuple[PreTrainedM
     return (PeftModel.from_pretrained(model, source) if adapter.exists() else model), processor
 
 
-def load_processor(source: str) -> ProcessorMixin:
+def _changed(image_processor: BaseImageProcessor, changes: dict) -> BaseImageProcessor:
+    settings = image_processor.to_dict()
+    unknown = sorted(set(changes) - set(settings))
+    if unknown:
+        own = ", ".join(sorted(name for name in settings if not name.endswith("_type")))
+        raise ConfigError(
+            f"image_processor_config: {type(image_processor).__name__} has no {', '.join(unknown)}; it has {own}"
+        )
+    return type(image_processor).from_dict(settings | changes)
+
+
+def load_processor(source: str, facts: CaptionerFacts) -> ProcessorMixin:
     """Load the processor of a captioner from a folder or a Hub id.
 
     `VisionEncoderDecoderModel` has no processor of its own: checkpoints hold an image processor and a tokenizer, of
     which `AutoProcessor` gives one. They become a `TrOCRProcessor`, the class that stock ones are saved as.
+
+    Raises:
+        ConfigError: the processor needs a library that is not installed.
     """
-    processor = AutoProcessor.from_pretrained(source, backend="pil")
+    # PIL gives the same pixels wherever it runs; a processor that handles video as well knows torchvision only.
+    backend = {} if facts.needs_torchvision else {"backend": "pil"}
+    try:
+        processor = AutoProcessor.from_pretrained(source, **backend)
+    except ImportError as error:
+        if not facts.needs_torchvision:
+            raise
+        raise ConfigError(
+            f"model: the processor of {source} handles video as well, and cannot be built without its libraries: "
+            "pip install torchvision num2words (of the same build as torch, CPU or CUDA)"
+        ) from error
     if isinstance(processor, ProcessorMixin):
         return processor
-    image_processor = AutoImageProcessor.from_pretrained(source, backend="pil")
+    image_processor = AutoImageProcessor.from_pretrained(source, **backend)
     return TrOCRProcessor(image_processor, AutoTokenizer.from_pretrained(source))
 
 

@@ -12,6 +12,7 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedMode
 import hfcap.models  # noqa: F401  (registers the Auto classes)
 from hfcap.checkpoint_files import check_checkpoint
 from hfcap.errors import ConfigError, VerificationError
+from hfcap.models.facts import facts_of
 from hfcap.training.build import complete_settings, load_processor
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -147,7 +148,7 @@ def merge_adapter(
     merged = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
     check_merge(before, merged.state_dict(), weights)
     # The adapter's processor knows the prompt it was trained with, the base's does not.
-    processor = load_processor(str(adapter))
+    processor = load_processor(str(adapter), facts_of(merged.config))
     complete_settings(merged, processor)
     if folder is not None:
         merged.save_pretrained(folder)

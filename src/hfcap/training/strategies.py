@@ -113,7 +113,7 @@ def apply_strategy(
 
 
 def projector_modules(model: nn.Module) -> list[str]:
-    """Full names of the outermost modules that hold parameters and belong to the projector."""
+    """Full names of the outermost modules that hold parameters and belong to the projector; of lists, the members."""
     facts = facts_of(model.config)
     mixed = {""}  # modules that hold other parts as well
     for name, _ in model.named_parameters():
@@ -121,9 +121,13 @@ def projector_modules(model: nn.Module) -> list[str]:
             parents = name.split(".")[:-1]
             mixed |= {".".join(parents[:depth]) for depth in range(1, len(parents) + 1)}
     own = [
-        name for name, module in model.named_modules() if name not in mixed and any(True for _ in module.parameters())
+        name
+        for name, module in model.named_modules()
+        if name not in mixed
+        and part_of(f"{name}.", facts) == "projector"
+        and any(True for _ in module.parameters())
+        and not isinstance(module, (nn.ModuleList, nn.ParameterList))  # PEFT cannot wrap what has no forward
     ]
-    own = [name for name in own if part_of(f"{name}.", facts) == "projector"]
     return [name for name in own if not any(name.startswith(f"{outer}.") for outer in own)]
 
 

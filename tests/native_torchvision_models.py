@@ -1,0 +1,195 @@
+"""Tiny random captioners whose processors need torchvision (they handle video as well), as in `native_models`."""
+
+from transformers import (
+    Gemma3Config,
+    Gemma3ImageProcessorPil,
+    Gemma3Processor,
+    GotOcr2ImageProcessorPil,
+    InternVLConfig,
+    InternVLProcessor,
+    InternVLVideoProcessor,
+    LlavaOnevisionConfig,
+    LlavaOnevisionImageProcessorPil,
+    LlavaOnevisionProcessor,
+    LlavaOnevisionVideoProcessor,
+    Qwen2_5_VLConfig,
+    Qwen2_5_VLProcessor,
+    Qwen2VLImageProcessorPil,
+    Qwen2VLVideoProcessor,
+    Qwen3VLConfig,
+    Qwen3VLProcessor,
+    Qwen3VLVideoProcessor,
+    SmolVLMConfig,
+    SmolVLMImageProcessorPil,
+    SmolVLMProcessor,
+    SmolVLMVideoProcessor,
+)
+
+from native_models import CHAT, LLAMA, QWEN2, SIDE, TEXT, VISION, WIDTH, ids_of, tokenizer_of
+
+SQUARE = {"size": {"height": SIDE, "width": SIDE}}
+QWEN_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
+QWEN_CHAT = CHAT.replace("<image>", "<|vision_start|><|image_pad|><|vision_end|>")
+QWEN_ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
+
+
+def build_smolvlm(captions):
+    tokenizer = tokenizer_of(captions, "<image>", "<fake_token_around_image>", "<global-img>", "<end_of_utterance>")
+    tokenizer.fake_image_token, tokenizer.image_token = "<fake_token_around_image>", "<image>"
+    tokenizer.global_image_token, tokenizer.end_of_utterance_token = "<global-img>", "<end_of_utterance>"
+    image_processor = SmolVLMImageProcessorPil(size={"longest_edge": 64}, max_image_size={"longest_edge": SIDE})
+    processor = SmolVLMProcessor(
+        image_processor, tokenizer, SmolVLMVideoProcessor(), image_seq_len=4, chat_template=CHAT
+    )
+    config = SmolVLMConfig(
+        vision_config=VISION,
+        text_config={**LLAMA, "vocab_size": len(tokenizer), **ids_of(tokenizer)},
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        scale_factor=2,
+    )
+    return config, processor
+
+
+def _qwen_ids(tokenizer):
+    names = ("vision_start", "vision_end", "image", "video")
+    return {f"{n}_token_id": tokenizer.convert_tokens_to_ids(t) for n, t in zip(names, QWEN_TOKENS, strict=True)}
+
+
+def build_qwen2_5_vl(captions):
+    tokenizer = tokenizer_of(captions, *QWEN_TOKENS)
+    vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "patch_size": 8}
+    config = Qwen2_5_VLConfig(
+        vision_config={**vision, "out_hidden_size": 32, "window_size": 32, "fullatt_block_indexes": [1]},
+        text_config={**QWEN2, "vocab_size": len(tokenizer), "rope_parameters": QWEN_ROPE, **ids_of(tokenizer)}
+        | {"model_type": "qwen2_5_vl_text"},
+        **_qwen_ids(tokenizer),
+    )
+    limits = {"patch_size": 8, "min_pixels": 16 * 16, "max_pixels": SIDE * SIDE}
+    processor = Qwen2_5_VLProcessor(
+        Qwen2VLImageProcessorPil(**limits), tokenizer, Qwen2VLVideoProcessor(**limits), chat_template=QWEN_CHAT
+    )
+    return config, processor
+
+
+def build_qwen3_vl(captions):
+    tokenizer = tokenizer_of(captions, *QWEN_TOKENS)
+    vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "patch_size": 8}
+    text = {**TEXT, "num_key_value_heads": 2, "head_dim": 8, "vocab_size": len(tokenizer)}
+    config = Qwen3VLConfig(
+        vision_config={
+            **vision,
+            "out_hidden_size": 32,
+            "num_position_embeddings": 16,
+            "deepstack_visual_indexes": [0],
+            "initializer_range": 0.2,
+        },
+        text_config={**text, "rope_parameters": QWEN_ROPE, **ids_of(tokenizer)},
+        **_qwen_ids(tokenizer),
+    )
+    limits = {"patch_size": 8, "min_pixels": 16 * 16, "max_pixels": SIDE * SIDE}
+    processor = Qwen3VLProcessor(
+        Qwen2VLImageProcessorPil(**limits), tokenizer, Qwen3VLVideoProcessor(patch_size=8), chat_template=QWEN_CHAT
+    )
+    return config, processor
+
+
+def build_llava_onevision(captions):
+    tokenizer = tokenizer_of(captions, "<image>", "<video>")
+    pinpoints = [[SIDE, SIDE], [SIDE, 2 * SIDE], [2 * SIDE, SIDE]]
+    config = LlavaOnevisionConfig(
+        vision_config={"model_type": "siglip_vision_model", **VISION, "vision_use_head": False},
+        text_config={**QWEN2, "vocab_size": len(tokenizer), **ids_of(tokenizer)},
+        image_token_index=tokenizer.convert_tokens_to_ids("<image>"),
+        video_token_index=tokenizer.convert_tokens_to_ids("<video>"),
+        image_grid_pinpoints=pinpoints,
+    )
+    processor = LlavaOnevisionProcessor(
+        LlavaOnevisionImageProcessorPil(**SQUARE, image_grid_pinpoints=pinpoints),
+        tokenizer,
+        LlavaOnevisionVideoProcessor(**SQUARE),
+        num_image_tokens=16,
+        vision_feature_select_strategy="full",
+        chat_template=CHAT,
+    )
+    return config, processor
+
+
+def build_internvl(captions):
+    names = {
+        "start_image_token": "<img>",
+        "end_image_token": "</img>",
+        "context_image_token": "<IMG_CONTEXT>",
+        "video_token": "<video>",
+    }
+    tokenizer = tokenizer_of(captions, *names.values())
+    # A named special token is an attribute of the tokenizer, and is saved with it.
+    tokenizer = type(tokenizer)(
+        tokenizer_object=tokenizer.backend_tokenizer,
+        pad_token=tokenizer.pad_token,
+        bos_token=tokenizer.bos_token,
+        eos_token=tokenizer.eos_token,
+        extra_special_tokens=names,
+    )
+    vision = {**WIDTH, "num_attention_heads": 2, "image_size": [SIDE, SIDE], "patch_size": [8, 8]}
+    config = InternVLConfig(
+        vision_config=vision,
+        text_config={**QWEN2, "vocab_size": len(tokenizer), "tie_word_embeddings": False, **ids_of(tokenizer)},
+        image_token_id=tokenizer.convert_tokens_to_ids("<IMG_CONTEXT>"),
+        image_seq_length=4,
+        tie_word_embeddings=False,
+    )
+    processor = InternVLProcessor(
+        GotOcr2ImageProcessorPil(**SQUARE, max_patches=2),
+        tokenizer,
+        InternVLVideoProcessor(**SQUARE),
+        image_seq_length=4,
+        chat_template=CHAT.replace("<image>", "<IMG_CONTEXT>"),
+    )
+    return config, processor
+
+
+def build_gemma3(captions):
+    names = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
+    tokenizer = tokenizer_of(captions, *names.values())
+    tokenizer = type(tokenizer)(
+        tokenizer_object=tokenizer.backend_tokenizer,
+        pad_token=tokenizer.pad_token,
+        bos_token=tokenizer.bos_token,
+        eos_token=tokenizer.eos_token,
+        extra_special_tokens=names,
+    )
+    ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in names.items()}
+    config = Gemma3Config(
+        vision_config={"model_type": "siglip_vision_model", **VISION, "vision_use_head": False},
+        text_config={
+            **TEXT,
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+            "query_pre_attn_scalar": 8,
+            "sliding_window": 16,
+            "layer_types": ["sliding_attention", "full_attention"],
+            "vocab_size": len(tokenizer),
+            **ids_of(tokenizer),
+        },
+        mm_tokens_per_image=4,
+        boi_token_index=ids["boi_token"],
+        eoi_token_index=ids["eoi_token"],
+        image_token_index=ids["image_token"],
+    )
+    processor = Gemma3Processor(
+        Gemma3ImageProcessorPil(**SQUARE),
+        tokenizer,
+        image_seq_length=4,
+        chat_template=CHAT.replace("<image>", "<start_of_image>"),
+    )
+    return config, processor
+
+
+BUILDERS = {
+    "smolvlm": build_smolvlm,
+    "qwen2_5_vl": build_qwen2_5_vl,
+    "qwen3_vl": build_qwen3_vl,
+    "llava_onevision": build_llava_onevision,
+    "internvl": build_internvl,
+    "gemma3": build_gemma3,
+}
