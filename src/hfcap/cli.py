@@ -11,6 +11,7 @@ from pathlib import Path
 
 from hfcap.data_cli import add_data_commands
 from hfcap.errors import ConfigError, run_main
+from hfcap.hub_cli import add_hub_commands
 
 PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 
@@ -66,21 +67,6 @@ def evaluate(args: argparse.Namespace) -> None:
     evaluate_files(args)
 
 
-def export(args: argparse.Namespace) -> None:
-    """Write a run as a folder for the Hub, and load it in a clean process to see that nothing was lost."""
-    from hfcap.hub.export import export_run
-
-    export_run(
-        args.model,
-        args.to,
-        args.format,
-        merge=args.merge,
-        dtype=args.dtype,
-        base_model=args.base_model,
-        pictures=find_pictures(args.pictures),
-    )
-
-
 def make_parser() -> argparse.ArgumentParser:
     """Build the parser of all commands."""
     parser = argparse.ArgumentParser(prog="hfcap", description=__doc__.splitlines()[0])
@@ -123,37 +109,9 @@ def make_parser() -> argparse.ArgumentParser:
         help="leave out images without a caption, and count them",
     )
     command.set_defaults(run=evaluate)
-    _add_export(commands)
     add_data_commands(commands)
+    add_hub_commands(commands)
     return parser
-
-
-def _add_export(commands) -> None:
-    command = commands.add_parser("export", help="write a run as a verified folder for the Hub")
-    command.add_argument("model", metavar="RUN", help="run folder, model or adapter folder, or Hub id")
-    command.add_argument("--to", required=True, metavar="FOLDER", help="the folder to make")
-    command.add_argument(
-        "--format",
-        choices=("auto", "native", "hfcap", "remote-code"),
-        default="auto",
-        help="auto: the most native that expresses the model",
-    )
-    command.add_argument("--merge", action="store_true", help="ship adapter and base as one model")
-    command.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of the weights (as they are)")
-    command.add_argument(
-        "--base_model",
-        "--base-model",
-        metavar="BASE",
-        help="FOLDER or OWNER/NAME[@REVISION]: the base that an adapter names, or is merged with",
-    )
-    command.add_argument(
-        "--pictures",
-        nargs="+",
-        default=[],
-        metavar="PHOTO",
-        help="files or folders to caption before and after (the run's evaluation data by default)",
-    )
-    command.set_defaults(run=export)
 
 
 def main(argv: Sequence[str] | None = None) -> None:

@@ -1,30 +1,38 @@
-"""The model card: written from the files of a run, never by hand.
+"""The model card: written from the files of a run; nothing measured is ever typed by hand.
 
 What a card says is given (by a person), measured (`metrics.json`), or computed (from `run.json`, `captions.jsonl` and
-the weights themselves), and the code keeps the three apart.
+the weights themselves), and the code keeps the three apart. A person's own words stand between two comments, and they
+and the given metadata are taken over when the card is written again.
 """
 
 import html
-import json
-import math
 import os
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from pathlib import Path
-from random import Random
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCardData
+from huggingface_hub import ModelCard
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from safetensors import safe_open
 
 from hfcap import runs
-from hfcap.files import write_atomic
-from hfcap.predictions import read_predictions
+from hfcap.files import write_atomic, write_json
+from hfcap.hub.card_facts import FACTS, Facts, is_hub_id, read_facts, write_facts
+from hfcap.hub.card_metadata import (
+    EVAL_RESULTS,
+    TAGS,
+    Given,
+    card_metadata,
+    data_name,
+    eval_results,
+    figures,
+    needs_hfcap,
+    takes_prompt,
+)
 
-LLAVA = "hfcap_llava"
-ENCODER_DECODER = "hfcap_encoder_decoder"
+THUMBNAILS = "thumbnails"
+WORDS_START = "<!-- Your own words go here; they are kept when hfcap writes this card again. -->"
+WORDS_END = "<!-- End of your own words. -->"
 
 # Settings that decide a training: their name in `run.json`, and what the card calls them. What is unset is left out.
 PROCEDURE = {
@@ -47,66 +55,19 @@ PROCEDURE = {
     "packing": "packing of references",
     "seed": "seed",
 }
+# What the estimate of energy assumes: board power in watts by a part of the accelerator's name, and for each CPU core.
+WATTS = {"H200": 700, "H100": 700, "A100": 400, "L40": 300, "A10": 150, "L4": 72, "T4": 70, "4090": 450, "3090": 350}
+WATTS_A_CORE = 10
 
 
-@dataclass(frozen=True)
-class Given:
-    """What only a person can say.
-
-    Attributes:
-        name: heading of the card; the run's name by default.
-        repo_id: Hub id or folder that the usage example loads; the run's weights by default.
-        summary: what the captioner is for, in a sentence or two.
-        license: licence id, as the Hub spells it.
-        language: language code of the captions.
-        datasets: Hub ids of the training data.
-        base_model: Hub ids of the pretrained parts.
-        limits: known limits, a sentence each.
-    """
-
-    name: str | None = None
-    repo_id: str | None = None
-    summary: str | None = None
-    license: str | None = None
-    language: str = "en"
-    datasets: Sequence[str] = ()
-    base_model: Sequence[str] = ()
-    limits: Sequence[str] = ()
-
-
-@dataclass(frozen=True)
-class Computed:
-    """What the run's files and weights say themselves.
-
-    Attributes:
-        name: the run's.
-        weights: folder of the weights, as a user types it.
-        artifact: "merged" or "model".
-        model_type: from the model's config.
-        num_parameters: values in the weight files.
-        prompt: the instruction the captioner was trained with, or None.
-        run: record of `run.json`.
-        procedure: (name, value) of the settings that decide a training.
-        samples: `{image_id, caption, reference}` of images drawn at random.
-    """
-
-    name: str
-    weights: str
-    artifact: str
-    model_type: str
-    num_parameters: int
-    prompt: str | None
-    run: Mapping[str, Any]
-    procedure: Sequence[tuple[str, str]]
-    samples: Sequence[Mapping[str, str]]
-
-
-def write_card(run_folder: str | os.PathLike, given: Given | None = None) -> Path:
-    """Write the run's `README.md` atomically from its other files; the same files give the same card.
+def write_card(folder: str | os.PathLike, given: Given | None = None, thumbnails: bool | None = None) -> Path:
+    """Write a run's `README.md` and `card.json` atomically from its other files; the same files give the same card.
 
     Args:
-        run_folder: a finished run: `run.json`, `metrics.json`, `captions.jsonl`, and `merged/` or `model/`.
-        given: what a person adds.
+        folder: a finished run, or its records alone (`run.json`, `metrics.json`, `card.json`).
+        given: what a person adds; by default what the card there says already.
+        thumbnails: whether to put small copies of evaluation pictures beside the card; by default of drawings alone,
+            since photos belong to somebody.
 
     Returns:
         The path of the card.
@@ -115,43 +76,125 @@ def write_card(run_folder: str | os.PathLike, given: Given | None = None) -> Pat
         ValueError: a file that cannot be read as what it should be, or no weights.
         FileNotFoundError: a file of the run is not there: finish or evaluate the run.
     """
-    folder = Path(run_folder)
-    metrics = runs.read_metrics(folder / runs.METRICS)
-    return write_atomic(folder / runs.CARD, render_card(given or Given(), metrics, compute(folder)))
+    folder = Path(folder)
+    metrics, run, facts = (
+        runs.read_metrics(folder / runs.METRICS),
+        runs.read_run(folder / runs.RUN),
+        read_facts(folder),
+    )
+    card = folder / runs.CARD
+    text = render_card(given or read_given(card, run, facts), metrics, run, facts)
+    write_facts(folder, facts)
+    return write_atomic(card, text)
 
 
-def render_card(given: Given, metrics: Mapping[str, Any], computed: Computed) -> str:
+def render_card(given: Given, metrics: Mapping[str, Any], run: Mapping[str, Any], facts: Facts) -> str:
     """Fill the template: YAML metadata for the Hub, then Markdown.
 
     Args:
         given: what a person says.
         metrics: what was measured, the record of `metrics.json`.
-        computed: what the run's files say.
+        run: how the captioner was made, the record of `run.json`.
+        facts: what weights and captions say.
     """
-    name = given.name or computed.name
-    figures = [
-        (runs.METRIC_NAMES.get(key, key), 100 * figure["value"], [100 * bound for bound in figure["ci95"]])
-        for key, figure in sorted(metrics["metrics"].items(), key=lambda item: _order(item[0]))
-    ]
-    arguments = computed.run["arguments"]
+    arguments = run["arguments"]
     return (
         card_environment()
         .get_template("card.md.jinja")
         .render(
-            metadata=_metadata(given, metrics, computed, name).to_yaml().strip(),
-            name=name,
+            metadata=card_metadata(given, metrics, run, facts).to_yaml().strip(),
             given=given,
+            words_start=WORDS_START,
+            words_end=WORDS_END,
             metrics=metrics,
-            computed=computed,
-            figures=figures,
-            data=_data_name(arguments),
+            run=run,
+            facts=facts,
+            figures=list(figures(metrics)),
+            data=data_name(arguments),
             split=arguments.get("eval_split", "evaluation"),
             is_demo=arguments.get("data") == "scenes",
-            repo_id=given.repo_id or computed.weights,
-            needs_hfcap=computed.model_type in (LLAVA, ENCODER_DECODER),
-            has_prompt=computed.model_type != ENCODER_DECODER and computed.model_type != "vision-encoder-decoder",
+            needs_hfcap=needs_hfcap(facts),
+            trust=", trust_remote_code=True" if facts.form == "remote-code" else "",
+            has_prompt=takes_prompt(facts),
+            procedure=_procedure(arguments),
+            hardware=_hardware(run["machine"]),
+            compute=_compute(run),
         )
     )
+
+
+def read_given(card: Path, run: Mapping[str, Any], facts: Facts) -> Given:
+    """What a person has said in a card; nothing, where there is no card yet.
+
+    Taken over are the words between the two comments, and the metadata that hfcap does not derive.
+
+    Raises:
+        ValueError: a card without the two comments, whose words would be lost.
+    """
+    if not card.is_file():
+        return Given()
+    text = card.read_text(encoding="utf-8")
+    words = re.search(f"{re.escape(WORDS_START)}\n(.*?){re.escape(WORDS_END)}", text, re.DOTALL)
+    if words is None:
+        raise ValueError(
+            f"{card} was not written by this version of hfcap: it has no {WORDS_START!r}. Move what is yours out of "
+            "it, remove it, and write it again"
+        )
+    data = ModelCard(text).data
+    derived = card_metadata(Given(), {"metrics": {}, "num_images": 0}, run, facts)
+    base_model = _list(data.base_model)
+    return Given(
+        words=words[1].strip("\n"),
+        license=data.license,
+        language=data.language or "en",
+        datasets=tuple(_list(data.datasets)),
+        base_model=() if base_model == _list(derived.base_model) else tuple(base_model),
+        tags=tuple(tag for tag in data.tags or () if tag not in (*TAGS, *(derived.tags or ()))),
+    )
+
+
+def copy_records(run: Path, folder: Path) -> Path:
+    """Copy a run's card and the records that it can be written from again to another folder; return the card there.
+
+    What only this machine knows (command line, paths) stays behind; see `public_record`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in (runs.CARD, runs.METRICS, FACTS):
+        write_atomic(folder / name, (run / name).read_bytes())
+    write_json(folder / runs.RUN, public_record(runs.read_run(run / runs.RUN)))
+    for path in sorted((run / THUMBNAILS).glob("*.jpg")):
+        write_atomic(folder / THUMBNAILS / path.name, path.read_bytes())
+    return folder / runs.CARD
+
+
+def public_record(run: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of `run.json` without what only the machine it ran on knows: command line, folders on the way."""
+    arguments = {
+        key: _part_name(value) if isinstance(value, str) and "/" in value and not is_hub_id(value) else value
+        for key, value in run["arguments"].items()
+    }
+    return {key: value for key, value in run.items() if key != "command"} | {"arguments": arguments}
+
+
+def write_shipped_card(run: Path, folder: Path, facts: Facts, given: Given) -> None:
+    """Write the card, the figures and `.eval_results` into a folder that goes to the Hub.
+
+    Args:
+        run: the run's folder of records.
+        folder: the export.
+        facts: of the export: where it loads from, and in which form.
+        given: what a person says.
+    """
+    metrics, record = runs.read_metrics(run / runs.METRICS), runs.read_run(run / runs.RUN)
+    write_atomic(folder / runs.CARD, render_card(given, metrics, record, facts))
+    write_atomic(folder / runs.METRICS, (run / runs.METRICS).read_bytes())
+    write_json(folder / runs.RUN, public_record(record))
+    for path in sorted((run / THUMBNAILS).glob("*.jpg")):
+        write_atomic(folder / THUMBNAILS / path.name, path.read_bytes())
+    write_facts(folder, facts)
+    results = eval_results(given, metrics, record)
+    if results is not None:
+        write_atomic(folder / EVAL_RESULTS, results)
 
 
 def card_environment() -> Environment:
@@ -161,93 +204,22 @@ def card_environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        keep_trailing_newline=True,
         autoescape=False,
     )
     environment.filters["plain"] = plain
+    environment.filters["percent"] = lambda share: f"{100 * share:.1f} %"
     return environment
 
 
-def compute(folder: Path) -> Computed:
-    """Read what the card needs from the files of a run.
-
-    Raises:
-        ValueError: no weights in the folder, or a file that is not what it should be.
-    """
-    source = runs.resolve_model(folder)
-    if source.artifact == runs.ADAPTER:
-        raise ValueError(f"{folder} is an adapter; wanted a run folder with {runs.MERGED}/ or {runs.MODEL}/")
-    weights, run = Path(source.path), runs.read_run(folder / runs.RUN)
-    config = json.loads((weights / "config.json").read_text(encoding="utf-8"))
-    processor = weights / "processor_config.json"
-    settings = json.loads(processor.read_text(encoding="utf-8")) if processor.is_file() else {}
-    return Computed(
-        name=folder.resolve().name,
-        weights=_as_typed(weights),
-        artifact=source.artifact,
-        model_type=config["model_type"],
-        num_parameters=count_parameters(weights),
-        prompt=settings.get("caption_prompt"),
-        run=run,
-        procedure=_procedure(run["arguments"]),
-        samples=_samples(folder / runs.CAPTIONS),
-    )
+def plain(text: Any) -> str:
+    """Text that Markdown shows as it is, in a paragraph and in a table cell."""
+    one_line = " ".join(str(text).split())
+    return re.sub(r"([\\`*_\[\]|~])", r"\\\1", html.escape(one_line, quote=False))
 
 
-def count_parameters(folder: Path) -> int:
-    """Count the values in a folder's safetensors files from their headers; tied weights are stored, and counted, once.
-
-    Raises:
-        ValueError: there are no such files.
-    """
-    files = sorted(folder.glob("*.safetensors"))
-    if not files:
-        raise ValueError(f"{folder} has no .safetensors file; save the model there")
-    count = 0
-    for path in files:
-        with safe_open(path, "np") as tensors:
-            count += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
-    return count
-
-
-def _metadata(given: Given, metrics: Mapping[str, Any], computed: Computed, name: str) -> ModelCardData:
-    arguments = computed.run["arguments"]
-    strategy = arguments.get("strategy")
-    data = _data_name(arguments)
-    results = [
-        EvalResult(
-            task_type="image-to-text",
-            task_name="Image captioning",
-            dataset_type=data,
-            dataset_name=data,
-            dataset_split=arguments.get("eval_split"),
-            metric_type=key,
-            metric_name=runs.METRIC_NAMES.get(key, key),
-            metric_value=round(100 * figure["value"], 2),
-        )
-        for key, figure in sorted(metrics["metrics"].items(), key=lambda item: _order(item[0]))
-    ]
-    return ModelCardData(
-        language=given.language,
-        license=given.license,
-        library_name="hfcap" if computed.model_type in (LLAVA, ENCODER_DECODER) else "transformers",
-        pipeline_tag="image-to-text",
-        tags=["image-captioning", "hfcap", *([strategy] if strategy in ("lora", "qlora") else [])],
-        datasets=list(given.datasets) or None,
-        base_model=list(given.base_model) or None,
-        model_name=name,
-        eval_results=results,
-    )
-
-
-def _order(key: str) -> tuple[int, str]:
-    """Known metrics in the order of `METRIC_NAMES`, then the others by name."""
-    known = list(runs.METRIC_NAMES)
-    return (known.index(key) if key in known else len(known), key)
-
-
-def _data_name(arguments: Mapping[str, Any]) -> str:
-    """Name of the training data: of a local folder only its own name, which says enough and no more."""
-    return Path(str(arguments.get("data", "unknown"))).name
+def _list(value: Any) -> list:
+    return [] if value is None else value if isinstance(value, list) else [value]
 
 
 def _procedure(arguments: Mapping[str, Any]) -> list[tuple[str, str]]:
@@ -271,32 +243,23 @@ def _part_name(value: str) -> str:
     path = Path(value)
     if path.name in runs.ARTIFACTS:
         path = path.parent
-    is_hub_id = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", value) and not path.exists() and path.parts[0] != "outputs"
-    return value if is_hub_id else path.name
+    return value if is_hub_id(value) else path.name
 
 
-def _samples(path: Path, count: int = 6, seed: int = 0) -> list[dict[str, str]]:
-    rows = sorted(read_predictions(path, allow_empty=True), key=lambda row: row.image_id)
-    drawn = Random(seed).sample(rows, min(count, len(rows)))
-    return [
-        {
-            "image_id": row.image_id,
-            "caption": row.captions[0],
-            "reference": (row.extra.get("captions") or [""])[0],
-        }
-        for row in drawn
-    ]
+def _hardware(machine: Mapping[str, Any]) -> str:
+    return ", ".join(machine["accelerators"]) or f"{machine['cores']} CPU cores"
 
 
-def _as_typed(folder: Path) -> str:
-    """The folder relative to where the command runs; outside of it the last two parts, without the way there."""
-    try:
-        return folder.resolve().relative_to(Path.cwd()).as_posix()
-    except ValueError:
-        return "/".join(folder.parts[-2:])
-
-
-def plain(text: Any) -> str:
-    """Text that Markdown shows as it is, in a paragraph and in a table cell."""
-    one_line = " ".join(str(text).split())
-    return re.sub(r"([\\`*_\[\]|~])", r"\\\1", html.escape(one_line, quote=False))
+def _compute(run: Mapping[str, Any]) -> str:
+    """Training time, and the energy that it stands for under the assumptions it names."""
+    training, machine = run.get("training") or {}, run["machine"]
+    if "seconds" not in training:
+        return "How long the training took is not recorded."
+    hours = training["seconds"] / 3600
+    power = [next((watts for part, watts in WATTS.items() if part in name), None) for name in machine["accelerators"]]
+    time = f"Training took {60 * hours:.0f} minutes" if hours < 2 else f"Training took {hours:.1f} hours"
+    if None in power:
+        return f"{time}; the power of {_hardware(machine)} is not known here, so no estimate of energy."
+    watts = sum(power) or WATTS_A_CORE * machine["cores"]
+    assumed = "the full board power of each accelerator" if power else f"{WATTS_A_CORE} W a core"
+    return f"{time}: some {watts * hours / 1000:.2g} kWh, an estimate from {assumed}."

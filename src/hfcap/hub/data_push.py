@@ -14,7 +14,8 @@ from hfcap import __version__, runs
 from hfcap.data.pictures import read_bytes, undecoded
 from hfcap.files import write_atomic
 from hfcap.hub.card import card_environment
-from hfcap.hub.push import HFCAP_TAG, Push, Target, push_folder
+from hfcap.hub.card_metadata import HFCAP_TAG
+from hfcap.hub.push import Push, Target, push_folder
 
 BYTES_A_SHARD = 500_000_000  # what the Hub recommends for parquet files
 NUM_SAMPLES = 6

@@ -1,6 +1,6 @@
 """The pictures that an export is verified on, with references where there are any."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -9,11 +9,13 @@ from hfcap import runs
 from hfcap.data.pictures import load_picture
 from hfcap.data.scenes import load_scenes
 from hfcap.errors import ConfigError
+from hfcap.hub.card import THUMBNAILS
 from hfcap.predictions import read_predictions
 from hfcap.training.arguments import DataArguments
 from hfcap.training.preparation import load_split
 
 NUM_COMPARED = 8  # captions that must not change at all
+THUMBNAIL_SIDE = 160  # pixels
 NUM_JUDGED = 100  # captions that CIDEr before and after a change of dtype rests on
 
 
@@ -36,9 +38,7 @@ def pictures_of_run(
         return rows, f"{len(rows)} pictures given"
     path = run / runs.RUN
     if path.is_file():
-        arguments = runs.read_run(path)["arguments"]
-        known = {f.name: arguments[f.name] for f in fields(DataArguments) if f.name in arguments}
-        data_args = DataArguments(**known)
+        data_args = data_arguments(runs.read_run(path))
         try:
             split = load_split(data_args, data_args.eval_split, count, run)
         except (ConfigError, OSError) as error:
@@ -49,6 +49,31 @@ def pictures_of_run(
     drawings = load_scenes("validation", count, "caption")
     rows = [{"image": load_picture(row["image"]), "captions": []} for row in drawings]
     return rows, f"{len(rows)} embedded drawings"
+
+
+def data_arguments(run: Mapping[str, Any]) -> DataArguments:
+    """The data settings that a record of `run.json` holds."""
+    arguments = run["arguments"]
+    return DataArguments(**{f.name: arguments[f.name] for f in fields(DataArguments) if f.name in arguments})
+
+
+def write_thumbnails(folder: Path, run: Mapping[str, Any], image_ids: Sequence[str]) -> dict[str, str]:
+    """Write small JPEG copies of pictures of the run's evaluation data; give their paths in `folder` by image id.
+
+    Raises:
+        ConfigError: the data is not to be had.
+    """
+    data_args = data_arguments(run)
+    rows = load_split(data_args, data_args.eval_split, data_args.max_eval_images)
+    row_of_id = {image_id: row for row, image_id in enumerate(rows["image_id"])}
+    (folder / THUMBNAILS).mkdir(exist_ok=True)
+    paths = {}
+    for number, image_id in enumerate(image_ids, start=1):
+        picture = load_picture(rows[row_of_id[image_id]]["image"])
+        picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+        paths[image_id] = f"{THUMBNAILS}/{number}.jpg"
+        picture.save(folder / paths[image_id], quality=85)
+    return paths
 
 
 def _references(run: Path) -> dict[str, list[str]]:

@@ -19,13 +19,14 @@ from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from hfcap import runs
 from hfcap.errors import ConfigError, WorkError
+from hfcap.hub.card_metadata import HFCAP_TAG
 
 # Files of an earlier upload that `from_pretrained` or `load_dataset` would still read, and read wrongly beside the new
 # ones: an adapter beside merged weights is applied a second time, a surplus shard is loaded. The commit removes them.
 READ_BY_LOADERS = ("*.safetensors", "*.bin", "*.json", "*.jinja", "*.py", "*.model", "*.txt", "*.parquet")
 # Pickles run code where they are loaded: they never leave with a checkpoint.
 PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt")
-HFCAP_TAG = "hfcap"  # in the metadata of each card that hfcap writes
+
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 

@@ -1,0 +1,147 @@
+"""What a model card says beyond `metrics.json` and `run.json`: read off weights and captions, and kept as JSON.
+
+`card.json` makes a card reproducible where the weights and the data are not: a run's folder of records
+(`run.json`, `metrics.json`, `card.json`) is enough to write the card again, letter for letter.
+"""
+
+import json
+import math
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+from safetensors import safe_open
+
+from hfcap import runs
+from hfcap.files import write_json
+from hfcap.hub.habits import Habits, measure_habits
+from hfcap.predictions import read_predictions
+
+FACTS = "card.json"
+VERIFICATION = "verification.json"
+NUM_SAMPLES = 6
+SHIPPED_FORMS = ("native", "hfcap", "remote-code", "adapter")
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What the run's weights and captions say themselves.
+
+    Attributes:
+        name: the run's.
+        weights: what the usage example loads: a folder as a user types it, or a Hub id.
+        artifact: which weights they are: "adapter", "merged" or "model".
+        form: how they load, one of `SHIPPED_FORMS`.
+        model_type: from the model's config.
+        num_parameters: values in the weight files.
+        prompt: the instruction the captioner was trained with, or None.
+        base: for an adapter, the base it names.
+        habits: measured on the captions of the evaluation.
+        samples: `{"image_id", "caption", "thumbnail"}` of pictures drawn at random; `thumbnail` is a path or None.
+    """
+
+    name: str
+    weights: str
+    artifact: str
+    form: str
+    model_type: str
+    num_parameters: int
+    prompt: str | None
+    base: str | None
+    habits: Habits
+    samples: list[dict[str, str | None]]
+
+
+def read_facts(folder: Path, recorded: bool | None = None) -> Facts:
+    """Facts of a folder of records: read off weights and captions where they are, else from `card.json`.
+
+    Args:
+        folder: a run, or its records alone.
+        recorded: whether to take those of `card.json`; by default where there are no weights.
+
+    Raises:
+        ValueError: neither is there, or a file is not what it should be.
+        FileNotFoundError: the run has weights and no captions: evaluate it first.
+    """
+    if recorded is None:
+        recorded = not any((folder / part).is_dir() for part in runs.ARTIFACTS)
+    if recorded:
+        path = folder / FACTS
+        if not path.is_file():
+            raise ValueError(f"{folder} has neither weights ({', '.join(runs.ARTIFACTS)}) nor {FACTS}")
+        record = json.loads(path.read_text(encoding="utf-8"))
+        return Facts(**record | {"habits": Habits(**record["habits"])})
+    source = runs.resolve_model(folder)
+    facts = weight_facts(Path(source.path)) | {"artifact": source.artifact, "form": "hfcap"}
+    rows = sorted(read_predictions(folder / runs.CAPTIONS, allow_empty=True), key=lambda row: row.image_id)
+    captions = [row.captions[0] for row in rows]
+    drawn = Random(0).sample(rows, min(NUM_SAMPLES, len(rows)))
+    return Facts(
+        name=folder.resolve().name,
+        weights=_as_typed(Path(source.path)),
+        base=None,
+        habits=measure_habits(captions, [row.extra.get("captions") or [] for row in rows]),
+        samples=[{"image_id": row.image_id, "caption": row.captions[0], "thumbnail": None} for row in drawn],
+        **facts,
+    )
+
+
+def write_facts(folder: Path, facts: Facts) -> None:
+    """Keep the facts as `card.json`."""
+    write_json(folder / FACTS, asdict(facts))
+
+
+def weight_facts(weights: Path) -> dict[str, Any]:
+    """`model_type`, `num_parameters` and `prompt` of a folder of weights; of an adapter what it says itself."""
+    config = _read_object(weights / "config.json")
+    settings = _read_object(weights / "processor_config.json") | _read_object(weights / "tokenizer_config.json")
+    return {
+        "model_type": config.get("model_type", "adapter"),
+        "num_parameters": count_parameters(weights),
+        "prompt": settings.get("caption_prompt"),
+    }
+
+
+def count_parameters(folder: Path) -> int:
+    """Count the values in a folder's safetensors files from their headers; tied weights are stored, and counted, once.
+
+    Raises:
+        ValueError: there are no such files.
+    """
+    files = sorted(folder.glob("*.safetensors"))
+    if not files:
+        raise ValueError(f"{folder} has no .safetensors file; save the model there")
+    count = 0
+    for path in files:
+        with safe_open(path, "np") as tensors:
+            count += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+    return count
+
+
+def hub_ids(arguments: Mapping[str, Any]) -> list[str]:
+    """Hub ids of the pretrained parts that a run started from; folders of this machine are not named."""
+    parts = (arguments.get(key) for key in ("model", "encoder", "decoder"))
+    return [part for part in parts if part is not None and is_hub_id(part)]
+
+
+def is_hub_id(name: str) -> bool:
+    """Whether a name is that of a repository and not of a folder."""
+    path = Path(name)
+    return bool(re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name)) and not path.exists() and path.parts[0] != "outputs"
+
+
+def _read_object(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+
+
+def _as_typed(folder: str | os.PathLike) -> str:
+    """The folder relative to where the command runs; outside of it the last two parts, without the way there."""
+    folder = Path(folder)
+    try:
+        return folder.resolve().relative_to(Path.cwd()).as_posix()
+    except ValueError:
+        return "/".join(folder.parts[-2:])

@@ -1,0 +1,133 @@
+"""The machine-readable half of a model card: the YAML at its top, and `.eval_results/*.yaml`."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from huggingface_hub import EvalResult, ModelCardData
+
+from hfcap import runs
+from hfcap.hub.card_facts import Facts, hub_ids
+
+HFCAP_TAG = "hfcap"
+TAGS = ("image-captioning", HFCAP_TAG)
+EVAL_RESULTS = Path(".eval_results/image-captioning.yaml")
+
+
+@dataclass(frozen=True)
+class Given:
+    """What only a person can say; kept when a card is written again (see `hfcap.hub.card.read_given`).
+
+    Attributes:
+        words: Markdown of one's own, shown below the title.
+        license: licence id, as the Hub spells it.
+        language: language code of the captions.
+        datasets: Hub ids of the training data.
+        base_model: Hub ids of the pretrained parts; by default those that the run was started from.
+        tags: more tags.
+    """
+
+    words: str = ""
+    license: str | None = None
+    language: str = "en"
+    datasets: tuple[str, ...] = ()
+    base_model: tuple[str, ...] = ()
+    tags: tuple[str, ...] = ()
+
+
+def card_metadata(given: Given, metrics: Mapping[str, Any], run: Mapping[str, Any], facts: Facts) -> ModelCardData:
+    """Build the metadata, `model-index` included, as `huggingface_hub` checks it.
+
+    Args:
+        given: what a person says.
+        metrics: the record of `metrics.json`.
+        run: the record of `run.json`.
+        facts: what weights and captions say.
+    """
+    arguments = run["arguments"]
+    strategy = arguments.get("strategy")
+    bases = list(given.base_model) or ([facts.base] if facts.base else hub_ids(arguments))
+    relation = {"base_model_relation": "adapter" if facts.form == "adapter" else "finetune"} if bases else {}
+    data = data_name(arguments)
+    return ModelCardData(
+        language=given.language,
+        license=given.license,
+        library_name=library_name(facts),
+        # A checkpoint without a prompt is no image-text-to-text model: there is no text to give it.
+        pipeline_tag="image-to-text" if facts.prompt is None and not takes_prompt(facts) else "image-text-to-text",
+        tags=list(dict.fromkeys([*TAGS, *([strategy] if strategy in ("lora", "qlora") else []), *given.tags])),
+        datasets=list(given.datasets) or None,
+        base_model=bases or None,
+        model_name=facts.name,
+        eval_results=[
+            EvalResult(
+                task_type="image-to-text",
+                task_name="Image captioning",
+                dataset_type=given.datasets[0] if given.datasets else data,
+                dataset_name=data,
+                dataset_split=arguments.get("eval_split"),
+                metric_type=key,
+                metric_name=name,
+                metric_value=value,
+                metric_args={"ci95": interval, "num_images": metrics["num_images"]},
+            )
+            for key, name, value, interval in figures(metrics)
+        ],
+        **relation,
+    )
+
+
+def eval_results(given: Given, metrics: Mapping[str, Any], run: Mapping[str, Any]) -> str | None:
+    """The same figures in the format of https://huggingface.co/docs/hub/eval-results, or None.
+
+    There they belong to a data set of the Hub: without one in `given.datasets` there is nothing to write.
+    """
+    if not given.datasets:
+        return None
+    split, decoding = run["arguments"].get("eval_split"), metrics["decoding"]
+    settings = ", ".join(f"{key}={value}" for key, value in decoding.items()) or "decoding not recorded"
+    entries = [
+        {
+            "dataset": {"id": given.datasets[0], "task_id": key},
+            "value": value,
+            "date": run["created"],
+            "notes": f"{name} x 100 of {metrics['num_images']} images, {split} split, 95 % interval {interval[0]} to "
+            f"{interval[1]}; {settings}; tokenizer {metrics['tokenizer']}, idf from {metrics['idf']}",
+        }
+        for key, name, value, interval in figures(metrics)
+    ]
+    return yaml.safe_dump(entries, sort_keys=False, allow_unicode=True, width=1000)
+
+
+def figures(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str, float, list[float]]]:
+    """Yield key, name, value and interval of each metric, times 100 with two decimals, the known metrics first."""
+    known = list(runs.METRIC_NAMES)
+    order = sorted(metrics["metrics"], key=lambda key: (known.index(key) if key in known else len(known), key))
+    for key in order:
+        figure = metrics["metrics"][key]
+        interval = [round(100 * bound, 2) for bound in figure["ci95"]]
+        yield key, runs.METRIC_NAMES.get(key, key), round(100 * figure["value"], 2), interval
+
+
+def library_name(facts: Facts) -> str:
+    """The library that loads the checkpoint, as the Hub spells it."""
+    return {"adapter": "peft", "hfcap": "hfcap" if needs_hfcap(facts) else "transformers"}.get(
+        facts.form, "transformers"
+    )
+
+
+def needs_hfcap(facts: Facts) -> bool:
+    """Whether the weights load with `pip install hfcap` only."""
+    return facts.form in ("hfcap", "adapter") and facts.model_type.startswith("hfcap_")
+
+
+def takes_prompt(facts: Facts) -> bool:
+    """Whether captions follow a chat template with the picture in it; encoder-decoders have none."""
+    return facts.model_type not in ("hfcap_encoder_decoder", "vision-encoder-decoder")
+
+
+def data_name(arguments: Mapping[str, Any]) -> str:
+    """Name of the training data: of a local folder only its own name, which says enough and no more."""
+    return Path(str(arguments.get("data", "unknown"))).name

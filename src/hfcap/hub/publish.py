@@ -1,0 +1,65 @@
+"""A run to the Hub: exported, verified, described, uploaded. Nothing is uploaded unless all before it went well."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from hfcap import runs
+from hfcap.errors import ConfigError
+from hfcap.hub.adapters import ADAPTER_CONFIG
+from hfcap.hub.card import read_given, write_shipped_card
+from hfcap.hub.card_facts import Facts, read_facts, weight_facts
+from hfcap.hub.export import VERIFICATION, export_run, find_source
+from hfcap.hub.push import Push, Target, push_folder
+
+
+def publish(run: str | Path, target: Target, given: Mapping[str, Any] | None = None, **export_options: Any) -> Push:
+    """Export a run, verify the export, write its card from the run's measurements, and upload it in one commit.
+
+    Args:
+        run: run folder, or its model or adapter folder.
+        target: where to.
+        given: fields of `card_metadata.Given` that replace what the run's card says.
+        export_options: `format`, `merge`, `dtype`, `base_model`, `pictures` of `export_run`.
+
+    Raises:
+        ConfigError: a run that was not evaluated, or what `export_run` and `push_folder` cannot do.
+        VerificationError: the export is not what it must be.
+        WorkError: the upload failed.
+    """
+    records = find_source(run).run
+    for name in (runs.RUN, runs.METRICS):
+        if not (records / name).is_file():
+            raise ConfigError(f"{records} has no {name}: a card says what was measured; evaluate the run first")
+    facts = read_facts(records)
+    said = read_given(records / runs.CARD, runs.read_run(records / runs.RUN), facts)
+    with TemporaryDirectory(prefix="hfcap-publish-") as scratch:
+        ready = export_run(run, Path(scratch) / "ready", **export_options)
+        write_shipped_card(records, ready, shipped_facts(facts, ready, target.repo_id), replace(said, **(given or {})))
+        done = push_folder(ready, target, f"Upload {facts.name}")
+    if done.removed:
+        print(f"Removed from the repository, since loaders would read them: {', '.join(done.removed)}")
+    print(f"{done.url} at commit {done.commit}" if done.changed else f"{done.url} is up to date at {done.commit}")
+    return done
+
+
+def shipped_facts(facts: Facts, export: Path, repo_id: str) -> Facts:
+    """The facts of a run's export: how it loads, and what its own files say."""
+    record = json.loads((export / VERIFICATION).read_text(encoding="utf-8"))
+    base = None
+    if record["format"] == "adapter":
+        base = json.loads((export / ADAPTER_CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]
+    own = weight_facts(export)
+    own["model_type"] = facts.model_type if base else own["model_type"]
+    return replace(
+        facts,
+        **own,
+        name=repo_id.split("/")[-1],
+        weights=repo_id,
+        artifact=record["artifact"],
+        form=record["format"],
+        base=base,
+    )

@@ -1,0 +1,119 @@
+"""The commands of `hfcap` around the Hub: export, push, card."""
+
+import argparse
+from pathlib import Path
+
+from hfcap import runs
+from hfcap.errors import ConfigError, WorkError
+
+
+def add_hub_commands(commands) -> None:
+    """Add `export`, `push` and `card` to the sub-commands of `hfcap`."""
+    command = commands.add_parser("export", help="write a run as a verified folder for the Hub")
+    _add_export_options(command)
+    command.add_argument("--to", required=True, metavar="FOLDER", help="the folder to make")
+    command.set_defaults(run=export)
+
+    command = commands.add_parser("push", help="export a run, verify it, write its card, and upload it")
+    _add_export_options(command)
+    command.add_argument("--repo", required=True, metavar="USER/NAME", help="repository; made if it does not exist")
+    command.add_argument("--private", action="store_true", help="make it private, if it is made")
+    command.add_argument("--revision", default="main", metavar="BRANCH", help="branch to commit to")
+    command.add_argument("--tag", help="name to give the commit")
+    command.add_argument("--overwrite", action="store_true", help="replace content that hfcap has not written")
+    command.add_argument("--license", help="licence id, as the Hub spells it (what the run's card says by default)")
+    command.add_argument("--datasets", nargs="+", metavar="ID", help="Hub ids of the training data (likewise)")
+    command.set_defaults(run=push)
+
+    card = commands.add_parser("card", help="write or check model cards").add_subparsers(dest="action", required=True)
+    command = card.add_parser("write", help="write README.md again from the records of runs; your own words are kept")
+    command.add_argument("folders", nargs="+", type=Path, metavar="RUN", help="run folders, or folders of records")
+    command.add_argument("--to", type=Path, metavar="FOLDER", help="write card and records there instead")
+    command.add_argument("--thumbnails", action="store_true", default=None, help="with small copies of the pictures")
+    command.set_defaults(run=write_cards)
+    command = card.add_parser("check", help="say what in a card is missing, stale or edited by hand")
+    command.add_argument("cards", nargs="+", type=Path, metavar="README.md", help="cards beside their metrics.json")
+    command.set_defaults(run=check_cards)
+
+
+def _add_export_options(command: argparse.ArgumentParser) -> None:
+    command.add_argument("model", metavar="RUN", help="run folder, model or adapter folder, or Hub id")
+    command.add_argument(
+        "--format",
+        choices=("auto", "native", "hfcap", "remote-code"),
+        default="auto",
+        help="auto: the most native that expresses the model",
+    )
+    command.add_argument("--merge", action="store_true", help="ship adapter and base as one model")
+    command.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of the weights (as they are)")
+    command.add_argument(
+        "--base_model",
+        "--base-model",
+        metavar="BASE",
+        help="FOLDER or OWNER/NAME[@REVISION]: the base that an adapter names, or is merged with",
+    )
+    command.add_argument(
+        "--pictures",
+        nargs="+",
+        default=[],
+        metavar="PHOTO",
+        help="files or folders to caption before and after (the run's evaluation data by default)",
+    )
+
+
+def _export_options(args: argparse.Namespace) -> dict:
+    from hfcap.cli import find_pictures
+
+    names = ("format", "merge", "dtype", "base_model")
+    return {name: getattr(args, name) for name in names} | {"pictures": find_pictures(args.pictures)}
+
+
+def export(args: argparse.Namespace) -> None:
+    """Write a run as a folder for the Hub, and load it in a clean process to see that nothing was lost."""
+    from hfcap.hub.export import export_run
+
+    export_run(args.model, args.to, **_export_options(args))
+
+
+def push(args: argparse.Namespace) -> None:
+    """Export, verify, describe and upload a run."""
+    from hfcap.hub.publish import publish
+    from hfcap.hub.push import Target
+
+    target = Target(args.repo, private=args.private, revision=args.revision, tag=args.tag, overwrite=args.overwrite)
+    given = {"license": args.license, "datasets": args.datasets and tuple(args.datasets)}
+    publish(args.model, target, {name: value for name, value in given.items() if value}, **_export_options(args))
+
+
+def write_cards(args: argparse.Namespace) -> None:
+    """Write the cards of runs, or of folders of records, again."""
+    from hfcap.hub.card import copy_records, write_card
+
+    if args.to is not None and len(args.folders) > 1:
+        raise ConfigError(f"--to {args.to}: {len(args.folders)} runs do not go into one folder; give one at a time")
+    for folder in args.folders:
+        try:
+            card = write_card(folder, thumbnails=args.thumbnails)
+            print(card if args.to is None else copy_records(folder, args.to))
+        except (ValueError, OSError) as error:
+            raise ConfigError(str(error)) from error
+
+
+def check_cards(args: argparse.Namespace) -> None:
+    """Compare cards with the measurements beside them; exit code 1 where one is stale."""
+    from hfcap.hub.card_check import check_card
+
+    num_stale = 0
+    for card in args.cards:
+        try:
+            stale, missing = check_card(card)
+        except (ValueError, OSError) as error:
+            raise ConfigError(str(error)) from error
+        for line in stale + missing or ["as measured"]:
+            print(f"{card}: {line}")
+        num_stale += bool(stale)
+    if num_stale:
+        raise WorkError(
+            f"{num_stale} of {len(args.cards)} cards do not say what was measured: write them again with "
+            f"`hfcap card write` (your own words between the two comments of {runs.CARD} are kept)"
+        )
