@@ -1,7 +1,7 @@
 """Publish a run: export it, load the export in a clean process and compare, write its card, upload it in one commit.
 
     # to a private repository, under a tag; the token comes from HF_TOKEN or `hf auth login`
-    python recipes/push_to_hub.py outputs/scenes-qlora --repo USER/scenes-qlora --private --tag v1.0 --license apache-2.0
+    python recipes/push_to_hub.py outputs/scenes-qlora --repo USER/scenes-qlora --private --tag v1.0
     # the adapter alone, for a base that others can load
     python recipes/push_to_hub.py outputs/flickr8k-llava-qlora/adapter --repo USER/photos-lora --base_model OWNER/BASE
     # as code that comes along, for people who do not install hfcap

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hfcap import runs
-from hfcap.data.pictures import load_picture
+from hfcap.data.pictures import load_picture, undecoded
 from hfcap.data.scenes import load_scenes
 from hfcap.errors import ConfigError
 from hfcap.hub.card import THUMBNAILS
@@ -64,15 +64,14 @@ def write_thumbnails(folder: Path, run: Mapping[str, Any], image_ids: Sequence[s
         ConfigError: the data is not to be had.
     """
     data_args = data_arguments(run)
-    rows = load_split(data_args, data_args.eval_split, data_args.max_eval_images)
-    row_of_id = {image_id: row for row, image_id in enumerate(rows["image_id"])}
+    rows = undecoded(load_split(data_args, data_args.eval_split, data_args.max_eval_images, folder))
+    paths = {image_id: f"{THUMBNAILS}/{number}.jpg" for number, image_id in enumerate(image_ids, start=1)}
     (folder / THUMBNAILS).mkdir(exist_ok=True)
-    paths = {}
-    for number, image_id in enumerate(image_ids, start=1):
-        picture = load_picture(rows[row_of_id[image_id]]["image"])
-        picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
-        paths[image_id] = f"{THUMBNAILS}/{number}.jpg"
-        picture.save(folder / paths[image_id], quality=85)
+    for row in rows:
+        if row["image_id"] in paths:
+            picture = load_picture(row["image"])
+            picture.thumbnail((THUMBNAIL_SIDE, THUMBNAIL_SIDE))
+            picture.save(folder / paths[row["image_id"]], quality=85)
     return paths
 
 

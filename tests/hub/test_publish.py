@@ -1,0 +1,115 @@
+"""`hfcap push` whole: from a run to `from_pretrained("user/name")` in a process that has no hfcap, over HTTP."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+import yaml
+from PIL import Image
+from tiny import TINY_ENCODER
+
+from hfcap import cli, runs
+from hfcap.errors import VerificationError
+from hfcap.evaluation import judge
+from hfcap.generation.caption import caption_rows
+from hfcap.hub import publish as publishing
+from hfcap.hub import verify
+from hfcap.hub.card import write_card
+from hfcap.hub.push import Target
+from hfcap.predictions import write_predictions
+from hfcap.training.build import load_captioner
+from hub.local_hub import LocalHub
+
+
+@pytest.fixture
+def make_judged_run(make_run, scene_rows):
+    """A run folder with captions, figures and a card, as the recipes leave one."""
+
+    def make(**options):
+        run = make_run(**options)
+        model, processor = load_captioner(str(run / runs.MODEL))
+        captions = caption_rows(model, processor, scene_rows, getattr(processor, "caption_prompt", None))
+        evaluation = judge(captions, scene_rows, {"num_beams": 1})
+        write_predictions(run / runs.CAPTIONS, evaluation.rows)
+        facts = {"num_images": len(captions), "tokenizer": "ptb", "idf": "references", "decoding": {}}
+        runs.write_metrics(run / runs.METRICS, evaluation.metrics, model_artifact="model", **facts)
+        write_card(run, thumbnails=False)
+        return run
+
+    return make
+
+
+def client(hub, home, **more):
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+    environment |= {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(home), "HF_TOKEN": "hf_writer"}
+    return environment | {"HF_HUB_DISABLE_PROGRESS_BARS": "1"} | more
+
+
+# The snippet runs as a stranger's process does: hfcap cannot be imported.
+WITHOUT_HFCAP = "import sys; sys.modules['hfcap'] = None\n"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "form, options",
+    [("native", {}), ("native", {"family": "encoder_decoder"}), ("remote-code", {"encoder": TINY_ENCODER})],
+)
+def test_a_stranger_runs_the_snippet_of_the_card(make_judged_run, tmp_path, form, options):
+    run = make_judged_run(**options)
+    Image.effect_noise((40, 30), 90).convert("RGB").save(tmp_path / "PHOTO.jpg")
+    with LocalHub() as hub:
+        command = [sys.executable, "-m", "hfcap.cli", "push", str(run), "--repo", "user/dogs", "--format", form]
+        command += ["--license", "mit", "--datasets", "user/photos"]
+        done = subprocess.run(command, env=client(hub, tmp_path / "a"), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert "hf_writer" not in done.stdout + done.stderr
+        files = hub.files("models/user/dogs")
+        card = files["README.md"].decode()
+        snippet = card.split("```python\n")[1].split("```")[0]
+        stranger = subprocess.run(
+            [sys.executable, "-c", WITHOUT_HFCAP + snippet],
+            env=client(hub, tmp_path / "b"),
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+        assert stranger.returncode == 0, stranger.stderr
+    model, processor = load_captioner(str(run / runs.MODEL))
+    picture = Image.open(tmp_path / "PHOTO.jpg")
+    (expected,) = caption_rows(model, processor, [{"image": picture}], getattr(processor, "caption_prompt", None))
+    assert stranger.stdout.strip() == expected
+    metadata = yaml.safe_load(card.split("---")[1])
+    assert (metadata["license"], metadata["library_name"]) == ("mit", "transformers")
+    assert str(tmp_path) not in b"".join(files.values()).decode(errors="ignore")
+    assert b"id: user/photos" in files[".eval_results/image-captioning.yaml"]
+    assert json.loads(files["verification.json"])["format"] == form
+
+
+def test_nothing_is_uploaded_where_the_export_is_not_as_it_was(make_judged_run, monkeypatch):
+    monkeypatch.setattr(verify, "differences", lambda *_: ["model.multi_modal_projector.linear_1.weight is missing"])
+    monkeypatch.setattr(verify, "reload_in_clean_process", lambda *_, **__: {"captions": []})
+    monkeypatch.setattr(publishing, "push_folder", lambda *_: pytest.fail("something was uploaded"))
+    with pytest.raises(VerificationError, match="projector"):
+        publishing.publish(make_judged_run(), Target("user/dogs"))
+
+
+def test_a_run_that_was_not_judged_is_not_published(make_run, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["push", str(make_run()), "--repo", "user/dogs"])
+    assert exit_.value.code == 2 and "evaluate the run first" in capsys.readouterr().err
+
+
+def test_records_alone_give_the_same_card(make_judged_run, tmp_path, capsys):
+    run = make_judged_run()
+    cli.main(["card", "write", str(run), "--to", str(tmp_path / "records" / run.name)])
+    copy = tmp_path / "records" / run.name
+    before = (copy / "README.md").read_text()
+    assert before == (run / "README.md").read_text()
+    cli.main(["card", "write", str(copy)])
+    assert (copy / "README.md").read_text() == before
+    (copy / "README.md").write_text(before.replace("CIDEr |", "CIDEr | 9"))
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["card", "check", str(copy / "README.md")])
+    assert exit_.value.code == 1 and "not what hfcap writes" in capsys.readouterr().out
