@@ -33,6 +33,18 @@ def add_data_commands(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--on_bad_image", "--on-bad-image", choices=("error", "skip"), default="error")
     command.set_defaults(run=split)
 
+    command = group.add_parser("push", help="publish captions and pictures on the Hub, as parquet with a card")
+    _add_source(command)
+    command.add_argument("--repo", required=True, metavar="USER/NAME", help="data set; made if it does not exist")
+    command.add_argument("--private", action="store_true", help="make it private, if it is made")
+    command.add_argument("--revision", default="main", metavar="BRANCH", help="branch to commit to")
+    command.add_argument("--tag", help="name to give the commit")
+    command.add_argument("--overwrite", action="store_true", help="replace content that hfcap has not written")
+    command.add_argument("--license", help="licence id, as the Hub spells it")
+    command.add_argument("--language", default="en", help="language code of the captions (en)")
+    command.add_argument("--on_bad_image", "--on-bad-image", choices=("error", "skip"), default="error")
+    command.set_defaults(run=push)
+
 
 def _add_source(command: argparse.ArgumentParser) -> None:
     command.add_argument("source", help="folder, file or Hub id (see docs/data.md)")
@@ -80,6 +92,23 @@ def split(args: argparse.Namespace) -> None:
     except ValueError as error:
         raise ConfigError(str(error)) from error
     print(f"{args.output}: " + ", ".join(f"{count:,} images in {name}" for name, count in counts.items()))
+
+
+def push(args: argparse.Namespace) -> None:
+    """Publish all splits of a source in one commit."""
+    from hfcap.data.sources import load_captions, split_names
+    from hfcap.hub.data_push import push_dataset
+    from hfcap.hub.push import Target
+
+    target = Target(args.repo, "dataset", args.private, args.revision, args.tag, args.overwrite)
+    options = _source_options(args) | {"on_bad_image": args.on_bad_image, "max_pixels": args.max_pixels}
+    try:
+        names = split_names(args.source, **_source_options(args))
+        splits = {name: load_captions(args.source, name, **options) for name in names}
+    except ValueError as error:
+        raise ConfigError(str(error)) from error
+    done = push_dataset(splits, target, args.license, args.language)
+    print(f"{done.url} at commit {done.commit}" if done.changed else f"{done.url} is up to date at {done.commit}")
 
 
 def _source_options(args: argparse.Namespace) -> dict[str, str | None]:

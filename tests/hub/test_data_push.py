@@ -14,14 +14,6 @@ from hfcap.data.scenes import load_scenes
 from hfcap.hub.data_push import dataset_card, write_dataset
 from hub.local_hub import LocalHub
 
-PUSH = """
-import sys
-from hfcap.data.scenes import load_scenes
-from hfcap.hub.data_push import push_dataset
-from hfcap.hub.push import Target
-splits = {name: load_scenes(name, 3, "caption", image_size=32) for name in ("train", "validation")}
-push_dataset(splits, Target("user/scenes", "dataset"), license="apache-2.0")
-"""
 LOAD = """
 import json
 from datasets import load_dataset
@@ -32,23 +24,39 @@ print(json.dumps(shown))
 
 
 def test_load_dataset_reads_what_was_pushed(tmp_path):
+    source = tmp_path / "photos"
+    rows = {split: load_scenes(split, 3, "caption", image_size=32) for split in ("train", "validation")}
+    for split, split_rows in rows.items():
+        (source / split).mkdir(parents=True)
+        for row in split_rows:
+            row["image"].save(source / split / f"{row['image_id']}.png")
+        lines = [{"file_name": f"{row['image_id']}.png", "captions": row["captions"]} for row in split_rows]
+        (source / split / "metadata.jsonl").write_text("".join(json.dumps(line) + "\n" for line in lines))
+    push = [
+        sys.executable,
+        "-m",
+        "hfcap.cli",
+        "data",
+        "push",
+        str(source),
+        "--repo",
+        "user/scenes",
+        "--license",
+        "mit",
+    ]
     with LocalHub() as hub:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
-        environment |= {
-            "HF_ENDPOINT": hub.url,
-            "HF_HUB_DISABLE_XET": "1",
-            "HF_HOME": str(tmp_path),
-            "HF_TOKEN": "hf_writer",
-        }
-        for code in (PUSH, LOAD):
-            done = subprocess.run([sys.executable, "-c", code], env=environment, capture_output=True, text=True)
+        environment |= {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path)}
+        environment |= {"HF_TOKEN": "hf_writer"}
+        for command in (push, [sys.executable, "-c", LOAD]):
+            done = subprocess.run(command, env=environment, capture_output=True, text=True)
             assert done.returncode == 0, done.stderr
         files = hub.files("datasets/user/scenes")
-        assert b"license: apache-2.0" in files["README.md"]
+        assert b"license: mit" in files["README.md"]
+    assert not any(str(tmp_path).encode() in content for content in files.values())
     loaded = json.loads(done.stdout.splitlines()[-1])
-    for split in ("train", "validation"):
-        rows = load_scenes(split, 3, "caption", image_size=32)
-        assert loaded[split] == [[row["image_id"], row["captions"], [32, 32]] for row in rows]
+    for split, split_rows in rows.items():
+        assert loaded[split] == [[row["image_id"], row["captions"], [32, 32]] for row in split_rows]
 
 
 def test_pictures_that_are_files_are_embedded_as_they_are(tmp_path):
