@@ -20,7 +20,16 @@ FAMILIES = ("llava", "encoder_decoder")
 
 
 def train_one_step(
-    tmp_path, build_tiny, rows, family, batch_size, packing=True, pad_is_eos=False, checkpointing=False
+    tmp_path,
+    build_tiny,
+    rows,
+    family,
+    batch_size,
+    packing=True,
+    pad_is_eos=False,
+    checkpointing=False,
+    max_row_tokens=None,
+    num_rows=16,
 ):
     """Train one optimizer step on the same 16 images; return its loss, gradient norm and the new weights."""
     model, processor = build_tiny(family, pad_is_eos)
@@ -28,7 +37,8 @@ def train_one_step(
     args = CaptionTrainingArguments(
         output_dir=str(tmp_path / f"{family}-{batch_size}-{packing}"),
         per_device_train_batch_size=batch_size,
-        gradient_accumulation_steps=16 // batch_size,
+        gradient_accumulation_steps=num_rows // batch_size,
+        max_row_tokens=max_row_tokens,
         max_steps=1,
         learning_rate=0.1,
         optim="sgd",
@@ -51,6 +61,7 @@ def train_one_step(
         data_collator=collator,
         processing_class=processor,
     )
+    assert len(trainer.train_sampler) == num_rows
     trainer.train()
     log = trainer.state.log_history[0]
     return log["loss"], log["grad_norm"], {name: p.detach().clone() for name, p in model.named_parameters()}
@@ -115,3 +126,26 @@ def test_only_the_caption_and_its_end_are_learned(build_tiny, scene_rows, family
         assert (learned == eos).sum() == len(row["captions"])  # each reference's end, though padding has the same id
         text = processor.tokenizer.decode(learned, skip_special_tokens=True)
         assert text.split() == " ".join(row["captions"]).split()
+
+
+@pytest.fixture(scope="module")
+def uneven_rows(scene_rows):
+    """The same pictures with one to seven references of 2 to 40 words."""
+    captions = [
+        [" ".join((row["captions"] * 4)[i % 5 : i % 5 + 1 + (i * number) % 4]) for i in range(1 + number % 7)]
+        for number, row in enumerate(scene_rows)
+    ]
+    return scene_rows.remove_columns("captions").add_column("captions", captions)
+
+
+@pytest.mark.parametrize(
+    ("family", "pad_is_eos", "checkpointing"),
+    [("llava", False, False), ("llava", True, True), ("encoder_decoder", True, False)],
+)
+def test_any_number_of_references_of_any_length(tmp_path, build_tiny, uneven_rows, family, pad_is_eos, checkpointing):
+    options = {"pad_is_eos": pad_is_eos, "checkpointing": checkpointing}
+    separate = train_one_step(tmp_path, build_tiny, uneven_rows, family, 8, packing=False, **options)
+    assert_same_step(separate, train_one_step(tmp_path, build_tiny, uneven_rows, family, 8, **options))
+    if family == "llava":  # 16 images in 8 rows, some of them alone
+        options |= {"max_row_tokens": 300, "num_rows": 8}
+        assert_same_step(separate, train_one_step(tmp_path, build_tiny, uneven_rows, family, 2, **options))

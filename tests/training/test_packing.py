@@ -1,7 +1,16 @@
 import pytest
 import torch
+from torch.nn.attention.flex_attention import create_mask
 
-from hfcap.training.packing import attention_mask_from_segments, pack_references, pad_rows
+from hfcap.training.packing import (
+    join_images,
+    may_attend,
+    pack_references,
+    packed_attention_mask,
+    packed_block_mask,
+    packed_length,
+    pad_rows,
+)
 
 
 def test_each_reference_restarts_after_the_prefix():
@@ -10,6 +19,7 @@ def test_each_reference_restarts_after_the_prefix():
     assert row["shift_labels"] == [-100, -100, 1, 2, 0, 3, 0]
     assert row["position_ids"] == [0, 1, 2, 3, 4, 2, 3]
     assert row["segment_ids"] == [0, 0, 1, 1, 1, 2, 2]
+    assert len(row["input_ids"]) == packed_length(3, [3, 2])
 
 
 def test_a_start_token_alone_is_a_prefix():
@@ -31,7 +41,7 @@ def test_rows_without_prefix_or_target_are_refused(prefix, targets, message):
 def test_mask_shows_the_prefix_and_the_own_reference_only():
     rows = [pack_references([7, 8, 9], [[1, 2, 0], [3, 0]]), pack_references([7, 8, 9], [[1, 0]])]
     batch = pad_rows(rows, pad_token_id=0)
-    visible = attention_mask_from_segments(batch["segment_ids"])[:, 0] == 0  # (B, L, L)
+    visible = packed_attention_mask(batch["segment_ids"], batch["image_ids"])[:, 0] == 0  # (B, L, L)
     expected = torch.tensor(
         [
             [1, 0, 0, 0, 0, 0, 0],
@@ -48,3 +58,34 @@ def test_mask_shows_the_prefix_and_the_own_reference_only():
     padding = batch["segment_ids"][1] == -1
     assert not visible[1][~padding][:, padding].any()
     assert visible[1].any(dim=-1).all()
+
+
+def test_images_that_share_a_row_do_not_see_each_other():
+    rows = [pack_references([7, 8, 9], [[1, 2, 0], [3, 0]]), pack_references([7, 8], [[1, 0]])]
+    joined = join_images(rows)
+    assert joined["input_ids"] == [7, 8, 9, 1, 2, 9, 3, 7, 8, 1]
+    assert joined["image_ids"] == [0, 0, 0, 0, 0, 0, 0, 1, 1, 1]
+    assert joined["position_ids"] == [0, 1, 2, 3, 4, 2, 3, 0, 1, 2]
+    batch = pad_rows([joined, rows[0]], pad_token_id=0)
+    visible = packed_attention_mask(batch["segment_ids"], batch["image_ids"])[:, 0] == 0
+    alone = [pad_rows([row], pad_token_id=0) for row in rows]
+    masks = [packed_attention_mask(row["segment_ids"], row["image_ids"])[0, 0] == 0 for row in alone]
+    assert torch.equal(visible[0], torch.block_diag(*masks))
+    assert torch.equal(visible[1, :7, :7], masks[0])
+    assert visible.any(dim=-1).all()
+
+
+def test_flex_attention_gets_the_same_mask():
+    """The rule itself and the blocks made from it; the kernel that skips blocks needs a GPU and is not run here."""
+    rows = [pack_references([7, 8, 9], [[1] * 60, [3] * 70]), pack_references([7] * 9, [[1] * n for n in (40, 55)])]
+    batch = pad_rows([join_images(rows * 2), rows[1]], pad_token_id=0)
+    segment_ids, image_ids = batch["segment_ids"], batch["image_ids"]
+    visible = packed_attention_mask(segment_ids, image_ids) == 0  # (B, 1, L, L)
+    size, length = segment_ids.shape
+    rule = may_attend(segment_ids, image_ids)
+    assert torch.equal(create_mask(rule, size, None, length, length, device="cpu"), visible)
+    blocks = packed_block_mask(segment_ids, image_ids)
+    padded = torch.nn.functional.pad(visible, (0, -length % 128, 0, -length % 128))
+    seen = padded.unflatten(3, (-1, 128)).unflatten(2, (-1, 128)).any(dim=5).any(dim=3)
+    assert torch.equal(blocks.to_dense().bool(), seen)
+    assert not seen.tril().all()  # some blocks below the diagonal are skipped

@@ -40,12 +40,13 @@ def keep_4bit_layers_unpacked(model: nn.Module) -> None:
             module.support_avx512bf16_for_cpu = False
 
 
-def to_additive_mask(attention_mask: torch.Tensor | None, dtype: torch.dtype) -> torch.Tensor | None:
-    """Turn a boolean 4-D mask (True: may attend) into the additive one; anything else is returned unchanged.
+def to_additive_mask(attention_mask, dtype: torch.dtype):
+    """Turn a boolean 4-D mask (True: may attend) into the additive one; None, a BlockMask, others stay as they are.
 
     Eager attention adds the mask to the scores, so that a boolean one would silently add 0 and 1.
     """
-    if attention_mask is None or attention_mask.ndim != 4 or attention_mask.dtype != torch.bool:
+    is_boolean = isinstance(attention_mask, torch.Tensor) and attention_mask.dtype == torch.bool
+    if not is_boolean or attention_mask.ndim != 4:
         return attention_mask
     blocked = torch.zeros(attention_mask.shape, dtype=dtype, device=attention_mask.device)
     return blocked.masked_fill_(~attention_mask, torch.finfo(dtype).min)

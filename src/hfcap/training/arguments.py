@@ -168,6 +168,10 @@ class CaptionTrainingArguments(TrainingArguments):
             "help": "All references of an image behind one copy of it: where that is exact, or refuse elsewhere."
         },
     )
+    max_row_tokens: int | None = field(
+        default=None,
+        metadata={"help": "Several images share a packed row, up to so many tokens; the batch size counts rows then."},
+    )
     encoder_learning_rate: float | None = field(default=None, metadata={"help": "learning_rate where not given."})
     projector_learning_rate: float | None = field(default=None, metadata={"help": "learning_rate where not given."})
     eval_caption_images: int = field(

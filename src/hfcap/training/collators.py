@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import torch
 from transformers import PreTrainedConfig
@@ -9,12 +10,12 @@ from transformers import PreTrainedConfig
 from hfcap.errors import ConfigError
 from hfcap.generation.inputs import CaptionPrefix, encode_prefix, end_token_id, join_vision
 from hfcap.models.facts import facts_of, is_packable
-from hfcap.training.packing import pack_references, pad_rows
+from hfcap.training.packing import join_images, pack_references, pad_rows
 
 
 @dataclass
 class CaptionCollator:
-    """Collate rows `{captions, image | vision_features}` into a training batch.
+    """Collate rows `{captions, image | vision_features}`, or lists of such that share a row, into a training batch.
 
     Args:
         processor: processor of the captioner.
@@ -24,10 +25,11 @@ class CaptionCollator:
             packed, one row for each pair of image and reference, as stock trainers do. Loss and gradient are the same.
         max_caption_tokens: longer references are cut, and still end in EOS.
 
-    The batch of B rows of length L has `input_ids`, `segment_ids` and `shift_labels`, all (B, L) int64
+    The batch of B rows of length L has `input_ids`, `segment_ids`, `image_ids` and `shift_labels`, all (B, L) int64
     (`decoder_input_ids` for encoder-decoders), for packable models `position_ids`, for some types token types, and the
-    tensors of the pictures: `pixel_values` (B, 3, H, W) or what the type's processor gives, or `vision_features`
-    (B, N, D) in float32. `labels` is `shift_labels` again: `Trainer` counts targets only where a batch has that name.
+    tensors of the pictures, in the order of their tokens: `pixel_values` (images, 3, H, W) or what the type's
+    processor gives, or `vision_features` (images, N, D) in float32. `labels` is `shift_labels` again: `Trainer` counts
+    targets only where a batch has that name.
     """
 
     processor: object
@@ -55,6 +57,12 @@ class CaptionCollator:
             )
         return prefix
 
+    def prefix_length(self, prompt: str | None) -> int:
+        """Count the tokens of the picture and a row's own `prompt`, where all pictures have the same number."""
+        # With features, as with a cached encoder, no picture is needed; their values are not looked at.
+        row = {"vision_features": torch.empty(0), "prompt": prompt}
+        return len(encode_prefix(self.processor, self.config, row, self.prompt).input_ids)
+
     def targets(self, captions: Sequence[str]) -> list[list[int]]:
         """Token ids of each caption, cut to `max_caption_tokens` with EOS as the last."""
         encoded = self.processor.tokenizer(list(captions), add_special_tokens=False)["input_ids"]
@@ -62,14 +70,23 @@ class CaptionCollator:
         return [[*ids[: self.max_caption_tokens - 1], end] for ids in encoded]
 
     def collate(
-        self, prefixes: Sequence[CaptionPrefix], targets: Sequence[Sequence[list[int]]]
+        self,
+        prefixes: Sequence[CaptionPrefix],
+        targets: Sequence[Sequence[list[int]]],
+        images_a_row: Sequence[int] | None = None,
     ) -> dict[str, torch.Tensor]:
-        """Collate pictures with their prompts, and the target token ids of each one's captions."""
+        """Collate pictures with their prompts, and the target token ids of each one's captions.
+
+        `images_a_row` says how many pictures lie in each packed row; one by default.
+        """
         text_rows, pictures = [], []
         for prefix, own in zip(prefixes, targets, strict=True):
             groups = [own] if self.packing else [[target] for target in own]
             text_rows += [self._text_row(prefix, group) for group in groups]
             pictures += [prefix.vision] * len(groups)
+        if images_a_row is not None:
+            parts = iter(text_rows)
+            text_rows = [join_images(list(islice(parts, number))) for number in images_a_row]
         padding = {self.facts.token_types: self.facts.caption_token_type} if self.facts.token_types else {}
         batch = pad_rows(text_rows, self.processor.tokenizer.pad_token_id, **padding)
         batch["labels"] = batch["shift_labels"]
@@ -82,9 +99,14 @@ class CaptionCollator:
                     batch[f"decoder_{name}"] = batch.pop(name)
         return batch | join_vision(pictures)
 
-    def __call__(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
+    def __call__(self, rows: Sequence[dict | list[dict]]) -> dict[str, torch.Tensor]:
         """Collate `rows`."""
-        return self.collate([self.prefix(row) for row in rows], [self.targets(row["captions"]) for row in rows])
+        images_a_row = None
+        if isinstance(rows[0], list):
+            images_a_row = [len(row) for row in rows]
+            rows = [image for row in rows for image in row]
+        prefixes = [self.prefix(row) for row in rows]
+        return self.collate(prefixes, [self.targets(row["captions"]) for row in rows], images_a_row)
 
     def _text_row(self, prefix: CaptionPrefix, targets: Sequence[list[int]]) -> dict[str, list[int]]:
         row = pack_references(prefix.input_ids, targets)

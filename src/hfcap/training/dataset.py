@@ -92,9 +92,12 @@ class CaptionDataset(torch.utils.data.Dataset):
         """Count the images."""
         return len(self.rows)
 
-    def __getitem__(self, key: int | tuple[int, int]) -> dict:
-        """Return row `index`, or `(epoch, index)` as `EpochSampler` yields it."""
+    def __getitem__(self, key: int | tuple[int, int] | tuple[int, tuple[int, ...]]) -> dict | list[dict]:
+        """Return row `index`, or `(epoch, index)` as samplers yield it; for several indices a list."""
         epoch, index = key if isinstance(key, tuple) else (0, key)
+        return [self._item(epoch, i) for i in index] if isinstance(index, tuple) else self._item(epoch, index)
+
+    def _item(self, epoch: int, index: int) -> dict:
         row = self.rows[index]
         item = self.views.item(row, epoch)
         if self.features is None:

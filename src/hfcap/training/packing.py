@@ -11,11 +11,19 @@ The last prefix token predicts the first token of every reference, so each refer
     ref 1   a b                 input_ids    p0 p1 | p2 a  b | p2 c |
     ref 2   c                   shift_labels  .  . | a  b  $ | c  $ |      ($ is EOS, . is -100)
                                 position_ids  0  1 | 2  3  4 | 2  3 |
+
+Several images may share a row (`join_images`), so that rows of a common length need no padding. Segments and positions
+start anew with each image, and nothing looks across images; the pair (image, segment) says what a token belongs to:
+
+                                image_ids     0  0  0  0  0  0  0 | 1  1  1  1 | 2 …
+                                segment_ids   0  0  1  1  1  2  2 | 0  0  1  1 | 0 …
+                                position_ids  0  1  2  3  4  2  3 | 0  1  2  3 | 0 …
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
+from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 
 IGNORE_INDEX = -100
 PREFIX_SEGMENT = 0
@@ -30,9 +38,8 @@ def pack_references(prefix_ids: Sequence[int], targets: Sequence[Sequence[int]])
         targets: token ids of each reference, EOS included.
 
     Returns:
-        `input_ids`, `position_ids`, `segment_ids` and `shift_labels`, lists of the same length L, where
-        L = len(prefix_ids) - 1 + sum(len(target)). `shift_labels[i]` is what position i must predict, -100 for
-        nothing.
+        `input_ids`, `position_ids`, `segment_ids`, `image_ids` (all 0) and `shift_labels`, lists of the same length L,
+        where L = `packed_length(…)`. `shift_labels[i]` is what position i must predict, -100 for nothing.
 
     Raises:
         ValueError: no prefix token, no target, or an empty target.
@@ -53,7 +60,18 @@ def pack_references(prefix_ids: Sequence[int], targets: Sequence[Sequence[int]])
         row["position_ids"] += range(len(shared), len(shared) + len(target))
         row["segment_ids"] += [segment] * len(target)
         row["shift_labels"] += target
-    return row
+    return row | {"image_ids": [0] * len(row["input_ids"])}
+
+
+def packed_length(prefix_length: int, target_lengths: Sequence[int]) -> int:
+    """Tokens of the row that `pack_references` gives for a prefix and targets of these lengths."""
+    return prefix_length - 1 + sum(target_lengths)
+
+
+def join_images(rows: Sequence[dict[str, list[int]]]) -> dict[str, list[int]]:
+    """Lay rows of one image each behind one another; `image_ids` count them."""
+    joined = {key: [value for row in rows for value in row[key]] for key in rows[0]}
+    return joined | {"image_ids": [image for image, row in enumerate(rows) for _ in row["image_ids"]]}
 
 
 def pad_rows(rows: Sequence[dict[str, list[int]]], pad_token_id: int, **further: int) -> dict[str, torch.Tensor]:
@@ -65,6 +83,7 @@ def pad_rows(rows: Sequence[dict[str, list[int]]], pad_token_id: int, **further:
         "input_ids": pad_token_id,
         "position_ids": 0,
         "segment_ids": PADDING_SEGMENT,
+        "image_ids": PADDING_SEGMENT,
         "shift_labels": IGNORE_INDEX,
         **further,
     }
@@ -75,20 +94,53 @@ def pad_rows(rows: Sequence[dict[str, list[int]]], pad_token_id: int, **further:
     }
 
 
-def attention_mask_from_segments(segment_ids: torch.Tensor, dtype: torch.dtype = torch.float32) -> torch.Tensor:
-    """Build the additive attention mask of packed rows.
+def may_attend(
+    segment_ids: torch.Tensor, image_ids: torch.Tensor
+) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
+    """Give the one rule of packed rows as FlexAttention's `mask_mod(batch, head, query, key) -> bool`.
+
+    A query sees the keys of its own image that stand before it or where it is, if they are in the prefix or in its own
+    segment. Padding is an image of its own, so that no row of the softmax is empty.
 
     Args:
         segment_ids: (B, L) int64: 0 for the prefix, 1, 2, … for the references, -1 for padding.
+        image_ids: (B, L) int64: which image of the row, -1 for padding.
+    """
+
+    def rule(batch, head, query, key):
+        of_query, of_key = segment_ids[batch, query], segment_ids[batch, key]
+        same_image = image_ids[batch, query] == image_ids[batch, key]
+        return same_image & ((of_query == of_key) | (of_key == PREFIX_SEGMENT)) & (query >= key)
+
+    return rule
+
+
+def packed_attention_mask(
+    segment_ids: torch.Tensor, image_ids: torch.Tensor, dtype: torch.dtype = torch.float32
+) -> torch.Tensor:
+    """Build the additive attention mask of packed rows, for SDPA and eager attention.
+
+    Args:
+        segment_ids: (B, L) int64, see `may_attend`.
+        image_ids: (B, L) int64.
         dtype: floating dtype of the mask, the one of the model's hidden states.
 
     Returns:
-        (B, 1, L, L): 0 where query (third axis) may look at key (fourth axis), the dtype's minimum elsewhere. A padded
-        query sees the prefix and the padding before it, so that no row of the softmax is empty.
+        (B, 1, L, L): 0 where query (third axis) may look at key (fourth axis), the dtype's minimum elsewhere.
     """
-    query, key = segment_ids[:, :, None], segment_ids[:, None, :]
-    length = segment_ids.shape[1]
-    causal = torch.ones(length, length, dtype=torch.bool, device=segment_ids.device).tril()
-    allowed = ((query == key) | (key == PREFIX_SEGMENT)) & causal  # (B, L, L)
+    size, length = segment_ids.shape
+    batch = torch.arange(size, device=segment_ids.device)[:, None, None]
+    token = torch.arange(length, device=segment_ids.device)
+    allowed = may_attend(segment_ids, image_ids)(batch, None, token[:, None], token)  # (B, L, L)
     mask = torch.zeros(allowed.shape, dtype=dtype, device=segment_ids.device)
     return mask.masked_fill_(~allowed, torch.finfo(dtype).min)[:, None]
+
+
+def packed_block_mask(segment_ids: torch.Tensor, image_ids: torch.Tensor) -> BlockMask:
+    """Build the same mask for FlexAttention, which skips blocks of tokens where nobody sees anybody.
+
+    Its cost grows with what is seen, not with the square of the row, and no (L, L) tensor exists.
+    """
+    size, length = segment_ids.shape
+    rule = may_attend(segment_ids, image_ids)
+    return create_block_mask(rule, size, None, length, length, device=segment_ids.device)

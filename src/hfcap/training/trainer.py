@@ -7,13 +7,15 @@ from accelerate.utils import gather_object
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
+from hfcap.errors import ConfigError
 from hfcap.generation.caption import caption_rows
 from hfcap.metrics import compute_metrics
 from hfcap.models.facts import facts_of, is_packable
 from hfcap.models.model_utils import keep_frozen_in_eval
-from hfcap.training.dataset import CaptionDataset, EpochSampler
+from hfcap.training.dataset import CaptionDataset
 from hfcap.training.loss import token_loss
-from hfcap.training.packing import IGNORE_INDEX, PADDING_SEGMENT, attention_mask_from_segments
+from hfcap.training.packing import IGNORE_INDEX, PADDING_SEGMENT, packed_attention_mask, packed_block_mask
+from hfcap.training.plan import train_sampler
 from hfcap.training.strategies import parameter_groups
 
 CAPTION_METRICS = ("bleu", "rouge_l", "cider")
@@ -22,18 +24,22 @@ CAPTION_METRICS = ("bleu", "rouge_l", "cider")
 def model_inputs(batch: dict[str, torch.Tensor], model: PreTrainedModel) -> dict[str, torch.Tensor]:
     """Turn a collated batch into the model's arguments and `labels`.
 
-    The mask is built here, on the device, from `segment_ids`: 4-D where the model can be packed, else (B, L). Where
+    The mask is built here, on the device, from `segment_ids` and `image_ids`, where the model can be packed: a
+    `BlockMask` for FlexAttention, else 4-D; for other models it is (B, L). Where
     the head can run on target positions alone it does, and `labels` are the (N,) targets in the order of the model's
     (N, vocabulary) logits; elsewhere they are (B, L) for logits of (B, L, vocabulary).
     """
     facts, packable = facts_of(model.config), is_packable(model.config)
     inputs = dict(batch)
-    segment_ids, labels = inputs.pop("segment_ids"), inputs.pop("shift_labels")
+    segment_ids, image_ids, labels = (inputs.pop(name) for name in ("segment_ids", "image_ids", "shift_labels"))
     prefix = "decoder_" if facts.layout == "encoder_decoder" else ""
-    if packable:
-        inputs[f"{prefix}attention_mask"] = attention_mask_from_segments(segment_ids, model.dtype)
+    if not packable:
+        mask = (segment_ids != PADDING_SEGMENT).long()
+    elif model.config.get_text_config(decoder=True)._attn_implementation == "flex_attention":
+        mask = packed_block_mask(segment_ids, image_ids)
     else:
-        inputs[f"{prefix}attention_mask"] = (segment_ids != PADDING_SEGMENT).long()
+        mask = packed_attention_mask(segment_ids, image_ids, model.dtype)
+    inputs[f"{prefix}attention_mask"] = mask
     if facts.logits == "targets" and (packable or facts.layout == "decoder_only"):
         keep = labels != IGNORE_INDEX
         inputs[f"{prefix}logits_to_keep"], labels = keep, labels[keep]
@@ -67,9 +73,14 @@ class CaptionTrainer(Trainer):
         # `Trainer` would hand the number of targets to models that do not know what it is.
         self.model_accepts_loss_kwargs = False
         self.sample_captions: list[tuple[str, str]] = []
+        self.train_sampler = None
+        if isinstance(train_dataset, CaptionDataset):
+            self.train_sampler = train_sampler(train_dataset, self.data_collator, args)
+        elif args.max_row_tokens is not None:
+            raise ConfigError("max_row_tokens: the lengths of a stream are not known beforehand; leave it out")
 
-    def _get_train_sampler(self, train_dataset=None) -> EpochSampler:
-        return EpochSampler(len(train_dataset or self.train_dataset), self.args.data_seed or self.args.seed)
+    def _get_train_sampler(self, train_dataset=None) -> torch.utils.data.Sampler:
+        return self.train_sampler
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """Build the optimizer with one learning rate for each part of the captioner."""

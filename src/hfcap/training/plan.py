@@ -1,0 +1,120 @@
+"""Which images share a row: known before an epoch, from the lengths of their captions alone.
+
+Tokens are counted once, when training starts. A plan is a function of (seed, epoch), the number of rows is the same in
+every epoch, and rows are of nearly the same length, so that processes are evenly loaded and padding is rare.
+"""
+
+import heapq
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import torch
+
+from hfcap.errors import ConfigError
+from hfcap.training.collators import CaptionCollator
+from hfcap.training.dataset import CaptionDataset, EpochSampler
+from hfcap.training.packing import packed_length
+
+CAPTIONS_AT_A_TIME = 10_000
+
+
+def image_lengths(data: CaptionDataset, collator: CaptionCollator) -> np.ndarray:
+    """Most tokens that each image takes in a packed row, (images,) int64; no picture is decoded.
+
+    Where an epoch draws some of an image's references, its longest ones count, so that a plan holds for all epochs.
+
+    Raises:
+        ConfigError: the number of a picture's tokens depends on the picture.
+    """
+    if not collator.facts.feature_cache:  # the types whose pictures all have `image_seq_length` tokens
+        raise ConfigError(
+            f"max_row_tokens: how many tokens {type(collator.processor).__name__} makes of a picture is known only "
+            "when it is decoded; leave it out"
+        )
+    captions, prompts = list(data.rows["captions"]), [None] * len(data)
+    if "prompt" in data.rows.column_names:
+        prompts = list(data.rows["prompt"])
+    prefixes = {prompt: collator.prefix_length(prompt) for prompt in set(prompts)}
+    flat = [caption for own in captions for caption in own]
+    lengths = iter(
+        [
+            len(target)
+            for start in range(0, len(flat), CAPTIONS_AT_A_TIME)
+            for target in collator.targets(flat[start : start + CAPTIONS_AT_A_TIME])
+        ]
+    )
+    counted = []
+    for prompt, own in zip(prompts, captions, strict=True):
+        longest = sorted((next(lengths) for _ in own), reverse=True)[: data.views.references]
+        counted.append(packed_length(prefixes[prompt], longest))
+    return np.array(counted)
+
+
+def plan_rows(lengths: Sequence[int], num_rows: int, seed: int, epoch: int) -> list[list[int]]:
+    """Distribute images over `num_rows` rows of nearly the same length; each image is in one of them.
+
+    The longest image first, always into the shortest row (Graham, "Bounds on multiprocessing timing anomalies", 1969).
+    Images of the same length change places from epoch to epoch, and so do the rows. The lengths of the rows depend on
+    the lengths of the images only, not on (seed, epoch).
+    """
+    draw = np.random.default_rng([seed, epoch])
+    order = draw.permutation(len(lengths))
+    order = order[np.argsort(-np.asarray(lengths)[order], kind="stable")]
+    shortest = [(0, row) for row in range(num_rows)]  # a heap of (length so far, row)
+    rows: list[list[int]] = [[] for _ in range(num_rows)]
+    for image in order:
+        length, row = heapq.heappop(shortest)
+        rows[row].append(int(image))
+        heapq.heappush(shortest, (length + int(lengths[image]), row))
+    return [rows[row] for row in draw.permutation(num_rows)]
+
+
+def count_rows(lengths: Sequence[int], max_row_tokens: int) -> int:
+    """Smallest number of rows for which `plan_rows` keeps every row within `max_row_tokens`.
+
+    Raises:
+        ConfigError: a single image is longer than that.
+    """
+    if max(lengths) > max_row_tokens:
+        raise ConfigError(
+            f"max_row_tokens is {max_row_tokens}, but an image and its references take up to {max(lengths)} tokens: "
+            "raise it, or lower max_caption_tokens or references"
+        )
+    num_rows = -(-int(sum(lengths)) // max_row_tokens)
+    while max(sum(lengths[image] for image in row) for row in plan_rows(lengths, num_rows, 0, 0)) > max_row_tokens:
+        num_rows += 1
+    return num_rows
+
+
+class RowSampler(EpochSampler):
+    """Yield `(epoch, images)` for each row of the epoch's plan, in the place of `(epoch, index)`.
+
+    Args:
+        lengths: of `image_lengths`.
+        max_row_tokens: no row is longer.
+        seed: of the plans.
+    """
+
+    def __init__(self, lengths: np.ndarray, max_row_tokens: int, seed: int):
+        super().__init__(count_rows(lengths, max_row_tokens), seed)
+        self.lengths = lengths
+
+    def __iter__(self) -> Iterator[tuple[int, tuple[int, ...]]]:
+        """Yield each row once."""
+        return iter([(self.epoch, tuple(row)) for row in plan_rows(self.lengths, len(self), self.seed, self.epoch)])
+
+
+def train_sampler(data: CaptionDataset, collator: CaptionCollator, args) -> torch.utils.data.Sampler:
+    """Order of the training data: an image a row, or as many as `max_row_tokens` holds.
+
+    Raises:
+        ConfigError: images cannot share a row here.
+    """
+    seed = args.data_seed or args.seed
+    if args.max_row_tokens is None:
+        return EpochSampler(len(data), seed)
+    if collator.facts.layout == "encoder_decoder":
+        raise ConfigError("max_row_tokens: a row of an encoder-decoder attends to one image; leave it out")
+    if not collator.packing:
+        raise ConfigError("max_row_tokens: only packed rows hold several images; leave it out, or set packing: auto")
+    return RowSampler(image_lengths(data, collator), args.max_row_tokens, seed)
