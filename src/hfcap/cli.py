@@ -4,60 +4,19 @@ Heavy libraries are imported by the commands that need them, so that `hfcap eval
 """
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
-from pathlib import Path
 
 from hfcap.data_cli import add_data_commands
-from hfcap.errors import ConfigError, run_main
+from hfcap.errors import run_main
 from hfcap.hub_cli import add_hub_commands
-
-PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 
 
 def caption(args: argparse.Namespace) -> None:
-    """Write one caption for each picture: `path<TAB>caption`, or JSON lines with `--json`."""
-    pictures = find_pictures(args.pictures)
+    """Write one caption for each photo, to the terminal or to a file."""
+    from hfcap.generation.photos import caption_photos
 
-    from hfcap import runs
-    from hfcap.data.pictures import load_picture
-    from hfcap.generation.caption import caption_rows
-    from hfcap.generation.inputs import caption_prompt
-    from hfcap.training.build import load_captioner
-
-    model, processor = load_captioner(runs.resolve_model(args.model).path)
-    prompt = args.prompt or caption_prompt(processor)
-    options = {} if args.num_beams is None else {"num_beams": args.num_beams}
-    for start in range(0, len(pictures), args.batch_size):
-        paths = pictures[start : start + args.batch_size]
-        rows = [{"image": load_picture(path)} for path in paths]
-        captions = caption_rows(model, processor, rows, prompt, args.batch_size, **options)
-        for path, text in zip(paths, captions, strict=True):
-            line = json.dumps({"image_id": path.stem, "path": str(path), "caption": text}, ensure_ascii=False)
-            print(line if args.json else f"{path}\t{text}", flush=True)
-
-
-def find_pictures(paths: Sequence[str]) -> list[Path]:
-    """Files named, and the pictures in folders named, in order.
-
-    Raises:
-        ConfigError: a path does not exist, or a folder holds no picture.
-    """
-    found = []
-    for path in map(Path, paths):
-        if path.is_dir():
-            inside = sorted(p for p in path.iterdir() if p.suffix.lower() in PICTURE_SUFFIXES)
-            if not inside:
-                raise ConfigError(
-                    f"{path}: no picture in this folder (looked for {', '.join(sorted(PICTURE_SUFFIXES))})"
-                )
-            found += inside
-        elif path.is_file():
-            found.append(path)
-        else:
-            raise ConfigError(f"{path}: no such file or folder")
-    return found
+    caption_photos(args)
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -72,13 +31,22 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="hfcap", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
 
-    command = commands.add_parser("caption", help="caption pictures or folders of pictures")
+    command = commands.add_parser("caption", help="caption photos or folders of photos")
     command.add_argument("pictures", nargs="+", metavar="PHOTO", help="files, or folders of pictures")
-    command.add_argument("--model", required=True, help="run folder, model folder or Hub id")
-    command.add_argument("--prompt", help="instruction for LLaVA-style models (the one of the training by default)")
+    command.add_argument("--model", required=True, help="run folder, model or adapter folder, or Hub id")
+    command.add_argument(
+        "--load_in_4bit", "--load-in-4bit", action="store_true", help="load the language model (of an adapter) in NF4"
+    )
+    command.add_argument("--prompt", help="instruction for models that take one (the one of the training by default)")
     command.add_argument("--num_beams", "--num-beams", type=int, help="beams (the model's own setting by default)")
-    command.add_argument("--batch_size", "--batch-size", type=int, default=8, help="pictures decoded together")
-    command.add_argument("--json", action="store_true", help="JSON lines {image_id, path, caption}")
+    command.add_argument(
+        "--max_new_tokens", "--max-new-tokens", type=int, help="longest caption (the model's own setting by default)"
+    )
+    command.add_argument("--batch_size", "--batch-size", type=int, default=8, help="photos decoded together")
+    command.add_argument("--json", action="store_true", help="JSON lines {image_id, path, caption}, no table")
+    command.add_argument(
+        "--output", metavar="FILE", help="write JSON lines to this file; run again, it captions what is missing"
+    )
     command.set_defaults(run=caption)
 
     command = commands.add_parser("evaluate", help="compare captions with references")

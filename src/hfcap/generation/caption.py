@@ -1,6 +1,8 @@
 """Captions for pictures, in batches."""
 
-from collections.abc import Sequence
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 
 import torch
 from tqdm.auto import tqdm
@@ -10,8 +12,10 @@ from hfcap.generation.decoding import generate
 from hfcap.generation.inputs import CaptionPrefix, encode_prefix, end_token_id, join_vision
 from hfcap.models.facts import facts_of
 
+READERS = 4  # threads that read and preprocess pictures
+MAX_WAITING = 8  # batches' worth of preprocessed rows that wait for others of their length
 
-@torch.inference_mode()
+
 def caption_rows(
     model: PreTrainedModel,
     processor,
@@ -27,7 +31,7 @@ def caption_rows(
         model: captioner of any type in `hfcap.models.facts`, on its device; it is left in the mode it was in.
         processor: its processor.
         rows: sequence of `{"image": RGB PIL image}` or `{"vision_features": (N, D) float32}`, with a `prompt` of their
-            own or not; read one batch at a time.
+            own or not; read shortly before they are needed, by several threads.
         prompt: instruction for the rows without their own; the one the captioner was trained with.
         batch_size: pictures decoded together.
         progress: label of a progress bar; none is shown without one.
@@ -36,17 +40,94 @@ def caption_rows(
     Returns:
         One caption a row, in order, stripped of special tokens and surrounding space.
     """
-    captions = []
+    captions = [""] * len(rows)
+    done = caption_stream(model, processor, rows, prompt, batch_size, **generate_kwargs)
+    for index, caption in tqdm(done, desc=progress, total=len(rows), disable=progress is None, leave=False):
+        captions[index] = caption
+    return captions
+
+
+def caption_stream(
+    model: PreTrainedModel,
+    processor,
+    rows: Sequence[dict],
+    prompt: str | None = None,
+    batch_size: int = 16,
+    on_bad_row: Callable[[int, Exception], None] | None = None,
+    **generate_kwargs,
+) -> Iterator[tuple[int, str]]:
+    """Caption rows and yield each caption with the number of its row as soon as its batch is done.
+
+    Threads read and preprocess the next rows while the model decodes. Rows with prefixes of one length make up a
+    batch, so that nothing is padded, and captions come in the order in which batches fill up.
+
+    Args:
+        model: as for `caption_rows`, and so are the others.
+        processor: its processor.
+        rows: sequence of rows, read by several threads.
+        prompt: instruction for the rows without their own.
+        batch_size: pictures decoded together.
+        on_bad_row: called with the number of a row that cannot be read, and why; the row is left out. By default the
+            error is raised.
+        generate_kwargs: override the model's `generation_config`.
+    """
+
+    def encode(index: int) -> CaptionPrefix | Exception:
+        try:
+            row = rows[index]
+        # Damaged pictures raise SyntaxError, ValueError, struct.error and others, besides OSError.
+        except Exception as error:
+            if on_bad_row is None:
+                raise
+            return error
+        return encode_prefix(processor, model.config, row, prompt)
+
+    def readable() -> Iterator[tuple[int, CaptionPrefix]]:
+        for index, prefix in enumerate(read_ahead(encode, range(len(rows)), 2 * batch_size)):
+            if isinstance(prefix, Exception):
+                on_bad_row(index, prefix)
+            else:
+                yield index, prefix
+
     was_training = model.training
     model.eval()
-    starts = range(0, len(rows), batch_size)
-    for start in tqdm(starts, desc=progress, disable=progress is None, leave=False):
-        batch = [rows[i] for i in range(start, min(start + batch_size, len(rows)))]
-        prefixes = [encode_prefix(processor, model.config, row, prompt) for row in batch]
-        tokens = generate_tokens(model, processor, prefixes, **generate_kwargs)
-        captions += [text.strip() for text in processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
-    model.train(was_training)
-    return captions
+    try:
+        for batch in batches_by_length(readable(), batch_size):
+            with torch.inference_mode():
+                tokens = generate_tokens(model, processor, [prefix for _, prefix in batch], **generate_kwargs)
+            texts = processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
+            for (index, _), text in zip(batch, texts, strict=True):
+                yield index, text.strip()
+    finally:
+        model.train(was_training)
+
+
+def read_ahead(function: Callable, items: Iterable, depth: int) -> Iterator:
+    """Apply `function` to `items` in threads, at most `depth` of them before they are asked for; results in order."""
+    with ThreadPoolExecutor(READERS) as pool:
+        waiting = deque()
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > depth:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+
+
+def batches_by_length(
+    prefixes: Iterable[tuple[int, CaptionPrefix]], batch_size: int
+) -> Iterator[list[tuple[int, CaptionPrefix]]]:
+    """Collect numbered prefixes of one length into batches; all but the last ones of a length are full.
+
+    Where many lengths make many batches wait, the fullest goes first.
+    """
+    waiting: dict[int, list[tuple[int, CaptionPrefix]]] = defaultdict(list)
+    for index, prefix in prefixes:
+        batch = waiting[len(prefix.input_ids)]
+        batch.append((index, prefix))
+        if len(batch) == batch_size or sum(map(len, waiting.values())) == MAX_WAITING * batch_size:
+            yield waiting.pop(max(waiting, key=lambda length: len(waiting[length])))
+    yield from waiting.values()
 
 
 def generate_tokens(

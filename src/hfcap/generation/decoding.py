@@ -12,7 +12,7 @@ sees the prefix and the tokens it came from:
 so that the prefix is computed, kept and read once an image, and beam search reorders rows of this mask instead of keys
 and values. The search is stock `generate`: hooks around the model's forward lay its (B K, 1) tokens out as (B, K), and
 its (B, K, V) logits as (B K, 1, V). The mathematics is the same, and so are the tokens
-(`tests/generation/test_decoding.py`).
+(`tests/models/test_decoding.py`).
 """
 
 import copy
@@ -74,11 +74,12 @@ def can_share_prefix(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor],
     is_encoder_decoder = model.config.is_encoder_decoder
     return (
         is_packable(model.config)
-        and not facts_of(model.config).generate_by  # the hooks would sit on the wrong forward
+        and facts_of(model.config).generate_by is None  # elsewhere another forward than the model's is called
         and decoder._attn_implementation in ("sdpa", "eager")
         and all(type(layer) is DynamicLayer for layer in DynamicCache(config=decoder).layers)  # no sliding windows
         and config.get_generation_mode() in SEARCHES
         and config.use_cache is not False
+        and not model.training  # dropout would be drawn once for all candidates
         and config.cache_implementation in (None, "dynamic")
         and not (config.output_attentions or config.output_hidden_states)
         # The last token of the prompt is run again without the picture.

@@ -1,0 +1,83 @@
+"""Captions that arrive one by one, from several processes, in a file that survives a break.
+
+While work goes on, each process appends whole lines to a part of its own, `<file>.part-<rank>`. At the end everything
+goes into the file, in order, in one rename, and the parts are removed. Whoever opens the file next, with any number of
+processes, finds what was written before the break; a line that was cut in half is dropped.
+"""
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from hfcap.errors import ConfigError
+from hfcap.files import write_json
+from hfcap.predictions import write_predictions
+
+
+class CaptionFile:
+    """A JSONL file of rows `{image_id, caption, …}` under construction.
+
+    Args:
+        path: the file.
+        settings: what decides the captions, kept beside them in `<file>.settings.json`; JSON values.
+        rank: number of this process.
+
+    Raises:
+        ConfigError: the file holds captions made with other settings, or by something else.
+    """
+
+    def __init__(self, path: Path, settings: Mapping[str, Any], rank: int = 0):
+        self.path = path
+        self.settings = dict(settings)
+        self.part = path.with_name(f"{path.name}.part-{rank}")
+        self.settings_path = path.with_name(f"{path.name}.settings.json")
+        self._file: BinaryIO | None = None
+        self._check_settings()
+
+    def _check_settings(self) -> None:
+        if not self.settings_path.exists():
+            if self.path.exists():
+                raise ConfigError(f"--output {self.path} was not written by this command; give another one")
+            return
+        earlier = json.loads(self.settings_path.read_text(encoding="utf-8"))
+        changed = [
+            f"{name} was {earlier.get(name)!r}, is {value!r}"
+            for name, value in self.settings.items()
+            if earlier.get(name) != value
+        ]
+        if changed:
+            raise ConfigError(
+                f"--output {self.path} holds captions made otherwise: {'; '.join(changed)}. Give another --output, or "
+                f"remove {self.path.name}*"
+            )
+
+    def rows(self) -> dict[str, dict[str, Any]]:
+        """All rows written so far, by any process, by image id."""
+        files = [self.path, *sorted(self.path.parent.glob(f"{self.path.name}.part-*"))]
+        lines = [line for file in files if file.exists() for line in _whole_lines(file)]
+        return {row["image_id"]: row for row in map(json.loads, lines)}
+
+    def append(self, row: Mapping[str, Any]) -> None:
+        """Add a row; once this returns, the end of this process does not lose it."""
+        if self._file is None:
+            if not self.settings_path.exists():
+                write_json(self.settings_path, self.settings)
+            self._file = open(self.part, "ab")  # noqa: SIM115
+            self._file.truncate(sum(len(line) + 1 for line in _whole_lines(self.part)))
+        self._file.write((json.dumps(dict(row), ensure_ascii=False) + "\n").encode())
+        self._file.flush()
+
+    def finish(self, image_ids: Iterable[str]) -> None:
+        """Put all rows into the file, those of `image_ids` first and in that order; one process does, after all."""
+        if self._file is not None:
+            self._file.close()
+        rows = self.rows()
+        first = [rows.pop(image_id) for image_id in image_ids if image_id in rows]
+        write_predictions(self.path, [*first, *rows.values()])
+        for part in self.path.parent.glob(f"{self.path.name}.part-*"):
+            part.unlink()
+
+
+def _whole_lines(file: Path) -> list[bytes]:
+    return file.read_bytes().split(b"\n")[:-1]  # what follows the last line break is half a line, or nothing

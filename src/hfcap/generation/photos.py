@@ -1,0 +1,161 @@
+"""`hfcap caption`: photos, or folders of them, to captions; over several processes, and resumed after a break."""
+
+import json
+import sys
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+from hfcap import runs
+from hfcap.errors import ConfigError, WorkError
+
+PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
+DECODING = ("num_beams", "max_new_tokens")  # options of the command that override the model's own settings
+MAX_LISTED = 5
+
+
+@dataclass(frozen=True)
+class Photo:
+    """A picture file and the name its caption goes by."""
+
+    image_id: str
+    path: Path
+
+
+@dataclass
+class PhotoRows:
+    """Photos as the rows that captioners read, each loaded when it is asked for."""
+
+    photos: Sequence[Photo]
+
+    def __len__(self) -> int:
+        """Count the photos."""
+        return len(self.photos)
+
+    def __getitem__(self, index: int) -> dict:
+        """Load one photo; raises what Pillow raises where there is none."""
+        from hfcap.data.pictures import load_picture
+
+        return {"image": load_picture(self.photos[index].path)}
+
+
+def find_photos(paths: Sequence[str]) -> list[Photo]:
+    """List the files named, and the pictures in folders named and below, each once and in order.
+
+    The id of a file is its name without the extension, in a folder its path from there ("2024/beach"). Where that
+    would name two files, the extension stays ("beach.jpg"), and then the path as it was given.
+
+    Raises:
+        ConfigError: a path does not exist, or a folder holds no picture.
+    """
+    found: dict[Path, list[str]] = {}  # path: ids to choose from, the shortest first
+    for path in map(Path, paths):
+        if path.is_dir():
+            inside = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file()]
+            if not inside:
+                suffixes = ", ".join(sorted(PICTURE_SUFFIXES))
+                raise ConfigError(f"{path}: no picture in this folder (looked for {suffixes})")
+        elif path.is_file():
+            inside = [path]
+        else:
+            raise ConfigError(f"{path}: no such file or folder")
+        for file in inside:
+            name = file.relative_to(path) if path.is_dir() else Path(file.name)
+            found.setdefault(file, [name.with_suffix("").as_posix(), name.as_posix(), file.as_posix()])
+    ids = [choices[0] for choices in found.values()]
+    for level in (1, 2):
+        count = Counter(ids)
+        ids = [own if count[own] == 1 else choices[level] for own, choices in zip(ids, found.values(), strict=True)]
+    return [Photo(image_id, path) for image_id, path in zip(ids, found, strict=True)]
+
+
+def caption_photos(args: Namespace) -> None:
+    """Write one caption for each photo: to the terminal, or with `--output` to a file that a second run completes.
+
+    Started by `torchrun` or `accelerate launch`, each process captions its share.
+
+    Raises:
+        ConfigError: a path, a model or an output file that is wrong.
+        WorkError: not one photo could be read.
+    """
+    photos = find_photos(args.pictures)
+
+    from accelerate import PartialState
+    from accelerate.utils import gather_object
+
+    from hfcap.generation.caption_file import CaptionFile
+
+    try:
+        model = runs.resolve_model(args.model).path
+    except ValueError as error:
+        raise ConfigError(f"--model {error}") from error
+    # One process may wait for another's last batch longer than the half hour that is usual between two gradients.
+    state = PartialState(timeout=timedelta(days=1))
+    output, missing = None, photos
+    if args.output is not None:
+        settings = {name: getattr(args, name) for name in ("prompt", "load_in_4bit", *DECODING)}
+        output = CaptionFile(Path(args.output), {"model": model, **settings}, state.process_index)
+        done = output.rows()
+        missing = [photo for photo in photos if photo.image_id not in done]
+        state.wait_for_everyone()  # all have read what is there before one adds to it
+        if done and state.is_main_process:
+            print(f"{args.output}: {len(photos) - len(missing)} of {len(photos)} photos have a caption already")
+    mine = missing[state.process_index :: state.num_processes]
+    skipped: list[str] = []
+    empty: list[str] = []
+    for row in _captions(args, model, mine, skipped) if mine else ():
+        if not row["caption"]:
+            empty.append(row["path"])
+        if output is not None:
+            output.append(row)
+        else:
+            print(json.dumps(row, ensure_ascii=False) if args.json else f"{row['path']}\t{row['caption']}", flush=True)
+    skipped, empty = gather_object(skipped), gather_object(empty)  # here all have written theirs
+    if state.is_main_process:
+        if output is not None:
+            output.finish([photo.image_id for photo in photos])
+            print(f"{args.output}: {len(photos) - len(skipped)} of {len(photos)} photos have a caption")
+        _say_what_is_odd(skipped, empty)
+    if len(skipped) == len(missing) > 0:
+        raise WorkError(f"not one of {len(missing)} photos could be read; the reasons are above")
+
+
+def _captions(args: Namespace, source: str, photos: list[Photo], skipped: list[str]) -> Iterator[dict[str, str]]:
+    """Load the model and yield `{image_id, path, caption}`; paths that cannot be read go to `skipped`."""
+    from accelerate import PartialState
+    from tqdm.auto import tqdm
+
+    from hfcap.generation.caption import caption_stream
+    from hfcap.generation.inputs import caption_prompt
+    from hfcap.training.build import load_captioner
+    from hfcap.training.preparation import use_all_cores
+
+    use_all_cores()
+    model, processor = load_captioner(source, args.load_in_4bit)
+    if not args.load_in_4bit:  # which is on its device already
+        model.to(PartialState().device)
+    hidden = args.output is None or not PartialState().is_main_process
+    with tqdm(total=len(photos), desc="captioning", unit="photo", disable=hidden) as progress:
+
+        def skip(index: int, error: Exception) -> None:
+            skipped.append(str(photos[index].path))
+            progress.write(f"skipped {photos[index].path}: {type(error).__name__}: {error}", file=sys.stderr)
+            progress.update()
+
+        decoding = {name: getattr(args, name) for name in DECODING if getattr(args, name) is not None}
+        prompt = args.prompt or caption_prompt(processor)
+        rows = PhotoRows(photos)
+        for index, caption in caption_stream(model, processor, rows, prompt, args.batch_size, skip, **decoding):
+            photo = photos[index]
+            yield {"image_id": photo.image_id, "path": str(photo.path), "caption": caption}
+            progress.update()
+
+
+def _say_what_is_odd(skipped: list[str], empty: list[str]) -> None:
+    for paths, what in ((skipped, "could not be read and were skipped"), (empty, "got an empty caption")):
+        if paths:
+            more = f" and {len(paths) - MAX_LISTED} more" if len(paths) > MAX_LISTED else ""
+            print(f"{len(paths)} photos {what}: {', '.join(paths[:MAX_LISTED])}{more}", file=sys.stderr)

@@ -1,0 +1,187 @@
+"""`hfcap caption`: which files, which ids, what is skipped, and how a broken run goes on."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+from hfcap import cli
+from hfcap.errors import ConfigError
+from hfcap.generation.caption import caption_rows
+from hfcap.generation.caption_file import CaptionFile
+from hfcap.generation.photos import Photo, find_photos
+from hfcap.predictions import read_predictions
+
+
+@pytest.fixture
+def folder(tmp_path, scene_rows):
+    """Five photos, two of one name, in a folder with folders."""
+    photos = tmp_path / "photos"
+    names = ("a/1.png", "b/1.png", "b/2.png", "beach.png", "ü ñ.png")
+    for row, name in zip(scene_rows, names, strict=False):
+        (photos / name).parent.mkdir(parents=True, exist_ok=True)
+        row["image"].save(photos / name)
+    (photos / "notes.txt").write_text("no picture")
+    return photos
+
+
+@pytest.fixture
+def captioner(tmp_path, build_tiny):
+    model, processor = build_tiny("llava")
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    return model.eval(), processor, str(tmp_path / "model")
+
+
+def ids_of(paths):
+    return [photo.image_id for photo in find_photos([str(path) for path in paths])]
+
+
+def lines_of(text):
+    return {row["image_id"]: row["caption"] for row in map(json.loads, text.splitlines())}
+
+
+def test_ids_are_paths_from_the_folder_and_never_clash(folder, scene_rows):
+    assert ids_of([folder]) == ["a/1", "b/1", "b/2", "beach", "ü ñ"]
+    assert ids_of([folder / "a" / "1.png", folder]) == ["1", "b/1", "b/2", "beach", "ü ñ"]  # each file once
+    two = [folder / "a" / "1.png", folder / "b" / "1.png"]
+    assert ids_of(two) == [path.as_posix() for path in two]
+    scene_rows[9]["image"].save(folder / "beach.jpg")
+    assert ids_of([folder]) == ["a/1", "b/1", "b/2", "beach.jpg", "beach.png", "ü ñ"]
+
+
+@pytest.mark.parametrize("missing", ["nowhere.jpg", "empty"])
+def test_a_path_without_pictures_is_refused(tmp_path, missing):
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(ConfigError, match=missing):
+        find_photos([str(tmp_path / missing)])
+
+
+def test_every_photo_is_captioned_as_by_caption_rows(folder, captioner, scene_rows, capsys):
+    model, processor, path = captioner
+    expected = caption_rows(model, processor, [scene_rows[i] for i in range(5)], batch_size=5, num_beams=3)
+    cli.main(["caption", str(folder), "--model", path, "--num_beams", "3", "--batch_size", "2", "--json"])
+    assert list(lines_of(capsys.readouterr().out).values()) == expected
+    assert len(set(expected)) > 1
+    cli.main(["caption", str(folder / "beach.png"), "--model", path, "--num_beams", "3"])
+    assert capsys.readouterr().out == f"{folder / 'beach.png'}\t{expected[3]}\n"
+
+
+def test_bad_pictures_are_skipped_named_and_counted(folder, captioner, capsys):
+    *_, path = captioner
+    (folder / "a" / "zero.jpg").write_bytes(b"")
+    whole = (folder / "beach.png").read_bytes()
+    (folder / "b" / "half.png").write_bytes(whole[: len(whole) // 2])
+    cli.main(["caption", str(folder), "--model", path, "--json"])
+    shown = capsys.readouterr()
+    assert len(lines_of(shown.out)) == 5
+    assert "2 photos could not be read and were skipped" in shown.err
+    assert "zero.jpg: " in shown.err
+    assert "half.png: " in shown.err
+
+
+def test_not_one_readable_photo_is_exit_code_1(folder, captioner, capsys):
+    *_, path = captioner
+    (folder / "a" / "zero.jpg").write_bytes(b"")
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["caption", str(folder / "a" / "zero.jpg"), "--model", path])
+    assert exit_.value.code == 1
+    assert "not one of 1 photos could be read" in capsys.readouterr().err
+
+
+def test_empty_captions_are_counted_and_shown(folder, captioner, capsys, monkeypatch):
+    *_, path = captioner
+    monkeypatch.setattr("hfcap.generation.caption.generate_tokens", lambda _m, _p, prefixes, **_: [[]] * len(prefixes))
+    cli.main(["caption", str(folder), "--model", path])
+    shown = capsys.readouterr()
+    assert shown.out.splitlines()[0] == f"{folder / 'a' / '1.png'}\t"
+    assert f"5 photos got an empty caption: {folder / 'a' / '1.png'}, " in shown.err
+
+
+def test_a_broken_run_goes_on_where_it_was(folder, captioner, tmp_path, capsys, monkeypatch):
+    *_, path = captioner
+    output = tmp_path / "captions.jsonl"
+    command = ["caption", str(folder), "--model", path, "--output", str(output), "--batch_size", "2"]
+    append = CaptionFile.append
+
+    def append_three(self, row):
+        if len(self.rows()) == 3:
+            (part,) = tmp_path.glob("captions.jsonl.part-*")
+            with open(part, "a") as file:
+                file.write('{"image_id": "cut in ha')
+            raise KeyboardInterrupt
+        append(self, row)
+
+    monkeypatch.setattr(CaptionFile, "append", append_three)
+    with pytest.raises(KeyboardInterrupt):
+        cli.main(command)
+    assert not output.exists()
+    assert len(CaptionFile(output, json.loads((tmp_path / "captions.jsonl.settings.json").read_text())).rows()) == 3
+    monkeypatch.undo()
+
+    cli.main(command)
+    assert "3 of 5 photos have a caption already" in capsys.readouterr().out
+    assert [row.image_id for row in read_predictions(output, allow_empty=True)] == ids_of([folder])
+    assert not list(tmp_path.glob("*.part-*"))
+    text = output.read_text()
+
+    monkeypatch.setattr("hfcap.training.build.load_captioner", None)  # nothing to do: no model is loaded
+    cli.main(command)
+    assert output.read_text() == text
+    assert "5 of 5 photos have a caption already" in capsys.readouterr().out
+
+
+def test_captions_made_otherwise_are_not_mixed(folder, captioner, tmp_path, capsys):
+    *_, path = captioner
+    output = tmp_path / "captions.jsonl"
+    command = ["caption", str(folder), "--model", path, "--output", str(output)]
+    cli.main(command)
+    with pytest.raises(SystemExit) as exit_:
+        cli.main([*command, "--num_beams", "2"])
+    assert exit_.value.code == 2
+    assert "num_beams was None, is 2" in capsys.readouterr().err
+    (tmp_path / "captions.jsonl.settings.json").unlink()
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(command)
+    assert exit_.value.code == 2
+
+
+def test_photos_added_later_are_captioned_and_the_rest_is_kept(folder, captioner, tmp_path, scene_rows):
+    *_, path = captioner
+    output = tmp_path / "captions.jsonl"
+    command = ["caption", str(folder), "--model", path, "--output", str(output)]
+    cli.main(command)
+    before = read_predictions(output, allow_empty=True)
+    scene_rows[9]["image"].save(folder / "a" / "0.png")
+    cli.main(command)
+    after = read_predictions(output, allow_empty=True)
+    assert [row.image_id for row in after] == ["a/0", *(row.image_id for row in before)]
+    assert [row.captions for row in after[1:]] == [row.captions for row in before]
+
+
+def test_parts_of_several_processes_become_one_file(tmp_path):
+    photos = [Photo(str(i), tmp_path / f"{i}.png") for i in range(5)]
+    files = [CaptionFile(tmp_path / "c.jsonl", {"model": "m"}, rank) for rank in range(2)]
+    for rank, file in enumerate(files):
+        for photo in photos[rank::2]:
+            file.append({"image_id": photo.image_id, "caption": f"caption {photo.image_id}"})
+    # The next run has one process only: it finds what the second one wrote.
+    last = CaptionFile(tmp_path / "c.jsonl", {"model": "m"})
+    assert set(last.rows()) == set("01234")
+    last.finish(photo.image_id for photo in photos)
+    assert [row.image_id for row in read_predictions(tmp_path / "c.jsonl")] == list("01234")
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_photos(folder, captioner, tmp_path, capsys):
+    *_, path = captioner
+    cli.main(["caption", str(folder), "--model", path, "--json"])
+    expected = lines_of(capsys.readouterr().out)
+    output = tmp_path / "captions.jsonl"
+    command = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "hfcap.cli", "caption", str(folder)]
+    command += ["--model", path, "--output", str(output)]
+    process = subprocess.run([sys.executable, *command], capture_output=True, text=True, env=os.environ, timeout=300)
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert lines_of(output.read_text()) == expected
