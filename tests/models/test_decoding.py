@@ -22,18 +22,26 @@ from tiny_models import (
 )
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForImageTextToText,
     GPT2Config,
     Idefics3Config,
-    Idefics3ForConditionalGeneration,
+    InternVLConfig,
+    InternVLForConditionalGeneration,
+    InternVLVisionConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
     MistralConfig,
+    OPTConfig,
+    Qwen2Config,
+    SmolVLMConfig,
     VisionEncoderDecoderModel,
 )
 from transformers.models.idefics3.configuration_idefics3 import Idefics3VisionConfig
+from transformers.models.smolvlm.configuration_smolvlm import SmolVLMVisionConfig
 
 from hfcap.generation.decoding import generate
 from hfcap.models import HfcapLlavaForConditionalGeneration
+from hfcap.models.facts import is_packable
 
 MAX_NEW_TOKENS = 9
 IDS = {"decoder_start_token_id": BOS, "pad_token_id": PAD, "eos_token_id": EOS}
@@ -51,23 +59,47 @@ def build_stock_llava():
     return enlarge_new_parts(LlavaForConditionalGeneration(config)).eval()
 
 
-def build_idefics3():
-    text = LANGUAGE_MODEL_CONFIGS["llama"]().to_dict()
-    vision = Idefics3VisionConfig(
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        image_size=32,
-        patch_size=8,
-        initializer_range=0.2,
+VISION = {
+    "hidden_size": 32,
+    "intermediate_size": 64,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "image_size": 32,
+    "patch_size": 8,
+    "initializer_range": 0.2,
+}
+
+
+def build_idefics3(config_class=Idefics3Config, vision_class=Idefics3VisionConfig):
+    config = config_class(
+        vision_config=vision_class(**VISION).to_dict(),
+        text_config=LANGUAGE_MODEL_CONFIGS["llama"]().to_dict(),
+        image_token_id=IMAGE_ID,
+        scale_factor=2,
+        pad_token_id=PAD,
     )
-    config = Idefics3Config(
-        vision_config=vision.to_dict(), text_config=text, image_token_id=IMAGE_ID, scale_factor=2, pad_token_id=PAD
-    )
-    model = Idefics3ForConditionalGeneration(config).eval()
+    model = AutoModelForImageTextToText.from_config(config).eval()
     model.model.connector.modality_projection.proj.weight.data.mul_(10)
     return model
+
+
+def build_internvl():
+    config = InternVLConfig(
+        vision_config=InternVLVisionConfig(**VISION | {"image_size": [32, 32], "patch_size": [8, 8]}).to_dict(),
+        text_config=LANGUAGE_MODEL_CONFIGS["llama"]().to_dict(),
+        image_token_id=IMAGE_ID,
+        image_seq_length=4,
+    )
+    return enlarge_new_parts(InternVLForConditionalGeneration(config)).eval()
+
+
+def build_llava_of(config_class, **more):
+    """Our LLaVA-style model around a language model of another type."""
+    text = {**LANGUAGE_MODEL_CONFIGS["llama"]().to_diff_dict(), **more}
+    del text["model_type"]
+    language_model = AutoModelForCausalLM.from_config(config_class(**text))
+    model = HfcapLlavaForConditionalGeneration.from_parts(build_encoder("siglip"), language_model, IMAGE_ID)
+    return enlarge_new_parts(model).eval()
 
 
 def build_stock_encoder_decoder():
@@ -110,7 +142,7 @@ def inputs_of(model, prompt_lengths=(6, 3, 5)):
     images = random_images(len(prompt_lengths))
     if model.config.is_encoder_decoder:
         return {"pixel_values": images}
-    # Idefics3 has 4 image tokens after its pixel shuffle, and takes several pictures a prompt.
+    # Idefics3 and SmolVLM have 4 image tokens after their pixel shuffle, and take several pictures a prompt.
     num_image_tokens = getattr(model.config, "image_seq_length", 4)
     words = random_words(len(prompt_lengths), max(prompt_lengths))
     longest = 1 + num_image_tokens + max(prompt_lengths)
@@ -118,7 +150,7 @@ def inputs_of(model, prompt_lengths=(6, 3, 5)):
     for row, length in enumerate(prompt_lengths):
         prompt = torch.tensor([BOS] + [IMAGE_ID] * num_image_tokens + words[row, :length].tolist())
         input_ids[row, longest - len(prompt) :] = prompt
-    pixel_values = images[:, None] if model.config.model_type == "idefics3" else images
+    pixel_values = images[:, None] if model.config.model_type in ("idefics3", "smolvlm") else images
     return {"input_ids": input_ids, "attention_mask": (input_ids != PAD).long(), "pixel_values": pixel_values}
 
 
@@ -159,6 +191,26 @@ def test_tokens_are_those_of_stock_generate(model, search):
     assert not torch.equal(tokens, other)
 
 
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda: build_idefics3(SmolVLMConfig, SmolVLMVisionConfig),
+        build_internvl,
+        lambda: build_llava_of(MistralConfig, sliding_window=None),
+        lambda: build_llava_of(Qwen2Config),
+        lambda: build_llava_of(OPTConfig, ffn_dim=64, word_embed_proj_dim=32, init_std=0.2, dropout=0.0),
+    ],
+    ids=["smolvlm", "internvl", "mistral", "qwen2", "opt"],
+)
+def test_tokens_of_further_types_are_those_of_stock_generate(build):
+    torch.manual_seed(0)
+    model = build()
+    assert is_packable(model.config)
+    expected, tokens, rows = both(model, inputs_of(model), num_beams=4, num_return_sequences=2)
+    assert torch.equal(tokens, expected)
+    assert rows == {3}
+
+
 def test_greedy_is_stock_generate(model):
     expected, tokens, _ = both(model, inputs_of(model))
     assert torch.equal(tokens, expected)
@@ -195,19 +247,13 @@ def test_cached_features_and_lora_share_the_prefix_too():
     assert not torch.equal(tokens, expected)
 
 
-def build_llava_with_sliding_window():
-    config = MistralConfig(**LANGUAGE_MODEL_CONFIGS["llama"]().to_diff_dict() | {"sliding_window": 8})
-    language_model = AutoModelForCausalLM.from_config(config)
-    return HfcapLlavaForConditionalGeneration.from_parts(build_encoder("siglip"), language_model, IMAGE_ID).eval()
-
-
 @pytest.mark.parametrize(
     ("build", "settings"),
     [
         (build_stock_llava, {"use_cache": False}),
         (build_stock_llava, {"cache_implementation": "static"}),
         (build_stock_llava, {"output_hidden_states": True}),
-        (build_llava_with_sliding_window, {}),
+        (lambda: build_llava_of(MistralConfig, sliding_window=8), {}),
     ],
 )
 def test_what_cannot_be_shared_is_left_to_stock_generate(build, settings):
