@@ -10,9 +10,9 @@ from datetime import timedelta
 from pathlib import Path
 
 from hfcap import runs
+from hfcap.data.readers import PICTURE_SUFFIXES
 from hfcap.errors import ConfigError, WorkError
 
-PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
 DECODING = ("num_beams", "max_new_tokens")  # options of the command that override the model's own settings
 MAX_LISTED = 5
 
