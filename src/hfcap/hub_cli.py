@@ -62,10 +62,11 @@ def _add_export_options(command: argparse.ArgumentParser) -> None:
 
 
 def _export_options(args: argparse.Namespace) -> dict:
-    from hfcap.cli import find_pictures
+    from hfcap.generation.photos import find_photos
 
     names = ("format", "merge", "dtype", "base_model")
-    return {name: getattr(args, name) for name in names} | {"pictures": find_pictures(args.pictures)}
+    pictures = [photo.path for photo in find_photos(args.pictures)]
+    return {name: getattr(args, name) for name in names} | {"pictures": pictures}
 
 
 def export(args: argparse.Namespace) -> None:
