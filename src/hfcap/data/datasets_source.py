@@ -95,7 +95,8 @@ def _open_all(source: str, streaming: bool) -> Mapping[str, Dataset | IterableDa
         elif path.is_file():
             found = load_dataset(path.suffix[1:], data_files=str(path), streaming=streaming)
         else:
-            found = load_dataset(str(path) if path.is_dir() else source, streaming=streaming)
+            # Absolute, because "parquet" or "csv" alone would name a builder of `datasets` and not the folder here.
+            found = load_dataset(str(path.absolute()) if path.is_dir() else source, streaming=streaming)
     except DatasetGenerationError as error:
         cause = str(error.__cause__ or error).split("\n", 1)[0]
         raise ValueError(f"{source} cannot be read: {cause} (the full reason is above)") from error
