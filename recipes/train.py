@@ -23,6 +23,7 @@ from transformers import set_seed
 from hfcap import runs
 from hfcap.errors import run_main
 from hfcap.generation.inputs import caption_prompt, keep_caption_prompt
+from hfcap.hub.publish import publish_if_asked
 from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, ModelArguments, parse_arguments
 from hfcap.training.build import build_captioner, captioner_type, load_captioner
 from hfcap.training.callbacks import SampleCaptions
@@ -65,6 +66,7 @@ def main(argv: list[str] | None = None) -> Path:
     # ---- rows, model, processor
     rows = load_splits(data_args, run)
     if not args.dry_run and open_run(run, parsed, rows):
+        publish_if_asked(run, args)
         return run
     set_seed(args.seed)
     if base is not None:

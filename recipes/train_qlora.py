@@ -22,6 +22,7 @@ from hfcap.errors import run_main
 from hfcap.evaluation import evaluate_captioner, judge, results_table, show_captions, write_evaluation
 from hfcap.generation.inputs import caption_prompt, keep_caption_prompt
 from hfcap.hub.card import write_card
+from hfcap.hub.publish import publish_if_asked
 from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, QLoraArguments, parse_arguments
 from hfcap.training.build import captioner_type, load_captioner
 from hfcap.training.callbacks import SampleCaptions
@@ -67,6 +68,7 @@ def main(argv: list[str] | None = None) -> Path:
     check_supported(model_args, captioner_type(base), current_backend())
     rows = load_splits(data_args, run)
     if not args.dry_run and open_run(run, parsed, rows):
+        publish_if_asked(run, args)
         print_next_command(run)
         return run
     set_seed(args.seed)
@@ -121,6 +123,7 @@ def main(argv: list[str] | None = None) -> Path:
     write_evaluation(run, shipped, rows[1], run.name, runs.MERGED, before, caption_adapter=adapter_captions)
     print(results_table(results), show_captions(shipped), sep="\n\n")
     write_card(run)
+    publish_if_asked(run, args)
     print_next_command(run)
     return run
 

@@ -19,6 +19,7 @@ from transformers import set_seed
 from hfcap import runs
 from hfcap.errors import ConfigError, run_main
 from hfcap.generation.inputs import caption_prompt
+from hfcap.hub.publish import publish_if_asked
 from hfcap.training.arguments import DataArguments, ModelArguments, parse_arguments
 from hfcap.training.build import captioner_type, load_captioner
 from hfcap.training.callbacks import SampleCaptions
@@ -56,6 +57,7 @@ def main(argv: list[str] | None = None) -> Path:
     # ---- rows, model, reward
     rows = load_splits(data_args, run)
     if not args.dry_run and open_run(run, parsed, rows):
+        publish_if_asked(run, args)
         return run
     set_seed(args.seed)
     model, processor = load_captioner(base)

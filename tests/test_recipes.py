@@ -3,6 +3,7 @@
 import contextlib
 import io
 import json
+import os
 import re
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from tiny import TINY_ENCODER, TINY_GPT2, TINY_LLAMA
 
 from hfcap import cli
 from hfcap.errors import ConfigError
+from hub.local_hub import LocalHub
 
 ROOT = Path(__file__).parents[1]
 TINY = {
@@ -146,6 +148,27 @@ def test_a_second_run_says_what_is_there(llava_runs, recipes, capsys):
     output = capsys.readouterr().out
     assert output.count("is done: BLEU-4") == 2  # the base and the adapted model
     assert "train_runtime" not in output
+
+
+@pytest.mark.slow
+def test_a_finished_run_is_published_where_asked_for(llava_runs):
+    tmp_path, config, _ = llava_runs
+    with LocalHub() as hub:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")} | {"HF_HOME": str(tmp_path)}
+        environment |= {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_TOKEN": "hf_writer"}
+        command = [sys.executable, "recipes/train_qlora.py", "--config", config, "--push_to_hub"]
+        command += ["--hub_model_id", "user/scenes", "--hub_private_repo", "true"]
+        done = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stderr[-3000:]
+        files = hub.files("models/user/scenes")
+        assert hub.repos["models/user/scenes"].private
+    assert {"README.md", "model.safetensors", "verification.json", "thumbnails/1.jpg"} <= set(files)
+    assert json.loads(files["verification.json"])["artifact"] == "merged"
+
+
+def test_publishing_needs_a_name(recipes):
+    with pytest.raises(ConfigError, match="--hub_model_id"):
+        recipes["train"](["--push_to_hub", "true"])
 
 
 def test_other_settings_in_the_same_folder_are_refused(llava_runs, recipes):

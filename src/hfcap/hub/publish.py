@@ -14,6 +14,7 @@ from hfcap.hub.card import read_given, write_shipped_card
 from hfcap.hub.card_facts import Facts, read_facts, weight_facts
 from hfcap.hub.export import VERIFICATION, export_run, find_source
 from hfcap.hub.push import Push, Target, push_folder
+from hfcap.training.arguments import CaptionTrainingArguments
 
 
 def publish(run: str | Path, target: Target, given: Mapping[str, Any] | None = None, **export_options: Any) -> Push:
@@ -44,6 +45,12 @@ def publish(run: str | Path, target: Target, given: Mapping[str, Any] | None = N
         print(f"Removed from the repository, since loaders would read them: {', '.join(done.removed)}")
     print(f"{done.url} at commit {done.commit}" if done.changed else f"{done.url} is up to date at {done.commit}")
     return done
+
+
+def publish_if_asked(run: Path, args: CaptionTrainingArguments) -> None:
+    """Publish a finished run where `--push_to_hub` asked for it; the process of rank 0 does it."""
+    if args.publish_to is not None and args.process_index == 0:
+        publish(run, Target(args.publish_to, private=bool(args.hub_private_repo)))
 
 
 def shipped_facts(facts: Facts, export: Path, repo_id: str) -> Facts:

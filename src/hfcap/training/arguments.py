@@ -154,7 +154,7 @@ class CaptionTrainingArguments(TrainingArguments):
 
     Defaults that differ from `TrainingArguments`: `output_dir` is the run folder (checkpoints lie in its
     `checkpoints/`); evaluation and a checkpoint every epoch, best CIDEr kept; `remove_unused_columns=False`;
-    `lr_scheduler_type="cosine"`.
+    `lr_scheduler_type="cosine"`. `push_to_hub` uploads the finished run as `hfcap push` does, and no checkpoint.
     """
 
     output_dir: str = field(default="outputs/run", metadata={"help": "The run folder."})
@@ -201,6 +201,11 @@ class CaptionTrainingArguments(TrainingArguments):
         self.use_cpu = self.use_cpu or not torch.cuda.is_available()
         self.bf16 = self.precision == "bfloat16" or (self.precision == "auto" and fast_bfloat16(self.use_cpu))
         super().__post_init__()
+        if self.push_to_hub and self.hub_model_id is None:
+            raise ConfigError("push_to_hub: say where to with --hub_model_id USER/NAME")
+        # Trainer's own upload sends checkpoints that nobody verified: `hfcap.hub.publish` uploads the finished run.
+        self.publish_to = self.hub_model_id if self.push_to_hub else None
+        self.push_to_hub = False
 
 
 def fast_bfloat16(on_cpu: bool) -> bool:

@@ -7,6 +7,7 @@ import datasets
 from hfcap import runs
 from hfcap.evaluation import Evaluation, evaluate_captioner, results_table, show_captions, write_evaluation
 from hfcap.hub.card import write_card
+from hfcap.hub.publish import publish_if_asked
 from hfcap.training.preparation import print_next_command
 from hfcap.training.trainer import CaptionTrainer
 
@@ -28,7 +29,7 @@ def evaluate_trained(trainer: CaptionTrainer, progress: str = "captioning") -> t
 def finish_run(
     run: Path, trainer: CaptionTrainer, rows: datasets.Dataset, before: tuple[float, Evaluation] | None = None
 ) -> None:
-    """Save the model, judge it, and leave captions, figures, report and card in the run folder.
+    """Save the model, judge it, leave captions, figures, report and card in the run folder; publish it if asked.
 
     Args:
         run: the run folder.
@@ -42,4 +43,5 @@ def finish_run(
     write_evaluation(run, evaluation, rows, run.name, runs.MODEL, None if before is None else before[1])
     print(results_table({**results, run.name: (loss, evaluation)}), show_captions(evaluation), sep="\n\n")
     write_card(run)
+    publish_if_asked(run, trainer.args)
     print_next_command(run)

@@ -152,6 +152,8 @@ NOT_COMPARED = {
     "report_to",
     "disable_tqdm",
     "run_name",
+    "hub_model_id",
+    "hub_private_repo",
 }
 
 
