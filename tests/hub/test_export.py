@@ -40,6 +40,14 @@ def test_auto_takes_the_most_native_form(make_run, in_process, tmp_path, family,
     assert not list(tmp_path.glob(".ready*"))
 
 
+def test_large_weights_come_in_shards(make_run, in_process, tmp_path, monkeypatch):
+    monkeypatch.setattr(export, "MAX_SHARD_SIZE", "100KB")
+    folder = export_run(make_run(), tmp_path / "ready")
+    index = json.loads((folder / "model.safetensors.index.json").read_text())
+    assert len(set(index["weight_map"].values())) > 1
+    assert "model.safetensors" not in names(folder)
+
+
 def test_a_stock_captioner_is_shipped_as_it_is(make_run, in_process, tmp_path):
     first = export_run(make_run(), tmp_path / "first")
     second = export_run(first, tmp_path / "second", "native")

@@ -16,9 +16,8 @@ from hfcap import runs
 from hfcap.checkpoint_files import check_checkpoint
 from hfcap.errors import ConfigError
 from hfcap.files import write_json
-from hfcap.generation.caption import caption_rows
 from hfcap.generation.inputs import caption_prompt
-from hfcap.hub import remote_code, snapshot, verify
+from hfcap.hub import remote_code, verify
 from hfcap.hub.adapters import ADAPTER_CONFIG, Base, recorded_base, save_adapter, shipped_base
 from hfcap.hub.formats import choose_format, to_stock
 from hfcap.hub.pictures import NUM_COMPARED, NUM_JUDGED, pictures_of_run
@@ -147,7 +146,7 @@ def _write_model(
     images, prompt = [row["image"] for row in rows], caption_prompt(processor)
     if changes_dtype:
         _need_references(rows, whence)
-        before = caption_rows(model, processor, rows, prompt, batch_size=1, progress="before", **snapshot.GREEDY)
+        before = verify.captions_here(model, processor, images, prompt)
         model.to(DTYPES[dtype])
     expected = verify.expect(model, processor, images, prompt, captions=not changes_dtype)
 
@@ -177,7 +176,7 @@ def _load_model(source: Source, base: Base | None) -> tuple[PreTrainedModel, Pro
         return _load_as_saved(source.weights)
     base = base or recorded_base(source.adapter)
     if source.weights is None:
-        print(f"Merging onto {base.name} in its original precision.")
+        print(f"Merging onto {base.name} in its original precision (after QLoRA another model: evaluate it).")
         model = merge_adapter(base.name, source.adapter, revision=base.revision)
         return model, load_processor(str(source.adapter))
     model, processor = _load_as_saved(source.weights)

@@ -45,11 +45,12 @@ def expect(
     """
     expected = snapshot.describe_model(model) | snapshot.describe_processor(processor)
     if captions:
-        expected["captions"] = _captions(model, processor, pictures, prompt)
+        expected["captions"] = captions_here(model, processor, pictures, prompt)
     return expected
 
 
-def _captions(model: PreTrainedModel, processor, pictures: Sequence[Image.Image], prompt: str | None) -> list[str]:
+def captions_here(model: PreTrainedModel, processor, pictures: Sequence[Image.Image], prompt: str | None) -> list[str]:
+    """Caption pictures greedily in this process, to compare with what another process says of them."""
     if model.config.model_type not in AUTO_MAP:
         return snapshot.greedy_captions(model, processor, pictures, prompt)
     rows = [{"image": picture} for picture in pictures]
