@@ -23,6 +23,7 @@ FAMILIES = ("llava", "encoder_decoder")
 PROMPTS = {"llava": "Describe.", "encoder_decoder": None}
 NUM_SAMPLES = 3
 MAX_TOKENS = 8
+TEMPERATURE = 0.8
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +41,7 @@ def make_trainer(tmp_path, build_tiny, rows, reward, family, batch_size=4, suppr
     args = ScstArguments(
         output_dir=str(tmp_path / f"{family}-{batch_size}"),
         num_samples=NUM_SAMPLES,
+        sampling_temperature=TEMPERATURE,
         per_device_train_batch_size=batch_size,
         gradient_accumulation_steps=8 // batch_size,
         max_steps=1,
@@ -110,7 +112,7 @@ def test_gradient_is_that_of_reinforce_written_by_hand(
             tokens = torch.tensor([[*prefix.input_ids, *ids[:-1]]])
             key = "input_ids" if family == "llava" else "decoder_input_ids"
             logits = model(**{key: tokens}, **prefix.vision).logits[0, -len(ids) :]
-            chosen = logits.log_softmax(-1)[range(len(ids)), ids]
+            chosen = (logits / TEMPERATURE).log_softmax(-1)[range(len(ids)), ids]
             loss = loss - (rewards[k] - others) * chosen.sum() / (4 * NUM_SAMPLES)
     loss.backward()
     theirs = gradients(model)
@@ -148,7 +150,7 @@ def test_captions_are_sampled_from_the_policy_whose_log_probabilities_train(
     first = torch.tensor([ids[0] for ids in trainer.sample(model, [prefix])])
     key = "input_ids" if family == "llava" else "decoder_input_ids"
     with torch.no_grad():
-        logits = model(**{key: torch.tensor([prefix.input_ids])}, **prefix.vision).logits[0, -1:]
+        logits = model(**{key: torch.tensor([prefix.input_ids])}, **prefix.vision).logits[0, -1:] / TEMPERATURE
     policy = torch.stack(
         [-policy_gradient_loss(logits, torch.tensor([i]), torch.ones(1), 1, [5]) for i in range(logits.shape[1])]
     ).exp()

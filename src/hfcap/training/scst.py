@@ -6,8 +6,12 @@ training", 2020), so nothing but the samples is decoded. Rewards see the end of 
 to stop after "in a": this is what the authors' implementation does too (https://github.com/ruotianluo/self-critical.pytorch).
 
 The samples of an image are packed behind it like its references, so their log-probabilities are one forward pass over
-target positions. The policy is the model's own distribution: sampling takes none of its decoding settings but the
-suppressed tokens, and those are left out of the log-probabilities as well.
+target positions. The policy is the model's own distribution at `sampling_temperature`: sampling takes none of its
+decoding settings but the suppressed tokens, and those are left out of the log-probabilities as well.
+
+After training with label smoothing, sample below temperature 1. Smoothing of 0.1 puts a tenth of each step's
+probability on words that do not belong there, so two samples in three of a dozen words have one, and the shorter a
+caption, the better its chance to have none: what the policy would learn first is to stop early.
 """
 
 from collections.abc import Mapping, Sequence
@@ -30,7 +34,6 @@ END_WORD = "endofcaption"
 PLAIN_SAMPLING = {
     "do_sample": True,
     "num_beams": 1,
-    "temperature": 1.0,
     "top_k": 0,
     "top_p": 1.0,
     "no_repeat_ngram_size": 0,
@@ -51,6 +54,10 @@ class ScstArguments(CaptionTrainingArguments):
     sampling_dropout: bool = field(
         default=True,
         metadata={"help": "Dropout while sampling too, so that the policy sampled is the one trained."},
+    )
+    sampling_temperature: float = field(
+        default=1.0,
+        metadata={"help": "The policy is softmax(logits / this); below 1 after training with label smoothing."},
     )
     learning_rate: float = field(default=2e-5, metadata={"help": "AdamW's learning rate."})
     lr_scheduler_type: str = field(default="constant_with_warmup", metadata={"help": "Learning-rate schedule."})
@@ -85,7 +92,7 @@ def policy_gradient_loss(
     Divided by captions, not by tokens: the mean over sampled tokens would weigh short captions more.
 
     Args:
-        logits: (N, vocabulary), one row for each sampled token.
+        logits: (N, vocabulary), one row for each sampled token, over the temperature.
         labels: (N,) int64, the sampled tokens.
         token_advantages: (N,) float32, the advantage of the caption that each token belongs to.
         num_captions: captions in the optimizer step, over all micro-batches and processes.
@@ -156,13 +163,16 @@ class ScstTrainer(CaptionTrainer):
         """Sample captions from the model's distribution: token ids, (B * num_samples) lists, EOS last if reached."""
         collator = self.data_collator
         was_training = model.training
-        model.train(was_training and self.args.sampling_dropout)
+        # Activation checkpointing in training mode would switch the key-value cache off.
+        is_checkpointing = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
+        model.train(was_training and self.args.sampling_dropout and not is_checkpointing)
         with torch.no_grad():
             tokens = generate_tokens(
                 model,
                 collator.processor,
                 prefixes,
                 **PLAIN_SAMPLING,
+                temperature=self.args.sampling_temperature,
                 num_return_sequences=self.args.num_samples,
                 max_new_tokens=collator.max_caption_tokens,
             )
@@ -195,7 +205,7 @@ class ScstTrainer(CaptionTrainer):
         sampled_tokens = batch.pop("labels")
         outputs = model(**batch)
         loss = policy_gradient_loss(
-            outputs.logits,
+            outputs.logits / self.args.sampling_temperature,
             sampled_tokens,
             advantages(rewards).flatten().repeat_interleave(lengths).to(sampled_tokens.device),
             labels.numel() if num_items_in_batch is None else num_items_in_batch,
