@@ -14,6 +14,7 @@ import yaml
 from tiny import TINY_ENCODER, TINY_GPT2, TINY_LLAMA
 
 from hfcap import cli
+from hfcap.data.scenes import load_scenes
 from hfcap.errors import ConfigError
 from hub.local_hub import LocalHub
 
@@ -193,6 +194,25 @@ def test_the_command_line_captions_a_picture(llava_runs, scene_rows, capsys):
     path, caption = capsys.readouterr().out.strip("\n").split("\t")
     assert path.endswith("Bild ä.png")
     assert caption
+
+
+@pytest.mark.parametrize(
+    ("artifact", "options", "column"),
+    [
+        ("qlora", [], "caption"),
+        ("qlora/merged", [], "caption"),
+        ("qlora/adapter", ["--load_in_4bit"], "caption_adapter"),
+    ],
+)
+def test_the_command_line_captions_with_every_checkpoint(llava_runs, capsys, artifact, options, column):
+    tmp_path, _, _ = llava_runs
+    photos = tmp_path / "photos"
+    for number, row in enumerate(load_scenes("validation", 6, "alt_text", image_size=32)):
+        photos.mkdir(exist_ok=True)
+        row["image"].save(photos / f"{number}.png")
+    cli.main(["caption", str(photos), "--model", str(tmp_path / artifact), "--json", *options])
+    captions = [json.loads(line)["caption"] for line in capsys.readouterr().out.splitlines()]
+    assert captions == captions_of(tmp_path / "qlora", column)
 
 
 @pytest.fixture(scope="module")

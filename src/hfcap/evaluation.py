@@ -14,7 +14,8 @@ from hfcap.data.scene_checking import FACTS, wrong_facts
 from hfcap.data.scene_facts import scene_from_json
 from hfcap.data.scenes import is_scenes
 from hfcap.generation.caption import caption_rows
-from hfcap.metrics import compute_metrics, confidence_intervals
+from hfcap.metrics.bootstrap import intervals
+from hfcap.metrics.compute import score as score_captions
 from hfcap.predictions import write_predictions
 from hfcap.report import Example, write_report
 from hfcap.training.dataset import CaptionDataset
@@ -80,10 +81,11 @@ def judge(captions: list[str], references: datasets.Dataset, decoding: Mapping[s
         for row, scene in zip(rows, references["scene"], strict=True):
             row["wrong_facts"] = wrong_facts(row["caption"], scene_from_json(scene), row["captions"])
     texts = [row["captions"] for row in rows]
-    scores = compute_metrics(captions, texts, METRICS)
-    suffix = "_per_image"
-    per_image = {key.removesuffix(suffix): list(value) for key, value in scores.items() if key.endswith(suffix)}
-    return Evaluation(rows, confidence_intervals(captions, texts, METRICS), per_image, dict(decoding))
+    scored = score_captions(captions, texts, METRICS)
+    per_image = {
+        key: values for scores in scored for key, values in zip(scores.keys, scores.per_image.T.tolist(), strict=True)
+    }
+    return Evaluation(rows, intervals(scored), per_image, dict(decoding))
 
 
 def write_evaluation(
@@ -200,4 +202,7 @@ def show_captions(evaluation: Evaluation, count: int = 8) -> str:
         wrong = [sum(fact in row["wrong_facts"] for row in evaluation.rows) for fact in FACTS]
         counts = ", ".join(f"{fact} {number}" for fact, number in zip(FACTS, wrong, strict=True))
         lines.append(f"Of all {len(evaluation.rows)} captions wrong in: {counts}")
+    empty = [row["image_id"] for row in evaluation.rows if not row["caption"]]
+    if empty:
+        lines.append(f"Of all {len(evaluation.rows)} captions {len(empty)} are empty, the first that of {empty[0]}")
     return "\n".join(lines)

@@ -44,8 +44,15 @@ def confidence_intervals(
     Raises:
         ValueError, TypeError: as `compute_metrics`; also fewer than one resample.
     """
+    return intervals(score(predictions, references, metrics, reference_length, idf), num_resamples, seed)
+
+
+def intervals(
+    scored: Sequence[Scores], num_resamples: int = 1000, seed: int = 0
+) -> dict[str, dict[str, float | list[float]]]:
+    """Give what `confidence_intervals` gives, from metrics that `compute.score` has worked out already."""
     result = {}
-    for scores in score(predictions, references, metrics, reference_length, idf):
+    for scores in scored:
         resampled = resample(scores, num_resamples, seed)
         low, high = np.percentile(resampled, [2.5, 97.5], axis=0)
         for column, (key, value) in enumerate(zip(scores.keys, scores.values.tolist(), strict=True)):

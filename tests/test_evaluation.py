@@ -1,0 +1,29 @@
+"""Judging the captions of a data set."""
+
+import pytest
+
+from hfcap.evaluation import METRICS, judge, show_captions
+from hfcap.metrics import compute, compute_metrics, confidence_intervals
+
+
+@pytest.mark.filterwarnings("ignore:CIDEr:UserWarning")
+def test_figures_are_those_of_the_metrics_and_captions_are_counted_once(scene_rows, monkeypatch):
+    rows = scene_rows.select(range(6))
+    captions = [texts[0] for texts in rows["captions"][:5]] + [""]
+    counted, build_corpus = [], compute.build_corpus
+    monkeypatch.setattr(compute, "build_corpus", lambda *texts: counted.append(1) or build_corpus(*texts))
+    evaluation = judge(captions, rows, {"num_beams": 1})
+    assert len(counted) == 1
+    texts = list(rows["captions"])
+    assert evaluation.metrics == confidence_intervals(captions, texts, METRICS)
+    expected = compute_metrics(captions, texts, METRICS)
+    assert evaluation.per_image == {key: expected[f"{key}_per_image"] for key in evaluation.metrics}
+
+
+@pytest.mark.filterwarnings("ignore:CIDEr:UserWarning")
+def test_empty_captions_are_counted_and_shown(scene_rows):
+    rows = scene_rows.select(range(3))
+    captions = ["a red square", "", " ".join(rows[2]["captions"][0].split())]
+    shown = show_captions(judge(captions, rows, {}))
+    assert f"Of all 3 captions 1 are empty, the first that of {rows[1]['image_id']}" in shown
+    assert "empty" not in show_captions(judge(["a red square"] * 3, rows, {}))
