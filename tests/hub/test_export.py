@@ -68,7 +68,7 @@ def test_native_captioners_stay_what_they_are(model_type, scene_rows, in_process
     assert (record["format"], record["class"]) == ("native", type(model).__name__)
     assert json.loads((folder / "config.json").read_text())["model_type"] == model_type
     if FACTS[model_type].prompt != "none":
-        assert caption_prompt(load_processor(str(folder))) == "describe it"
+        assert caption_prompt(load_processor(str(folder), FACTS[model_type])) == "describe it"
 
 
 def test_weights_in_another_dtype_are_judged_by_cider(make_run, in_process, tmp_path, monkeypatch):

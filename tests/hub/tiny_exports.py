@@ -23,7 +23,13 @@ DECODERS = {
 
 def see(folder, pictures, prompt=None, *, base=None, revision=None, **_):
     """What `reload_in_clean_process` answers, from this process: seconds less, for whatever is not about processes."""
-    request = {"folder": str(folder), "base": base, "revision": revision, "remote_code": False}
+    request = {
+        "folder": str(folder),
+        "base": base,
+        "revision": revision,
+        "remote_code": False,
+        "backend": {"backend": "pil"},
+    }
     model, processor, unfit = snapshot.load(request)
     return {
         "class": type(model).__name__,

@@ -21,6 +21,7 @@ from hfcap.hub import remote_code, verify
 from hfcap.hub.adapters import ADAPTER_CONFIG, Base, recorded_base, save_adapter, shipped_base
 from hfcap.hub.formats import choose_format, to_stock
 from hfcap.hub.pictures import NUM_COMPARED, NUM_JUDGED, pictures_of_run
+from hfcap.models.facts import facts_of
 from hfcap.training.build import load_processor
 from hfcap.training.merge import check_merge, load_base, merge_adapter, read_adapter
 
@@ -157,7 +158,12 @@ def _write_model(
         remote_code.add_code(folder, model.config.model_type)
 
     found = verify.reload_in_clean_process(
-        folder, images, prompt, with_hfcap=format == "hfcap", remote_code=format == "remote-code"
+        folder,
+        images,
+        prompt,
+        with_hfcap=format == "hfcap",
+        remote_code=format == "remote-code",
+        with_torchvision=facts_of(model.config).needs_torchvision,
     )
     problems = verify.check_files(folder) + verify.differences(expected, found)
     captions: dict[str, Any] = {"compared": len(images), "of": whence}
@@ -178,7 +184,7 @@ def _load_model(source: Source, base: Base | None) -> tuple[PreTrainedModel, Pro
     if source.weights is None:
         print(f"Merging onto {base.name} in its original precision (after QLoRA another model: evaluate it).")
         model = merge_adapter(base.name, source.adapter, revision=base.revision)
-        return model, load_processor(str(source.adapter))
+        return model, load_processor(str(source.adapter), facts_of(model.config))
     model, processor = _load_as_saved(source.weights)
     check_merge(load_base(base.name, base.revision).state_dict(), model.state_dict(), read_adapter(source.adapter))
     print(f"Merge: {source.weights} is {base.name} with {source.adapter}, tensor by tensor.")
@@ -189,7 +195,7 @@ def _load_as_saved(weights: str) -> tuple[PreTrainedModel, ProcessorMixin]:
     """Model in its own dtype and with its own settings, both untouched, and processor."""
     check_checkpoint(weights)
     model = AutoModelForImageTextToText.from_pretrained(weights, use_safetensors=True).eval()
-    return model, load_processor(weights)
+    return model, load_processor(weights, facts_of(model.config))
 
 
 def _need_references(rows: list[dict[str, Any]], whence: str) -> None:
@@ -206,7 +212,7 @@ def _write_adapter(folder: Path, source: Source, given: Base | None, pictures: S
     base = recorded if recorded.is_local or given is None else given
     read_adapter(source.adapter)
     model = PeftModel.from_pretrained(load_base(base.name, base.revision), str(source.adapter)).eval()
-    processor = load_processor(str(source.adapter))
+    processor = load_processor(str(source.adapter), facts_of(model.config))
     rows, whence = pictures_of_run(source.run, pictures)
     images, prompt = [row["image"] for row in rows], caption_prompt(processor)
     expected = verify.expect(model, processor, images, prompt)
@@ -219,6 +225,7 @@ def _write_adapter(folder: Path, source: Source, given: Base | None, pictures: S
         images,
         prompt,
         with_hfcap=model.config.model_type in remote_code.AUTO_MAP,
+        with_torchvision=facts_of(model.config).needs_torchvision,
         base=base.name,
         revision=base.revision,
     )

@@ -112,8 +112,7 @@ def load(request: dict[str, Any]) -> tuple[Any, Any, dict[str, list[str]]]:
         from peft import PeftModel
 
         model = PeftModel.from_pretrained(model, folder, use_safetensors=True)
-    # hfcap reads pictures with Pillow everywhere; torchvision rounds otherwise.
-    processor = AutoProcessor.from_pretrained(folder, backend="pil", **trusted)
+    processor = AutoProcessor.from_pretrained(folder, **request["backend"], **trusted)
     unfit = {kind: sorted(map(str, info[kind])) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys")}
     return model, processor, unfit
 

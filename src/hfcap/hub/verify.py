@@ -66,6 +66,7 @@ def reload_in_clean_process(
     *,
     with_hfcap: bool = False,
     remote_code: bool = False,
+    with_torchvision: bool = False,
     base: str | None = None,
     revision: str | None = None,
 ) -> dict[str, Any]:
@@ -77,6 +78,7 @@ def reload_in_clean_process(
         prompt: instruction of the captions.
         with_hfcap: whether that process may import hfcap; otherwise any attempt fails.
         remote_code: whether it runs the code in the folder. That code was copied there by this process.
+        with_torchvision: whether the processor works with torchvision only; the others read pictures with Pillow.
         base: folder or Hub id of the base of an adapter; None for whole models.
         revision: of the base.
 
@@ -96,6 +98,7 @@ def reload_in_clean_process(
             "revision": revision,
             "with_hfcap": with_hfcap,
             "remote_code": remote_code,
+            "backend": {} if with_torchvision else {"backend": "pil"},
             "pictures": [str(path) for path in paths],
             "prompt": prompt,
             "num_threads": torch.get_num_threads(),
