@@ -62,7 +62,7 @@ def scene_captions(split: str, num_images: int, style: str, seed: int = 0) -> li
 
 def is_scenes(rows: Dataset) -> bool:
     """Whether rows are those of `load_scenes`, so that `scene` holds the facts of the picture."""
-    # Whether the pictures are decoded when they are read is no part of what they are; with cached features they are gone.
+    # Not by their pictures: a training set leaves them undecoded, and with cached features they are gone.
     return all(rows.features.get(name) == kind for name, kind in FEATURES.items() if name != "image")
 
 
