@@ -5,7 +5,7 @@
 
 The pictures (32 x 32 JPEG, five captions each) are made first, in a temporary folder, in ten shards, by another
 process, so that what making them took is not in the memory measured. The last line is JSON: seconds of wall clock and
-of the process, and the resident memory in MiB after the first batch and after every tenth of the rows.
+of this process, and the resident memory in MiB after the first batch and after every tenth of the rows.
 """
 
 import argparse
