@@ -154,7 +154,9 @@ class CaptionTrainingArguments(TrainingArguments):
 
     Defaults that differ from `TrainingArguments`: `output_dir` is the run folder (checkpoints lie in its
     `checkpoints/`); evaluation and a checkpoint every epoch, best CIDEr kept; `remove_unused_columns=False`;
-    `lr_scheduler_type="cosine"`. `push_to_hub` uploads the finished run as `hfcap push` does, and no checkpoint.
+    `lr_scheduler_type="cosine"`; each process reads a stream itself and takes its share (`dispatch_batches=False`):
+    sent from one process, batches padded to different lengths cannot be joined. `push_to_hub` uploads the finished
+    run as `hfcap push` does, and no checkpoint.
     """
 
     output_dir: str = field(default="outputs/run", metadata={"help": "The run folder."})
@@ -206,6 +208,8 @@ class CaptionTrainingArguments(TrainingArguments):
         # Trainer's own upload sends checkpoints that nobody verified: `hfcap.hub.publish` uploads the finished run.
         self.publish_to = self.hub_model_id if self.push_to_hub else None
         self.push_to_hub = False
+        if self.accelerator_config.dispatch_batches is None:
+            self.accelerator_config.dispatch_batches = False
 
 
 def fast_bfloat16(on_cpu: bool) -> bool:
