@@ -22,7 +22,7 @@ def run(family, folder, processes):
     return json.loads(next(line for line in process.stdout.splitlines() if line.startswith('{"')))
 
 
-@pytest.mark.parametrize("family", ["llava", "encoder_decoder"])
+@pytest.mark.parametrize("family", ["llava", "encoder_decoder", pytest.param("llava-stream", marks=pytest.mark.slow)])
 def test_two_processes_equal_one(tmp_path, family):
     one, two = (run(family, tmp_path / str(processes), processes) for processes in (1, 2))
     assert (one["processes"], two["processes"]) == (1, 2)

@@ -1,7 +1,8 @@
 """A tiny training run in a process of its own: `python tiny_run.py FAMILY FOLDER [KILL_AT_STEP]`.
 
-Prints one JSON line: the logged losses by step, gradient norms, the evaluation, and which engine ran. With
-KILL_AT_STEP the process kills itself (SIGKILL) after that step, as a power cut would.
+FAMILY may end in "-stream": the same rows are then read as a stream. Prints one JSON line: the logged losses by step,
+gradient norms, the evaluation, and which engine ran. With KILL_AT_STEP the process kills itself (SIGKILL) after that
+step, as a power cut would.
 """
 
 import json
@@ -19,7 +20,7 @@ from hfcap.data.scenes import load_scenes
 from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
 from hfcap.training.build import build_captioner
 from hfcap.training.collators import CaptionCollator
-from hfcap.training.dataset import CaptionDataset
+from hfcap.training.dataset import CaptionDataset, CaptionStream
 from hfcap.training.preparation import last_complete_checkpoint
 from hfcap.training.trainer import CaptionTrainer
 
@@ -36,6 +37,7 @@ class PowerCut(TrainerCallback):
 
 
 def main(family: str, folder: str, kill_at_step: int = -1) -> None:
+    streaming, family = family.endswith("-stream"), family.removesuffix("-stream")
     set_seed(0)
     rows = load_scenes("train", 20, "caption", image_size=32)
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
@@ -44,6 +46,7 @@ def main(family: str, folder: str, kill_at_step: int = -1) -> None:
         per_device_train_batch_size=4 // world_size,
         gradient_accumulation_steps=1,
         num_train_epochs=2,
+        max_steps=10 if streaming else -1,
         learning_rate=1e-2,
         logging_steps=1,
         eval_strategy="no",
@@ -63,10 +66,11 @@ def main(family: str, folder: str, kill_at_step: int = -1) -> None:
     )
     model, processor = build_captioner(model_args, args, [c for captions in rows["captions"] for c in captions])
     data = CaptionDataset(rows, references=2, mirror=True)
+    stream = CaptionStream(rows.to_iterable_dataset(), references=2, mirror=True) if streaming else None
     trainer = CaptionTrainer(
         model=model,
         args=args,
-        train_dataset=data,
+        train_dataset=stream or data,
         eval_dataset=data,
         data_collator=CaptionCollator(processor, model.config, "caption" if family == "llava" else None),
         processing_class=processor,
