@@ -9,6 +9,7 @@ import html
 import os
 import re
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -77,11 +78,15 @@ def write_card(folder: str | os.PathLike, given: Given | None = None, thumbnails
         FileNotFoundError: a file of the run is not there: finish or evaluate the run.
     """
     folder = Path(folder)
-    metrics, run, facts = (
-        runs.read_metrics(folder / runs.METRICS),
-        runs.read_run(folder / runs.RUN),
-        read_facts(folder),
-    )
+    metrics, run = runs.read_metrics(folder / runs.METRICS), runs.read_run(folder / runs.RUN)
+    facts = read_facts(folder)
+    if thumbnails is None:
+        thumbnails = run["arguments"].get("data") == "scenes"
+    if thumbnails and any((folder / part).is_dir() for part in runs.ARTIFACTS):
+        from hfcap.hub.pictures import write_thumbnails  # brings torch, which records alone do not need
+
+        paths = write_thumbnails(folder, run, [sample["image_id"] for sample in facts.samples])
+        facts = replace(facts, samples=[sample | {"thumbnail": paths[sample["image_id"]]} for sample in facts.samples])
     card = folder / runs.CARD
     text = render_card(given or read_given(card, run, facts), metrics, run, facts)
     write_facts(folder, facts)

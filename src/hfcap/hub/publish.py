@@ -11,7 +11,7 @@ from hfcap import runs
 from hfcap.errors import ConfigError
 from hfcap.hub.adapters import ADAPTER_CONFIG
 from hfcap.hub.card import read_given, write_shipped_card
-from hfcap.hub.card_facts import Facts, read_facts, weight_facts
+from hfcap.hub.card_facts import FACTS, Facts, read_facts, weight_facts
 from hfcap.hub.export import VERIFICATION, export_run, find_source
 from hfcap.hub.push import Push, Target, push_folder
 from hfcap.training.arguments import CaptionTrainingArguments
@@ -35,7 +35,7 @@ def publish(run: str | Path, target: Target, given: Mapping[str, Any] | None = N
     for name in (runs.RUN, runs.METRICS):
         if not (records / name).is_file():
             raise ConfigError(f"{records} has no {name}: a card says what was measured; evaluate the run first")
-    facts = read_facts(records)
+    facts = read_facts(records, recorded=(records / FACTS).is_file())
     said = read_given(records / runs.CARD, runs.read_run(records / runs.RUN), facts)
     with TemporaryDirectory(prefix="hfcap-publish-") as scratch:
         ready = export_run(run, Path(scratch) / "ready", **export_options)
