@@ -5,6 +5,7 @@ import io
 import json
 import os
 import re
+import sqlite3
 import subprocess
 import sys
 from pathlib import Path
@@ -234,6 +235,49 @@ def encoder_decoder_run(tmp_path_factory, recipes):
         num_beams=2,
     )
     return recipes["train"](["--config", config])
+
+
+def unchanging(tmp_path, **settings):
+    """Configuration of a base whose CIDEr stays 0, evaluated and saved every 5 steps."""
+    settings = TINY | {"learning_rate": 1e-6, "num_train_epochs": 4} | settings
+    return write_config(
+        tmp_path,
+        "unchanging",
+        **settings,
+        decoder_config=TINY_LLAMA,
+        prompt="caption",
+        output_dir=str(tmp_path / "run"),
+    )
+
+
+def test_early_stopping_ends_a_run_that_gets_no_better(tmp_path, recipes):
+    recipes["train"](["--config", unchanging(tmp_path, early_stopping_patience=1)])
+    saved = {path.name for path in (tmp_path / "run" / "checkpoints").glob("checkpoint-*")}
+    assert saved == {"checkpoint-5", "checkpoint-10"}  # of 20 steps: the best one, and the one that was no better
+    assert (tmp_path / "run" / "metrics.json").exists()
+
+
+@pytest.mark.slow
+def test_tensorboard_gets_figures_and_captions(tmp_path, recipes):
+    events = pytest.importorskip("tensorboard.backend.event_processing.event_accumulator")
+    recipes["train"](["--config", unchanging(tmp_path, num_train_epochs=1, logging_steps=1, report_to="tensorboard")])
+    (file,) = (tmp_path / "run").rglob("events.out.tfevents*")
+    board = events.EventAccumulator(str(file)).Reload()
+    assert {"train/loss", "eval/cider"} <= set(board.Tags()["scalars"])
+    assert "captions/text_summary" in board.Tags()["tensors"]
+
+
+@pytest.mark.slow
+def test_trackio_gets_figures_and_captions(tmp_path, monkeypatch):
+    pytest.importorskip("trackio")
+    monkeypatch.setenv("TRACKIO_DIR", str(tmp_path / "trackio"))  # read when trackio is imported: a process of its own
+    config = unchanging(tmp_path, num_train_epochs=1, logging_steps=1, report_to="trackio")
+    process = run("recipes/train.py", "--config", config)
+    assert process.returncode == 0, process.stderr[-3000:]
+    (database,) = (tmp_path / "trackio").glob("*.db")
+    with contextlib.closing(sqlite3.connect(database)) as connection:
+        logged = " ".join(row[0].decode() for row in connection.execute("SELECT metrics FROM metrics"))
+    assert '"eval/cider"' in logged and "scenes-validation-000000" in logged
 
 
 def test_encoder_decoder_with_a_feature_cache_end_to_end(encoder_decoder_run):

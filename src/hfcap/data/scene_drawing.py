@@ -4,7 +4,6 @@ All lengths are fractions of the picture's side, x to the right and y down, unti
 """
 
 import math
-from colorsys import hsv_to_rgb, rgb_to_hsv
 from random import Random
 
 from PIL import Image, ImageDraw
@@ -31,10 +30,10 @@ BACKGROUND_VALUES = {
     "dark grey": ((60, 62, 66), (60, 62, 66)),
     "gradient": ((252, 252, 252), (136, 138, 142)),
 }
-# A colour's hue turns by up to so many degrees, and a pure one is mixed with up to so much black or white. One exact
-# value a name would let a captioner learn each pair of colour and shape by itself, and fail on unseen pairs.
-HUE_JITTER = 4
-SHADE, TINT = 0.2, 0.33
+# A colour is mixed with up to so much black or white. One exact value a name would let a captioner learn each pair of
+# colour and shape by itself, and fail on the pairs that training never shows.
+SHADE, TINT = 0.15, 0.25
+COLOR_JITTER = 8
 # Diameter by number of shapes: a group has to fit into half a picture, and large must stay larger than small.
 DIAMETERS = {"small": (0.2, 0.19, 0.175, 0.175), "large": (0.36, 0.3, 0.222, 0.222)}
 GAP = 0.03
@@ -61,7 +60,7 @@ def draw_scene(scene: Scene, rng: Random, image_size: int) -> Image.Image:
     """Return the scene as an RGB picture of `image_size` x `image_size` pixels.
 
     The facts are kept whatever `rng` gives: it moves a group inside its region and varies sizes by 5 %, angles by
-    7 degrees, and colours in hue and by some black or white.
+    7 degrees, and colours by some black or white and 8 of 255 in each channel.
     """
     side = image_size * SUPERSAMPLING
     canvas = _background(scene.background, rng, side)
@@ -111,12 +110,11 @@ def _jittered_center(lowest: float, highest: float, rng: Random) -> float:
 
 
 def _varied(color: tuple[int, int, int], rng: Random) -> tuple[int, int, int]:
-    """Return another color of the same name: hue, shade and tint vary."""
-    hue, saturation, value = rgb_to_hsv(*(channel / 255 for channel in color))
-    turned = hsv_to_rgb((hue + rng.uniform(-HUE_JITTER, HUE_JITTER) / 360) % 1, saturation, value)
-    amount = rng.uniform(-SHADE, TINT) * saturation  # a grey black would no longer be black
-    end = 1 if amount > 0 else 0
-    return tuple(round(255 * (channel + abs(amount) * (end - channel))) for channel in turned)
+    """Return another color of the same name."""
+    amount = rng.uniform(-SHADE, TINT)
+    end = 255 if amount > 0 else 0
+    mixed = [round(value + abs(amount) * (end - value)) for value in color]
+    return tuple(min(255, max(0, value + rng.randint(-COLOR_JITTER, COLOR_JITTER))) for value in mixed)
 
 
 def _background(kind: str, rng: Random, side: int) -> Image.Image:

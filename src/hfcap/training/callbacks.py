@@ -2,7 +2,7 @@
 
 from tqdm.auto import tqdm
 from transformers import TrainerCallback
-from transformers.integrations import TensorBoardCallback
+from transformers.integrations import TensorBoardCallback, TrackioCallback
 
 from hfcap.training.trainer import CaptionTrainer
 
@@ -10,7 +10,7 @@ NUM_SHOWN = 3
 
 
 class SampleCaptions(TrainerCallback):
-    """Print captions of the same few images after each evaluation, and send them to TensorBoard where it is on.
+    """Print captions of the same few images after each evaluation; TensorBoard and trackio get them too.
 
     Args:
         trainer: the trainer that captions them.
@@ -26,7 +26,11 @@ class SampleCaptions(TrainerCallback):
         samples = self.trainer.sample_captions[:NUM_SHOWN]
         for image_id, caption in samples:
             tqdm.write(f"  step {state.global_step}  {image_id}: {caption}")
+        text = "\n\n".join(f"**{image_id}** {caption}" for image_id, caption in samples)
         for callback in self.trainer.callback_handler.callbacks:
             if isinstance(callback, TensorBoardCallback) and callback.tb_writer is not None:
-                text = "\n\n".join(f"**{image_id}** {caption}" for image_id, caption in samples)
                 callback.tb_writer.add_text("captions", text, state.global_step)
+            elif isinstance(callback, TrackioCallback):
+                import trackio  # an extra, and slow to import
+
+                trackio.log({"captions": trackio.Markdown(text)}, step=state.global_step)
