@@ -7,8 +7,6 @@ from pathlib import Path
 
 from hfcap.errors import ConfigError
 
-MAX_PIXELS = 89_478_485  # as hfcap.data.pictures, which brings `datasets`
-
 
 def add_data_commands(commands: argparse._SubParsersAction) -> None:
     """Add `data` and its commands to those of the console script."""
@@ -51,7 +49,7 @@ def _add_source(command: argparse.ArgumentParser) -> None:
     command.add_argument("--image_folder", "--image-folder", help="folder of the pictures a file of captions names")
     command.add_argument("--image_column", "--image-column", help="column of the pictures (recognised by default)")
     command.add_argument("--captions_column", "--captions-column", help="column of the captions (the same)")
-    command.add_argument("--max_pixels", "--max-pixels", type=int, default=MAX_PIXELS, help="above: cannot be read")
+    command.add_argument("--max_pixels", "--max-pixels", type=int, help="a picture of more cannot be read")
 
 
 def check(args: argparse.Namespace) -> None:
@@ -65,7 +63,6 @@ def check(args: argparse.Namespace) -> None:
         found = check_source(
             args.source,
             **_source_options(args),
-            max_pixels=args.max_pixels,
             count_tokens=count_tokens,
             max_caption_tokens=args.max_caption_tokens,
         )
@@ -86,7 +83,7 @@ def split(args: argparse.Namespace) -> None:
 
     shares = {"train": 1 - args.validation - args.test, "validation": args.validation, "test": args.test}
     shares = {name: share for name, share in shares.items() if share != 0}
-    options = _source_options(args) | {"on_bad_image": args.on_bad_image, "max_pixels": args.max_pixels}
+    options = _source_options(args) | {"on_bad_image": args.on_bad_image}
     try:
         counts = split_source(args.source, args.output, shares, args.seed, **options)
     except ValueError as error:
@@ -101,7 +98,7 @@ def push(args: argparse.Namespace) -> None:
     from hfcap.hub.push import Target
 
     target = Target(args.repo, "dataset", args.private, args.revision, args.tag, args.overwrite)
-    options = _source_options(args) | {"on_bad_image": args.on_bad_image, "max_pixels": args.max_pixels}
+    options = _source_options(args) | {"on_bad_image": args.on_bad_image}
     try:
         names = split_names(args.source, **_source_options(args))
         splits = {name: load_captions(args.source, name, **options) for name in names}
@@ -111,8 +108,9 @@ def push(args: argparse.Namespace) -> None:
     print(f"{done.url} at commit {done.commit}" if done.changed else f"{done.url} is up to date at {done.commit}")
 
 
-def _source_options(args: argparse.Namespace) -> dict[str, str | None]:
-    return {name: getattr(args, name) for name in ("image_folder", "image_column", "captions_column")}
+def _source_options(args: argparse.Namespace) -> dict[str, str | int]:
+    options = {n: getattr(args, n) for n in ("image_folder", "image_column", "captions_column", "max_pixels")}
+    return {name: value for name, value in options.items() if value is not None}
 
 
 def _token_counter(model: str) -> Callable[[Sequence[str]], list[int]]:

@@ -18,9 +18,8 @@ def read_with_datasets(
 
     Where the source has one split and a column `split`, the column tells the rows of each.
     """
-    dataset = _open(source, split, streaming=False)
-    if not isinstance(dataset, Dataset):
-        dataset, wanted = dataset
+    dataset, wanted = _open(source, split, streaming=False)
+    if wanted is not None:
         told = dataset["split"][:]
         _check_split(source, wanted, list(dict.fromkeys(split_named(str(name)) for name in told)))
         dataset = dataset.select([row for row, name in enumerate(told) if split_named(str(name)) == wanted])
@@ -46,10 +45,7 @@ def stream_with_datasets(
     source: str, split: str, image_column: str | None = None, captions_column: str | None = None
 ) -> Iterator[SourceRow]:
     """Yield the rows of one split, one at a time, with pictures undecoded."""
-    stream = _open(source, split, streaming=True)
-    wanted = None
-    if isinstance(stream, tuple):
-        stream, wanted = stream
+    stream, wanted = _open(source, split, streaming=True)
     if stream.features is None:  # a source that does not say; the first rows do
         stream = stream._resolve_features()
     image_column = _image_column(stream.features, source, image_column)
@@ -77,14 +73,14 @@ def splits_with_datasets(source: str) -> list[str]:
     return list(splits)
 
 
-def _open(source: str, split: str, streaming: bool) -> Dataset | IterableDataset | tuple:
-    """Return the split, or the only split and the name wanted where a column `split` has to tell."""
+def _open(source: str, split: str, streaming: bool) -> tuple[Dataset | IterableDataset, str | None]:
+    """Return the split and None, or everything and the split's name where a column `split` has to tell its rows."""
     splits = _open_all(source, streaming)
     only = next(iter(splits.values()))
     if len(splits) == 1 and "split" in (only.column_names or []):
         return only, split_named(split)
     _check_split(source, split, list(splits))
-    return splits[split]
+    return splits[split], None
 
 
 def _open_all(source: str, streaming: bool) -> Mapping[str, Dataset | IterableDataset]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset, concatenate_datasets
 
-from hfcap.data.pictures import content_hashes, handle_bad_images, read_bytes, undecoded
+from hfcap.data.pictures import MAX_PIXELS, content_hashes, handle_bad_images, read_bytes, undecoded
 from hfcap.data.rows import WHERE, one_row_an_image
 from hfcap.data.sources import load_rows, split_names
 from hfcap.files import write_json
@@ -76,7 +76,7 @@ def split_source(
     parts = [load_rows(source, name, **columns) for name in split_names(source, **columns)]
     rows = one_row_an_image(concatenate_datasets(parts))
     rows = rows.remove_columns([WHERE] if WHERE in rows.column_names else [])
-    rows = handle_bad_images(rows, checks.get("on_bad_image", "error"), *filter(None, [checks.get("max_pixels")]))
+    rows = handle_bad_images(rows, checks.get("on_bad_image", "error"), checks.get("max_pixels", MAX_PIXELS))
     names = assign_splits(content_hashes(rows), shares, seed)
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     try:
