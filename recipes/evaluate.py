@@ -6,6 +6,8 @@ r"""Caption a data set with any checkpoint, and judge the captions.
     # an adapter on its 4-bit base, as it was trained
     python recipes/evaluate.py --model outputs/scenes-qlora/adapter --load_in_4bit \
         --data scenes --scenes_style alt_text --scenes_image_size 64
+    # several GPUs, each with its share of the pictures
+    accelerate launch --config_file configs/accelerate/ddp.yaml recipes/evaluate.py --model outputs/scenes-base
     # photos of any size and orientation
     python recipes/evaluate.py --model outputs/flickr8k-encoder-decoder --data ../shared/data/flickr8k_original
 
@@ -15,6 +17,8 @@ folder).
 
 from dataclasses import dataclass, field
 from pathlib import Path
+
+from accelerate import PartialState
 
 from hfcap import runs
 from hfcap.errors import run_main
@@ -51,9 +55,10 @@ def main() -> None:
         name: getattr(args, name) for name in ("num_beams", "length_penalty") if getattr(args, name) is not None
     }
     evaluation = evaluate_captioner(model, processor, CaptionDataset(rows), prompt, args.batch_size, **decoding)
-    write_evaluation(folder, evaluation, rows, f"{args.model} on {data_args.data}", source.artifact)
-    print(results_table({Path(args.model).name: (None, evaluation)}), show_captions(evaluation), sep="\n\n")
-    print(f"\nResults in {folder}")
+    if PartialState().is_main_process:
+        write_evaluation(folder, evaluation, rows, f"{args.model} on {data_args.data}", source.artifact)
+        print(results_table({Path(args.model).name: (None, evaluation)}), show_captions(evaluation), sep="\n\n")
+        print(f"\nResults in {folder}")
 
 
 if __name__ == "__main__":

@@ -21,12 +21,14 @@ from pathlib import Path
 from transformers import set_seed
 
 from hfcap import runs
+from hfcap.distributed import whole_weights
 from hfcap.errors import run_main
 from hfcap.generation.inputs import caption_prompt, keep_caption_prompt
 from hfcap.hub.publish import publish_if_asked
 from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, ModelArguments, parse_arguments
 from hfcap.training.build import build_captioner, captioner_type, load_captioner
 from hfcap.training.callbacks import SampleCaptions
+from hfcap.training.checkpoints import last_complete_checkpoint
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.compatibility import (
     check_data,
@@ -39,7 +41,6 @@ from hfcap.training.dry_run import describe_run
 from hfcap.training.finish import finish_run
 from hfcap.training.preparation import (
     caption_datasets,
-    last_complete_checkpoint,
     load_splits,
     open_run,
     stopping_callbacks,
@@ -69,10 +70,11 @@ def main(argv: list[str] | None = None) -> Path:
         publish_if_asked(run, args)
         return run
     set_seed(args.seed)
-    if base is not None:
-        model, processor = load_captioner(base, image_processor_config=model_args.image_processor_config)
-    else:
-        model, processor = build_captioner(model_args, args, tokenizer_texts(data_args, rows[0]))
+    with whole_weights(args):
+        if base is not None:
+            model, processor = load_captioner(base, image_processor_config=model_args.image_processor_config)
+        else:
+            model, processor = build_captioner(model_args, args, tokenizer_texts(data_args, rows[0]))
     if data_args.prompt is not None:
         keep_caption_prompt(processor, data_args.prompt)
     model = apply_strategy(

@@ -18,6 +18,7 @@ from transformers import set_seed
 
 from hfcap import runs
 from hfcap.baselines import WithoutPicture, most_frequent_caption
+from hfcap.distributed import whole_weights
 from hfcap.errors import run_main
 from hfcap.evaluation import evaluate_captioner, judge, results_table, show_captions, write_evaluation
 from hfcap.generation.inputs import caption_prompt, keep_caption_prompt
@@ -26,13 +27,13 @@ from hfcap.hub.publish import publish_if_asked
 from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, QLoraArguments, parse_arguments
 from hfcap.training.build import captioner_type, load_captioner
 from hfcap.training.callbacks import SampleCaptions
+from hfcap.training.checkpoints import last_complete_checkpoint
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.compatibility import check_data, check_supported, choose_packing, current_backend
 from hfcap.training.dry_run import describe_run
 from hfcap.training.merge import merge_adapter
 from hfcap.training.preparation import (
     caption_datasets,
-    last_complete_checkpoint,
     load_splits,
     open_run,
     print_next_command,
@@ -72,9 +73,10 @@ def main(argv: list[str] | None = None) -> Path:
         print_next_command(run)
         return run
     set_seed(args.seed)
-    model, processor = load_captioner(
-        base, load_in_4bit=True, image_processor_config=model_args.image_processor_config
-    )
+    with whole_weights(args):
+        model, processor = load_captioner(
+            base, load_in_4bit=True, image_processor_config=model_args.image_processor_config
+        )
     if data_args.prompt is not None:
         keep_caption_prompt(processor, data_args.prompt)
     model = apply_strategy(model, "qlora", model_args.lora_r, model_args.lora_alpha, model_args.lora_dropout)
@@ -100,7 +102,11 @@ def main(argv: list[str] | None = None) -> Path:
     trainer.add_callback(SampleCaptions(trainer))
     trainer.train(resume_from_checkpoint=last_complete_checkpoint(args.output_dir))
     trainer.save_model(str(run / runs.ADAPTER))
-    merged = merge_adapter(base, run / runs.ADAPTER, run / runs.MERGED)
+    with whole_weights(args):
+        if trainer.is_world_process_zero():
+            merge_adapter(base, run / runs.ADAPTER, run / runs.MERGED)
+        trainer.accelerator.wait_for_everyone()
+        merged = load_captioner(str(run / runs.MERGED))[0].to(args.device)
 
     # ---- judge: before, after, merged, and two captioners that do not look
     options = {"prompt": collator.prompt, "batch_size": args.per_device_eval_batch_size}
@@ -119,12 +125,13 @@ def main(argv: list[str] | None = None) -> Path:
         "after (4-bit base + adapter)": (trainer.evaluation_loss(eval_data), adapted),
         "after (merged)": (None, shipped),
     }
-    adapter_captions = [row["caption"] for row in adapted.rows]
-    write_evaluation(run, shipped, rows[1], run.name, runs.MERGED, before, caption_adapter=adapter_captions)
-    print(results_table(results), show_captions(shipped), sep="\n\n")
-    write_card(run)
-    publish_if_asked(run, args)
-    print_next_command(run)
+    if trainer.is_world_process_zero():
+        adapter_captions = [row["caption"] for row in adapted.rows]
+        write_evaluation(run, shipped, rows[1], run.name, runs.MERGED, before, caption_adapter=adapter_captions)
+        print(results_table(results), show_captions(shipped), sep="\n\n")
+        write_card(run)
+        publish_if_asked(run, args)
+        print_next_command(run)
     return run
 
 

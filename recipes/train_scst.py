@@ -23,13 +23,13 @@ from hfcap.hub.publish import publish_if_asked
 from hfcap.training.arguments import DataArguments, ModelArguments, parse_arguments
 from hfcap.training.build import captioner_type, load_captioner
 from hfcap.training.callbacks import SampleCaptions
+from hfcap.training.checkpoints import last_complete_checkpoint
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.compatibility import check_parts, check_supported, choose_packing, current_backend
 from hfcap.training.dry_run import describe_run
 from hfcap.training.finish import evaluate_trained, finish_run
 from hfcap.training.preparation import (
     caption_datasets,
-    last_complete_checkpoint,
     load_splits,
     open_run,
     stopping_callbacks,
@@ -50,6 +50,8 @@ def main(argv: list[str] | None = None) -> Path:
     check_parts(model_args)
     base = runs.resolve_model(model_args.model).path
     check_supported(model_args, captioner_type(base), current_backend())
+    if current_backend() not in ("single", "ddp"):
+        raise ConfigError(f"self-critical training samples in every step and is not offered on {current_backend()}")
     if data_args.streaming:
         raise ConfigError("streaming: the reward needs every image's references at hand; leave it out")
     use_all_cores()

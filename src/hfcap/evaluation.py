@@ -13,7 +13,7 @@ from hfcap.data.pictures import load_picture
 from hfcap.data.scene_checking import FACTS, wrong_facts
 from hfcap.data.scene_facts import scene_from_json
 from hfcap.data.scenes import is_scenes
-from hfcap.generation.caption import caption_rows
+from hfcap.generation.sharded import caption_sharded
 from hfcap.metrics.bootstrap import intervals
 from hfcap.metrics.compute import score as score_captions
 from hfcap.predictions import write_predictions
@@ -57,6 +57,8 @@ def evaluate_captioner(
 ) -> Evaluation:
     """Caption every image of `data` and compare with all its references.
 
+    With several processes each captions its share, and all get the whole evaluation; write it from one of them.
+
     Args:
         model: captioner of either family.
         processor: its processor.
@@ -66,7 +68,7 @@ def evaluate_captioner(
         progress: label of the progress bar, `None` for no bar.
         generate_kwargs: override the model's `generation_config`.
     """
-    captions = caption_rows(model, processor, data, prompt, batch_size, progress, **generate_kwargs)
+    captions = caption_sharded(model, processor, data, prompt, batch_size, progress, **generate_kwargs)
     settings = {key: getattr(model.generation_config, key) for key in DECODING} | generate_kwargs
     return judge(captions, data.rows, {key: value for key, value in settings.items() if value is not None})
 

@@ -22,9 +22,9 @@ def test_the_page_shows_the_table_as_it_is():
     assert support_table() in (ROOT / "docs" / "compatibility.md").read_text()
 
 
-def test_qlora_on_zero3_is_refused_before_anything_loads():
-    with pytest.raises(ConfigError, match=r"'qlora' of hfcap_llava is not offered on zero3: use one of single, ddp"):
-        check_supported(ModelArguments(strategy="qlora"), "hfcap_llava", "zero3")
+def test_qlora_on_fsdp_is_refused_before_anything_loads():
+    with pytest.raises(ConfigError, match=r"'qlora' of hfcap_llava is not offered on fsdp: use one of single, ddp"):
+        check_supported(ModelArguments(strategy="qlora"), "hfcap_llava", "fsdp")
 
 
 @pytest.mark.parametrize(

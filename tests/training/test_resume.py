@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hfcap.training.preparation import last_complete_checkpoint
+from hfcap.training.checkpoints import last_complete_checkpoint
 
 SCRIPT = str(Path(__file__).with_name("tiny_run.py"))
 

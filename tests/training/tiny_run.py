@@ -19,9 +19,9 @@ from transformers import TrainerCallback, set_seed
 from hfcap.data.scenes import load_scenes
 from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
 from hfcap.training.build import build_captioner
+from hfcap.training.checkpoints import last_complete_checkpoint
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.dataset import CaptionDataset, CaptionStream
-from hfcap.training.preparation import last_complete_checkpoint
 from hfcap.training.trainer import CaptionTrainer
 
 

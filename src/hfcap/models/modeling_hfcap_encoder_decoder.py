@@ -180,7 +180,9 @@ class HfcapEncoderDecoderModel(VisionEncoderDecoderModel):
                     f"Got {num_features} features an image for {num_positions} position embeddings. Use images of the "
                     "size the model was built for, or build it with that `image_size`."
                 )
-            hidden_states = hidden_states + self.image_positions.weight
+            # Called rather than read: under ZeRO-3 a weight is whole during its module's forward only.
+            positions = torch.arange(num_positions, device=hidden_states.device)
+            hidden_states = hidden_states + self.image_positions(positions)
         hidden_states = self.image_token_dropout(self.image_dropout(hidden_states))
         for layer in self.bridge_layers:
             hidden_states = layer(hidden_states)

@@ -31,6 +31,8 @@ def finish_run(
 ) -> None:
     """Save the model, judge it, leave captions, figures, report and card in the run folder; publish it if asked.
 
+    All processes call it and caption; the main one writes.
+
     Args:
         run: the run folder.
         trainer: after training.
@@ -39,6 +41,8 @@ def finish_run(
     """
     trainer.save_model(str(run / runs.MODEL))
     loss, evaluation = evaluate_trained(trainer)
+    if not trainer.is_world_process_zero():
+        return
     results = {} if before is None else {"before": before}
     write_evaluation(run, evaluation, rows, run.name, runs.MODEL, None if before is None else before[1])
     print(results_table({**results, run.name: (loss, evaluation)}), show_captions(evaluation), sep="\n\n")

@@ -17,9 +17,12 @@ from hfcap.data.features import FeatureCache, cache_features
 from hfcap.data.scene_wording import STYLES
 from hfcap.data.scenes import scene_captions
 from hfcap.data.sources import load_captions
+from hfcap.distributed import main_process_decides
 from hfcap.errors import ConfigError
 from hfcap.files import write_json
 from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, ModelArguments
+from hfcap.training.checkpoints import remove_incomplete_checkpoints
+from hfcap.training.compatibility import checkpoint_engine, current_backend
 from hfcap.training.dataset import CaptionDataset, CaptionStream
 
 TOKENIZER_SCENES = 1000
@@ -132,18 +135,8 @@ def caption_datasets(
     return CaptionDataset(train_rows, caches[0], **views), CaptionDataset(eval_rows, caches[1])
 
 
-def last_complete_checkpoint(folder: str | Path) -> str | None:
-    """Newest `checkpoint-N` that was written to its end, or `None`.
-
-    `transformers.trainer_utils.get_last_checkpoint` takes the highest number, complete or not; `trainer_state.json` is
-    what `Trainer` writes last.
-    """
-    complete = [path.parent for path in Path(folder).glob("checkpoint-*/trainer_state.json")]
-    newest = max(complete, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
-    return None if newest is None else str(newest)
-
-
-# Settings that may differ between a run and its continuation: where it lies, what it shows, how it is watched.
+# Settings that may differ between a run and its continuation: where it lies, what it shows, how it is watched, and how
+# an optimizer step is divided over processes and micro-batches (the images in a step are compared instead).
 NOT_COMPARED = {
     "output_dir",
     "dry_run",
@@ -154,24 +147,42 @@ NOT_COMPARED = {
     "run_name",
     "hub_model_id",
     "hub_private_repo",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "per_device_eval_batch_size",
+    "dataloader_num_workers",
+    "dataloader_prefetch_factor",
+    "dataloader_persistent_workers",
+    "dataloader_pin_memory",
 }
 
 
 def open_run(folder: Path, arguments: tuple, rows: tuple[datasets.Dataset, datasets.Dataset]) -> bool:
     """Start a run folder by writing `run.json`, or go on with the one that is there.
 
+    With several processes the main one looks and writes, and all go by what it found.
+
     Args:
         folder: the run folder.
-        arguments: the parsed dataclasses.
+        arguments: the parsed dataclasses, `CaptionTrainingArguments` last.
         rows: training and evaluation split.
 
     Returns:
         Whether the run is finished: its figures are then printed, and there is nothing to do.
 
     Raises:
-        ConfigError: the folder holds a run with other settings or other data.
+        ConfigError: the folder holds a run with other settings or other data, or of another engine.
     """
+    return main_process_decides(lambda: _open_run(folder, arguments, rows))
+
+
+def _open_run(folder: Path, arguments: tuple, rows: tuple[datasets.Dataset, datasets.Dataset]) -> bool:
     settings = {name: value for part in arguments for name, value in _plain(part).items()}
+    args = arguments[-1]
+    settings |= {
+        "images_a_step": images_a_step(args),
+        "engine": checkpoint_engine(current_backend(), args.world_size),
+    }
     data = {
         name: runs.data_fingerprint(_first_of_stream(split).cast_column("image", Image(decode=False)))
         for name, split in zip(("train", "eval"), rows, strict=True)
@@ -193,10 +204,16 @@ def open_run(folder: Path, arguments: tuple, rows: tuple[datasets.Dataset, datas
         raise ConfigError(
             f"{folder} holds another run: {'; '.join(changed)}. Give another --output_dir, or remove {folder}"
         )
-    if not (folder / runs.METRICS).exists():
-        return False
-    print_finished(folder)
-    return True
+    if (folder / runs.METRICS).exists():
+        print_finished(folder)
+        return True
+    remove_incomplete_checkpoints(folder / runs.CHECKPOINTS)
+    return False
+
+
+def images_a_step(args: CaptionTrainingArguments) -> int:
+    """Images in an optimizer step: what batch size, accumulation and processes together must keep."""
+    return args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
 
 
 def _first_of_stream(rows: datasets.Dataset | datasets.IterableDataset) -> datasets.Dataset | datasets.IterableDataset:

@@ -1,17 +1,20 @@
 """`CaptionTrainer`: the HF Trainer with exact token loss, packed rows, and evaluation by generation."""
 
+import math
 from functools import partial
+from pathlib import Path
 
 import torch
-from accelerate.utils import gather_object
+from torch.utils.data import Subset
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer_utils import EvalLoopOutput
 
 from hfcap.errors import ConfigError
-from hfcap.generation.caption import caption_rows
+from hfcap.generation.sharded import caption_sharded
 from hfcap.metrics import compute_metrics
 from hfcap.models.facts import facts_of, is_packable
 from hfcap.models.model_utils import keep_frozen_in_eval
+from hfcap.training.checkpoints import whole_or_removed
 from hfcap.training.dataset import CaptionDataset
 from hfcap.training.loss import token_loss
 from hfcap.training.packing import IGNORE_INDEX, PADDING_SEGMENT, packed_attention_mask, packed_block_mask
@@ -106,19 +109,22 @@ class CaptionTrainer(Trainer):
 
     @torch.inference_mode()
     def evaluation_loss(self, dataset: CaptionDataset) -> float:
-        """Mean token loss over all targets of `dataset`, in nats, without label smoothing."""
+        """Mean token loss over all targets of `dataset`, in nats, without label smoothing; all processes call it."""
         self.model.eval()
         mine = range(self.args.process_index, len(dataset), self.args.world_size)
         size = self.args.per_device_eval_batch_size
         totals = torch.zeros(2, dtype=torch.float64, device=self.args.device)  # summed loss, number of targets
-        for start in range(0, len(mine), size):
-            batch = self.data_collator([dataset[i] for i in mine[start : start + size]])
+        # ZeRO-3 and FSDP gather weights in every forward pass, so all processes run as many as the one with most rows.
+        most_rows = math.ceil(len(dataset) / self.args.world_size)
+        for start in range(0, most_rows, size):
+            indices = mine[start : start + size]
+            batch = self.data_collator([dataset[i] for i in indices or range(1)])
             inputs = model_inputs(self._prepare_inputs(batch), self.model)
             labels = inputs.pop("labels")
             loss = token_loss(self.model(**inputs), labels, num_items_in_batch=1)
-            totals += torch.tensor(
-                [loss, (labels != IGNORE_INDEX).sum()], dtype=torch.float64, device=self.args.device
-            )
+            targets = (labels != IGNORE_INDEX).sum()
+            if indices:
+                totals += torch.tensor([loss, targets], dtype=torch.float64, device=self.args.device)
         summed, targets = self.accelerator.reduce(totals, "sum").tolist()
         return summed / targets
 
@@ -134,16 +140,24 @@ class CaptionTrainer(Trainer):
     def caption_metrics(self, dataset: CaptionDataset) -> dict[str, float]:
         """Caption the first images of `dataset` and compare with all their references."""
         count = min(self.args.eval_caption_images, len(dataset))
-        mine = range(self.args.process_index, count, self.args.world_size)
-        captions = caption_rows(
+        captions = caption_sharded(
             self.accelerator.unwrap_model(self.model),
             self.processing_class,
-            [dataset[i] for i in mine],
+            Subset(dataset, range(count)),
             prompt=self.data_collator.prompt,
             batch_size=self.args.per_device_eval_batch_size,
         )
-        captions = [caption for _, caption in sorted(gather_object(list(zip(mine, captions, strict=True))))]
         rows = dataset.rows.select(range(count))
         self.sample_captions = list(zip(rows["image_id"], captions, strict=True))
         scores = compute_metrics(captions, list(rows["captions"]), CAPTION_METRICS)
         return {key: value for key, value in scores.items() if not key.endswith("_per_image")}
+
+    def _save_rng_state(self, output_dir: str) -> None:
+        """Wait for all processes: `trainer_state.json`, written next, marks a checkpoint that all have finished."""
+        super()._save_rng_state(output_dir)
+        self.accelerator.wait_for_everyone()
+
+    def _save_checkpoint(self, model, trial) -> None:
+        """Save a checkpoint whole or not at all; older ones are deleted after that only."""
+        with whole_or_removed(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"):
+            super()._save_checkpoint(model, trial)

@@ -1,0 +1,55 @@
+"""Captions by all processes of a run: each does its share, all receive everything."""
+
+import math
+
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from torch.utils.data import Subset
+from transformers import PreTrainedModel
+
+from hfcap.generation.caption import caption_rows
+
+
+def caption_sharded(
+    model: PreTrainedModel,
+    processor,
+    rows,
+    prompt: str | None = None,
+    batch_size: int = 16,
+    progress: str | None = None,
+    **generate_kwargs,
+) -> list[str]:
+    """Caption rows with all processes: the captions, and their order, that one process alone would give.
+
+    Every process must call this. Under ZeRO-3 and FSDP the weights are gathered for each forward pass by all processes
+    together, so all must run equally many: each captions the same number of rows (those with one row less repeat the
+    first), and `generate` goes on until the last process is done (`synced_gpus`, which stock `generate` sets by
+    itself). Gathering the whole model once would decode faster, but needs room for it on every device, and what is
+    trained with ZeRO-3 may not fit.
+
+    Args:
+        model: as for `caption_rows`, and so are the others.
+        processor: its processor.
+        rows: map-style data set, or a sequence.
+        prompt: instruction for LLaVA-style models.
+        batch_size: pictures decoded together by each process.
+        progress: label of the main process's progress bar.
+        generate_kwargs: override the model's `generation_config`.
+
+    Returns:
+        One caption a row, in order, the same list in every process.
+    """
+    state = PartialState()
+    mine = range(state.process_index, len(rows), state.num_processes)
+    repeated = [0] * (math.ceil(len(rows) / state.num_processes) - len(mine))
+    captions = caption_rows(
+        model,
+        processor,
+        Subset(rows, [*mine, *repeated]),
+        prompt,
+        batch_size,
+        progress if state.is_main_process else None,
+        **generate_kwargs,
+    )
+    own = list(zip(mine, captions, strict=False))  # without the repeated row, which comes last
+    return [caption for _, caption in sorted(gather_object(own))]

@@ -1,0 +1,60 @@
+"""Checkpoints that are whole: which one to go on from, and what happens when one cannot be written."""
+
+import json
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from hfcap.errors import WorkError
+
+
+def last_complete_checkpoint(folder: str | Path) -> str | None:
+    """Newest `checkpoint-N` that was written to its end, or `None`.
+
+    `transformers.trainer_utils.get_last_checkpoint` takes the highest number, complete or not.
+    """
+    complete = [path for path in Path(folder).glob("checkpoint-*") if is_complete(path)]
+    newest = max(complete, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
+    return None if newest is None else str(newest)
+
+
+def is_complete(checkpoint: Path) -> bool:
+    """Whether a checkpoint was written to its end: `trainer_state.json` is written last, and is whole JSON."""
+    try:
+        json.loads((checkpoint / "trainer_state.json").read_text())
+    except (FileNotFoundError, json.JSONDecodeError):
+        return False
+    return True
+
+
+def remove_incomplete_checkpoints(folder: str | Path) -> None:
+    """Remove what a killed run left half-written: the next one would write into the same folder."""
+    for path in Path(folder).glob("checkpoint-*"):
+        if not is_complete(path):
+            shutil.rmtree(path)
+
+
+@contextmanager
+def whole_or_removed(checkpoint: Path) -> Iterator[None]:
+    """Within this context `checkpoint` is written; where that fails, it is removed, and what it filled is free again.
+
+    Raises:
+        WorkError: it could not be written (a full disk, a quota); names the checkpoint that is whole.
+    """
+    try:
+        yield
+    # A full disk is an OSError in Python, a RuntimeError in torch.save, and an error of its own in safetensors.
+    except (OSError, RuntimeError, SafetensorError) as error:
+        shutil.rmtree(checkpoint, ignore_errors=True)
+        last = last_complete_checkpoint(checkpoint.parent)
+        free = shutil.disk_usage(checkpoint.parent).free / 2**20
+        reason = " ".join(str(error).split())[:200]
+        raise WorkError(
+            f"{checkpoint} could not be written ({reason}; {free:,.0f} MiB are free there now). "
+            + (f"{last} is whole: " if last else "There is no earlier one: ")
+            + "make room and give the same command again"
+            + (" to go on from it" if last else "")
+        ) from error

@@ -1,0 +1,143 @@
+"""Train, judge and save tiny captioners on the engine that the launcher chose: many cells in one launched group.
+
+    accelerate launch --config_file configs/accelerate/ddp.yaml tests/training/backend_run.py FOLDER STEPS CELL ...
+
+A cell is FAMILY/STRATEGY. Each leaves `FOLDER/FAMILY-STRATEGY/` with its checkpoints, and `result.json` with its
+losses, captions and the engine that really ran.
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+import torch
+from tiny import TINY_ENCODER, TINY_GPT2, TINY_LLAMA
+from transformers import set_seed
+
+from hfcap.data.scenes import load_scenes
+from hfcap.distributed import whole_weights
+from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
+from hfcap.training.build import build_captioner, load_captioner
+from hfcap.training.checkpoints import last_complete_checkpoint
+from hfcap.training.collators import CaptionCollator
+from hfcap.training.dataset import CaptionDataset
+from hfcap.training.strategies import apply_strategy
+from hfcap.training.trainer import CaptionTrainer
+from native_models import build_native
+
+# Wide enough for ZeRO-3 to partition some weights: configs/deepspeed/zero3.json keeps those below 10,000 whole.
+LLAMA = TINY_LLAMA | {"intermediate_size": 256}
+GPT2 = TINY_GPT2 | {"n_embd": 64}
+BRIDGE = {"image_position_embeddings": True, "num_bridge_layers": 1, "bridge_dropout": 0.0}
+IMAGES_A_STEP = 4
+NUM_EVAL_IMAGES = 7  # odd: two processes cannot have equal shares
+
+
+def build_tiny(folder: Path, family: str, captions: list[str]):
+    """Build a captioner of one of our families."""
+    model_args = ModelArguments(
+        family=family,
+        encoder_config=TINY_ENCODER,
+        decoder_config=LLAMA if family == "llava" else GPT2,
+        image_size=32,
+        vocab_size=350,
+        bridge_config=BRIDGE if family == "encoder_decoder" else None,
+    )
+    args = CaptionTrainingArguments(output_dir=str(folder), num_beams=2, max_new_tokens=8, use_cpu=True)
+    model, processor = build_captioner(model_args, args, captions)
+    # An untrained captioner says the same of every picture, and captions in a wrong order would pass: spread them.
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if not name.startswith(("model.vision_tower.", "encoder.")) and parameter.ndim > 1:
+                parameter *= 8
+    return model, processor
+
+
+def save_base(folder: Path, family: str) -> None:
+    """Build the captioner that all strategies of a family start from."""
+    set_seed(0)
+    rows = load_scenes("train", 24, "caption", image_size=32)
+    captions = [caption for captions in rows["captions"] for caption in captions]
+    if family == "native":
+        model, processor = build_native("llava", captions)
+        model.generation_config.update(num_beams=2, max_new_tokens=8)
+    else:
+        model, processor = build_tiny(folder, family, captions)
+    model.save_pretrained(folder)
+    processor.save_pretrained(folder)
+
+
+def engine(trainer: CaptionTrainer) -> dict:
+    """Say what really ran: accelerate falls back silently where it lacks something."""
+    plugin = trainer.accelerator.state.deepspeed_plugin
+    wrapped = trainer.model_wrapped
+    return {
+        "distributed_type": trainer.accelerator.distributed_type.value,
+        "wrapped": type(wrapped).__name__,
+        "processes": trainer.args.world_size,
+        "stage": None if plugin is None else wrapped.zero_optimization_stage(),
+        "partitioned": sum(getattr(p, "ds_numel", p.numel()) > p.numel() for p in trainer.model.parameters()),
+    }
+
+
+def run_cell(base: Path, folder: Path, family: str, strategy: str, max_steps: int) -> dict:
+    """Train a cell to `max_steps`, from its last checkpoint where it has one; return what came out."""
+    set_seed(0)
+    rows = load_scenes("train", 24, "caption", image_size=32)
+    args = CaptionTrainingArguments(
+        output_dir=str(folder),
+        per_device_train_batch_size=IMAGES_A_STEP // 2 // int(os.environ.get("WORLD_SIZE", "1")),
+        gradient_accumulation_steps=2,
+        per_device_eval_batch_size=2,
+        max_steps=max_steps,
+        learning_rate=1e-3,
+        lr_scheduler_type="constant",
+        logging_steps=1,
+        eval_strategy="no",
+        save_strategy="steps",
+        save_steps=2,
+        load_best_model_at_end=False,
+        disable_tqdm=True,
+        use_cpu=True,
+    )
+    with whole_weights(args):
+        model, processor = load_captioner(str(base), load_in_4bit=strategy == "qlora")
+    set_seed(0)  # LoRA's matrices
+    model = apply_strategy(model, strategy, lora_r=4)
+    data = CaptionDataset(rows, references=2, mirror=True)
+    trainer = CaptionTrainer(
+        model=model,
+        args=args,
+        train_dataset=data,
+        eval_dataset=CaptionDataset(rows.select(range(NUM_EVAL_IMAGES))),
+        data_collator=CaptionCollator(processor, model.config, None if family == "encoder_decoder" else "caption"),
+        processing_class=processor,
+    )
+    trainer.train(resume_from_checkpoint=last_complete_checkpoint(folder))
+    result = {
+        "engine": engine(trainer),
+        "losses": [log["loss"] for log in trainer.state.log_history if "loss" in log],
+        "grad_norms": [log["grad_norm"] for log in trainer.state.log_history if "loss" in log],
+        "eval": trainer.evaluate(),
+        "captions": trainer.sample_captions,
+    }
+    trainer.save_model(str(folder / "model"))
+    if trainer.is_world_process_zero():
+        (folder / "result.json").write_text(json.dumps(result))
+    trainer.accelerator.free_memory()
+    return read_result(folder)
+
+
+def read_result(folder: Path) -> dict:
+    """What `run_cell` left in a folder."""
+    return json.loads((folder / "result.json").read_text())
+
+
+if __name__ == "__main__":
+    root, steps, *cells = sys.argv[1:]
+    for cell in cells:
+        family, strategy = cell.split("/")
+        run_cell(Path(root) / family, Path(root) / f"{family}-{strategy}", family, strategy, int(steps))

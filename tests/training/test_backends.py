@@ -1,0 +1,131 @@
+"""Every engine trains, judges and saves like one process: same loss, same captions, and a checkpoint for all.
+
+The files under test are those of configs/accelerate and configs/deepspeed, as they are. Two CPU processes suffice for
+DDP and DeepSpeed; FSDP needs a GPU.
+"""
+
+import importlib.util
+import os
+import shutil
+import subprocess
+import sys
+from functools import cache
+from pathlib import Path
+
+import backend_run
+import pytest
+
+from hfcap.data.scenes import load_scenes
+from hfcap.generation.caption import caption_rows
+from hfcap.training.build import load_captioner
+from hfcap.training.dataset import CaptionDataset
+
+ROOT = Path(__file__).parents[2]
+FAMILIES = ("llava", "encoder_decoder", "native")
+CELLS = tuple(
+    f"{family}/{strategy}"
+    for family in FAMILIES
+    for strategy in ("full", "frozen_encoder", "projector", "lora", "qlora")
+    if family != "encoder_decoder" or strategy in ("full", "frozen_encoder")
+)
+DEEPSPEED = pytest.mark.skipif(
+    importlib.util.find_spec("deepspeed") is None, reason='needs DeepSpeed: pip install -e ".[deepspeed]"'
+)
+ENGINES = {
+    "ddp": ("ddp.yaml", {"distributed_type": "MULTI_CPU", "wrapped": "DistributedDataParallel", "stage": None}),
+    **{
+        f"zero{stage}": (
+            f"deepspeed_zero{stage}.yaml",
+            {"distributed_type": "DEEPSPEED", "wrapped": "DeepSpeedEngine", "stage": stage},
+        )
+        for stage in (1, 2, 3)
+    },
+}
+
+
+@pytest.fixture(scope="module")
+def one_process(tmp_path_factory):
+    """Results of one process by cell and number of steps, run here when they are first asked for."""
+    root = tmp_path_factory.mktemp("one")
+    for family in FAMILIES:
+        backend_run.save_base(root / family, family)
+
+    @cache
+    def result(cell, steps):
+        family, strategy = cell.split("/")
+        return backend_run.run_cell(root / family, root / f"{family}-{strategy}-{steps}", family, strategy, steps)
+
+    result.root = root
+    return result
+
+
+def launch(config, folder, steps, cells):
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0"]
+    command += ["--config_file", str(ROOT / "configs" / "accelerate" / config), backend_run.__file__]
+    environment = os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    process = subprocess.run(
+        [*command, str(folder), str(steps), *cells], capture_output=True, text=True, env=environment, cwd=ROOT
+    )
+    assert process.returncode == 0, process.stderr[-4000:]
+    return {cell: backend_run.read_result(folder / cell.replace("/", "-")) for cell in cells}
+
+
+def launch_from_the_same_base(engine, tmp_path, one_process, cells):
+    for family in {cell.split("/")[0] for cell in cells}:
+        shutil.copytree(one_process.root / family, tmp_path / family)
+    return launch(ENGINES[engine][0], tmp_path, 2, cells)
+
+
+def assert_engine_ran(engine, result):
+    assert result["engine"].items() >= (ENGINES[engine][1] | {"processes": 2}).items()
+    assert (result["engine"]["partitioned"] > 0) == (engine == "zero3")
+
+
+def assert_same(result, expected):
+    assert result["losses"] == pytest.approx(expected["losses"], rel=1e-5)
+    assert result["grad_norms"] == pytest.approx(expected["grad_norms"], rel=1e-4)
+    assert result["captions"] == expected["captions"]
+    assert len({caption for _, caption in expected["captions"]}) > 1  # a wrong order would show
+    for key in ("eval_bleu_1", "eval_bleu_4", "eval_rouge_l", "eval_cider"):
+        assert result["eval"][key] == expected["eval"][key], key
+    assert result["eval"]["eval_loss"] == pytest.approx(expected["eval"]["eval_loss"], rel=1e-5)
+
+
+def assert_loads_with_the_same_captions(folder, cell, expected):
+    """`from_pretrained` in this process, which trained none of it."""
+    model, processor = load_captioner(str(folder / "model"), load_in_4bit=cell.endswith("qlora"))
+    rows = load_scenes("train", backend_run.NUM_EVAL_IMAGES, "caption", image_size=32)
+    prompt = None if cell.startswith("encoder_decoder") else "caption"
+    captions = caption_rows(model, processor, CaptionDataset(rows), prompt)
+    assert captions == [caption for _, caption in expected["captions"]]
+
+
+@pytest.mark.parametrize("engine", ["ddp", pytest.param("zero3", marks=DEEPSPEED)])
+def test_two_processes_equal_one(engine, tmp_path, one_process):
+    cells = ("llava/full", "encoder_decoder/full")
+    for cell, result in launch_from_the_same_base(engine, tmp_path, one_process, cells).items():
+        assert_engine_ran(engine, result)
+        assert_same(result, one_process(cell, 2))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ddp", *(pytest.param(f"zero{s}", marks=DEEPSPEED) for s in (1, 2, 3))])
+def test_every_cell(engine, tmp_path, one_process):
+    results = launch_from_the_same_base(engine, tmp_path, one_process, CELLS)
+    for cell, result in results.items():
+        assert_engine_ran(engine, result)
+        assert_same(result, one_process(cell, 2))
+        assert_loads_with_the_same_captions(tmp_path / cell.replace("/", "-"), cell, result)
+    # From the checkpoint of step 2 to step 4, with the engine that wrote it.
+    resumed = ("llava/full", "llava/qlora")
+    for cell, result in launch(ENGINES[engine][0], tmp_path, 4, resumed).items():
+        assert_same(result, one_process(cell, 4))
+
+
+@pytest.mark.slow
+def test_a_checkpoint_of_two_processes_goes_on_in_one(tmp_path, one_process):
+    launch_from_the_same_base("ddp", tmp_path, one_process, ["llava/full", "llava/qlora"])
+    for strategy in ("full", "qlora"):
+        result = backend_run.run_cell(tmp_path / "llava", tmp_path / f"llava-{strategy}", "llava", strategy, 4)
+        assert result["engine"]["processes"] == 1
+        assert_same(result, one_process(f"llava/{strategy}", 4))
