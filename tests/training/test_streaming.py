@@ -9,10 +9,11 @@ from hfcap.data.scenes import load_scenes
 from hfcap.data.sources import load_captions
 from hfcap.errors import ConfigError
 from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, ModelArguments
+from hfcap.training.checkpoints import last_complete_checkpoint
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.compatibility import check_data
 from hfcap.training.dataset import CaptionDataset, CaptionStream
-from hfcap.training.preparation import last_complete_checkpoint, load_splits
+from hfcap.training.preparation import load_splits
 from hfcap.training.trainer import CaptionTrainer
 
 NUM_IMAGES = 10
