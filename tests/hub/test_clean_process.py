@@ -1,9 +1,11 @@
 """What only other processes can show: exports load where hfcap is not, and what does not load is said."""
 
 import json
+import re
 import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -83,3 +85,17 @@ def test_a_wrong_export_ends_with_one_line_and_exit_code_1(make_run, tmp_path):
     assert line.startswith("error: the export is not what was to be exported: image processor: image_mean was [0.5")
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.glob("*ready*"))
+
+
+def test_the_python_in_the_docs_runs_as_printed(make_run, tmp_path, pictures):
+    """In a folder with the export and a photo, where hfcap is not to be had."""
+    export_run(make_run(), tmp_path / "hub-ready")
+    pictures[0].save(tmp_path / "PHOTO.jpg")
+    page = (Path(__file__).parents[2] / "docs" / "export.md").read_text()
+    snippets = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
+    assert len(snippets) == 2
+    blocked = "import sys\nsys.modules['hfcap'] = None\n"
+    command = [sys.executable, "-c", blocked + "\n".join(snippets)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.strip()
