@@ -1,8 +1,11 @@
 """Writes the five references of a scene, in one of two styles.
 
-- "caption": a short lower-case phrase: how many, how large, which colour and shape, on which background. It names two
-  groups as one reads, the left or upper one first, and says nothing of places.
-- "alt_text": one or two full sentences for a reader who does not see the picture: the same, and where things are.
+- "caption": a short phrase: how many, how large, which colour and shape, on which background. It names two groups as
+  one reads, the left or upper one first; two of the five say where they are.
+- "alt_text": one or two full sentences for a reader who does not see the picture: all of that, and always where it is.
+
+Both use the same words: a model adapted from one to the other by LoRA keeps its embeddings, and a word that these
+have never been trained on cannot be said with confidence.
 
 Each of the five references of an image has a sentence structure of its own; synonyms vary on top of that.
 """
@@ -73,18 +76,28 @@ def name_group(group: Group, rng: Random) -> str:
 
 
 def _captions(scene: Scene, rng: Random) -> list[str]:
+    groups = canonical(scene).groups
+    be = "is" if groups[0].count == 1 else "are"
+
     def things() -> str:
-        return " and ".join(name_group(group, rng) for group in canonical(scene).groups)
+        return " and ".join(name_group(group, rng) for group in groups)
+
+    def placed_things() -> str:
+        if scene.relation is None or rng.random() < 0.5:
+            placed = (f"{name_group(g, rng)} {rng.choice(PLACE_PHRASES[g.position])}" for g in groups)
+            return " and ".join(placed)
+        first, second = scene.groups
+        return f"{name_group(first, rng)} {rng.choice(RELATION_PHRASES[scene.relation])} {name_group(second, rng)}"
 
     def background(noun: str) -> str:
         return with_article(f"{rng.choice(BACKGROUND_WORDS[scene.background])} {noun}")
 
     return [
-        f"{things()} on {background('background')}",
-        f"{rng.choice(('a picture of', 'a drawing of'))} {things()} on {background('background')}",
-        f"{background('background')} with {things()}",
-        f"{things()} {rng.choice(('against', 'in front of'))} {background('backdrop')}",
-        f"{background('picture')} {rng.choice(('showing', 'that shows'))} {things()}",
+        _sentence(f"{things()} on {background('background')}"),
+        _sentence(f"{rng.choice(('a picture of', 'a drawing of'))} {placed_things()} on {background('background')}"),
+        _sentence(f"{background('background')} with {things()}"),
+        _sentence(f"on {background('background')}, there {be} {things()}"),
+        _sentence(f"the picture shows {placed_things()}, against {background('backdrop')}"),
     ]
 
 
