@@ -1,8 +1,6 @@
 """What `--dry_run` shows: one sample as the model sees it, what trains, and what a run will take."""
 
 import math
-import resource
-import sys
 import time
 from itertools import islice
 
@@ -14,6 +12,7 @@ from hfcap.training.dataset import CaptionDataset, CaptionStream
 from hfcap.training.loss import token_loss
 from hfcap.training.packing import IGNORE_INDEX, PREFIX_SEGMENT
 from hfcap.training.strategies import parameter_table
+from hfcap.training.throughput import peak_memory_gib
 from hfcap.training.trainer import model_inputs
 
 BYTES_PER_TRAINED_PARAMETER = 12  # its gradient and AdamW's two moments, float32 each
@@ -56,8 +55,8 @@ def describe_run(model: nn.Module, collator: CaptionCollator, data: CaptionDatas
             f"{targets} targets, {100 * padding:.0f} % padding",
             parameter_table(model),
             f"{steps} optimizer steps, {seconds:.2f} s for a batch: some {minutes:.0f} minutes without evaluation",
-            f"memory: {_peak_memory_gib() + trained * BYTES_PER_TRAINED_PARAMETER / 2**30:.1f} GiB "
-            f"({_peak_memory_gib():.1f} measured for this batch, the rest for the optimizer)",
+            f"memory: {peak_memory_gib() + trained * BYTES_PER_TRAINED_PARAMETER / 2**30:.1f} GiB "
+            f"({peak_memory_gib():.1f} measured for this batch, the rest for the optimizer)",
         ]
     )
 
@@ -72,10 +71,3 @@ def _timed_step(model: nn.Module, batch: dict[str, torch.Tensor]) -> float:
         torch.cuda.synchronize()
     model.zero_grad(set_to_none=True)
     return time.perf_counter() - start
-
-
-def _peak_memory_gib() -> float:
-    if torch.cuda.is_available():
-        return torch.cuda.max_memory_allocated() / 2**30
-    # Linux counts in KiB, macOS in bytes.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)

@@ -6,6 +6,7 @@ import datasets
 
 from hfcap import runs
 from hfcap.evaluation import Evaluation, evaluate_captioner, results_table, show_captions, write_evaluation
+from hfcap.files import write_json
 from hfcap.hub.card import write_card
 from hfcap.hub.publish import publish_if_asked
 from hfcap.training.preparation import print_next_command
@@ -26,6 +27,12 @@ def evaluate_trained(trainer: CaptionTrainer, progress: str = "captioning") -> t
     return trainer.evaluation_loss(data), evaluation
 
 
+def keep_throughput(run: Path, trainer: CaptionTrainer) -> None:
+    """Add to `run.json` how fast the training was (its last part, where it was resumed)."""
+    if trainer.is_world_process_zero():
+        write_json(run / runs.RUN, runs.read_run(run / runs.RUN) | {"throughput": trainer.throughput_summary})
+
+
 def finish_run(
     run: Path, trainer: CaptionTrainer, rows: datasets.Dataset, before: tuple[float, Evaluation] | None = None
 ) -> None:
@@ -40,6 +47,7 @@ def finish_run(
         before: what `evaluate_trained` gave before training, to be shown beside.
     """
     trainer.save_model(str(run / runs.MODEL))
+    keep_throughput(run, trainer)
     loss, evaluation = evaluate_trained(trainer)
     if not trainer.is_world_process_zero():
         return

@@ -1,15 +1,17 @@
 """`CaptionTrainer`: the HF Trainer with exact token loss, packed rows, and evaluation by generation."""
 
+import logging
 import math
+import time
 from functools import partial
 from pathlib import Path
 
 import torch
 from torch.utils.data import Subset
-from transformers import PreTrainedModel, Trainer
+from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
 
-from hfcap.errors import ConfigError
+from hfcap.errors import ConfigError, WorkError
 from hfcap.generation.sharded import caption_sharded
 from hfcap.metrics import compute_metrics
 from hfcap.models.facts import facts_of, is_packable
@@ -20,6 +22,9 @@ from hfcap.training.loss import token_loss
 from hfcap.training.packing import IGNORE_INDEX, PADDING_SEGMENT, packed_attention_mask, packed_block_mask
 from hfcap.training.plan import train_sampler
 from hfcap.training.strategies import parameter_groups
+from hfcap.training.throughput import Throughput, Work, count_flops, is_out_of_memory, measure_matmul, memory_advice
+
+logger = logging.getLogger(__name__)
 
 CAPTION_METRICS = ("bleu", "rouge_l", "cider")
 
@@ -51,6 +56,16 @@ def model_inputs(batch: dict[str, torch.Tensor], model: PreTrainedModel) -> dict
     return inputs | {"labels": labels, "use_cache": False}
 
 
+class _StepEnd(TrainerCallback):
+    """Tell the throughput that an optimizer step is over."""
+
+    def __init__(self, throughput: Throughput):
+        self.throughput = throughput
+
+    def on_step_end(self, args, state, control, **kwargs) -> None:
+        self.throughput.end_step()
+
+
 class CaptionTrainer(Trainer):
     """HF Trainer for captioning models.
 
@@ -76,6 +91,11 @@ class CaptionTrainer(Trainer):
         # `Trainer` would hand the number of targets to models that do not know what it is.
         self.model_accepts_loss_kwargs = False
         self.sample_captions: list[tuple[str, str]] = []
+        self.throughput, self.throughput_summary = Throughput(), {}
+        self.add_callback(_StepEnd(self.throughput))
+        # For auto_find_batch_size: rows of a process in an optimizer step, and the largest batch that may still fit.
+        self.rows_a_step = self._train_batch_size * args.gradient_accumulation_steps
+        self.largest_batch: int | None = None
         self.train_sampler = None
         if isinstance(train_dataset, CaptionDataset):
             self.train_sampler = train_sampler(train_dataset, self.data_collator, args)
@@ -84,6 +104,65 @@ class CaptionTrainer(Trainer):
 
     def _get_train_sampler(self, train_dataset=None) -> torch.utils.data.Sampler:
         return self.train_sampler
+
+    def get_batch_samples(self, epoch_iterator, num_batches, device):
+        """Take the micro-batches of an optimizer step, and count them."""
+        asked = time.perf_counter()
+        batches, num_items_in_batch = super().get_batch_samples(epoch_iterator, num_batches, device)
+        if batches:
+            self.throughput.start_step([batch for batch in batches if "segment_ids" in batch], asked)
+        return batches, num_items_in_batch
+
+    def training_step(self, model, inputs, num_items_in_batch=None):
+        """Run forward and backward; the operations of the first step are counted, for the MFU."""
+        step = partial(super().training_step, model, inputs, num_items_in_batch)
+        if self.throughput.flops_a_token is not None or "segment_ids" not in inputs:
+            return step()
+        dtype = torch.bfloat16 if self.args.bf16 else self.model.dtype
+        self.throughput.matmul_flops = measure_matmul(self.args.device, dtype)
+        tokens = int((inputs["segment_ids"] != PADDING_SEGMENT).sum())
+        loss, flops = count_flops(step)
+        self.throughput.flops_a_token = flops / tokens
+        return loss
+
+    def log(self, logs, start_time=None):
+        """Log as `Trainer` does, with the throughput since the last time beside the loss."""
+        if "loss" in logs:
+            logs |= self._rates(self.throughput.take())
+        super().log(logs, start_time)
+
+    def train(self, *args, **kwargs):
+        """Train as `Trainer` does; afterwards `throughput_summary` holds the figures of the whole training."""
+        output = super().train(*args, **kwargs)
+        self.throughput.take()
+        self.throughput_summary = self._rates(self.throughput.total)
+        return output
+
+    def _rates(self, work: Work) -> dict[str, float]:
+        summed = torch.tensor(list(vars(work).values()), dtype=torch.float64, device=self.args.device)
+        work = Work(*self.accelerator.reduce(summed, "sum").tolist())
+        return self.throughput.rates(work, self.args.world_size)
+
+    def _inner_training_loop(self, *args, **kwargs):
+        try:
+            return super()._inner_training_loop(*args, **kwargs)
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            if not self.args.auto_find_batch_size or self._train_batch_size == 1:
+                raise WorkError(memory_advice(self.args, self._train_batch_size)) from error
+            self.largest_batch = self._train_batch_size - 1
+            raise RuntimeError("CUDA out of memory.") from error  # the words accelerate looks for
+
+    def _update_auto_batch_size(self, batch_size):
+        """Try the largest batch that accumulates to the same optimizer steps; `Trainer` would make these smaller."""
+        most = batch_size if self.largest_batch is None else min(batch_size, self.largest_batch)
+        batch_size = max(size for size in range(1, most + 1) if self.rows_a_step % size == 0)
+        self.args.gradient_accumulation_steps = self.rows_a_step // batch_size
+        if self.largest_batch is not None:
+            accumulation = self.args.gradient_accumulation_steps
+            logger.warning("out of memory: going on with batches of %d x accumulation %d", batch_size, accumulation)
+        super()._update_auto_batch_size(batch_size)
 
     def create_optimizer(self, model=None) -> torch.optim.Optimizer:
         """Build the optimizer with one learning rate for each part of the captioner."""

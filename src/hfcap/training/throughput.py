@@ -1,0 +1,164 @@
+"""How fast a run trains, what holds it back, and what to do when memory runs out."""
+
+import resource
+import sys
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch.utils.flop_counter import FlopCounterMode
+
+from hfcap.training.packing import PADDING_SEGMENT, PREFIX_SEGMENT
+
+# Large enough to reach a device's rate, small enough to be over in a moment.
+MATMUL_SIDE = {"cpu": 1024, "other": 8192}
+OUT_OF_MEMORY_MESSAGES = ("out of memory", "can't allocate memory", "Cannot allocate memory")
+
+
+@dataclass
+class Work:
+    """What a process did: seconds are wall-clock time of optimizer steps, evaluation and saving left out.
+
+    Attributes:
+        seconds: loading, forward, backward and update.
+        waited: the part of it in which the model waited for data.
+        captions: references learned from.
+        images: pictures encoded, or features read.
+        tokens: positions of the language model that hold a token.
+        positions: the same with padding.
+    """
+
+    seconds: float = 0.0
+    waited: float = 0.0
+    captions: float = 0.0
+    images: float = 0.0
+    tokens: float = 0.0
+    positions: float = 0.0
+
+    def add(self, other: "Work") -> None:
+        """Add what `other` counted."""
+        for name, value in vars(other).items():
+            setattr(self, name, getattr(self, name) + value)
+
+
+def count_batch(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Count a collated batch: (4,) float64 of captions, images, tokens and positions, on its device."""
+    segments, images = batch["segment_ids"], batch["image_ids"]
+    is_new_image, is_new_segment = torch.ones_like(images, dtype=torch.bool), torch.ones_like(images, dtype=torch.bool)
+    is_new_image[:, 1:] = images[:, 1:] != images[:, :-1]
+    is_new_segment[:, 1:] = is_new_image[:, 1:] | (segments[:, 1:] != segments[:, :-1])
+    is_token = segments != PADDING_SEGMENT
+    counts = [
+        (is_new_segment & (segments > PREFIX_SEGMENT)).sum(),
+        (is_new_image & is_token).sum(),
+        is_token.sum(),
+        torch.tensor(segments.numel(), device=segments.device),
+    ]
+    return torch.stack(counts).double()
+
+
+@dataclass
+class Throughput:
+    """Counts the work of one process, for the log and for `run.json`.
+
+    `matmul_flops` is the device's rate in matrix products, measured (`measure_matmul`); `flops_a_token` what a
+    training step takes, counted from the operations of the first one (`count_flops`), recomputation and masked
+    attention included. With the rate of tokens they give the MFU.
+    """
+
+    since_log: Work = field(default_factory=Work)
+    total: Work = field(default_factory=Work)
+    matmul_flops: float | None = None
+    flops_a_token: float | None = None
+    _started: float | None = None
+    _counts: list[torch.Tensor] = field(default_factory=list)
+
+    def start_step(self, batches: Sequence[dict[str, torch.Tensor]], asked: float) -> None:
+        """Begin an optimizer step whose micro-batches were asked for at `asked` (`time.perf_counter()`)."""
+        self._started = asked
+        self.since_log.waited += time.perf_counter() - asked
+        self._counts += [count_batch(batch) for batch in batches]
+
+    def end_step(self) -> None:
+        """End the step; what comes until the next one is not counted."""
+        self.since_log.seconds += time.perf_counter() - self._started
+
+    def take(self) -> Work:
+        """Give the work since the last call, and add it to the total."""
+        if self._counts:  # read here and not in each step, which would wait for the device
+            counted = torch.stack(self._counts).sum(dim=0).tolist()
+            self.since_log.add(Work(0, 0, *counted))
+        work, self.since_log, self._counts = self.since_log, Work(), []
+        self.total.add(work)
+        return work
+
+    def rates(self, work: Work, num_processes: int = 1) -> dict[str, float]:
+        """Figures for people, over `num_processes` that did `work` together."""
+        if not work.seconds:
+            return {}
+        seconds = work.seconds / num_processes
+        figures = {"data_wait_share": work.waited / work.seconds, "peak_memory_gib": peak_memory_gib()}
+        if work.positions:  # self-critical training samples its tokens itself
+            figures |= {
+                "captions_per_second": work.captions / seconds,
+                "images_per_second": work.images / seconds,
+                "tokens_per_second": work.tokens / seconds,
+                "padding_share": 1 - work.tokens / work.positions,
+            }
+        if self.matmul_flops and self.flops_a_token:
+            figures["mfu"] = self.flops_a_token * work.tokens / seconds / num_processes / self.matmul_flops
+        return {name: float(f"{value:.4g}") for name, value in figures.items()}
+
+
+def measure_matmul(device: torch.device, dtype: torch.dtype) -> float:
+    """Rate of square matrix products on a device, in floating-point operations a second: the best of five."""
+    side = MATMUL_SIDE.get(device.type, MATMUL_SIDE["other"])
+    left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    best = float("inf")
+    for _ in range(5):
+        start = time.perf_counter()
+        left @ right
+        if device.type == "cuda":
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - start)
+    return 2 * side**3 / best
+
+
+def count_flops(step) -> tuple[object, int]:
+    """Call `step()`; its result, and the floating-point operations of its matrix products and attention."""
+    with FlopCounterMode(display=False) as counter:
+        result = step()
+    return result, counter.get_total_flops()
+
+
+def peak_memory_gib() -> float:
+    """Most memory this process has had so far: the GPU's where there is one, else resident memory."""
+    if torch.cuda.is_available():
+        return torch.cuda.max_memory_allocated() / 2**30
+    # Linux counts in KiB, macOS in bytes.
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / (2**30 if sys.platform == "darwin" else 2**20)
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether an error says that memory ran out, on a GPU or on the CPU."""
+    if isinstance(error, (torch.OutOfMemoryError, MemoryError)):
+        return True
+    return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY_MESSAGES)
+
+
+def memory_advice(args, rows: int) -> str:
+    """Say which settings to lower, by how much, and what stays the same."""
+    accumulation = args.gradient_accumulation_steps
+    if rows > 1:
+        first = (
+            f"--per_device_train_batch_size {rows // 2} --gradient_accumulation_steps {2 * accumulation} (the "
+            "same optimizer steps), or --auto_find_batch_size true, which finds them"
+        )
+    else:
+        first = "the batch has one row already: lower max_row_tokens, references or max_caption_tokens"
+    return (
+        f"out of memory with per_device_train_batch_size={rows}: set {first}. Then --activation_checkpointing true, a "
+        "smaller image_size or more pixel_shuffle_factor, a frozen encoder or LoRA; if it happened in an evaluation, "
+        f"lower per_device_eval_batch_size={args.per_device_eval_batch_size}"
+    )

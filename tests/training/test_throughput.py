@@ -1,0 +1,138 @@
+"""What is counted while training, and what happens when memory runs out."""
+
+import pytest
+import torch
+
+from hfcap.errors import WorkError
+from hfcap.training.arguments import CaptionTrainingArguments
+from hfcap.training.collators import CaptionCollator
+from hfcap.training.dataset import CaptionDataset
+from hfcap.training.plan import RowSampler, image_lengths
+from hfcap.training.throughput import Throughput, Work, count_batch, count_flops
+from hfcap.training.trainer import CaptionTrainer
+
+RATES = {"captions_per_second", "images_per_second", "tokens_per_second", "padding_share", "data_wait_share", "mfu"}
+
+
+def build_trainer(tmp_path, model, processor, rows, **settings):
+    args = CaptionTrainingArguments(
+        output_dir=str(tmp_path),
+        logging_steps=1,
+        eval_strategy="no",
+        save_strategy="no",
+        load_best_model_at_end=False,
+        disable_tqdm=True,
+        use_cpu=True,
+        **settings,
+    )
+    data = CaptionDataset(rows)
+    return CaptionTrainer(
+        model=model,
+        args=args,
+        train_dataset=data,
+        eval_dataset=data,
+        data_collator=CaptionCollator(processor, model.config, "caption"),
+        processing_class=processor,
+    )
+
+
+@pytest.mark.parametrize("packing", ["one image a row", "several", "none"])
+def test_a_batch_is_counted(build_tiny, scene_rows, packing):
+    model, processor = build_tiny("llava")
+    data = CaptionDataset(scene_rows)
+    collator = CaptionCollator(processor, model.config, "caption", packing=packing != "none")
+    keys = range(6)
+    if packing == "several":
+        keys = list(RowSampler(image_lengths(data, collator), 400, seed=0))
+    batch = collator([data[key] for key in keys])
+    captions, images, tokens, positions = count_batch(batch).tolist()
+    pairs = 5 * (24 if packing == "several" else 6)
+    assert captions == pairs
+    assert images == len(batch["pixel_values"]) == (pairs if packing == "none" else pairs / 5)
+    assert tokens == (batch["segment_ids"] != -1).sum()
+    assert positions == batch["input_ids"].numel()
+
+
+def test_rates_of_known_work():
+    throughput = Throughput(matmul_flops=1e9, flops_a_token=1e6)
+    # Two processes that worked for 4 seconds each.
+    rates = throughput.rates(Work(8, 2, 40, 8, 2000, 2500), num_processes=2)
+    assert rates["captions_per_second"] == 10
+    assert rates["images_per_second"] == 2
+    assert rates["tokens_per_second"] == 500
+    assert rates["padding_share"] == 0.2
+    assert rates["data_wait_share"] == 0.25
+    assert rates["mfu"] == 0.25  # 500 tokens x 1e6 a second, 1e9 a second and process possible
+
+
+def test_flops_of_a_linear_layer_are_those_counted_by_hand():
+    layer, inputs = torch.nn.Linear(7, 5), torch.randn(3, 7)
+    _, flops = count_flops(lambda: layer(inputs).sum().backward())
+    assert flops == 2 * (2 * 3 * 7 * 5)  # forward, and the weight's gradient; the inputs need none
+
+
+def test_a_run_logs_its_throughput(tmp_path, build_tiny, scene_rows):
+    trainer = build_trainer(tmp_path, *build_tiny("llava"), scene_rows, per_device_train_batch_size=6, max_steps=3)
+    trainer.train()
+    logs = [log for log in trainer.state.log_history if "loss" in log]
+    assert len(logs) == 3
+    assert all(set(log) >= RATES | {"peak_memory_gib"} for log in logs)
+    assert trainer.throughput.total.images == 18
+    assert trainer.throughput.total.captions == 90
+    summary = trainer.throughput_summary
+    assert summary["images_per_second"] == pytest.approx(18 / trainer.throughput.total.seconds, rel=1e-3)
+    assert summary["mfu"] > 0
+    assert 0 < summary["data_wait_share"] < 1
+
+
+def limit_memory(model, rows):
+    """Let the model run out of memory with more than so many rows, as a GPU does."""
+    forward = model.forward
+
+    def limited(*args, **kwargs):
+        if len(kwargs["input_ids"]) > rows:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return forward(*args, **kwargs)
+
+    model.forward = limited
+
+
+def train_once(tmp_path, build_tiny, rows, limit, **settings):
+    model, processor = build_tiny("llava")
+    limit_memory(model, limit)
+    trainer = build_trainer(tmp_path, model, processor, rows, num_train_epochs=1, **settings)
+    trainer.train()
+    losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
+    return losses, trainer
+
+
+def test_the_batch_size_that_is_found_keeps_the_optimizer_steps(tmp_path, build_tiny, scene_rows):
+    settings = {"per_device_train_batch_size": 6, "gradient_accumulation_steps": 2}
+    plain, _ = train_once(tmp_path, build_tiny, scene_rows, 6, **settings)
+    found, trainer = train_once(tmp_path, build_tiny, scene_rows, 3, auto_find_batch_size=True, **settings)
+    assert (trainer._train_batch_size, trainer.args.gradient_accumulation_steps) == (3, 4)
+    assert len(plain) == 2
+    assert found == pytest.approx(plain, rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("settings", "limit", "message"),
+    [
+        (
+            {"per_device_train_batch_size": 6},
+            4,
+            "_size=6: set --per_device_train_batch_size 3 --gradient_acc.*_steps 2",
+        ),
+        ({"per_device_train_batch_size": 2, "auto_find_batch_size": True}, 0, "one row already: lower max_row_tokens"),
+    ],
+)
+def test_out_of_memory_says_which_setting_to_lower(tmp_path, build_tiny, scene_rows, settings, limit, message):
+    with pytest.raises(WorkError, match=message):
+        train_once(tmp_path, build_tiny, scene_rows, limit, **settings)
+
+
+def test_memory_of_the_cpu_runs_out_as_well(tmp_path, build_tiny, scene_rows):
+    model, processor = build_tiny("llava")
+    model.forward = lambda **_: torch.empty(2**60)  # PyTorch itself refuses
+    with pytest.raises(WorkError, match="--per_device_train_batch_size 4"):
+        build_trainer(tmp_path, model, processor, scene_rows, per_device_train_batch_size=8).train()
