@@ -7,7 +7,8 @@
 Both ways start from the same weights and take the same optimizer steps over the same pictures and captions in float32,
 so their losses must agree, step by step; the benchmark stops where they do not. The models are small and random
 (SigLIP-type encoder 192 x 4 layers, Llama 256 x 6; for encoder-decoders ViT 192 x 4 and GPT-2 256 x 6). Seconds are
-medians over the optimizer steps of all rounds, the first step of each round left out.
+medians over the optimizer steps of all rounds, the first step of each round left out. The ratio of CPU seconds, of all
+threads, is for machines that others use at the same time.
 
 --memory runs one step of each way in a process of its own: the peak resident size less what the built model takes.
 The last line is JSON.
@@ -61,6 +62,7 @@ from hfcap.models import (
     HfcapLlavaProcessor,
     add_image_token,
 )
+from hfcap.models.facts import facts_of_type
 from hfcap.training.arguments import CaptionTrainingArguments
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.dataset import CaptionDataset
@@ -208,7 +210,7 @@ class Pairs(torch.utils.data.Dataset):
 
 def llava_pair_collator(processor: LlavaProcessor):
     """Padded rows of image, prompt, caption and EOS; the caption and EOS are learned."""
-    prompt = prompt_text(processor, PROMPT)
+    prompt = prompt_text(processor, facts_of_type("llava"), PROMPT)
 
     def collate(pairs: list[dict]) -> dict[str, torch.Tensor]:
         texts = [f"{prompt}{pair['caption']}<eos>" for pair in pairs]
@@ -241,16 +243,18 @@ class StepTimes(TrainerCallback):
 
     def __init__(self):
         self.seconds: list[float] = []
+        self.cpu_seconds: list[float] = []
 
     def on_train_begin(self, args, state, control, **kwargs):
         """Start the clock."""
-        self.last = time.perf_counter()
+        self.last, self.last_cpu = time.perf_counter(), time.process_time()
 
     def on_step_end(self, args, state, control, **kwargs):
         """Read the clock."""
-        now = time.perf_counter()
+        now, now_cpu = time.perf_counter(), time.process_time()
         self.seconds.append(now - self.last)
-        self.last = now
+        self.cpu_seconds.append(now_cpu - self.last_cpu)
+        self.last, self.last_cpu = now, now_cpu
 
 
 def common_arguments(settings: Settings, rows_a_step: int, accumulation: int) -> dict:
@@ -314,35 +318,39 @@ def trainer_of(way: str, settings: Settings, folder: str) -> Trainer:
     return hfcap_trainer(settings, model, processor, rows, features)
 
 
-def train_once(way: str, settings: Settings, folder: str) -> tuple[list[float], list[float]]:
-    """Train from the first weights; seconds of each step but the first, and the loss of each step."""
+def train_once(way: str, settings: Settings, folder: str) -> tuple[StepTimes, list[float]]:
+    """Train from the first weights; the times of the steps, and their losses."""
     trainer, times = trainer_of(way, settings, folder), StepTimes()
     trainer.add_callback(times)
     trainer.remove_callback(PrinterCallback)
     trainer.train()
     losses = [log["loss"] for log in trainer.state.log_history if "loss" in log]
-    return times.seconds[1:], losses
+    return times, losses
 
 
 def compare_speed(settings: Settings) -> dict:
     """Alternate the two ways; medians over steps, ratio of captions a second."""
     seconds: dict[str, list[float]] = {way: [] for way in WAYS}
+    cpu_seconds: dict[str, list[float]] = {way: [] for way in WAYS}
     tolerance = 1e-3 if settings.frozen_encoder else 1e-4  # the feature cache holds float16
     with tempfile.TemporaryDirectory() as folder:
         for number in range(settings.rounds):
             losses = {}
             for way in WAYS:
                 times, losses[way] = train_once(way, settings, folder)
-                seconds[way] += times
-                print(f"round {number + 1} {way}: {statistics.median(times):.3f} s a step, losses {losses[way]}")
+                seconds[way] += times.seconds[1:]
+                cpu_seconds[way] += times.cpu_seconds[1:]
+                print(f"round {number + 1} {way}: {statistics.median(times.seconds[1:]):.3f} s a step, {losses[way]}")
             if not np.allclose(losses["stock"], losses["hfcap"], rtol=tolerance):
                 raise SystemExit(f"the losses differ, so the two ways do not do the same: {losses}")
     medians = {way: statistics.median(values) for way, values in seconds.items()}
+    cpu = {way: statistics.median(values) for way, values in cpu_seconds.items()}
     captions = settings.images * settings.references
     return {
         "seconds_a_step": {way: round(value, 4) for way, value in medians.items()},
         "captions_per_second": {way: round(captions / value, 2) for way, value in medians.items()},
         "speedup": round(medians["stock"] / medians["hfcap"], 2),
+        "cpu_seconds_ratio": round(cpu["stock"] / cpu["hfcap"], 2),
         "largest_loss_difference": max(abs(a - b) for a, b in zip(losses["stock"], losses["hfcap"], strict=True)),
     }
 

@@ -1,5 +1,7 @@
 """Errors that people see, and the exit codes that go with them."""
 
+import logging
+import os
 import sys
 from collections.abc import Callable
 
@@ -17,7 +19,12 @@ class VerificationError(WorkError):
 
 
 def run_main(main: Callable[[], None]) -> None:
-    """Run `main`; a `ConfigError` (exit code 2) or `WorkError` (1) becomes one line on stderr, without a traceback."""
+    """Run `main`; a `ConfigError` (exit code 2) or `WorkError` (1) becomes one line on stderr, without a traceback.
+
+    What hfcap itself finds notable is shown, by the first process.
+    """
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("hfcap").setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
     try:
         main()
     except (ConfigError, WorkError) as error:

@@ -1,5 +1,7 @@
 """What is counted while training, and what happens when memory runs out."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
 
@@ -7,9 +9,10 @@ from hfcap.errors import WorkError
 from hfcap.training.arguments import CaptionTrainingArguments
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.dataset import CaptionDataset
+from hfcap.training.loss import token_loss
 from hfcap.training.plan import RowSampler, image_lengths
-from hfcap.training.throughput import Throughput, Work, count_batch, count_flops
-from hfcap.training.trainer import CaptionTrainer
+from hfcap.training.throughput import Throughput, Work, count_batch, count_flops, measure_matmul
+from hfcap.training.trainer import CaptionTrainer, model_inputs
 
 RATES = {"captions_per_second", "images_per_second", "tokens_per_second", "padding_share", "data_wait_share", "mfu"}
 
@@ -136,3 +139,27 @@ def test_memory_of_the_cpu_runs_out_as_well(tmp_path, build_tiny, scene_rows):
     model.forward = lambda **_: torch.empty(2**60)  # PyTorch itself refuses
     with pytest.raises(WorkError, match="--per_device_train_batch_size 4"):
         build_trainer(tmp_path, model, processor, scene_rows, per_device_train_batch_size=8).train()
+
+
+@pytest.mark.parametrize("family", ["llava", "encoder_decoder"])
+def test_counting_changes_nothing(build_tiny, scene_rows, family):
+    """Else a resumed run, whose first step is counted, would not go on bit for bit."""
+    weights = []
+    for is_counted in (False, True):
+        model, processor = build_tiny(family)
+        collator = CaptionCollator(processor, model.config, "caption" if family == "llava" else None)
+        inputs = model_inputs(collator([CaptionDataset(scene_rows)[i] for i in range(4)]), model.train())
+        labels = inputs.pop("labels")
+
+        def step(model=model, inputs=inputs, labels=labels):
+            hidden = torch.nn.functional.dropout(model(**inputs).logits, 0.1)
+            token_loss(SimpleNamespace(logits=hidden), labels).backward()
+
+        torch.manual_seed(1)
+        if is_counted:
+            measure_matmul(torch.device("cpu"), torch.float32)
+            count_flops(step)
+        else:
+            step()
+        weights.append([p.grad for p in model.parameters() if p.grad is not None])
+    assert all(torch.equal(*pair) for pair in zip(*weights, strict=True))

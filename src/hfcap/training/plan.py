@@ -104,6 +104,16 @@ class RowSampler(EpochSampler):
         return iter([(self.epoch, tuple(row)) for row in plan_rows(self.lengths, len(self), self.seed, self.epoch)])
 
 
+def describe_references(references: int | None, packing: bool) -> str:
+    """Say which references of an image a step learns from, and why."""
+    if references is None:
+        how = "in one row behind it, which encodes it once" if packing else "each in a row with a copy of it"
+        return f"all references of an image in one step, {how}; references: 1 draws one of them an epoch"
+    return (
+        f"{references} of an image's references in a step, drawn anew each epoch, because references is {references}"
+    )
+
+
 def train_sampler(data: CaptionDataset, collator: CaptionCollator, args) -> torch.utils.data.Sampler:
     """Order of the training data: an image a row, or as many as `max_row_tokens` holds.
 

@@ -3,11 +3,12 @@
 import resource
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
 import torch
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from hfcap.training.packing import PADDING_SEGMENT, PREFIX_SEGMENT
 
@@ -114,7 +115,8 @@ class Throughput:
 def measure_matmul(device: torch.device, dtype: torch.dtype) -> float:
     """Rate of square matrix products on a device, in floating-point operations a second: the best of five."""
     side = MATMUL_SIDE.get(device.type, MATMUL_SIDE["other"])
-    left, right = (torch.randn(side, side, device=device, dtype=dtype) for _ in range(2))
+    # Not random numbers: drawing them would change the dropout of the training that follows.
+    left, right = (torch.full((side, side), 0.5, device=device, dtype=dtype) for _ in range(2))
     best = float("inf")
     for _ in range(5):
         start = time.perf_counter()
@@ -125,11 +127,27 @@ def measure_matmul(device: torch.device, dtype: torch.dtype) -> float:
     return 2 * side**3 / best
 
 
-def count_flops(step) -> tuple[object, int]:
-    """Call `step()`; its result, and the floating-point operations of its matrix products and attention."""
-    with FlopCounterMode(display=False) as counter:
+def count_flops(step: Callable[[], object]) -> tuple[object, int]:
+    """Call `step()`; its result, and the floating-point operations of its matrix products and attention.
+
+    PyTorch's own counter decomposes operations into others, whose results differ in the last bit.
+    """
+    with _FlopCounter() as counter:
         result = step()
-    return result, counter.get_total_flops()
+    return result, counter.flops
+
+
+class _FlopCounter(TorchDispatchMode):
+    def __init__(self):
+        super().__init__()
+        self.flops = 0
+
+    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
+        output = func(*args, **(kwargs or {}))
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is not None:
+            self.flops += formula(*args, **(kwargs or {}), out_val=output)
+        return output
 
 
 def peak_memory_gib() -> float:

@@ -20,7 +20,7 @@ from hfcap.training.checkpoints import whole_or_removed
 from hfcap.training.dataset import CaptionDataset
 from hfcap.training.loss import token_loss
 from hfcap.training.packing import IGNORE_INDEX, PADDING_SEGMENT, packed_attention_mask, packed_block_mask
-from hfcap.training.plan import train_sampler
+from hfcap.training.plan import describe_references, train_sampler
 from hfcap.training.strategies import parameter_groups
 from hfcap.training.throughput import Throughput, Work, count_flops, is_out_of_memory, measure_matmul, memory_advice
 
@@ -96,6 +96,8 @@ class CaptionTrainer(Trainer):
         # For auto_find_batch_size: rows of a process in an optimizer step, and the largest batch that may still fit.
         self.rows_a_step = self._train_batch_size * args.gradient_accumulation_steps
         self.largest_batch: int | None = None
+        if args.process_index == 0:
+            logger.info(describe_references(train_dataset.views.references, self.data_collator.packing))
         self.train_sampler = None
         if isinstance(train_dataset, CaptionDataset):
             self.train_sampler = train_sampler(train_dataset, self.data_collator, args)
