@@ -140,8 +140,6 @@ def caption_datasets(
 NOT_COMPARED = {
     "output_dir",
     "dry_run",
-    "dataloader_num_workers",
-    "dataloader_persistent_workers",
     "logging_steps",
     "logging_first_step",
     "report_to",
