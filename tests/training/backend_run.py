@@ -26,7 +26,6 @@ from hfcap.training.collators import CaptionCollator
 from hfcap.training.dataset import CaptionDataset
 from hfcap.training.strategies import apply_strategy
 from hfcap.training.trainer import CaptionTrainer
-from native_models import build_native
 
 # Wide enough for ZeRO-3 to partition some weights: configs/deepspeed/zero3.json keeps those below 10,000 whole.
 LLAMA = TINY_LLAMA | {"intermediate_size": 256}
@@ -61,11 +60,7 @@ def save_base(folder: Path, family: str) -> None:
     set_seed(0)
     rows = load_scenes("train", 24, "caption", image_size=32)
     captions = [caption for captions in rows["captions"] for caption in captions]
-    if family == "native":
-        model, processor = build_native("llava", captions)
-        model.generation_config.update(num_beams=2, max_new_tokens=8)
-    else:
-        model, processor = build_tiny(folder, family, captions)
+    model, processor = build_tiny(folder, family, captions)
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
 

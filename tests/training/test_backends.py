@@ -21,7 +21,7 @@ from hfcap.training.build import load_captioner
 from hfcap.training.dataset import CaptionDataset
 
 ROOT = Path(__file__).parents[2]
-FAMILIES = ("llava", "encoder_decoder", "native")
+FAMILIES = ("llava", "encoder_decoder")
 CELLS = tuple(
     f"{family}/{strategy}"
     for family in FAMILIES

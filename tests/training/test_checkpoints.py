@@ -1,0 +1,57 @@
+"""A checkpoint is whole or not there: what counts as whole, and what a full disk leaves."""
+
+import re
+
+import pytest
+import torch
+
+from hfcap.errors import WorkError
+from hfcap.training.checkpoints import last_complete_checkpoint, remove_incomplete_checkpoints, whole_or_removed
+from hfcap.training.compatibility import checkpoint_engine
+
+
+def make_checkpoint(folder, step, state='{"global_step": 3}'):
+    checkpoint = folder / f"checkpoint-{step}"
+    checkpoint.mkdir()
+    (checkpoint / "model.safetensors").write_bytes(b"weights")
+    if state is not None:
+        (checkpoint / "trainer_state.json").write_text(state)
+    return checkpoint
+
+
+def test_a_checkpoint_without_its_last_file_or_with_half_of_it_is_not_whole(tmp_path):
+    whole = make_checkpoint(tmp_path, 3)
+    make_checkpoint(tmp_path, 6, state=None)
+    make_checkpoint(tmp_path, 9, state='{"global_st')
+    assert last_complete_checkpoint(tmp_path) == str(whole)
+    remove_incomplete_checkpoints(tmp_path)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-3"]
+
+
+def write_with_python(path):
+    with open(path, "w") as file:
+        file.write("state")
+
+
+# Not safetensors: it renames a finished file into place, and would replace the device by that file.
+WRITERS = {
+    "python": write_with_python,
+    "torch": lambda path: torch.save({"state": torch.ones(10)}, path),
+}
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, writer):
+    whole = make_checkpoint(tmp_path, 3)
+    message = f"checkpoint-6 could not be written .*{re.escape(str(whole))} is whole: make room"
+    with pytest.raises(WorkError, match=message), whole_or_removed(tmp_path / "checkpoint-6"):
+        make_checkpoint(tmp_path, 6, state=None)
+        WRITERS[writer]("/dev/full")  # every write to it fails with "No space left on device"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-3"]
+    assert (whole / "model.safetensors").read_bytes() == b"weights"
+
+
+def test_the_number_of_processes_matters_to_deepspeed_alone():
+    assert checkpoint_engine("single", 1) == checkpoint_engine("ddp", 2)
+    assert checkpoint_engine("zero2", 2) != checkpoint_engine("zero2", 4)
+    assert checkpoint_engine("zero2", 2) != checkpoint_engine("ddp", 2)
