@@ -7,7 +7,8 @@ to stop after "in a": this is what the authors' implementation does too (https:/
 
 The samples of an image are packed behind it like its references, so their log-probabilities are one forward pass over
 target positions. The policy is the model's own distribution at `sampling_temperature`: sampling takes none of its
-decoding settings but the suppressed tokens, and those are left out of the log-probabilities as well.
+decoding settings but the suppressed tokens, and those are left out of the log-probabilities as well. Samples are drawn
+without dropout, as captions are; the log-probabilities that train see the dropout of any training.
 
 After training with label smoothing, sample below temperature 1. Smoothing of 0.1 puts a tenth of each step's
 probability on words that do not belong there, so two samples in three of a dozen words have one, and the shorter a
@@ -24,8 +25,10 @@ from transformers import PreTrainedModel
 from hfcap.generation.caption import generate_tokens
 from hfcap.generation.inputs import CaptionPrefix, end_token_id
 from hfcap.metrics.reward import CiderDReward
+from hfcap.models.model_utils import keep_frozen_in_eval
 from hfcap.training.arguments import CaptionTrainingArguments
 from hfcap.training.collators import CaptionCollator
+from hfcap.training.packing import IGNORE_INDEX
 from hfcap.training.trainer import CaptionTrainer, model_inputs
 
 # No caption holds it, so it is worth points only as the end of one.
@@ -51,10 +54,6 @@ class ScstArguments(CaptionTrainingArguments):
     """
 
     num_samples: int = field(default=5, metadata={"help": "Captions sampled an image and step, at least two."})
-    sampling_dropout: bool = field(
-        default=True,
-        metadata={"help": "Dropout while sampling too, so that the policy sampled is the one trained."},
-    )
     sampling_temperature: float = field(
         default=1.0,
         metadata={"help": "The policy is softmax(logits / this); below 1 after training with label smoothing."},
@@ -163,9 +162,7 @@ class ScstTrainer(CaptionTrainer):
         """Sample captions from the model's distribution: token ids, (B * num_samples) lists, EOS last if reached."""
         collator = self.data_collator
         was_training = model.training
-        # Activation checkpointing in training mode would switch the key-value cache off.
-        is_checkpointing = any(getattr(module, "gradient_checkpointing", False) for module in model.modules())
-        model.train(was_training and self.args.sampling_dropout and not is_checkpointing)
+        model.eval()
         with torch.no_grad():
             tokens = generate_tokens(
                 model,
@@ -177,6 +174,8 @@ class ScstTrainer(CaptionTrainer):
                 max_new_tokens=collator.max_caption_tokens,
             )
         model.train(was_training)
+        if was_training:
+            keep_frozen_in_eval(model)  # stock models do not do it in their train()
         end_id = end_token_id(collator.processor, collator.config)
         return [cut_at_end(row, end_id) for row in tokens]
 
@@ -204,8 +203,12 @@ class ScstTrainer(CaptionTrainer):
         batch = model_inputs(batch, own_model)
         sampled_tokens = batch.pop("labels")
         outputs = model(**batch)
+        logits = outputs.logits
+        if sampled_tokens.ndim == 2:  # (B, L): the head of this type runs on all positions
+            is_target = sampled_tokens != IGNORE_INDEX
+            logits, sampled_tokens = logits[is_target], sampled_tokens[is_target]
         loss = policy_gradient_loss(
-            outputs.logits / self.args.sampling_temperature,
+            logits / self.args.sampling_temperature,
             sampled_tokens,
             advantages(rewards).flatten().repeat_interleave(lengths).to(sampled_tokens.device),
             labels.numel() if num_items_in_batch is None else num_items_in_batch,
