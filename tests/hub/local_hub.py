@@ -170,8 +170,7 @@ class Handler(BaseHTTPRequestHandler):
         return repo
 
     def at(self, repo: Repo, revision: str | None) -> tuple[str, dict[str, str]]:
-        found = repo.resolve(revision or "main")
-        if found is None:
+        if (found := repo.resolve(revision or "main")) is None:
             raise Refusal(404, f"Invalid rev id: {revision}", "RevisionNotFound")
         return found
 
