@@ -20,6 +20,7 @@ from hfcap.hub.card import write_card
 from hfcap.hub.push import Target
 from hfcap.predictions import write_predictions
 from hfcap.training.build import load_captioner
+from hfcap.training.merge import merge_adapter
 from hub.local_hub import LocalHub
 
 
@@ -29,16 +30,19 @@ def make_judged_run(make_run, scene_rows):
 
     def make(**options):
         run = make_run(**options)
-        model, processor = load_captioner(str(run / runs.MODEL))
-        captions = caption_rows(model, processor, scene_rows, getattr(processor, "caption_prompt", None))
-        evaluation = judge(captions, scene_rows, {"num_beams": 1})
-        write_predictions(run / runs.CAPTIONS, evaluation.rows)
-        facts = {"num_images": len(captions), "tokenizer": "ptb", "idf": "references", "decoding": {}}
-        runs.write_metrics(run / runs.METRICS, evaluation.metrics, model_artifact="model", **facts)
-        write_card(run, thumbnails=False)
+        _judge(run, *load_captioner(str(run / runs.MODEL)), scene_rows)
         return run
 
     return make
+
+
+def _judge(run, model, processor, rows):
+    captions = caption_rows(model, processor, rows, getattr(processor, "caption_prompt", None))
+    evaluation = judge(captions, rows, {"num_beams": 1})
+    write_predictions(run / runs.CAPTIONS, evaluation.rows)
+    facts = {"num_images": len(captions), "tokenizer": "ptb", "idf": "references", "decoding": {}}
+    runs.write_metrics(run / runs.METRICS, evaluation.metrics, model_artifact="model", **facts)
+    write_card(run, thumbnails=False)
 
 
 def client(hub, home, **more):
@@ -85,6 +89,60 @@ def test_a_stranger_runs_the_snippet_of_the_card(make_judged_run, tmp_path, form
     assert str(tmp_path) not in b"".join(files.values()).decode(errors="ignore")
     assert b"id: user/photos" in files[".eval_results/image-captioning.yaml"]
     assert json.loads(files["verification.json"])["format"] == form
+
+
+PEFT = """
+from peft import PeftModel
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor, pipeline
+base = AutoModelForImageTextToText.from_pretrained("user/base")
+model = PeftModel.from_pretrained(base, "user/adapter")
+processor = AutoProcessor.from_pretrained("user/base", backend="pil")
+picture = Image.open("PHOTO.png")
+content = [{"type": "image"}, {"type": "text", "text": "describe it"}]
+text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+inputs = processor(images=picture, text=text, return_tensors="pt")
+print(processor.decode(model.generate(**inputs)[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True).strip())
+content[0]["image"] = picture
+captioner = pipeline("image-text-to-text", model="user/base")
+print(captioner(text=[{"role": "user", "content": content}], return_full_text=False)[0]["generated_text"].strip())
+"""
+
+
+@pytest.mark.slow
+def test_an_adapter_alone_finds_its_base_on_the_hub(make_lora_run, scene_rows, tmp_path):
+    run = make_lora_run()
+    base = str(run.parent / "base" / runs.MODEL)
+    merge_adapter(base, run / runs.ADAPTER, run / runs.MERGED)
+    picture = Image.effect_noise((32, 32), 90).convert("RGB")
+    picture.save(tmp_path / "PHOTO.png")
+    expected = []
+    for folder in (run, run.parent / "base"):
+        weights = run / runs.ADAPTER if folder is run else base
+        model, processor = load_captioner(str(weights))
+        expected += caption_rows(model, processor, [{"image": picture}], "describe it")
+        _judge(folder, model, processor, scene_rows)
+    with LocalHub() as hub:
+        push = [sys.executable, "-m", "hfcap.cli", "push"]
+        commands = [
+            [*push, base, "--repo", "user/base"],
+            [*push, str(run / runs.ADAPTER), "--repo", "user/adapter", "--base_model"],
+        ]
+        for command in commands:
+            if command[-1] == "--base_model":
+                command.append(f"user/base@{hub.repos['models/user/base'].branches['main']}")
+            done = subprocess.run(command, env=client(hub, tmp_path / "a"), capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+        assert "adapter_model.safetensors" in hub.files("models/user/adapter")
+        stranger = subprocess.run(
+            [sys.executable, "-c", WITHOUT_HFCAP + PEFT],
+            env=client(hub, tmp_path / "b"),
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+        assert stranger.returncode == 0, stranger.stderr
+    assert stranger.stdout.splitlines()[-2:] == expected
 
 
 def test_nothing_is_uploaded_where_the_export_is_not_as_it_was(make_judged_run, monkeypatch):
