@@ -149,3 +149,42 @@ def test_any_number_of_references_of_any_length(tmp_path, build_tiny, uneven_row
     if family == "llava":  # 16 images in 8 rows, some of them alone
         options |= {"max_row_tokens": 360, "num_rows": 8}
         assert_same_step(separate, train_one_step(tmp_path, build_tiny, uneven_rows, family, 2, **options))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_model_trained_in_bfloat16_is_judged_as_it_will_be_loaded(tmp_path, build_tiny, scene_rows, family):
+    def make_trainer(model, precision):
+        args = CaptionTrainingArguments(
+            output_dir=str(tmp_path / family),
+            precision=precision,
+            max_steps=1,
+            eval_strategy="no",
+            save_strategy="no",
+            load_best_model_at_end=False,
+            disable_tqdm=True,
+            use_cpu=True,
+        )
+        collator = CaptionCollator(processor, model.config, "Describe." if family == "llava" else None)
+        data = CaptionDataset(scene_rows.select(range(16)))
+        return CaptionTrainer(
+            model=model,
+            args=args,
+            train_dataset=data,
+            eval_dataset=data,
+            data_collator=collator,
+            processing_class=processor,
+        )
+
+    model, processor = build_tiny(family)
+    trainer = make_trainer(model, "bfloat16")
+    trainer.train()
+    reloaded = type(model)(model.config)
+    reloaded.load_state_dict(model.state_dict())
+    expected = make_trainer(reloaded, "float32").evaluation_loss(trainer.eval_dataset)
+    assert trainer.evaluation_loss(trainer.eval_dataset) == pytest.approx(expected, rel=1e-7)
+    # The next training step is under autocast again; what is rounded differs by 7e-7 and more.
+    batch = trainer.data_collator([trainer.eval_dataset[i] for i in range(4)])
+    rounded = trainer.compute_loss(model.eval(), dict(batch)).item()
+    assert rounded != pytest.approx(
+        make_trainer(reloaded, "float32").compute_loss(reloaded.eval(), batch).item(), rel=1e-7
+    )

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 from hfcap.generation.decoding import generate
 from hfcap.generation.inputs import CaptionPrefix, encode_prefix, end_token_id, join_vision
 from hfcap.models.facts import facts_of
+from hfcap.models.model_utils import full_precision
 
 READERS = 4  # threads that read and preprocess pictures
 MAX_WAITING = 8  # batches' worth of preprocessed rows that wait for others of their length
@@ -93,7 +94,7 @@ def caption_stream(
     model.eval()
     try:
         for batch in batches_by_length(readable(), batch_size):
-            with torch.inference_mode():
+            with torch.inference_mode(), full_precision(model):
                 tokens = generate_tokens(model, processor, [prefix for _, prefix in batch], **generate_kwargs)
             texts = processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
             for (index, _), text in zip(batch, texts, strict=True):

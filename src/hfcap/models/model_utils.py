@@ -1,5 +1,8 @@
 """Small rules that both model families obey, about modules in eval(), 4-bit layers, and boolean masks."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -38,6 +41,21 @@ def keep_4bit_layers_unpacked(model: nn.Module) -> None:
     for module in model.modules():
         if "support_avx512bf16_for_cpu" in vars(module):
             module.support_avx512bf16_for_cpu = False
+
+
+@contextmanager
+def full_precision(model: nn.Module) -> Iterator[None]:
+    """Within this context `model` computes as it will when it is loaded again, in the dtype of its weights.
+
+    With `bf16`, accelerate replaces the `forward` of a model that it prepares by one under autocast: captions and
+    losses after training would be those of rounded products, and differ from the ones that the saved model gives.
+    """
+    under_autocast = model.__dict__.pop("forward", None) if hasattr(model, "_original_forward") else None
+    try:
+        yield
+    finally:
+        if under_autocast is not None:
+            model.forward = under_autocast
 
 
 def to_additive_mask(attention_mask, dtype: torch.dtype):

@@ -15,7 +15,7 @@ from hfcap.errors import ConfigError, WorkError
 from hfcap.generation.sharded import caption_sharded
 from hfcap.metrics import compute_metrics
 from hfcap.models.facts import facts_of, is_packable
-from hfcap.models.model_utils import keep_frozen_in_eval
+from hfcap.models.model_utils import full_precision, keep_frozen_in_eval
 from hfcap.training.checkpoints import whole_or_removed
 from hfcap.training.dataset import CaptionDataset
 from hfcap.training.loss import token_loss
@@ -202,7 +202,8 @@ class CaptionTrainer(Trainer):
             batch = self.data_collator([dataset[i] for i in indices or range(1)])
             inputs = model_inputs(self._prepare_inputs(batch), self.model)
             labels = inputs.pop("labels")
-            loss = token_loss(self.model(**inputs), labels, num_items_in_batch=1)
+            with full_precision(self.model):
+                loss = token_loss(self.model(**inputs), labels, num_items_in_batch=1)
             targets = (labels != IGNORE_INDEX).sum()
             if indices:
                 totals += torch.tensor([loss, targets], dtype=torch.float64, device=self.args.device)
