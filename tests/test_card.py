@@ -36,7 +36,7 @@ RECORD = {
     "git": {"commit": "0123456789abcdef", "dirty": True},
     "machine": {"system": "Linux", "processor": "x86_64", "cores": 2, "accelerators": []},
     "created": "2025-01-02T03:04:05+00:00",
-    "training": {"seconds": 5400.0},
+    "throughput": {"seconds": 5400.0},
 }
 
 
@@ -190,7 +190,7 @@ It describes what pictures like those of flickr8k show, with the gaps and the bi
 
 On 2 CPU cores, with
 hfcap 0.1.0, torch 2.13.0, transformers 5.23.0, at commit `0123456789ab` with changes that were not committed.
-Training took 90 minutes: some 0.03 kWh, an estimate from 10 W a core.
+Its optimizer steps took 90.0 minutes (of a resumed run the last part): some 0.03 kWh, an estimate from 10 W a core.
 
 ## Citation
 
@@ -354,7 +354,7 @@ def test_run_record_is_enough_for_a_card(tmp_path):
     # The fixture above has the fields of a real record, not others.
     from hfcap.runs import run_record
 
-    record = run_record({}, seeds={}, data={}, training={})
+    record = run_record({}, seeds={}, data={}, throughput={})
     assert set(RECORD) <= set(record)
     assert set(RECORD["machine"]) == set(record["machine"])
     assert json.loads(json.dumps(record)) == record

@@ -138,6 +138,9 @@ def test_the_main_job_leaves_a_whole_run_folder(llava_runs):
     metrics = json.loads((tmp_path / "qlora" / "metrics.json").read_text())
     assert metrics["model_artifact"] == "merged"
     assert metrics["num_images"] == 6
+    # The card's estimate rests on what the trainer measured, as it names it.
+    card = (tmp_path / "qlora" / "README.md").read_text()
+    assert re.search(r"optimizer steps took [^\n]* kWh, an estimate from 10 W a core\.\n", card)
     # So small a model is wrong, and the run says so: in the table, beside the captions, and in the file.
     assert re.search(r"after \(merged\) +- .* 0\.0 +0\.0\n", output)
     assert "wrong      count, size" in output

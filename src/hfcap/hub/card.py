@@ -256,13 +256,14 @@ def _hardware(machine: Mapping[str, Any]) -> str:
 
 
 def _compute(run: Mapping[str, Any]) -> str:
-    """Training time, and the energy that it stands for under the assumptions it names."""
-    training, machine = run.get("training") or {}, run["machine"]
-    if "seconds" not in training:
+    """Time of the optimizer steps, and the energy that it stands for under the assumptions it names."""
+    seconds, machine = run.get("throughput", {}).get("seconds"), run["machine"]
+    if not seconds:
         return "How long the training took is not recorded."
-    hours = training["seconds"] / 3600
+    hours = seconds / 3600
     power = [next((watts for part, watts in WATTS.items() if part in name), None) for name in machine["accelerators"]]
-    time = f"Training took {60 * hours:.0f} minutes" if hours < 2 else f"Training took {hours:.1f} hours"
+    time = f"{60 * hours:.1f} minutes" if hours < 2 else f"{hours:.1f} hours"
+    time = f"Its optimizer steps took {time} (of a resumed run the last part)"
     if None in power:
         return f"{time}; the power of {_hardware(machine)} is not known here, so no estimate of energy."
     watts = sum(power) or WATTS_A_CORE * machine["cores"]

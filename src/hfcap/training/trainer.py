@@ -130,20 +130,22 @@ class CaptionTrainer(Trainer):
     def log(self, logs, start_time=None):
         """Log as `Trainer` does, with the throughput since the last time beside the loss."""
         if "loss" in logs:
-            logs |= self._rates(self.throughput.take())
+            logs |= self.throughput.rates(self._of_all(self.throughput.take()), self.args.world_size)
         super().log(logs, start_time)
 
     def train(self, *args, **kwargs):
         """Train as `Trainer` does; afterwards `throughput_summary` holds the figures of the whole training."""
         output = super().train(*args, **kwargs)
         self.throughput.take()
-        self.throughput_summary = self._rates(self.throughput.total)
+        total, num_processes = self._of_all(self.throughput.total), self.args.world_size
+        seconds = round(total.seconds / num_processes, 1)
+        self.throughput_summary = {"seconds": seconds, **self.throughput.rates(total, num_processes)}
         return output
 
-    def _rates(self, work: Work) -> dict[str, float]:
+    def _of_all(self, work: Work) -> Work:
+        """Sum up what all processes did."""
         summed = torch.tensor(list(vars(work).values()), dtype=torch.float64, device=self.args.device)
-        work = Work(*self.accelerator.reduce(summed, "sum").tolist())
-        return self.throughput.rates(work, self.args.world_size)
+        return Work(*self.accelerator.reduce(summed, "sum").tolist())
 
     def _inner_training_loop(self, *args, **kwargs):
         try:
