@@ -18,7 +18,7 @@ from transformers import set_seed
 
 from hfcap import runs
 from hfcap.errors import ConfigError, run_main
-from hfcap.generation.inputs import caption_prompt
+from hfcap.generation.inputs import caption_prompt, keep_caption_prompt
 from hfcap.hub.publish import publish_if_asked
 from hfcap.training.arguments import DataArguments, ModelArguments, parse_arguments
 from hfcap.training.build import captioner_type, load_captioner
@@ -63,13 +63,16 @@ def main(argv: list[str] | None = None) -> Path:
         return run
     set_seed(args.seed)
     model, processor = load_captioner(base)
+    if data_args.prompt is not None:
+        keep_caption_prompt(processor, data_args.prompt)
     model = apply_strategy(
         model, model_args.strategy, model_args.lora_r, model_args.lora_alpha, model_args.lora_dropout
     )
     train_data, eval_data = caption_datasets(model, processor, rows, data_args, model_args, args)
-    prompt = data_args.prompt or caption_prompt(processor)
     packing = choose_packing(args.packing, model.config)
-    collator = CaptionCollator(processor, model.config, prompt, packing, data_args.max_caption_tokens)
+    collator = CaptionCollator(
+        processor, model.config, caption_prompt(processor), packing, data_args.max_caption_tokens
+    )
     if args.dry_run:
         print(describe_run(model, collator, train_data, args))
         return run

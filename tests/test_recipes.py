@@ -13,10 +13,12 @@ from pathlib import Path
 import pytest
 import yaml
 from tiny import TINY_ENCODER, TINY_GPT2, TINY_LLAMA
+from transformers import AutoProcessor
 
 from hfcap import cli
 from hfcap.data.scenes import load_scenes
 from hfcap.errors import ConfigError
+from hfcap.generation.inputs import caption_prompt
 from hub.local_hub import LocalHub
 
 ROOT = Path(__file__).parents[1]
@@ -318,6 +320,22 @@ def test_cider_optimised_training_from_a_run_end_to_end(encoder_decoder_run, tmp
     assert all(entry["sample_tokens"] <= 12 for entry in state["log_history"] if "reward" in entry)
     recipes["train_scst"](["--config", config])
     assert "is done: BLEU-4" in capsys.readouterr().out
+
+
+def test_cider_optimised_training_keeps_the_prompt_it_was_given(llava_runs, tmp_path, recipes):
+    config = write_config(
+        tmp_path,
+        "scst",
+        **{key: TINY[key] for key in TINY if key not in ("image_size", "vocab_size", "encoder_config")},
+        model=str(llava_runs[0] / "base"),
+        prompt="say it",
+        max_steps=1,
+        num_samples=2,
+        output_dir=str(tmp_path / "run"),
+    )
+    run = recipes["train_scst"](["--config", config])
+    # Whoever captions with the model later asks it by the prompt that it was trained with.
+    assert caption_prompt(AutoProcessor.from_pretrained(run / "model", backend="pil")) == "say it"
 
 
 def test_cider_optimised_training_starts_from_a_captioner(recipes):
