@@ -1,4 +1,4 @@
-"""`hfcap data …`: look at captioned pictures and split them. Heavy libraries are imported late."""
+"""`hfcap data …`: look at captioned pictures, split and publish them. Heavy libraries are imported late."""
 
 import argparse
 import sys
@@ -6,11 +6,12 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from hfcap.errors import ConfigError
+from hfcap.hub_cli import add_target_options, target_options
 
 
 def add_data_commands(commands: argparse._SubParsersAction) -> None:
     """Add `data` and its commands to those of the console script."""
-    data = commands.add_parser("data", help="look at captioned pictures, and split them")
+    data = commands.add_parser("data", help="look at captioned pictures, split and publish them")
     group = data.add_subparsers(dest="data_command", required=True)
 
     command = group.add_parser("check", help="say what a source holds, and what is wrong with it")
@@ -33,11 +34,7 @@ def add_data_commands(commands: argparse._SubParsersAction) -> None:
 
     command = group.add_parser("push", help="publish captions and pictures on the Hub, as parquet with a card")
     _add_source(command)
-    command.add_argument("--repo", required=True, metavar="USER/NAME", help="data set; made if it does not exist")
-    command.add_argument("--private", action="store_true", help="make it private, if it is made")
-    command.add_argument("--revision", default="main", metavar="BRANCH", help="branch to commit to")
-    command.add_argument("--tag", help="name to give the commit")
-    command.add_argument("--overwrite", action="store_true", help="replace content that hfcap has not written")
+    add_target_options(command)
     command.add_argument("--license", help="licence id, as the Hub spells it")
     command.add_argument("--language", default="en", help="language code of the captions (en)")
     command.add_argument("--on_bad_image", "--on-bad-image", choices=("error", "skip"), default="error")
@@ -97,15 +94,14 @@ def push(args: argparse.Namespace) -> None:
     from hfcap.hub.data_push import push_dataset
     from hfcap.hub.push import Target
 
-    target = Target(args.repo, "dataset", args.private, args.revision, args.tag, args.overwrite)
+    target = Target(**target_options(args), repo_type="dataset")
     options = _source_options(args) | {"on_bad_image": args.on_bad_image}
     try:
         names = split_names(args.source, **_source_options(args))
         splits = {name: load_captions(args.source, name, **options) for name in names}
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    done = push_dataset(splits, target, args.license, args.language)
-    print(f"{done.url} at commit {done.commit}" if done.changed else f"{done.url} is up to date at {done.commit}")
+    print(push_dataset(splits, target, args.license, args.language))
 
 
 def _source_options(args: argparse.Namespace) -> dict[str, str | int]:

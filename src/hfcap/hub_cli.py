@@ -16,11 +16,7 @@ def add_hub_commands(commands) -> None:
 
     command = commands.add_parser("push", help="export a run, verify it, write its card, and upload it")
     _add_export_options(command)
-    command.add_argument("--repo", required=True, metavar="USER/NAME", help="repository; made if it does not exist")
-    command.add_argument("--private", action="store_true", help="make it private, if it is made")
-    command.add_argument("--revision", default="main", metavar="BRANCH", help="branch to commit to")
-    command.add_argument("--tag", help="name to give the commit")
-    command.add_argument("--overwrite", action="store_true", help="replace content that hfcap has not written")
+    add_target_options(command)
     command.add_argument("--license", help="licence id, as the Hub spells it (what the run's card says by default)")
     command.add_argument("--datasets", nargs="+", metavar="ID", help="Hub ids of the training data (likewise)")
     command.set_defaults(run=push)
@@ -34,6 +30,20 @@ def add_hub_commands(commands) -> None:
     command = card.add_parser("check", help="say what in a card is missing, stale or edited by hand")
     command.add_argument("cards", nargs="+", type=Path, metavar="README.md", help="cards beside their metrics.json")
     command.set_defaults(run=check_cards)
+
+
+def add_target_options(command: argparse.ArgumentParser) -> None:
+    """Add the options that say where on the Hub an upload goes; `target_options` reads them."""
+    command.add_argument("--repo", required=True, metavar="USER/NAME", help="repository; made if it does not exist")
+    command.add_argument("--private", action="store_true", help="make it private, if it is made")
+    command.add_argument("--revision", default="main", metavar="BRANCH", help="branch to commit to")
+    command.add_argument("--tag", help="name to give the commit")
+    command.add_argument("--overwrite", action="store_true", help="replace content that hfcap has not written")
+
+
+def target_options(args: argparse.Namespace) -> dict:
+    """Arguments of `hfcap.hub.push.Target` from the options of `add_target_options`."""
+    return {"repo_id": args.repo} | {name: getattr(args, name) for name in ("private", "revision", "tag", "overwrite")}
 
 
 def _add_export_options(command: argparse.ArgumentParser) -> None:
@@ -81,8 +91,8 @@ def push(args: argparse.Namespace) -> None:
     from hfcap.hub.publish import publish
     from hfcap.hub.push import Target
 
-    target = Target(args.repo, private=args.private, revision=args.revision, tag=args.tag, overwrite=args.overwrite)
     given = {"license": args.license, "datasets": args.datasets and tuple(args.datasets)}
+    target = Target(**target_options(args))
     publish(args.model, target, {name: value for name, value in given.items() if value}, **_export_options(args))
 
 

@@ -163,13 +163,17 @@ def copy_records(run: Path, folder: Path) -> Path:
 
     What only this machine knows (command line, paths) stays behind; see `public_record`.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    for name in (runs.CARD, runs.METRICS, FACTS):
+    for name in (runs.CARD, FACTS):
         write_atomic(folder / name, (run / name).read_bytes())
+    _copy_measured(run, folder)
+    return folder / runs.CARD
+
+
+def _copy_measured(run: Path, folder: Path) -> None:
+    write_atomic(folder / runs.METRICS, (run / runs.METRICS).read_bytes())
     write_json(folder / runs.RUN, public_record(runs.read_run(run / runs.RUN)))
     for path in sorted((run / THUMBNAILS).glob("*.jpg")):
         write_atomic(folder / THUMBNAILS / path.name, path.read_bytes())
-    return folder / runs.CARD
 
 
 def public_record(run: Mapping[str, Any]) -> dict[str, Any]:
@@ -192,11 +196,8 @@ def write_shipped_card(run: Path, folder: Path, facts: Facts, given: Given) -> N
     """
     metrics, record = runs.read_metrics(run / runs.METRICS), runs.read_run(run / runs.RUN)
     write_atomic(folder / runs.CARD, render_card(given, metrics, record, facts))
-    write_atomic(folder / runs.METRICS, (run / runs.METRICS).read_bytes())
-    write_json(folder / runs.RUN, public_record(record))
-    for path in sorted((run / THUMBNAILS).glob("*.jpg")):
-        write_atomic(folder / THUMBNAILS / path.name, path.read_bytes())
     write_facts(folder, facts)
+    _copy_measured(run, folder)
     results = eval_results(given, metrics, record)
     if results is not None:
         write_atomic(folder / EVAL_RESULTS, results)

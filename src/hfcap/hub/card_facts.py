@@ -22,9 +22,7 @@ from hfcap.hub.habits import Habits, measure_habits
 from hfcap.predictions import read_predictions
 
 FACTS = "card.json"
-VERIFICATION = "verification.json"
 NUM_SAMPLES = 6
-SHIPPED_FORMS = ("native", "hfcap", "remote-code", "adapter")
 
 
 @dataclass(frozen=True)
@@ -35,7 +33,7 @@ class Facts:
         name: the run's.
         weights: what the usage example loads: a folder as a user types it, or a Hub id.
         artifact: which weights they are: "adapter", "merged" or "model".
-        form: how they load, one of `SHIPPED_FORMS`.
+        form: how they load: "native", "hfcap", "remote-code" or "adapter".
         model_type: from the model's config.
         num_parameters: values in the weight files.
         prompt: the instruction the captioner was trained with, or None.

@@ -56,12 +56,16 @@ def write_dataset(
     """Write `data/SPLIT-00000-of-00001.parquet` and the card, as `load_dataset` reads them."""
     (folder / "data").mkdir(parents=True)
     for name, rows in splits.items():
-        size = sum(len(read_bytes(row["image"])) for row in undecoded(rows.select_columns(["image"])))
+        size = sum(_file_size(row["image"]) for row in undecoded(rows.select_columns(["image"])))
         num_shards = ceil(size / BYTES_A_SHARD) or 1
         for index in range(num_shards):
             shard = rows.shard(num_shards, index, contiguous=True)
             _embedded(shard).to_parquet(folder / "data" / f"{name}-{index:05d}-of-{num_shards:05d}.parquet")
     write_atomic(folder / runs.CARD, dataset_card(splits, repo_id, license, language))
+
+
+def _file_size(image: dict) -> int:
+    return len(image["bytes"]) if image["bytes"] is not None else Path(image["path"]).stat().st_size
 
 
 def _embedded(rows: Dataset) -> Dataset:

@@ -41,9 +41,7 @@ def publish(run: str | Path, target: Target, given: Mapping[str, Any] | None = N
         ready = export_run(run, Path(scratch) / "ready", **export_options)
         write_shipped_card(records, ready, shipped_facts(facts, ready, target.repo_id), replace(said, **(given or {})))
         done = push_folder(ready, target, f"Upload {facts.name}")
-    if done.removed:
-        print(f"Removed from the repository, since loaders would read them: {', '.join(done.removed)}")
-    print(f"{done.url} at commit {done.commit}" if done.changed else f"{done.url} is up to date at {done.commit}")
+    print(done)
     return done
 
 

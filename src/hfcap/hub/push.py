@@ -18,15 +18,13 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HTTPError, Re
 from huggingface_hub.utils import HFValidationError, validate_repo_id
 
 from hfcap import runs
+from hfcap.checkpoint_files import PICKLE_SUFFIXES
 from hfcap.errors import ConfigError, WorkError
 from hfcap.hub.card_metadata import HFCAP_TAG
 
 # Files of an earlier upload that `from_pretrained` or `load_dataset` would still read, and read wrongly beside the new
 # ones: an adapter beside merged weights is applied a second time, a surplus shard is loaded. The commit removes them.
 READ_BY_LOADERS = ("*.safetensors", "*.bin", "*.json", "*.jinja", "*.py", "*.model", "*.txt", "*.parquet")
-# Pickles run code where they are loaded: they never leave with a checkpoint.
-PICKLES = ("*.bin", "*.pt", "*.pth", "*.pkl", "*.pickle", "*.ckpt")
-
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
@@ -80,6 +78,12 @@ class Push:
     changed: bool
     removed: tuple[str, ...]
 
+    def __str__(self) -> str:
+        """Say it in a line or two, for people."""
+        removed = f"Removed from the repository, since loaders would read them: {', '.join(self.removed)}\n"
+        state = "at commit" if self.changed else "is up to date at"
+        return f"{removed if self.removed else ''}{self.url} {state} {self.commit}"
+
 
 def push_folder(folder: Path, target: Target, message: str) -> Push:
     """Bring a repository to the state of `folder` in one commit titled `message`.
@@ -114,7 +118,7 @@ def files_to_publish(folder: Path) -> list[Path]:
     if not (folder / runs.CARD).is_file():
         raise ConfigError(f"{folder} has no {runs.CARD}: write the card first")
     for path in paths:
-        if any(fnmatch(path.name, pattern) for pattern in PICKLES):
+        if path.suffix in PICKLE_SUFFIXES:
             raise ConfigError(
                 f"{path} may hold a pickle, which runs code when it is loaded: publish safetensors alone"
             )
