@@ -10,10 +10,8 @@ from source_forms import FORMS, image_folder
 
 from hfcap.data.scenes import load_scenes
 from hfcap.data.sources import load_captions
-from hfcap.training.arguments import CaptionTrainingArguments
 from hfcap.training.collators import CaptionCollator
-from hfcap.training.dataset import CaptionDataset
-from hfcap.training.trainer import CaptionTrainer
+from tiny_training import make_trainer
 
 PHOTOS = Path(__file__).resolve().parents[3] / "shared" / "data" / "flickr8k_original" / "validation"
 
@@ -55,24 +53,8 @@ def as_read(rows):
 
 def first_loss(rows, build_tiny, folder):
     model, processor = build_tiny("llava")
-    trainer = CaptionTrainer(
-        model=model,
-        args=CaptionTrainingArguments(
-            output_dir=str(folder),
-            max_steps=1,
-            per_device_train_batch_size=4,
-            logging_steps=1,
-            eval_strategy="no",
-            save_strategy="no",
-            load_best_model_at_end=False,
-            disable_tqdm=True,
-            use_cpu=True,
-        ),
-        train_dataset=CaptionDataset(rows),
-        eval_dataset=CaptionDataset(rows),
-        data_collator=CaptionCollator(processor, model.config, "caption"),
-        processing_class=processor,
-    )
+    collator = CaptionCollator(processor, model.config, "caption")
+    trainer = make_trainer(model, collator, rows, folder, max_steps=1, per_device_train_batch_size=4, logging_steps=1)
     trainer.train()
     return trainer.state.log_history[0]["loss"]
 

@@ -7,8 +7,7 @@ import torch
 
 from hfcap.training.arguments import CaptionTrainingArguments
 from hfcap.training.collators import CaptionCollator
-from hfcap.training.dataset import CaptionDataset
-from hfcap.training.trainer import CaptionTrainer
+from tiny_training import make_trainer
 
 # Renamed in transformers 5.23.
 CHECKPOINTING = next(
@@ -33,9 +32,12 @@ def train_one_step(
 ):
     """Train one optimizer step on the same 16 images; return its loss, gradient norm and the new weights."""
     model, processor = build_tiny(family, pad_is_eos)
-    data = CaptionDataset(rows.select(range(16)))
-    args = CaptionTrainingArguments(
-        output_dir=str(tmp_path / f"{family}-{batch_size}-{packing}"),
+    collator = CaptionCollator(processor, model.config, "Describe." if family == "llava" else None, packing=packing)
+    trainer = make_trainer(
+        model,
+        collator,
+        rows.select(range(16)),
+        tmp_path / f"{family}-{batch_size}-{packing}",
         per_device_train_batch_size=batch_size,
         gradient_accumulation_steps=num_rows // batch_size,
         max_row_tokens=max_row_tokens,
@@ -45,21 +47,7 @@ def train_one_step(
         lr_scheduler_type="constant",
         max_grad_norm=1e9,
         logging_steps=1,
-        eval_strategy="no",
-        save_strategy="no",
-        load_best_model_at_end=False,
         **{CHECKPOINTING: checkpointing},
-        disable_tqdm=True,
-        use_cpu=True,
-    )
-    collator = CaptionCollator(processor, model.config, "Describe." if family == "llava" else None, packing=packing)
-    trainer = CaptionTrainer(
-        model=model,
-        args=args,
-        train_dataset=data,
-        eval_dataset=data,
-        data_collator=collator,
-        processing_class=processor,
     )
     assert len(trainer.train_sampler) == num_rows
     trainer.train()
@@ -153,38 +141,21 @@ def test_any_number_of_references_of_any_length(tmp_path, build_tiny, uneven_row
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_a_model_trained_in_bfloat16_is_judged_as_it_will_be_loaded(tmp_path, build_tiny, scene_rows, family):
-    def make_trainer(model, precision):
-        args = CaptionTrainingArguments(
-            output_dir=str(tmp_path / family),
-            precision=precision,
-            max_steps=1,
-            eval_strategy="no",
-            save_strategy="no",
-            load_best_model_at_end=False,
-            disable_tqdm=True,
-            use_cpu=True,
-        )
+    def trainer_of(model, precision):
         collator = CaptionCollator(processor, model.config, "Describe." if family == "llava" else None)
-        data = CaptionDataset(scene_rows.select(range(16)))
-        return CaptionTrainer(
-            model=model,
-            args=args,
-            train_dataset=data,
-            eval_dataset=data,
-            data_collator=collator,
-            processing_class=processor,
-        )
+        rows = scene_rows.select(range(16))
+        return make_trainer(model, collator, rows, tmp_path / family, precision=precision, max_steps=1)
 
     model, processor = build_tiny(family)
-    trainer = make_trainer(model, "bfloat16")
+    trainer = trainer_of(model, "bfloat16")
     trainer.train()
     reloaded = type(model)(model.config)
     reloaded.load_state_dict(model.state_dict())
-    expected = make_trainer(reloaded, "float32").evaluation_loss(trainer.eval_dataset)
+    expected = trainer_of(reloaded, "float32").evaluation_loss(trainer.eval_dataset)
     assert trainer.evaluation_loss(trainer.eval_dataset) == pytest.approx(expected, rel=1e-7)
     # The next training step is under autocast again; what is rounded differs by 7e-7 and more.
     batch = trainer.data_collator([trainer.eval_dataset[i] for i in range(4)])
     rounded = trainer.compute_loss(model.eval(), dict(batch)).item()
     assert rounded != pytest.approx(
-        make_trainer(reloaded, "float32").compute_loss(reloaded.eval(), batch).item(), rel=1e-7
+        trainer_of(reloaded, "float32").compute_loss(reloaded.eval(), batch).item(), rel=1e-7
     )

@@ -21,6 +21,7 @@ from hfcap.training.scst import (
     with_end,
 )
 from native_models import build_native
+from tiny_training import STEPS_ALONE
 
 FAMILIES = ("llava", "encoder_decoder")
 PROMPTS = {"llava": "Describe.", "encoder_decoder": None, "git": None}
@@ -54,11 +55,7 @@ def make_trainer(tmp_path, build_tiny, rows, reward, family, batch_size=4, suppr
         lr_scheduler_type="constant",
         max_grad_norm=1e9,
         logging_steps=1,
-        eval_strategy="no",
-        save_strategy="no",
-        load_best_model_at_end=False,
-        disable_tqdm=True,
-        use_cpu=True,
+        **STEPS_ALONE,
     )
     collator = CaptionCollator(processor, model.config, PROMPTS[family], packing, max_caption_tokens=MAX_TOKENS)
     return ScstTrainer(

@@ -6,10 +6,8 @@ from transformers import AutoModelForImageTextToText
 
 from hfcap.errors import VerificationError
 from hfcap.models.facts import FACTS
-from hfcap.training.arguments import CaptionTrainingArguments
 from hfcap.training.build import load_captioner
 from hfcap.training.collators import CaptionCollator
-from hfcap.training.dataset import CaptionDataset
 from hfcap.training.merge import merge_adapter
 from hfcap.training.strategies import (
     TRAINED_PARTS,
@@ -20,33 +18,14 @@ from hfcap.training.strategies import (
     parameter_table,
     part_of,
 )
-from hfcap.training.trainer import CaptionTrainer
+from tiny_training import make_trainer
 
 FACTS_OF = {"llava": FACTS["hfcap_llava"], "encoder_decoder": FACTS["hfcap_encoder_decoder"]}
 
 
 def train(model, processor, rows, tmp_path, **arguments):
-    args = CaptionTrainingArguments(
-        output_dir=str(tmp_path / "run"),
-        per_device_train_batch_size=8,
-        max_steps=2,
-        learning_rate=1e-2,
-        eval_strategy="no",
-        save_strategy="no",
-        load_best_model_at_end=False,
-        disable_tqdm=True,
-        use_cpu=True,
-        **arguments,
-    )
-    data = CaptionDataset(rows)
-    trainer = CaptionTrainer(
-        model=model,
-        args=args,
-        train_dataset=data,
-        eval_dataset=data,
-        data_collator=CaptionCollator(processor, model.config),
-        processing_class=processor,
-    )
+    settings = {"per_device_train_batch_size": 8, "max_steps": 2, "learning_rate": 1e-2} | arguments
+    trainer = make_trainer(model, CaptionCollator(processor, model.config), rows, tmp_path / "run", **settings)
     trainer.train()
     return trainer
 

@@ -15,6 +15,7 @@ from hfcap.training.compatibility import check_data
 from hfcap.training.dataset import CaptionDataset, CaptionStream
 from hfcap.training.preparation import load_splits
 from hfcap.training.trainer import CaptionTrainer
+from tiny_training import STEPS_ALONE
 
 NUM_IMAGES = 10
 
@@ -87,12 +88,7 @@ def test_a_resumed_run_from_a_stream_is_the_uninterrupted_one(folder, build_tiny
                 per_device_train_batch_size=4,
                 learning_rate=1e-2,
                 logging_steps=1,
-                eval_strategy="no",
-                save_strategy="steps",
-                save_steps=4,
-                load_best_model_at_end=False,
-                disable_tqdm=True,
-                use_cpu=True,
+                **STEPS_ALONE | {"save_strategy": "steps", "save_steps": 4},
             ),
             train_dataset=stream_of(folder, references=2, mirror=True, crop=0.8),
             eval_dataset=None,

@@ -6,37 +6,20 @@ import pytest
 import torch
 
 from hfcap.errors import WorkError
-from hfcap.training.arguments import CaptionTrainingArguments
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.dataset import CaptionDataset
 from hfcap.training.loss import token_loss
 from hfcap.training.plan import RowSampler, image_lengths
 from hfcap.training.throughput import Throughput, Work, count_batch, count_flops, measure_matmul
-from hfcap.training.trainer import CaptionTrainer, model_inputs
+from hfcap.training.trainer import model_inputs
+from tiny_training import make_trainer
 
 RATES = {"captions_per_second", "images_per_second", "tokens_per_second", "padding_share", "data_wait_share", "mfu"}
 
 
 def build_trainer(tmp_path, model, processor, rows, **settings):
-    args = CaptionTrainingArguments(
-        output_dir=str(tmp_path),
-        logging_steps=1,
-        eval_strategy="no",
-        save_strategy="no",
-        load_best_model_at_end=False,
-        disable_tqdm=True,
-        use_cpu=True,
-        **settings,
-    )
-    data = CaptionDataset(rows)
-    return CaptionTrainer(
-        model=model,
-        args=args,
-        train_dataset=data,
-        eval_dataset=data,
-        data_collator=CaptionCollator(processor, model.config, "caption"),
-        processing_class=processor,
-    )
+    collator = CaptionCollator(processor, model.config, "caption")
+    return make_trainer(model, collator, rows, tmp_path, logging_steps=1, **settings)
 
 
 @pytest.mark.parametrize("packing", ["one image a row", "several", "none"])
