@@ -6,6 +6,7 @@ A cell is FAMILY/STRATEGY. Each leaves `FOLDER/FAMILY-STRATEGY/` with its checkp
 losses, captions and the engine that really ran.
 """
 
+import faulthandler
 import json
 import os
 import sys
@@ -32,6 +33,7 @@ LLAMA = TINY_LLAMA | {"intermediate_size": 256}
 GPT2 = TINY_GPT2 | {"n_embd": 64}
 BRIDGE = {"image_position_embeddings": True, "num_bridge_layers": 1, "bridge_dropout": 0.0}
 IMAGES_A_STEP = 4
+LONGEST = 600  # seconds until a process that hangs prints where, and ends
 NUM_EVAL_IMAGES = 7  # odd: two processes cannot have equal shares
 
 
@@ -132,6 +134,7 @@ def read_result(folder: Path) -> dict:
 
 
 if __name__ == "__main__":
+    faulthandler.dump_traceback_later(LONGEST, exit=True)
     root, steps, *cells = sys.argv[1:]
     for cell in cells:
         family, strategy = cell.split("/")

@@ -59,12 +59,21 @@ def one_process(tmp_path_factory):
     return result
 
 
+@pytest.fixture(scope="module", autouse=True)
+def extensions_of_this_run(tmp_path_factory):
+    """DeepSpeed compiles an extension when it starts, and waits for ever for a lock that a killed compilation left."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TORCH_EXTENSIONS_DIR", str(tmp_path_factory.mktemp("torch_extensions")))
+        yield
+
+
 def launch(config, folder, steps, cells):
     command = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0"]
-    command += ["--config_file", str(ROOT / "configs" / "accelerate" / config), backend_run.__file__]
+    command += ["--config_file", str(ROOT / "configs" / "accelerate" / config)]
     environment = os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
+    command += [backend_run.__file__, str(folder), str(steps), *cells]
     process = subprocess.run(
-        [*command, str(folder), str(steps), *cells], capture_output=True, text=True, env=environment, cwd=ROOT
+        command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=backend_run.LONGEST + 60
     )
     assert process.returncode == 0, process.stderr[-4000:]
     return {cell: backend_run.read_result(folder / cell.replace("/", "-")) for cell in cells}
