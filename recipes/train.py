@@ -18,6 +18,7 @@ run is done. Defaults that differ from the HF Trainer's are listed at
 
 from pathlib import Path
 
+import train_encoder
 from transformers import set_seed
 
 from hfcap import runs
@@ -50,6 +51,8 @@ from hfcap.training.preparation import (
 from hfcap.training.strategies import apply_strategy
 from hfcap.training.trainer import CaptionTrainer
 
+ROOT = Path(__file__).parents[1]
+
 
 def main(argv: list[str] | None = None) -> Path:
     """Train and evaluate one captioner; return its run folder."""
@@ -63,6 +66,9 @@ def main(argv: list[str] | None = None) -> Path:
     check_supported(model_args, model_type, current_backend())
     check_data(data_args, model_args, args)
     use_all_cores()
+
+    if model_args.encoder_training is not None:
+        train_encoder.main(["--config", str(ROOT / model_args.encoder_training)])
 
     # ---- rows, model, processor
     rows = load_splits(data_args, run)

@@ -11,7 +11,9 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 import yaml
+from safetensors.torch import load_file
 from tiny import TINY_ENCODER, TINY_GPT2, TINY_LLAMA
 from transformers import AutoProcessor
 
@@ -88,11 +90,13 @@ def recipes():
     """The recipes as modules: their `main` runs in this process, which has torch loaded already."""
     sys.path.insert(0, str(ROOT / "recipes"))
     import train
+    import train_encoder
 
     import train_qlora
     import train_scst
 
-    yield {"train": train.main, "train_qlora": train_qlora.main, "train_scst": train_scst.main}
+    modules = (train, train_encoder, train_qlora, train_scst)
+    yield {module.__name__: module.main for module in modules}
     sys.path.remove(str(ROOT / "recipes"))
 
 
@@ -108,16 +112,37 @@ def captions_of(folder, column="caption"):
 
 @pytest.fixture(scope="module")
 def llava_runs(tmp_path_factory, recipes):
-    """The main job in small: a base, then QLoRA to the other style, by the recipe itself."""
+    """The main job in small: an encoder, a base, then QLoRA to the other style, by the recipe itself."""
     tmp_path = tmp_path_factory.mktemp("llava")
-    base_config = write_config(
-        tmp_path, "base", **TINY, family="llava", decoder_config=TINY_LLAMA, prompt="caption", num_beams=1
-    )
     settings = {key: TINY[key] for key in TINY if key not in ("image_size", "vocab_size", "encoder_config")}
+    captioning = ("max_new_tokens", "eval_caption_images")
+    encoder_config = write_config(
+        tmp_path,
+        "encoder",
+        **{key: settings[key] for key in settings if key not in captioning},
+        encoder_config=TINY_ENCODER,
+        image_size=32,
+        output_dir=str(tmp_path / "encoder"),
+    )
+    cached = {"feature_cache": True, "cache_dir": str(tmp_path / "features")}
+    base_config = write_config(
+        tmp_path,
+        "base",
+        **settings | cached,
+        image_size=32,
+        vocab_size=350,
+        family="llava",
+        strategy="frozen_encoder",
+        encoder_training=encoder_config,
+        encoder=str(tmp_path / "encoder" / "model"),
+        decoder_config=TINY_LLAMA,
+        prompt="caption",
+        num_beams=1,
+    )
     config = write_config(
         tmp_path,
         "qlora",
-        **settings,
+        **settings | cached,
         base_config=base_config,
         model=str(tmp_path / "base"),
         output_dir=str(tmp_path / "qlora"),
@@ -149,11 +174,24 @@ def test_the_main_job_leaves_a_whole_run_folder(llava_runs):
     assert captions_of(tmp_path / "qlora", "wrong_facts")[0][:2] == ["count", "size"]
 
 
+def test_the_encoder_is_trained_first_and_kept(llava_runs):
+    tmp_path, _, output = llava_runs
+    assert re.search(r"\d\d words: precision 0\.\d+, recall [01]\.\d+\n", output)
+    assert 0 <= json.loads((tmp_path / "encoder" / "run.json").read_text())["scores"]["eval_f1"] <= 1
+    trained = load_file(tmp_path / "encoder" / "model" / "model.safetensors")
+    for folder in ("base/model", "qlora/merged"):
+        shipped = load_file(tmp_path / folder / "model.safetensors")
+        towers = {name.partition("vision_tower.")[2]: shipped[name] for name in shipped if "vision_tower." in name}
+        assert towers.keys() == trained.keys()
+        assert all(torch.equal(towers[name], trained[name]) for name in trained)
+
+
 def test_a_second_run_says_what_is_there(llava_runs, recipes, capsys):
-    _, config, _ = llava_runs
+    tmp_path, config, _ = llava_runs
     recipes["train_qlora"](["--config", config])
     output = capsys.readouterr().out
     assert output.count("is done: BLEU-4") == 2  # the base and the adapted model
+    assert f"{tmp_path / 'encoder'} is done: {tmp_path / 'encoder' / 'model'} holds the encoder" in output
     assert "train_runtime" not in output
 
 
@@ -348,10 +386,10 @@ def test_cider_optimised_training_starts_from_a_captioner(recipes):
     [
         (["--data", "nowhere/at/all"], "nowhere/at/all"),
         (["--learning_rat", "1"], "did you mean 'learning_rate'"),
-        (["--feature_cache", "true"], "feature_cache needs a frozen encoder"),
+        (["--strategy", "full"], "feature_cache needs a frozen encoder"),
         (["--strategy", "qlora"], "give a `model`"),
         (["--family", "encoder_decoder", "--strategy", "lora"], "not offered for hfcap_encoder_decoder"),
-        (["--encoder", "some/encoder"], "give one of encoder"),
+        (["--encoder_config", '{"model_type": "bit"}'], "give one of encoder"),
         (["--config", "no.yaml"], "no.yaml: No such file"),
     ],
 )

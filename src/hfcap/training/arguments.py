@@ -83,22 +83,42 @@ class DataArguments:
 
 
 @dataclass
-class ModelArguments:
+class EncoderArguments:
+    """An image encoder: a pretrained one, or the configuration of one from scratch."""
+
+    encoder: str | None = field(default=None, metadata={"help": "Folder or Hub id of a pretrained image encoder."})
+    encoder_config: dict | str | None = field(
+        default=None, metadata={"help": "Configuration of an encoder trained from scratch, `model_type` included."}
+    )
+    image_size: int | None = field(default=None, metadata={"help": "Side of the square picture the encoder sees."})
+
+    def __post_init__(self):
+        for name in ("encoder_config", "decoder_config", "bridge_config", "image_processor_config"):
+            value = getattr(self, name, None)
+            if isinstance(value, str):
+                try:
+                    setattr(self, name, json.loads(value))
+                except json.JSONDecodeError as error:
+                    raise ConfigError(f"{name}: expected a mapping, got {value!r} ({error})") from error
+
+
+@dataclass
+class ModelArguments(EncoderArguments):
     """The captioner: a checkpoint to start from, or an encoder and a decoder to join."""
 
     model: str | None = field(default=None, metadata={"help": "Run folder, model folder or Hub id to start from."})
+    encoder_training: str | None = field(
+        default=None,
+        metadata={"help": "YAML file of `recipes/train_encoder.py` that trains `encoder` first."},
+    )
     family: Literal["llava", "encoder_decoder"] = field(
         default="llava", metadata={"help": "Kind of captioner that `encoder` and `decoder` are joined to."}
     )
-    encoder: str | None = field(default=None, metadata={"help": "Folder or Hub id of a pretrained image encoder."})
     decoder: str | None = field(
         default=None,
         metadata={
             "help": "Folder or Hub id of a pretrained text decoder; one is made from `decoder_config` without it."
         },
-    )
-    encoder_config: dict | str | None = field(
-        default=None, metadata={"help": "Configuration of an encoder trained from scratch, `model_type` included."}
     )
     decoder_config: dict | str | None = field(
         default=None, metadata={"help": "Configuration of a decoder trained from scratch, `model_type` included."}
@@ -110,7 +130,6 @@ class ModelArguments:
         default=None,
         metadata={"help": "Settings of a loaded model's image processor to change (`do_image_splitting: false`)."},
     )
-    image_size: int | None = field(default=None, metadata={"help": "Side of the square picture the encoder sees."})
     vocab_size: int = field(
         default=4096, metadata={"help": "Entries of the BPE tokenizer that a decoder from scratch gets."}
     )
@@ -127,15 +146,6 @@ class ModelArguments:
         default=False, metadata={"help": "Compute a frozen encoder's features once and read them from disk."}
     )
     cache_dir: str = field(default="outputs/features", metadata={"help": "Folder of the feature cache."})
-
-    def __post_init__(self):
-        for name in ("encoder_config", "decoder_config", "bridge_config", "image_processor_config"):
-            value = getattr(self, name)
-            if isinstance(value, str):
-                try:
-                    setattr(self, name, json.loads(value))
-                except json.JSONDecodeError as error:
-                    raise ConfigError(f"{name}: expected a mapping, got {value!r} ({error})") from error
 
 
 @dataclass
@@ -218,6 +228,13 @@ class CaptionTrainingArguments(TrainingArguments):
         self.push_to_hub = False
         if self.accelerator_config.dispatch_batches is None:
             self.accelerator_config.dispatch_batches = False
+
+
+@dataclass
+class EncoderTrainingArguments(CaptionTrainingArguments):
+    """`CaptionTrainingArguments` of an encoder that learns words: the best checkpoint is that of the best F1."""
+
+    metric_for_best_model: str | None = field(default="f1", metadata={"help": "What is best."})
 
 
 def loader_workers(on_cpu: bool) -> int:

@@ -36,7 +36,7 @@ from hfcap.models import (
 )
 from hfcap.models.facts import CaptionerFacts, facts_of, facts_of_type
 from hfcap.models.model_utils import keep_4bit_layers_unpacked
-from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
+from hfcap.training.arguments import CaptionTrainingArguments, EncoderArguments, ModelArguments
 from hfcap.training.strategies import compute_dtype, four_bit_config
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
@@ -88,7 +88,7 @@ def build_captioner(
     Returns:
         The model, and the processor that `AutoProcessor` will load beside it.
     """
-    encoder, image_processor = _encoder(model_args)
+    encoder, image_processor = build_encoder(model_args)
     if model_args.decoder is None:
         tokenizer = train_tokenizer(captions, model_args.vocab_size, model_args.plain_text)
     else:
@@ -108,7 +108,8 @@ def build_captioner(
     return model, processor
 
 
-def _encoder(model_args: ModelArguments) -> tuple[PreTrainedModel, BaseImageProcessor]:
+def build_encoder(model_args: EncoderArguments) -> tuple[PreTrainedModel, BaseImageProcessor]:
+    """Load the pretrained `encoder`, or make one of `encoder_config`, with its image processor."""
     if model_args.encoder is not None:
         check_checkpoint(model_args.encoder)
         image_processor = AutoImageProcessor.from_pretrained(model_args.encoder, backend="pil")

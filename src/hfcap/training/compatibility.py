@@ -11,7 +11,7 @@ from transformers import PreTrainedConfig
 
 from hfcap.errors import ConfigError
 from hfcap.models.facts import FACTS, facts_of_type, is_packable
-from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, ModelArguments
+from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, EncoderArguments, ModelArguments
 from hfcap.training.strategies import TRAINED_PARTS
 
 logger = logging.getLogger(__name__)
@@ -152,13 +152,32 @@ def check_parts(args: ModelArguments) -> None:
     if args.strategy == "qlora":
         raise ConfigError("strategy 'qlora' starts from a checkpoint: give a `model`, and use recipes/train_qlora.py")
     for part in ("encoder", "decoder"):
-        pretrained, config = getattr(args, part), getattr(args, f"{part}_config")
-        if (pretrained is None) == (config is None):
-            raise ConfigError(f"give one of {part} (a pretrained one) and {part}_config (from scratch), or a model")
-        if config is not None and "model_type" not in config:
-            raise ConfigError(f"{part}_config: `model_type` is missing; got {sorted(config)}")
+        _check_part(args, part)
+    if args.encoder_training is not None and args.encoder is None:
+        raise ConfigError("encoder_training: say with `encoder` where its run leaves the encoder (its model/)")
     if args.encoder_config is not None and args.image_size is None:
         raise ConfigError("image_size: an encoder from scratch needs it (the side of the picture in pixels)")
+
+
+def check_encoder(data_args: DataArguments, args: EncoderArguments) -> None:
+    """Check the arguments of a run that trains an encoder alone.
+
+    Raises:
+        ConfigError: not one encoder is named, no size of its pictures, or a stream, whose words nobody has counted.
+    """
+    _check_part(args, "encoder")
+    if args.image_size is None:
+        raise ConfigError("image_size: give it (the side of the picture in pixels that the encoder sees)")
+    if data_args.streaming:
+        raise ConfigError("streaming: the words of all captions are counted before training; leave it out")
+
+
+def _check_part(args: EncoderArguments, part: str) -> None:
+    pretrained, config = getattr(args, part), getattr(args, f"{part}_config")
+    if (pretrained is None) == (config is None):
+        raise ConfigError(f"give one of {part} (a pretrained one) and {part}_config (from scratch), or a model")
+    if config is not None and "model_type" not in config:
+        raise ConfigError(f"{part}_config: `model_type` is missing; got {sorted(config)}")
 
 
 def support_table() -> str:

@@ -119,14 +119,17 @@ def caption_datasets(
     model_args: ModelArguments,
     args: CaptionTrainingArguments,
 ) -> tuple[CaptionDataset | CaptionStream, CaptionDataset]:
-    """Training and evaluation data; with `feature_cache` the encoder runs here, once, and not while training."""
+    """Training and evaluation data; with `feature_cache` the encoder runs here, once, and not while training.
+
+    Evaluation data are kept in float32: the captions of a run are those that its saved model gives for the pictures.
+    """
     train_rows, eval_rows = rows
     caches: list[FeatureCache | None] = [None, None]
     if model_args.feature_cache:
         views = ("plain", "mirror") if data_args.mirror else ("plain",)
         caches = [
             cache_features(model, processor.image_processor, train_rows, model_args.cache_dir, views=views),
-            cache_features(model, processor.image_processor, eval_rows, model_args.cache_dir),
+            cache_features(model, processor.image_processor, eval_rows, model_args.cache_dir, dtype="float32"),
         ]
     views = {name: getattr(data_args, name) for name in ("references", "mirror", "crop", "color_jitter")}
     views["seed"] = args.seed

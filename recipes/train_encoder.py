@@ -1,0 +1,71 @@
+"""Train an image encoder on the words of captions, from scratch or from a pretrained one, for any captioner to use.
+
+    # the encoder of the main job, on the embedded data set
+    accelerate launch recipes/train_encoder.py --config configs/train/scenes_encoder.yaml
+    # then, as any pretrained encoder
+    accelerate launch recipes/train.py --config … --encoder outputs/scenes-encoder/model
+
+The run folder gets `model/`: the encoder, without the layer that named words, and its image processor. The same
+command again resumes, or says that the run is done.
+"""
+
+from pathlib import Path
+
+from transformers import set_seed
+
+from hfcap import runs
+from hfcap.errors import run_main
+from hfcap.files import write_json
+from hfcap.training.arguments import DataArguments, EncoderArguments, EncoderTrainingArguments, parse_arguments
+from hfcap.training.build import build_encoder
+from hfcap.training.checkpoints import last_complete_checkpoint
+from hfcap.training.compatibility import check_encoder
+from hfcap.training.dataset import CaptionDataset
+from hfcap.training.preparation import load_splits, open_run, use_all_cores
+from hfcap.training.tagging import CaptionTagger, TagCollator, TaggingTrainer, choose_words, tag_scores
+
+
+def main(argv: list[str] | None = None) -> Path:
+    """Train one encoder; return its run folder."""
+    parsed = parse_arguments(DataArguments, EncoderArguments, EncoderTrainingArguments, argv=argv)
+    data_args, encoder_args, args = parsed
+    run = Path(args.output_dir)
+    args.output_dir = str(run / runs.CHECKPOINTS)
+    check_encoder(data_args, encoder_args)
+    use_all_cores()
+
+    # ---- rows, words, encoder
+    rows = load_splits(data_args, run)
+    open_run(run, parsed, rows)
+    if (run / runs.MODEL / "config.json").exists():
+        print(f"{run} is done: {run / runs.MODEL} holds the encoder. Remove the folder to train anew.")
+        return run
+    set_seed(args.seed)
+    words = choose_words(rows[0]["captions"])
+    encoder, image_processor = build_encoder(encoder_args)
+    tagger = CaptionTagger(encoder, len(words), encoder_args.image_size)
+    train_data = CaptionDataset(rows[0], mirror=data_args.mirror, crop=data_args.crop, seed=args.seed)
+
+    # ---- train and judge
+    trainer = TaggingTrainer(
+        model=tagger,
+        args=args,
+        train_dataset=train_data,
+        eval_dataset=CaptionDataset(rows[1]),
+        data_collator=TagCollator(image_processor, words),
+        compute_metrics=tag_scores,
+    )
+    trainer.train(resume_from_checkpoint=last_complete_checkpoint(args.output_dir))
+    scores = trainer.evaluate()
+    if trainer.is_world_process_zero():
+        record = runs.read_run(run / runs.RUN)
+        write_json(run / runs.RUN, record | {"words": len(words), "scores": runs.to_json(scores)})
+        print(f"{len(words)} words: precision {scores['eval_precision']:.3f}, recall {scores['eval_recall']:.3f}")
+        image_processor.save_pretrained(run / runs.MODEL)
+        encoder.save_pretrained(run / runs.MODEL)
+    trainer.accelerator.wait_for_everyone()
+    return run
+
+
+if __name__ == "__main__":
+    run_main(main)

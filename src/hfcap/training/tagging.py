@@ -1,0 +1,106 @@
+"""An encoder taught by the words of captions: which of them are true of the picture?
+
+A captioner that learns everything at once teaches its encoder through a language model that does not listen yet. One
+linear layer on the encoder gives it the same captions much sooner (docs/decisions.md has the figures). Learning visual
+words from whole captions, with a maximum over regions, is Fang et al., "From captions to visual concepts and back"
+(2015); the smooth maximum is that of Pinheiro and Collobert, "From image-level to pixel-level labeling" (2015).
+"""
+
+import math
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import nn
+from transformers import EvalPrediction, PreTrainedModel, Trainer
+
+from hfcap.metrics.ptb_tokenizer import tokenize
+from hfcap.models.image_features import encode_images, measure_image_features
+from hfcap.training.dataset import CaptionDataset, EpochSampler
+
+FEWEST_IMAGES = 0.002  # a word of fewer images (as a share of all) is too rare to be learned
+MOST_IMAGES = 0.9  # one of more images tells nothing: "a", "picture"
+
+
+def words_of(captions: Sequence[str]) -> set[str]:
+    """Words of an image's captions, as the caption metrics split them: lower case, without punctuation."""
+    return {word for text in tokenize(list(captions), isolated=True) for word in text.split()}
+
+
+def choose_words(captions_by_image: Iterable[Sequence[str]]) -> list[str]:
+    """Words that the captions of some images have and those of others lack, in alphabetical order."""
+    images, num_images = Counter(), 0
+    for captions in captions_by_image:
+        images.update(words_of(captions))
+        num_images += 1
+    fewest, most = FEWEST_IMAGES * num_images, MOST_IMAGES * num_images
+    return sorted(word for word, count in images.items() if fewest <= count <= most)
+
+
+class CaptionTagger(nn.Module):
+    """A vision encoder and one linear layer: a logit a word for each patch, and their smooth maximum for the picture.
+
+    Args:
+        encoder: any vision encoder, CNN or ViT.
+        num_words: number of words.
+        image_size: side of the pictures in pixels.
+
+    """
+
+    def __init__(self, encoder: PreTrainedModel, num_words: int, image_size: int):
+        super().__init__()
+        self.encoder = encoder
+        self.head = nn.Linear(measure_image_features(encoder, image_size).width, num_words)
+
+    def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
+        """Tag pictures.
+
+        Args:
+            pixel_values: (B, 3, H, W) float.
+            labels: (B, W) float, 1 for each word of a picture's captions.
+
+        Returns:
+            `logits` (B, W), the log-mean-exp over the patches, and with labels `loss`, their binary cross entropy.
+
+        """
+        patches = self.head(encode_images(self.encoder, pixel_values))  # (B, N, W)
+        logits = patches.logsumexp(dim=1) - math.log(patches.shape[1])
+        if labels is None:
+            return {"logits": logits}
+        return {"loss": nn.functional.binary_cross_entropy_with_logits(logits, labels), "logits": logits}
+
+
+@dataclass
+class TagCollator:
+    """Collate rows `{image, captions}` into `pixel_values` (B, 3, H, W) and `labels` (B, W), both float32."""
+
+    image_processor: object
+    words: Sequence[str]
+
+    def __post_init__(self):
+        self.columns = {word: column for column, word in enumerate(self.words)}
+
+    def __call__(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
+        """Collate `rows`."""
+        labels = torch.zeros(len(rows), len(self.words))
+        for row, own in zip(rows, labels, strict=True):
+            own[[self.columns[word] for word in words_of(row["captions"]) if word in self.columns]] = 1
+        pixel_values = self.image_processor([row["image"] for row in rows], return_tensors="pt")["pixel_values"]
+        return {"pixel_values": pixel_values, "labels": labels}
+
+
+class TaggingTrainer(Trainer):
+    """`Trainer` of a `CaptionTagger`; what an epoch draws is a function of (seed, epoch), as for captioners."""
+
+    def _get_train_sampler(self, train_dataset: CaptionDataset | None = None) -> EpochSampler:
+        return EpochSampler(len(self.train_dataset), self.args.seed)
+
+
+def tag_scores(prediction: EvalPrediction) -> dict[str, float]:
+    """Precision, recall and F1 of the words whose probability is above a half, over all images and words."""
+    said, true = prediction.predictions > 0, prediction.label_ids > 0
+    hits = int(np.sum(said & true))
+    precision, recall = hits / max(1, int(said.sum())), hits / max(1, int(true.sum()))
+    return {"precision": precision, "recall": recall, "f1": 2 * hits / max(1, int(said.sum()) + int(true.sum()))}
