@@ -21,7 +21,7 @@ from hfcap.training.build import build_encoder
 from hfcap.training.checkpoints import last_complete_checkpoint
 from hfcap.training.compatibility import check_encoder
 from hfcap.training.dataset import CaptionDataset
-from hfcap.training.preparation import load_splits, open_run, use_all_cores
+from hfcap.training.preparation import load_splits, open_run, stopping_callbacks, use_all_cores
 from hfcap.training.tagging import CaptionTagger, TagCollator, TaggingTrainer, choose_words, tag_scores
 
 
@@ -44,16 +44,17 @@ def main(argv: list[str] | None = None) -> Path:
     words = choose_words(rows[0]["captions"])
     encoder, image_processor = build_encoder(encoder_args)
     tagger = CaptionTagger(encoder, len(words), encoder_args.image_size)
-    train_data = CaptionDataset(rows[0], mirror=data_args.mirror, crop=data_args.crop, seed=args.seed)
+    views = {name: getattr(data_args, name) for name in ("mirror", "crop", "color_jitter")}
 
     # ---- train and judge
     trainer = TaggingTrainer(
         model=tagger,
         args=args,
-        train_dataset=train_data,
+        train_dataset=CaptionDataset(rows[0], **views, seed=args.seed),
         eval_dataset=CaptionDataset(rows[1]),
         data_collator=TagCollator(image_processor, words),
         compute_metrics=tag_scores,
+        callbacks=stopping_callbacks(args),
     )
     trainer.train(resume_from_checkpoint=last_complete_checkpoint(args.output_dir))
     scores = trainer.evaluate()

@@ -12,6 +12,8 @@ from hfcap.models.facts import FACTS, facts_table
 from hfcap.training.arguments import (
     CaptionTrainingArguments,
     DataArguments,
+    EncoderArguments,
+    EncoderTrainingArguments,
     ModelArguments,
     QLoraArguments,
     parse_arguments,
@@ -22,9 +24,10 @@ from hfcap.training.scst import ScstArguments
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs" / "train").glob("*.yaml"))
 CLASSES = {
-    "any": (ModelArguments, CaptionTrainingArguments),
-    "qlora": (QLoraArguments, CaptionTrainingArguments),
-    "scst": (ModelArguments, ScstArguments),
+    "_encoder": (EncoderArguments, EncoderTrainingArguments),
+    "_qlora": (QLoraArguments, CaptionTrainingArguments),
+    "_scst": (ModelArguments, ScstArguments),
+    "": (ModelArguments, CaptionTrainingArguments),
 }
 TOKENS = 256
 
@@ -39,7 +42,7 @@ def estimate_training():
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_the_recipe_that_a_config_names_parses_it(path):
-    recipe = next((name for name in ("qlora", "scst") if name in path.stem), "any")
+    recipe = next(ending for ending in CLASSES if path.stem.endswith(ending))
     data_args, model_args, args = parse_arguments(DataArguments, *CLASSES[recipe], argv=["--config", str(path)])
     settings = read_config(path)
     for name, value in settings.items():

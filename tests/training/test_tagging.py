@@ -9,8 +9,10 @@ from tiny import TINY_ENCODER
 from transformers import AutoConfig, AutoModel, EvalPrediction, ViTImageProcessorPil, set_seed
 
 from hfcap.data.scenes import load_scenes
+from hfcap.errors import ConfigError
 from hfcap.models.image_features import encode_images
-from hfcap.training.arguments import EncoderTrainingArguments
+from hfcap.training.arguments import DataArguments, EncoderArguments, EncoderTrainingArguments
+from hfcap.training.compatibility import check_encoder
 from hfcap.training.dataset import CaptionDataset
 from hfcap.training.tagging import CaptionTagger, TagCollator, TaggingTrainer, choose_words, tag_scores, words_of
 from tiny_training import STEPS_ALONE
@@ -89,3 +91,23 @@ def test_an_encoder_learns_words_that_its_pictures_show(encoder, image_processor
     assert trainer.evaluate()["eval_loss"] < 0.95 * blind
     kept = [name for name, weight in encoder.named_parameters() if torch.equal(weight, before[name])]
     assert kept == ["layernorm.weight", "layernorm.bias"]  # ConvNeXt's norm of its pooled output, which is not used
+
+
+@pytest.mark.parametrize(
+    ("data", "encoder", "message"),
+    [
+        ({}, {"encoder": None}, "give one of encoder"),
+        ({}, {"image_size": None}, "image_size: give it"),
+        ({"streaming": True}, {}, "streaming: the words of all captions"),
+        ({"references": 1}, {}, "references: an encoder learns the words of all captions"),
+        ({"prompt": "caption"}, {}, "prompt: an encoder learns"),
+    ],
+)
+def test_settings_that_an_encoder_alone_does_not_have(data, encoder, message):
+    with pytest.raises(ConfigError, match=message):
+        check_encoder(DataArguments(**data), EncoderArguments(**{"encoder": "folder", "image_size": 32} | encoder))
+
+
+def test_an_encoder_alone_is_not_published():
+    with pytest.raises(ConfigError, match="push_to_hub: an encoder alone"):
+        EncoderTrainingArguments(push_to_hub=True)

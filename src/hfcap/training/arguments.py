@@ -160,14 +160,14 @@ class QLoraArguments(ModelArguments):
 
 
 @dataclass
-class CaptionTrainingArguments(TrainingArguments):
-    """`TrainingArguments` for captioning.
+class RunArguments(TrainingArguments):
+    """`TrainingArguments` of every recipe.
 
     Defaults that differ from `TrainingArguments`: `output_dir` is the run folder (checkpoints lie in its
-    `checkpoints/`); evaluation and a checkpoint every epoch, best CIDEr kept; `remove_unused_columns=False`;
+    `checkpoints/`); evaluation and a checkpoint every epoch, the best kept; `remove_unused_columns=False`;
     `lr_scheduler_type="cosine"`; each process reads a stream itself and takes its share (`dispatch_batches=False`):
-    sent from one process, batches padded to different lengths cannot be joined. `push_to_hub` uploads the finished
-    run as `hfcap push` does, and no checkpoint. Loader processes by the machine (`loader_workers`).
+    sent from one process, batches padded to different lengths cannot be joined. Loader processes by the machine
+    (`loader_workers`).
     """
 
     output_dir: str = field(default="outputs/run", metadata={"help": "The run folder."})
@@ -175,6 +175,35 @@ class CaptionTrainingArguments(TrainingArguments):
         default="float32",
         metadata={"help": "Matrix products of training; 'auto' is bfloat16 where the hardware is fast at it."},
     )
+    early_stopping_patience: int | None = field(
+        default=None, metadata={"help": "Stop after so many evaluations without a better metric."}
+    )
+    dataloader_num_workers: int | None = field(
+        default=None,
+        metadata={"help": "Processes that decode pictures ahead; by default none on a CPU, and up to 8 beside a GPU."},
+    )
+    remove_unused_columns: bool = field(default=False, metadata={"help": "The collator needs all columns."})
+    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate."})
+    save_strategy: str = field(default="epoch", metadata={"help": "When to save."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept, the best one among them."})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the best checkpoint."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning-rate schedule."})
+
+    def __post_init__(self):
+        self.use_cpu = self.use_cpu or not torch.cuda.is_available()
+        self.bf16 = self.precision == "bfloat16" or (self.precision == "auto" and fast_bfloat16(self.use_cpu))
+        if self.dataloader_num_workers is None:
+            self.dataloader_num_workers = loader_workers(self.use_cpu)
+            self.dataloader_persistent_workers = self.dataloader_num_workers > 0
+        super().__post_init__()
+        if self.accelerator_config.dispatch_batches is None:
+            self.accelerator_config.dispatch_batches = False
+
+
+@dataclass
+class CaptionTrainingArguments(RunArguments):
+    """`RunArguments` of a captioner: best CIDEr kept; `push_to_hub` uploads the finished run, and no checkpoint."""
+
     packing: Literal["auto", "always", "never"] = field(
         default="auto",
         metadata={
@@ -190,9 +219,7 @@ class CaptionTrainingArguments(TrainingArguments):
     eval_caption_images: int = field(
         default=200, metadata={"help": "Images captioned in each evaluation while training (the first of the split)."}
     )
-    early_stopping_patience: int | None = field(
-        default=None, metadata={"help": "Stop after so many evaluations without a better metric."}
-    )
+    metric_for_best_model: str | None = field(default="cider", metadata={"help": "What is best."})
     num_beams: int = field(
         default=3, metadata={"help": "Beams of the final evaluation; kept in generation_config.json."}
     )
@@ -202,39 +229,26 @@ class CaptionTrainingArguments(TrainingArguments):
     dry_run: bool = field(
         default=False, metadata={"help": "Show a batch, the parameters and an estimate; do not train."}
     )
-    dataloader_num_workers: int | None = field(
-        default=None,
-        metadata={"help": "Processes that decode pictures ahead; by default none on a CPU, and up to 8 beside a GPU."},
-    )
-    remove_unused_columns: bool = field(default=False, metadata={"help": "The collator needs all columns."})
-    eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate."})
-    save_strategy: str = field(default="epoch", metadata={"help": "When to save."})
-    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept, the best one among them."})
-    load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the best checkpoint."})
-    metric_for_best_model: str | None = field(default="cider", metadata={"help": "What is best."})
-    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning-rate schedule."})
 
     def __post_init__(self):
-        self.use_cpu = self.use_cpu or not torch.cuda.is_available()
-        self.bf16 = self.precision == "bfloat16" or (self.precision == "auto" and fast_bfloat16(self.use_cpu))
-        if self.dataloader_num_workers is None:
-            self.dataloader_num_workers = loader_workers(self.use_cpu)
-            self.dataloader_persistent_workers = self.dataloader_num_workers > 0
         super().__post_init__()
         if self.push_to_hub and self.hub_model_id is None:
             raise ConfigError("push_to_hub: say where to with --hub_model_id USER/NAME")
         # Trainer's own upload sends checkpoints that nobody verified: `hfcap.hub.publish` uploads the finished run.
         self.publish_to = self.hub_model_id if self.push_to_hub else None
         self.push_to_hub = False
-        if self.accelerator_config.dispatch_batches is None:
-            self.accelerator_config.dispatch_batches = False
 
 
 @dataclass
-class EncoderTrainingArguments(CaptionTrainingArguments):
-    """`CaptionTrainingArguments` of an encoder that learns words: the best checkpoint is that of the best F1."""
+class EncoderTrainingArguments(RunArguments):
+    """`RunArguments` of an encoder that learns the words of captions: best F1 kept."""
 
     metric_for_best_model: str | None = field(default="f1", metadata={"help": "What is best."})
+
+    def __post_init__(self):
+        super().__post_init__()
+        if self.push_to_hub:
+            raise ConfigError("push_to_hub: an encoder alone is not published; train a captioner with it first")
 
 
 def loader_workers(on_cpu: bool) -> int:

@@ -163,13 +163,17 @@ def check_encoder(data_args: DataArguments, args: EncoderArguments) -> None:
     """Check the arguments of a run that trains an encoder alone.
 
     Raises:
-        ConfigError: not one encoder is named, no size of its pictures, or a stream, whose words nobody has counted.
+        ConfigError: not one encoder is named, no size of its pictures, a stream, whose words nobody has counted, or a
+            setting of captioners.
     """
     _check_part(args, "encoder")
     if args.image_size is None:
         raise ConfigError("image_size: give it (the side of the picture in pixels that the encoder sees)")
     if data_args.streaming:
         raise ConfigError("streaming: the words of all captions are counted before training; leave it out")
+    for name in ("references", "prompt"):
+        if getattr(data_args, name) is not None:
+            raise ConfigError(f"{name}: an encoder learns the words of all captions, without a prompt; leave it out")
 
 
 def _check_part(args: EncoderArguments, part: str) -> None:

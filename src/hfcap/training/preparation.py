@@ -20,7 +20,7 @@ from hfcap.data.sources import load_captions
 from hfcap.distributed import main_process_decides
 from hfcap.errors import ConfigError
 from hfcap.files import write_json
-from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, ModelArguments
+from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, ModelArguments, RunArguments
 from hfcap.training.checkpoints import remove_incomplete_checkpoints
 from hfcap.training.compatibility import checkpoint_engine, current_backend
 from hfcap.training.dataset import CaptionDataset, CaptionStream
@@ -167,7 +167,7 @@ def open_run(folder: Path, arguments: tuple, rows: tuple[datasets.Dataset, datas
 
     Args:
         folder: the run folder.
-        arguments: the parsed dataclasses, `CaptionTrainingArguments` last.
+        arguments: the parsed dataclasses, `RunArguments` last.
         rows: training and evaluation split.
 
     Returns:
@@ -214,7 +214,7 @@ def _open_run(folder: Path, arguments: tuple, rows: tuple[datasets.Dataset, data
     return False
 
 
-def images_a_step(args: CaptionTrainingArguments) -> int:
+def images_a_step(args: RunArguments) -> int:
     """Images in an optimizer step: what batch size, accumulation and processes together must keep."""
     return args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
 
@@ -241,6 +241,6 @@ def print_next_command(folder: Path) -> None:
     print(f"Caption your own picture:\nhfcap caption PHOTO.jpg --model {folder}")
 
 
-def stopping_callbacks(args: CaptionTrainingArguments) -> list[TrainerCallback]:
+def stopping_callbacks(args: RunArguments) -> list[TrainerCallback]:
     """Callback for early stopping, where it is asked for."""
     return [] if args.early_stopping_patience is None else [EarlyStoppingCallback(args.early_stopping_patience)]
