@@ -43,7 +43,7 @@ def main(argv: list[str] | None = None) -> Path:
     set_seed(args.seed)
     words = choose_words(rows[0]["captions"])
     encoder, image_processor = build_encoder(encoder_args)
-    tagger = CaptionTagger(encoder, len(words), encoder_args.image_size)
+    tagger = CaptionTagger(encoder, words.values(), encoder_args.image_size)
     views = {name: getattr(data_args, name) for name in ("mirror", "crop", "color_jitter")}
 
     # ---- train and judge

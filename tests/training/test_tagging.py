@@ -35,11 +35,11 @@ def test_words_are_those_of_the_metrics():
 
 def test_words_of_nearly_all_images_or_of_hardly_any_are_left_out():
     captions = [["a cat"]] * 500 + [["a dog"]] * 499 + [["a gnu"]]
-    assert choose_words(captions) == ["cat", "dog"]
+    assert choose_words(captions) == {"cat": 0.5, "dog": 0.499}
 
 
 def test_a_picture_is_tagged_by_its_best_patches(encoder):
-    tagger = CaptionTagger(encoder, num_words=3, image_size=32).eval()
+    tagger = CaptionTagger(encoder, [0.5, 0.2, 0.9], image_size=32).eval()
     pixels, labels = torch.randn(2, 3, 32, 32), torch.tensor([[1.0, 0, 0], [0, 1, 1]])
     with torch.no_grad():
         outputs = tagger(pixels, labels)
@@ -50,6 +50,13 @@ def test_a_picture_is_tagged_by_its_best_patches(encoder):
     probability = torch.sigmoid(means.log())
     by_hand = [-math.log(p if y else 1 - p) for p, y in zip(probability.flatten(), labels.flatten(), strict=True)]
     assert outputs["loss"].item() == pytest.approx(np.mean(by_hand), rel=1e-5)
+
+
+def test_a_tagger_begins_with_how_frequent_words_are(encoder):
+    tagger = CaptionTagger(encoder, [0.5, 0.01], image_size=32).eval()
+    with torch.no_grad():
+        probabilities = torch.sigmoid(tagger(torch.randn(4, 3, 32, 32))["logits"])
+    torch.testing.assert_close(probabilities, torch.tensor([[0.5, 0.01]] * 4), rtol=0.2, atol=0)
 
 
 def test_rows_become_pixels_and_words(image_processor, scene_rows):
@@ -70,7 +77,7 @@ def test_an_encoder_learns_words_that_its_pictures_show(encoder, image_processor
     assert {"red", "circle", "dark"} <= set(words)
     before = {name: weight.clone() for name, weight in encoder.named_parameters()}
     trainer = TaggingTrainer(
-        model=CaptionTagger(encoder, len(words), image_size=32),
+        model=CaptionTagger(encoder, words.values(), image_size=32),
         args=EncoderTrainingArguments(
             output_dir=str(tmp_path),
             per_device_train_batch_size=16,

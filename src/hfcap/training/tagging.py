@@ -29,30 +29,37 @@ def words_of(captions: Sequence[str]) -> set[str]:
     return {word for text in tokenize(list(captions), isolated=True) for word in text.split()}
 
 
-def choose_words(captions_by_image: Iterable[Sequence[str]]) -> list[str]:
-    """Words that the captions of some images have and those of others lack, in alphabetical order."""
+def choose_words(captions_by_image: Iterable[Sequence[str]]) -> dict[str, float]:
+    """Words that the captions of some images have and those of others lack, with the share of images, by alphabet."""
     images, num_images = Counter(), 0
     for captions in captions_by_image:
         images.update(words_of(captions))
         num_images += 1
-    fewest, most = FEWEST_IMAGES * num_images, MOST_IMAGES * num_images
-    return sorted(word for word, count in images.items() if fewest <= count <= most)
+    shares = {word: count / num_images for word, count in sorted(images.items())}
+    return {word: share for word, share in shares.items() if FEWEST_IMAGES <= share <= MOST_IMAGES}
 
 
 class CaptionTagger(nn.Module):
     """A vision encoder and one linear layer: a logit a word for each patch, and their smooth maximum for the picture.
 
+    The layer begins with each word's frequency as its answer (Lin et al., "Focal loss for dense object detection",
+    2017): a rare word would otherwise spend its first hundreds of steps learning that it is rare.
+
     Args:
         encoder: any vision encoder, CNN or ViT.
-        num_words: number of words.
+        shares: (W,) share of images that have each word, between 0 and 1.
         image_size: side of the pictures in pixels.
 
     """
 
-    def __init__(self, encoder: PreTrainedModel, num_words: int, image_size: int):
+    def __init__(self, encoder: PreTrainedModel, shares: Iterable[float], image_size: int):
         super().__init__()
         self.encoder = encoder
-        self.head = nn.Linear(measure_image_features(encoder, image_size).width, num_words)
+        prior = torch.logit(torch.tensor(list(shares)))
+        self.head = nn.Linear(measure_image_features(encoder, image_size).width, len(prior))
+        nn.init.normal_(self.head.weight, std=0.01)
+        with torch.no_grad():
+            self.head.bias.copy_(prior)
 
     def forward(self, pixel_values: torch.Tensor, labels: torch.Tensor | None = None) -> dict[str, torch.Tensor]:
         """Tag pictures.
@@ -77,7 +84,7 @@ class TagCollator:
     """Collate rows `{image, captions}` into `pixel_values` (B, 3, H, W) and `labels` (B, W), both float32."""
 
     image_processor: object
-    words: Sequence[str]
+    words: Iterable[str]
 
     def __post_init__(self):
         self.columns = {word: column for column, word in enumerate(self.words)}
