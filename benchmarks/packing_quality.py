@@ -5,8 +5,8 @@
 Five references of one image are correlated samples: a step over 16 images with five references each sees fewer
 pictures than one over 80 pairs of image and caption. Both ways train the same captioner with as many captions
 a step, the same number of steps and the same schedule, from the same weights for each seed, and caption the same
-validation photos along the way; the rest is the configuration of the Flickr8k encoder-decoder. A pair is an image with
-one reference drawn anew each epoch. Minutes are those of training alone. The runs stay in `--output_dir`, and the
+validation photos along the way; the rest is `packing_quality.yaml`. A pair is an image with one reference drawn anew
+each epoch. Minutes are those of training alone. The runs stay in `--output_dir`, and the
 command goes on where it was broken off. The last line is JSON.
 """
 
@@ -76,10 +76,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", required=True, help="Flickr8k, or another source of five references an image")
     parser.add_argument("--encoder", required=True, help="the pretrained encoder, frozen")
-    parser.add_argument("--config", default=str(ROOT / "configs/train/flickr8k_encoder_decoder.yaml"))
+    parser.add_argument("--config", default=str(Path(__file__).with_suffix(".yaml")))
     parser.add_argument("--output_dir", default="outputs/packing-quality", type=Path)
     parser.add_argument("--seeds", default=[1, 2, 3], type=int, nargs="+")
-    parser.add_argument("--epochs", default=4, type=int, help="passes over all references")
+    parser.add_argument("--epochs", default=3, type=int, help="passes over all references")
     parser.add_argument("--images", default=16, type=int, help="images a step of the packed way")
     parser.add_argument("--train_images", default=6000, type=int)
     parser.add_argument("--eval_images", default=500, type=int)
@@ -100,7 +100,6 @@ def main() -> None:
                 "eval_caption_images": args.eval_images,
                 "eval_steps": steps // EVALUATIONS,
                 "save_steps": steps // EVALUATIONS,
-                "warmup_steps": 0.1,
                 "seed": seed,
                 "output_dir": folder,
             }

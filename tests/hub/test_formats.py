@@ -43,6 +43,7 @@ def test_stock_classes_hold_the_same_captioner(build, pictures, tmp_path, family
     [
         ("llava", CNN, {}, "a convnext encoder"),
         ("llava", TINY_VIT, {"pixel_shuffle_factor": 2}, "pixel_shuffle_factor=2"),
+        ("llava", TINY_VIT, {"image_position_embeddings": True}, "image_position_embeddings=True"),
         ("llava", TINY_VIT, {"vision_feature_layer": None}, "vision_feature_layer=None"),
         ("llava", REGISTERS, {}, "dropping 3 tokens before the patches"),
         ("encoder_decoder", CNN, {}, "a convnext encoder"),

@@ -213,6 +213,20 @@ def test_pixel_shuffle_refuses_cls_tokens():
         build_llava("vit", pixel_shuffle_factor=2, vision_feature_select_strategy="full")
 
 
+@torch.no_grad()
+def test_image_tokens_say_where_they_are(tmp_path):
+    model = build_llava("mobilenet_v2", image_position_embeddings=True)
+    features = torch.ones(1, 16, 320)
+    tokens = model.get_image_features(vision_features=features).pooler_output
+    positions = model.model.multi_modal_projector.image_positions.weight
+    assert positions.shape == (16, 32)
+    torch.testing.assert_close(tokens[0] - tokens[0, :1], positions - positions[:1], rtol=0, atol=1e-4)
+    inputs = {"input_ids": build_prompt(model), "pixel_values": random_images(2)}
+    model.save_pretrained(tmp_path)
+    reloaded = AutoModelForImageTextToText.from_pretrained(tmp_path)
+    assert torch.equal(reloaded(**inputs).logits, model(**inputs).logits)
+
+
 @pytest.mark.parametrize("language_model", LANGUAGE_MODEL_CONFIGS)
 @torch.no_grad()
 def test_resized_embeddings(language_model, tmp_path):

@@ -82,6 +82,8 @@ def llava_obstacle(model: HfcapLlavaForConditionalGeneration) -> str | None:
         return f"a {config.vision_config.model_type} encoder (no hidden_size and patch_size)"
     if config.pixel_shuffle_factor > 1:
         return f"pixel_shuffle_factor={config.pixel_shuffle_factor}"
+    if config.image_position_embeddings:
+        return "image_position_embeddings=True"
     if config.vision_feature_layer is None:
         return "vision_feature_layer=None (features after the final LayerNorm)"
     prefix = _num_prefix_tokens(tower, config)

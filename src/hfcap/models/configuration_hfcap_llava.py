@@ -19,6 +19,8 @@ class HfcapLlavaConfig(PreTrainedConfig):
         projector_hidden_act: activation between the two layers of the projector.
         multimodal_projector_bias: whether the projector's layers have a bias.
         pixel_shuffle_factor: side r of the blocks of patches merged into one image token; r * r fewer tokens.
+        image_position_embeddings: add learned embeddings of the position in the image, after the projection. Patches
+            of a CNN hardly say where they lie.
         vision_feature_layer: index into the tower's `hidden_states`, as in stock LLaVA; -1 is the last feature map of
             a CNN; None is `last_hidden_state`, which for most ViT means after the final LayerNorm.
         vision_feature_select_strategy: "default" drops CLS and register tokens, "full" keeps them.
@@ -42,6 +44,7 @@ class HfcapLlavaConfig(PreTrainedConfig):
     projector_hidden_act: str = "gelu"
     multimodal_projector_bias: bool = True
     pixel_shuffle_factor: int = 1
+    image_position_embeddings: bool = False
     vision_feature_layer: int | None = -1
     vision_feature_select_strategy: Literal["default", "full"] = "default"
     image_size: int | list[int] | None = None

@@ -25,7 +25,10 @@ from .model_utils import keep_4bit_layers_unpacked, keep_frozen_in_eval, to_addi
 
 
 class HfcapLlavaMultiModalProjector(nn.Module):
-    """Optional pixel shuffle, then a two-layer MLP; (B, patches, vision width) -> (B, image tokens, text width)."""
+    """Optional pixel shuffle, a two-layer MLP, optional positions.
+
+    (B, patches, vision width) -> (B, image tokens, text width).
+    """
 
     def __init__(self, config: HfcapLlavaConfig):
         super().__init__()
@@ -36,13 +39,19 @@ class HfcapLlavaMultiModalProjector(nn.Module):
         self.linear_1 = nn.Linear(config.vision_hidden_size * self.factor**2, text_width, bias=bias)
         self.act = ACT2FN[config.projector_hidden_act]
         self.linear_2 = nn.Linear(text_width, text_width, bias=bias)
+        # CODEPATH: an option of a training run, off in checkpoints that stock LLaVA can hold.
+        num_positions = config.image_seq_length if config.image_position_embeddings else 0
+        self.image_positions = nn.Embedding(num_positions, text_width) if num_positions else None
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
         """Project raw features, cast to the projector's dtype first (a cache may hold them in half precision)."""
         features = features.to(self.linear_1.weight.dtype)
         if self.factor > 1:
             features = shuffle_patches(features, *self.grid, self.factor)
-        return self.linear_2(self.act(self.linear_1(features)))
+        projected = self.linear_2(self.act(self.linear_1(features)))
+        if self.image_positions is not None:
+            projected = projected + self.image_positions(torch.arange(projected.shape[1], device=projected.device))
+        return projected
 
 
 class HfcapLlavaPreTrainedModel(PreTrainedModel):
