@@ -11,7 +11,7 @@ from torch.utils.data import Subset
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
 
-from hfcap.errors import ConfigError, WorkError
+from hfcap.errors import WorkError
 from hfcap.generation.sharded import caption_sharded
 from hfcap.metrics import compute_metrics
 from hfcap.models.facts import facts_of, is_packable
@@ -98,11 +98,7 @@ class CaptionTrainer(Trainer):
         self.largest_batch: int | None = None
         if args.process_index == 0:
             logger.info(describe_references(train_dataset.views.references, self.data_collator.packing))
-        self.train_sampler = None
-        if isinstance(train_dataset, CaptionDataset):
-            self.train_sampler = train_sampler(train_dataset, self.data_collator, args)
-        elif args.max_row_tokens is not None:
-            raise ConfigError("max_row_tokens: the lengths of a stream are not known beforehand; leave it out")
+        self.train_sampler = train_sampler(train_dataset, self.data_collator, args)
 
     def _get_train_sampler(self, train_dataset=None) -> torch.utils.data.Sampler:
         return self.train_sampler
