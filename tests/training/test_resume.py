@@ -26,7 +26,9 @@ def result_of(process):
     return json.loads(process.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("family", ["llava", "encoder_decoder"])
+@pytest.mark.parametrize(
+    "family", ["llava", "encoder_decoder", pytest.param("llava-stream-workers", marks=pytest.mark.slow)]
+)
 def test_a_killed_run_continues_the_same_loss_curve(tmp_path, family):
     whole = result_of(run(family, tmp_path / "whole"))
     killed = run(family, tmp_path / "killed", 8)

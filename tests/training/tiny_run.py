@@ -1,6 +1,7 @@
 """A tiny training run in a process of its own: `python tiny_run.py FAMILY FOLDER [KILL_AT_STEP]`.
 
-FAMILY may end in "-stream": the same rows are then read as a stream. Prints one JSON line: the logged losses by step,
+FAMILY may end in "-stream": the same rows are then read as a stream; or in "-stream-workers": and by two worker
+processes, which share its four shards. Prints one JSON line: the logged losses by step,
 gradient norms, the evaluation, and which engine ran. With KILL_AT_STEP the process kills itself (SIGKILL) after that
 step, as a power cut would.
 """
@@ -37,7 +38,8 @@ class PowerCut(TrainerCallback):
 
 
 def main(family: str, folder: str, kill_at_step: int = -1) -> None:
-    streaming, family = family.endswith("-stream"), family.removesuffix("-stream")
+    family, *source = family.split("-")
+    streaming, workers = "stream" in source, 2 if "workers" in source else 0
     set_seed(0)
     rows = load_scenes("train", 20, "caption", image_size=32)
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
@@ -48,6 +50,7 @@ def main(family: str, folder: str, kill_at_step: int = -1) -> None:
         num_train_epochs=2,
         max_steps=10 if streaming else -1,
         learning_rate=1e-2,
+        dataloader_num_workers=workers,
         logging_steps=1,
         eval_strategy="no",
         save_strategy="steps",
@@ -66,7 +69,8 @@ def main(family: str, folder: str, kill_at_step: int = -1) -> None:
     )
     model, processor = build_captioner(model_args, args, [c for captions in rows["captions"] for c in captions])
     data = CaptionDataset(rows, references=2, mirror=True)
-    stream = CaptionStream(rows.to_iterable_dataset(), references=2, mirror=True) if streaming else None
+    shards = rows.to_iterable_dataset(num_shards=4 if workers else 1)
+    stream = CaptionStream(shards, references=2, mirror=True) if streaming else None
     trainer = CaptionTrainer(
         model=model,
         args=args,
