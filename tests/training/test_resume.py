@@ -43,5 +43,19 @@ def test_a_killed_run_continues_the_same_loss_curve(tmp_path, family):
     assert resumed["captions"] == whole["captions"]
 
 
+def test_a_full_disk_ends_the_run_with_one_line_and_the_next_one_goes_on(tmp_path):
+    whole = result_of(run("llava", tmp_path / "whole"))
+    full = run("llava", tmp_path / "full", -1, 4)
+    assert full.returncode == 1
+    *_, last_line = full.stderr.splitlines()
+    kept = tmp_path / "full" / "checkpoint-3"
+    assert last_line.startswith(f"error: {tmp_path / 'full' / 'checkpoint-6'} could not be written (")
+    assert f"{kept} is whole: make room and give the same command again to go on from it" in last_line
+    assert list((tmp_path / "full").iterdir()) == [kept]
+    resumed = result_of(run("llava", tmp_path / "full"))
+    assert resumed["losses"] == whole["losses"]
+    assert resumed["captions"] == whole["captions"]
+
+
 def test_no_checkpoint_is_no_error(tmp_path):
     assert last_complete_checkpoint(tmp_path / "nowhere") is None
