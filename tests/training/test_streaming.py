@@ -127,6 +127,8 @@ def test_a_run_does_not_go_on_with_other_readers_of_its_stream(tmp_path):
     orders = {workers: read_by_workers(NUM_IMAGES, workers, NUM_IMAGES) for workers in range(4)}
     assert orders[0] != orders[1] != orders[2] == orders[3]  # a third has no shard to read
 
+    stream = rows.to_iterable_dataset(num_shards=2)
+
     def start(train, workers, batch_size):
         args = CaptionTrainingArguments(
             output_dir=str(tmp_path),
@@ -140,7 +142,6 @@ def test_a_run_does_not_go_on_with_other_readers_of_its_stream(tmp_path):
             tmp_path / str(train is rows), (DataArguments(streaming=train is not rows), args), (train, rows)
         )
 
-    stream = rows.to_iterable_dataset(num_shards=2)
     for workers in (2, 3):
         assert not start(stream, workers, 4)
     for workers, batch_size in ((0, 4), (2, 2)):
