@@ -2,9 +2,9 @@
 
     accelerate launch --config_file configs/accelerate/ddp.yaml tests/training/backend_run.py FOLDER STEPS CELL ...
 
-A cell is FAMILY/STRATEGY; the family "native_TYPE" is a captioner of transformers (tests/native_models.py). Each
-leaves `FOLDER/FAMILY-STRATEGY/` with its checkpoints, and `result.json` with its losses, captions and the engine that
-really ran.
+A cell is FAMILY/STRATEGY, or FAMILY/STRATEGY/checkpointing; the family "native_TYPE" is a captioner of transformers
+(tests/native_models.py). Each leaves `FOLDER/FAMILY-STRATEGY/` with its checkpoints, and `result.json` with its
+losses, captions and the engine that really ran.
 """
 
 import faulthandler
@@ -33,6 +33,7 @@ from hfcap.training.dataset import CaptionDataset
 from hfcap.training.strategies import apply_strategy
 from hfcap.training.trainer import CaptionTrainer
 from native_models import build_native
+from tiny_training import CHECKPOINTING
 
 # Wide enough for ZeRO-3 to partition some weights: configs/deepspeed/zero3.json keeps those below 10,000 whole.
 LLAMA = TINY_LLAMA | {"intermediate_size": 256}
@@ -106,8 +107,10 @@ def engine(trainer: CaptionTrainer) -> dict:
     }
 
 
-def run_cell(base: Path, folder: Path, family: str, strategy: str, max_steps: int) -> dict:
+def run_cell(root: Path, folder: Path, cell: str, max_steps: int) -> dict:
     """Train a cell to `max_steps`, from its last checkpoint where it has one; return what came out."""
+    family, strategy, *extras = cell.split("/")
+    base = root / family
     set_seed(0)
     rows = load_scenes("train", 24, "caption", image_size=32)
     args = CaptionTrainingArguments(
@@ -125,6 +128,7 @@ def run_cell(base: Path, folder: Path, family: str, strategy: str, max_steps: in
         load_best_model_at_end=False,
         disable_tqdm=True,
         use_cpu=True,
+        **dict.fromkeys([CHECKPOINTING] if "checkpointing" in extras else [], True),
     )
     with whole_weights(args):
         model, processor = load_captioner(str(base), load_in_4bit=strategy == "qlora")
@@ -165,5 +169,4 @@ if __name__ == "__main__":
     faulthandler.dump_traceback_later(LONGEST, exit=True)
     root, steps, *cells = sys.argv[1:]
     for cell in cells:
-        family, strategy = cell.split("/")
-        run_cell(Path(root) / family, Path(root) / f"{family}-{strategy}", family, strategy, int(steps))
+        run_cell(Path(root), Path(root) / cell.replace("/", "-"), cell, int(steps))

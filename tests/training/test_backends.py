@@ -58,8 +58,7 @@ def one_process(tmp_path_factory):
 
     @cache
     def result(cell, steps):
-        family, strategy = cell.split("/")
-        return backend_run.run_cell(root / family, root / f"{family}-{strategy}-{steps}", family, strategy, steps)
+        return backend_run.run_cell(root, root / f"{cell.replace('/', '-')}-{steps}", cell, steps)
 
     result.root = root
     return result
@@ -158,6 +157,16 @@ def test_every_cell(engine, tmp_path, one_process):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ddp", pytest.param("zero3", marks=DEEPSPEED)])
+def test_activation_checkpointing_of_a_captioner_with_unused_layers(engine, tmp_path, one_process):
+    """LLaVA leaves the last layer of its encoder out: DDP must look for parameters without a gradient."""
+    cells = ("native_llava/full/checkpointing", "llava/full/checkpointing")
+    for cell, result in launch_from_the_same_base(engine, tmp_path, one_process, cells).items():
+        assert_engine_ran(engine, result)
+        assert_same(result, one_process(cell, 2))
+
+
+@pytest.mark.slow
 def test_two_nodes_on_one_machine_equal_one_process(tmp_path, one_process):
     cells = ("llava/full", "encoder_decoder/full", "native_llava/qlora")
     for cell, result in launch_from_the_same_base("two nodes", tmp_path, one_process, cells).items():
@@ -172,6 +181,6 @@ def test_two_nodes_on_one_machine_equal_one_process(tmp_path, one_process):
 def test_a_checkpoint_of_two_processes_goes_on_in_one(tmp_path, one_process):
     launch_from_the_same_base("ddp", tmp_path, one_process, ["llava/full", "llava/qlora"])
     for strategy in ("full", "qlora"):
-        result = backend_run.run_cell(tmp_path / "llava", tmp_path / f"llava-{strategy}", "llava", strategy, 4)
+        result = backend_run.run_cell(tmp_path, tmp_path / f"llava-{strategy}", f"llava/{strategy}", 4)
         assert result["engine"]["processes"] == 1
         assert_same(result, one_process(f"llava/{strategy}", 4))

@@ -157,6 +157,7 @@ NOT_COMPARED = {
     "dataloader_prefetch_factor",
     "dataloader_persistent_workers",
     "dataloader_pin_memory",
+    "ddp_find_unused_parameters",
 }
 
 
