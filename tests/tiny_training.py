@@ -1,9 +1,17 @@
 """A trainer for tests of a few steps: it evaluates nothing, saves nothing and draws no progress bars."""
 
+from dataclasses import fields
+
 from hfcap.training.arguments import CaptionTrainingArguments
 from hfcap.training.dataset import CaptionDataset
 from hfcap.training.trainer import CaptionTrainer
 
+# Renamed in transformers 5.23.
+CHECKPOINTING = next(
+    field.name
+    for field in fields(CaptionTrainingArguments)
+    if field.name in ("activation_checkpointing", "gradient_checkpointing")
+)
 STEPS_ALONE = {
     "eval_strategy": "no",
     "save_strategy": "no",

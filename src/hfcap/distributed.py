@@ -1,13 +1,19 @@
-"""Runs of several processes: what one decides for all, and how weights load."""
+"""Runs of several processes: what one decides for all, how they stay in step, and how weights load."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import TypeVar
 
+import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list
+from accelerate.utils import broadcast_object_list, reduce
 from transformers import TrainingArguments
-from transformers.integrations.deepspeed import set_hf_deepspeed_config, unset_hf_deepspeed_config
+from transformers.integrations.deepspeed import (
+    is_deepspeed_zero3_enabled,
+    set_hf_deepspeed_config,
+    unset_hf_deepspeed_config,
+)
+from transformers.integrations.fsdp import is_fsdp_managed_module
 
 from hfcap.errors import ConfigError
 
@@ -32,6 +38,29 @@ def main_process_decides(decide: Callable[[], T]) -> T:
     if refusal is not None:
         raise ConfigError(refusal)
     return result
+
+
+def in_step(model: torch.nn.Module, items: Iterable[T]) -> Iterator[tuple[T, bool]]:
+    """Yield each item with True; where processes gather weights together, go on until all of them have run out.
+
+    Under ZeRO-3 and FSDP a forward pass is joint work, and one process that runs more of them than another waits for
+    ever. A process that has no item left gets its last one again, with False: it runs it for the others alone.
+
+    Args:
+        model: what runs on the items.
+        items: of this process, at least one if another process has one.
+    """
+    items = iter(items)
+    state = PartialState()
+    if state.num_processes == 1 or not (is_deepspeed_zero3_enabled() or is_fsdp_managed_module(model)):
+        yield from ((item, True) for item in items)
+        return
+    nothing_left = object()
+    item = last = next(items, nothing_left)
+    while reduce(torch.tensor(float(item is not nothing_left), device=state.device), "sum"):
+        yield last, item is not nothing_left
+        item = next(items, nothing_left)
+        last = last if item is nothing_left else item
 
 
 @contextmanager

@@ -2,7 +2,8 @@
 
     accelerate launch --config_file configs/accelerate/ddp.yaml tests/training/backend_run.py FOLDER STEPS CELL ...
 
-A cell is FAMILY/STRATEGY. Each leaves `FOLDER/FAMILY-STRATEGY/` with its checkpoints, and `result.json` with its
+A cell is FAMILY/STRATEGY, or FAMILY/STRATEGY/checkpointing; the family "native_TYPE" is a captioner of transformers
+(tests/native_models.py). Each leaves `FOLDER/FAMILY-STRATEGY/` with its checkpoints, and `result.json` with its
 losses, captions and the engine that really ran.
 """
 
@@ -14,12 +15,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+import datasets
 import torch
 from tiny import TINY_ENCODER, TINY_GPT2, TINY_LLAMA
+from torch.utils.data import Subset
 from transformers import set_seed
 
 from hfcap.data.scenes import load_scenes
 from hfcap.distributed import whole_weights
+from hfcap.generation.sharded import caption_sharded
+from hfcap.models.facts import facts_of
 from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
 from hfcap.training.build import build_captioner, load_captioner
 from hfcap.training.checkpoints import last_complete_checkpoint
@@ -27,6 +32,8 @@ from hfcap.training.collators import CaptionCollator
 from hfcap.training.dataset import CaptionDataset
 from hfcap.training.strategies import apply_strategy
 from hfcap.training.trainer import CaptionTrainer
+from native_models import build_native
+from tiny_training import CHECKPOINTING
 
 # Wide enough for ZeRO-3 to partition some weights: configs/deepspeed/zero3.json keeps those below 10,000 whole.
 LLAMA = TINY_LLAMA | {"intermediate_size": 256}
@@ -34,11 +41,17 @@ GPT2 = TINY_GPT2 | {"n_embd": 64}
 BRIDGE = {"image_position_embeddings": True, "num_bridge_layers": 1, "bridge_dropout": 0.0}
 IMAGES_A_STEP = 4
 LONGEST = 600  # seconds until a process that hangs prints where, and ends
+DECODING = {"num_beams": 2, "max_new_tokens": 8}
+NATIVE = "native_"
 NUM_EVAL_IMAGES = 7  # odd: two processes cannot have equal shares
 
 
 def build_tiny(folder: Path, family: str, captions: list[str]):
-    """Build a captioner of one of our families."""
+    """Build a captioner of a family."""
+    if family.startswith(NATIVE):
+        model, processor = build_native(family.removeprefix(NATIVE), captions)
+        model.generation_config.update(**DECODING)
+        return model, processor
     model_args = ModelArguments(
         family=family,
         encoder_config=TINY_ENCODER,
@@ -47,7 +60,7 @@ def build_tiny(folder: Path, family: str, captions: list[str]):
         vocab_size=350,
         bridge_config=BRIDGE if family == "encoder_decoder" else None,
     )
-    args = CaptionTrainingArguments(output_dir=str(folder), num_beams=2, max_new_tokens=8, use_cpu=True)
+    args = CaptionTrainingArguments(output_dir=str(folder), **DECODING, use_cpu=True)
     model, processor = build_captioner(model_args, args, captions)
     # An untrained captioner says the same of every picture, and captions in a wrong order would pass: spread them.
     with torch.no_grad():
@@ -67,6 +80,19 @@ def save_base(folder: Path, family: str) -> None:
     processor.save_pretrained(folder)
 
 
+def prompt_of(config) -> str | None:
+    """Instruction of a captioner, where it takes one."""
+    return None if facts_of(config).prompt == "none" else "caption"
+
+
+def rows_to_judge(config) -> datasets.Dataset:
+    """Rows of the evaluation, with prompts of one length for the one of two processes and of many for the other."""
+    rows = load_scenes("train", NUM_EVAL_IMAGES, "caption", image_size=32)
+    if prompt_of(config) is None:
+        return rows
+    return rows.add_column("prompt", ["caption" * (i % 2 * i) for i in range(NUM_EVAL_IMAGES)])
+
+
 def engine(trainer: CaptionTrainer) -> dict:
     """Say what really ran: accelerate falls back silently where it lacks something."""
     plugin = trainer.accelerator.state.deepspeed_plugin
@@ -75,13 +101,16 @@ def engine(trainer: CaptionTrainer) -> dict:
         "distributed_type": trainer.accelerator.distributed_type.value,
         "wrapped": type(wrapped).__name__,
         "processes": trainer.args.world_size,
+        "processes_a_node": int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
         "stage": None if plugin is None else wrapped.zero_optimization_stage(),
         "partitioned": sum(getattr(p, "ds_numel", p.numel()) > p.numel() for p in trainer.model.parameters()),
     }
 
 
-def run_cell(base: Path, folder: Path, family: str, strategy: str, max_steps: int) -> dict:
+def run_cell(root: Path, folder: Path, cell: str, max_steps: int) -> dict:
     """Train a cell to `max_steps`, from its last checkpoint where it has one; return what came out."""
+    family, strategy, *extras = cell.split("/")
+    base = root / family
     set_seed(0)
     rows = load_scenes("train", 24, "caption", image_size=32)
     args = CaptionTrainingArguments(
@@ -99,18 +128,19 @@ def run_cell(base: Path, folder: Path, family: str, strategy: str, max_steps: in
         load_best_model_at_end=False,
         disable_tqdm=True,
         use_cpu=True,
+        **dict.fromkeys([CHECKPOINTING] if "checkpointing" in extras else [], True),
     )
     with whole_weights(args):
         model, processor = load_captioner(str(base), load_in_4bit=strategy == "qlora")
     set_seed(0)  # LoRA's matrices
     model = apply_strategy(model, strategy, lora_r=4)
-    data = CaptionDataset(rows, references=2, mirror=True)
+    data, judged = CaptionDataset(rows, references=2, mirror=True), CaptionDataset(rows_to_judge(model.config))
     trainer = CaptionTrainer(
         model=model,
         args=args,
         train_dataset=data,
-        eval_dataset=CaptionDataset(rows.select(range(NUM_EVAL_IMAGES))),
-        data_collator=CaptionCollator(processor, model.config, None if family == "encoder_decoder" else "caption"),
+        eval_dataset=judged,
+        data_collator=CaptionCollator(processor, model.config, prompt_of(model.config)),
         processing_class=processor,
     )
     trainer.train(resume_from_checkpoint=last_complete_checkpoint(folder))
@@ -120,6 +150,8 @@ def run_cell(base: Path, folder: Path, family: str, strategy: str, max_steps: in
         "grad_norms": [log["grad_norm"] for log in trainer.state.log_history if "loss" in log],
         "eval": trainer.evaluate(),
         "captions": trainer.sample_captions,
+        # Fewer pictures than processes.
+        "first": caption_sharded(trainer.model, processor, Subset(judged, range(1)), prompt_of(model.config)),
     }
     trainer.save_model(str(folder / "model"))
     if trainer.is_world_process_zero():
@@ -137,5 +169,4 @@ if __name__ == "__main__":
     faulthandler.dump_traceback_later(LONGEST, exit=True)
     root, steps, *cells = sys.argv[1:]
     for cell in cells:
-        family, strategy = cell.split("/")
-        run_cell(Path(root) / family, Path(root) / f"{family}-{strategy}", family, strategy, int(steps))
+        run_cell(Path(root), Path(root) / cell.replace("/", "-"), cell, int(steps))

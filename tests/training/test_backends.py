@@ -7,6 +7,7 @@ DDP and DeepSpeed; FSDP needs a GPU.
 import importlib.util
 import os
 import shutil
+import socket
 import subprocess
 import sys
 from functools import cache
@@ -15,18 +16,21 @@ from pathlib import Path
 import backend_run
 import pytest
 
-from hfcap.data.scenes import load_scenes
 from hfcap.generation.caption import caption_rows
+from hfcap.models.facts import FACTS
 from hfcap.training.build import load_captioner
 from hfcap.training.dataset import CaptionDataset
 
 ROOT = Path(__file__).parents[2]
-FAMILIES = ("llava", "encoder_decoder")
+# A model type of each family of the table; of the native ones two that are built differently.
+FAMILIES = {
+    "llava": "hfcap_llava",
+    "encoder_decoder": "hfcap_encoder_decoder",
+    "native_llava": "llava",
+    "native_idefics3": "idefics3",
+}
 CELLS = tuple(
-    f"{family}/{strategy}"
-    for family in FAMILIES
-    for strategy in ("full", "frozen_encoder", "projector", "lora", "qlora")
-    if family != "encoder_decoder" or strategy in ("full", "frozen_encoder")
+    f"{family}/{strategy}" for family, model_type in FAMILIES.items() for strategy in FACTS[model_type].strategies
 )
 DEEPSPEED = pytest.mark.skipif(
     importlib.util.find_spec("deepspeed") is None, reason='needs DeepSpeed: pip install -e ".[deepspeed]"'
@@ -41,6 +45,8 @@ ENGINES = {
         for stage in (1, 2, 3)
     },
 }
+ENGINES["two nodes"] = ("multi_node.yaml", ENGINES["ddp"][1])
+NODES = {"two nodes": 2}
 
 
 @pytest.fixture(scope="module")
@@ -52,8 +58,7 @@ def one_process(tmp_path_factory):
 
     @cache
     def result(cell, steps):
-        family, strategy = cell.split("/")
-        return backend_run.run_cell(root / family, root / f"{family}-{strategy}-{steps}", family, strategy, steps)
+        return backend_run.run_cell(root, root / f"{cell.replace('/', '-')}-{steps}", cell, steps)
 
     result.root = root
     return result
@@ -67,26 +72,46 @@ def extensions_of_this_run(tmp_path_factory):
         yield
 
 
-def launch(config, folder, steps, cells):
-    command = [sys.executable, "-m", "accelerate.commands.launch", "--main_process_port", "0"]
-    command += ["--config_file", str(ROOT / "configs" / "accelerate" / config)]
+def launch(config, folder, steps, cells, nodes=1):
+    """Run cells by `accelerate launch`, with as many launchers as there are nodes, all on this machine."""
     environment = os.environ | {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
-    command += [backend_run.__file__, str(folder), str(steps), *cells]
-    process = subprocess.run(
-        command, capture_output=True, text=True, env=environment, cwd=ROOT, timeout=backend_run.LONGEST + 60
-    )
-    assert process.returncode == 0, process.stderr[-4000:]
+    options = [["--main_process_port", "0"]]
+    if nodes > 1:
+        meeting_point = ["--main_process_ip", "127.0.0.1", "--main_process_port", str(free_port())]
+        options = [["--machine_rank", str(rank), *meeting_point] for rank in range(nodes)]
+    launcher = [sys.executable, "-m", "accelerate.commands.launch", "--config_file"]
+    launcher += [str(ROOT / "configs" / "accelerate" / config)]
+    script = [backend_run.__file__, str(folder), str(steps), *cells]
+    logs = [folder / f"node-{rank}.log" for rank in range(nodes)]
+    processes = []
+    try:
+        for own, log in zip(options, logs, strict=True):
+            with open(log, "w") as file:
+                command = [*launcher, *own, *script]
+                processes.append(subprocess.Popen(command, stdout=file, stderr=file, env=environment, cwd=ROOT))
+        codes = [process.wait(timeout=backend_run.LONGEST + 60) for process in processes]
+    finally:
+        for process in processes:
+            process.terminate()  # passed on to what it launched; nothing where it has ended
+    assert codes == [0] * nodes, "\n".join(log.read_text()[-4000:] for log in logs)
     return {cell: backend_run.read_result(folder / cell.replace("/", "-")) for cell in cells}
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
 
 
 def launch_from_the_same_base(engine, tmp_path, one_process, cells):
     for family in {cell.split("/")[0] for cell in cells}:
         shutil.copytree(one_process.root / family, tmp_path / family)
-    return launch(ENGINES[engine][0], tmp_path, 2, cells)
+    return launch(ENGINES[engine][0], tmp_path, 2, cells, NODES.get(engine, 1))
 
 
 def assert_engine_ran(engine, result):
-    assert result["engine"].items() >= (ENGINES[engine][1] | {"processes": 2}).items()
+    processes = {"processes": 2, "processes_a_node": 2 // NODES.get(engine, 1)}
+    assert result["engine"].items() >= (ENGINES[engine][1] | processes).items()
     assert (result["engine"]["partitioned"] > 0) == (engine == "zero3")
 
 
@@ -95,6 +120,7 @@ def assert_same(result, expected):
     assert result["grad_norms"] == pytest.approx(expected["grad_norms"], rel=1e-4)
     assert result["captions"] == expected["captions"]
     assert len({caption for _, caption in expected["captions"]}) > 1  # a wrong order would show
+    assert result["first"] == [expected["captions"][0][1]]
     for key in ("eval_bleu_1", "eval_bleu_4", "eval_rouge_l", "eval_cider"):
         assert result["eval"][key] == expected["eval"][key], key
     assert result["eval"]["eval_loss"] == pytest.approx(expected["eval"]["eval_loss"], rel=1e-5)
@@ -103,9 +129,8 @@ def assert_same(result, expected):
 def assert_loads_with_the_same_captions(folder, cell, expected):
     """`from_pretrained` in this process, which trained none of it."""
     model, processor = load_captioner(str(folder / "model"), load_in_4bit=cell.endswith("qlora"))
-    rows = load_scenes("train", backend_run.NUM_EVAL_IMAGES, "caption", image_size=32)
-    prompt = None if cell.startswith("encoder_decoder") else "caption"
-    captions = caption_rows(model, processor, CaptionDataset(rows), prompt)
+    rows = backend_run.rows_to_judge(model.config)
+    captions = caption_rows(model, processor, CaptionDataset(rows), backend_run.prompt_of(model.config))
     assert captions == [caption for _, caption in expected["captions"]]
 
 
@@ -132,9 +157,30 @@ def test_every_cell(engine, tmp_path, one_process):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ddp", pytest.param("zero3", marks=DEEPSPEED)])
+def test_activation_checkpointing_of_a_captioner_with_unused_layers(engine, tmp_path, one_process):
+    """LLaVA leaves the last layer of its encoder out: DDP must look for parameters without a gradient."""
+    cells = ("native_llava/full/checkpointing", "llava/full/checkpointing")
+    for cell, result in launch_from_the_same_base(engine, tmp_path, one_process, cells).items():
+        assert_engine_ran(engine, result)
+        assert_same(result, one_process(cell, 2))
+
+
+@pytest.mark.slow
+def test_two_nodes_on_one_machine_equal_one_process(tmp_path, one_process):
+    cells = ("llava/full", "encoder_decoder/full", "native_llava/qlora")
+    for cell, result in launch_from_the_same_base("two nodes", tmp_path, one_process, cells).items():
+        assert_engine_ran("two nodes", result)
+        assert_same(result, one_process(cell, 2))
+        assert_loads_with_the_same_captions(tmp_path / cell.replace("/", "-"), cell, result)
+    result = launch(ENGINES["two nodes"][0], tmp_path, 4, ["llava/full"], nodes=2)["llava/full"]
+    assert_same(result, one_process("llava/full", 4))
+
+
+@pytest.mark.slow
 def test_a_checkpoint_of_two_processes_goes_on_in_one(tmp_path, one_process):
     launch_from_the_same_base("ddp", tmp_path, one_process, ["llava/full", "llava/qlora"])
     for strategy in ("full", "qlora"):
-        result = backend_run.run_cell(tmp_path / "llava", tmp_path / f"llava-{strategy}", "llava", strategy, 4)
+        result = backend_run.run_cell(tmp_path, tmp_path / f"llava-{strategy}", f"llava/{strategy}", 4)
         assert result["engine"]["processes"] == 1
         assert_same(result, one_process(f"llava/{strategy}", 4))

@@ -1,8 +1,14 @@
+import pytest
+
+from hfcap.data.scenes import load_scenes
+from hfcap.errors import ConfigError
 from hfcap.training.arguments import CaptionTrainingArguments
 from hfcap.training.collators import CaptionCollator
-from hfcap.training.dataset import CaptionDataset
+from hfcap.training.dataset import CaptionDataset, CaptionStream
 from hfcap.training.dry_run import describe_run, describe_sample
+from hfcap.training.packing import IGNORE_INDEX
 from hfcap.training.strategies import apply_strategy
+from tiny_training import STEPS_ALONE, make_trainer
 
 
 def test_the_sample_shows_what_is_read_and_what_is_learned(build_tiny, scene_rows):
@@ -27,5 +33,43 @@ def test_a_dry_run_counts_steps_and_parameters_and_leaves_no_gradient(build_tiny
     # 24 images in batches of 5 are 5 batches, 3 optimizer steps an epoch.
     assert "9 optimizer steps" in text
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
-    assert text.split("all ")[1].split()[1] == f"{trained:,}"
+    assert text.split("\nall ")[1].split()[1] == f"{trained:,}"
     assert all(p.grad is None for p in model.parameters())
+
+
+@pytest.mark.parametrize("max_row_tokens", [None, 400])
+def test_a_dry_run_shows_what_the_trainer_takes(build_tiny, scene_rows, tmp_path, max_row_tokens):
+    """Its batch and its steps are the trainer's own, with several images in a row as well."""
+    model, processor = build_tiny("llava")
+    collator = CaptionCollator(processor, model.config, "caption")
+    settings = {"per_device_train_batch_size": 5, "num_train_epochs": 1.5, "max_row_tokens": max_row_tokens, "seed": 3}
+    trainer = make_trainer(model, collator, scene_rows, tmp_path, **settings)
+    text = describe_run(model, collator, trainer.train_dataset, trainer.args)
+
+    batch = next(iter(trainer.get_train_dataloader()))
+    sample = describe_sample(batch, processor.tokenizer)
+    assert text.startswith(sample + "\n\n")
+    shown = [line for line in text.splitlines() if line.startswith("batch: ")]
+    rows, length = batch["segment_ids"].shape
+    targets = int((batch["shift_labels"] != IGNORE_INDEX).sum())
+    assert shown[0].startswith(
+        f"batch: {rows} rows of {length} tokens, {len(batch['pixel_values'])} images, {targets} targets"
+    )
+    if max_row_tokens is None:
+        assert "image 1 of" not in sample
+    else:
+        in_first_row = int(batch["image_ids"][0].max()) + 1
+        assert in_first_row > 1 and sample.count("not learned: '<image>") == in_first_row
+        assert sample.count("learns ") == 5 * in_first_row
+        assert f"an epoch: 24 images in {len(trainer.train_sampler)} rows" in text
+        assert length <= max_row_tokens
+    trainer.train()
+    assert f"\n{trainer.state.global_step} optimizer steps" in text
+
+
+def test_a_dry_run_refuses_what_training_refuses(build_tiny, tmp_path):
+    model, processor = build_tiny("llava")
+    args = CaptionTrainingArguments(output_dir=str(tmp_path), max_steps=1, max_row_tokens=400, **STEPS_ALONE)
+    stream = CaptionStream(load_scenes("train", 4, "caption", image_size=32).to_iterable_dataset())
+    with pytest.raises(ConfigError, match="lengths of a stream are not known"):
+        describe_run(model, CaptionCollator(processor, model.config, "caption"), stream, args)

@@ -1,20 +1,11 @@
 """D4: the same 16 samples give the same loss and gradient, however an optimizer step splits them."""
 
-from dataclasses import fields
-
 import pytest
 import torch
 
-from hfcap.training.arguments import CaptionTrainingArguments
 from hfcap.training.collators import CaptionCollator
-from tiny_training import make_trainer
+from tiny_training import CHECKPOINTING, make_trainer
 
-# Renamed in transformers 5.23.
-CHECKPOINTING = next(
-    f.name
-    for f in fields(CaptionTrainingArguments)
-    if f.name in ("activation_checkpointing", "gradient_checkpointing")
-)
 FAMILIES = ("llava", "encoder_decoder")
 
 

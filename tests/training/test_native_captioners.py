@@ -1,6 +1,5 @@
 """Every native captioner of the table trains with every strategy it names, and the table's facts about it are true."""
 
-from dataclasses import fields
 from importlib.util import find_spec
 from itertools import chain
 
@@ -22,6 +21,7 @@ from hfcap.training.merge import merge_adapter
 from hfcap.training.strategies import TRAINED_PARTS, apply_strategy, part_of
 from hfcap.training.trainer import CaptionTrainer
 from native_models import BERT, BUILDERS, LLAMA, NEED_TORCHVISION, QWEN2, build_native
+from tiny_training import CHECKPOINTING
 
 PROMPT = "describe the picture"
 # The rest of the matrix is slow; these few touch every branch of the table.
@@ -58,12 +58,6 @@ PACKED = [
     for variant in VARIANTS
     if FACTS[model_type].packable
 ]
-# Renamed in transformers 5.23.
-CHECKPOINTING = next(
-    f.name
-    for f in fields(CaptionTrainingArguments)
-    if f.name in ("activation_checkpointing", "gradient_checkpointing")
-)
 
 
 @pytest.fixture(scope="module")

@@ -26,7 +26,9 @@ def result_of(process):
     return json.loads(process.stdout.splitlines()[-1])
 
 
-@pytest.mark.parametrize("family", ["llava", "encoder_decoder"])
+@pytest.mark.parametrize(
+    "family", ["llava", "encoder_decoder", pytest.param("llava-stream-workers", marks=pytest.mark.slow)]
+)
 def test_a_killed_run_continues_the_same_loss_curve(tmp_path, family):
     whole = result_of(run(family, tmp_path / "whole"))
     killed = run(family, tmp_path / "killed", 8)
@@ -38,6 +40,20 @@ def test_a_killed_run_continues_the_same_loss_curve(tmp_path, family):
     assert len(whole["losses"]) == 10
     assert resumed["losses"] == whole["losses"]
     assert resumed["grad_norms"] == whole["grad_norms"]
+    assert resumed["captions"] == whole["captions"]
+
+
+def test_a_full_disk_ends_the_run_with_one_line_and_the_next_one_goes_on(tmp_path):
+    whole = result_of(run("llava", tmp_path / "whole"))
+    full = run("llava", tmp_path / "full", -1, 4)
+    assert full.returncode == 1
+    *_, last_line = full.stderr.splitlines()
+    kept = tmp_path / "full" / "checkpoint-3"
+    assert last_line.startswith(f"error: {tmp_path / 'full' / 'checkpoint-6'} could not be written (")
+    assert f"{kept} is whole: make room and give the same command again to go on from it" in last_line
+    assert list((tmp_path / "full").iterdir()) == [kept]
+    resumed = result_of(run("llava", tmp_path / "full"))
+    assert resumed["losses"] == whole["losses"]
     assert resumed["captions"] == whole["captions"]
 
 

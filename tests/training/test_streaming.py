@@ -1,9 +1,11 @@
 """Training from a stream: its order is a function of (seed, epoch), and a resumed run goes on with the next row."""
 
 import json
+from itertools import chain, islice
 
 import pytest
 from datasets import IterableDataset
+from torch.utils.data import DataLoader
 
 from hfcap.data.scenes import load_scenes
 from hfcap.data.sources import load_captions
@@ -13,7 +15,7 @@ from hfcap.training.checkpoints import last_complete_checkpoint
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.compatibility import check_data
 from hfcap.training.dataset import CaptionDataset, CaptionStream
-from hfcap.training.preparation import load_splits
+from hfcap.training.preparation import load_splits, open_run
 from hfcap.training.trainer import CaptionTrainer
 from tiny_training import STEPS_ALONE
 
@@ -103,6 +105,50 @@ def test_a_resumed_run_from_a_stream_is_the_uninterrupted_one(folder, build_tiny
     (tmp_path / "cut").mkdir()
     (tmp_path / "whole" / "checkpoint-4").rename(tmp_path / "cut" / "checkpoint-4")
     assert train(tmp_path / "cut") == whole
+
+
+def read_by_workers(num_images, workers, count):
+    """`image_id`s of a stream of two shards, read by so many loader processes, two at a time."""
+    rows = load_scenes("train", num_images, "caption", image_size=32)
+    stream = CaptionStream(rows.to_iterable_dataset(num_shards=2))
+    batches = iter(DataLoader(stream, batch_size=2, num_workers=workers, collate_fn=list))
+    return [row["image_id"] for row in islice(chain.from_iterable(batches), count)]
+
+
+@pytest.mark.slow
+def test_worker_processes_do_not_disturb_each_other():
+    """By chance: where they share the number of the epoch, two of three runs differ within some hundred epochs."""
+    orders = [read_by_workers(6, 2, 2000) for _ in range(4)]
+    assert all(order == orders[0] for order in orders)
+
+
+def test_a_run_does_not_go_on_with_other_readers_of_its_stream(tmp_path):
+    rows = load_scenes("train", NUM_IMAGES, "caption", image_size=32)
+    orders = {workers: read_by_workers(NUM_IMAGES, workers, NUM_IMAGES) for workers in range(4)}
+    assert orders[0] != orders[1] != orders[2] == orders[3]  # a third has no shard to read
+
+    stream = rows.to_iterable_dataset(num_shards=2)
+
+    def start(train, workers, batch_size):
+        args = CaptionTrainingArguments(
+            output_dir=str(tmp_path),
+            max_steps=9,
+            dataloader_num_workers=workers,
+            per_device_train_batch_size=batch_size,
+            gradient_accumulation_steps=8 // batch_size,
+            use_cpu=True,
+        )
+        return open_run(
+            tmp_path / str(train is rows), (DataArguments(streaming=train is not rows), args), (train, rows)
+        )
+
+    for workers in (2, 3):
+        assert not start(stream, workers, 4)
+    for workers, batch_size in ((0, 4), (2, 2)):
+        with pytest.raises(ConfigError, match="stream_readers was 'dataloader_num_workers=2, 4 images in turn', is"):
+            start(stream, workers, batch_size)
+    for workers, batch_size in ((2, 4), (0, 4), (2, 2)):
+        assert not start(rows, workers, batch_size)  # read whole: the sampler's order is everybody's
 
 
 def test_what_was_left_out_is_listed_once(folder, tmp_path):

@@ -1,5 +1,6 @@
 """What is counted while training, and what happens when memory runs out."""
 
+from functools import wraps
 from types import SimpleNamespace
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from hfcap.errors import WorkError
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.dataset import CaptionDataset
+from hfcap.training.finish import evaluate_trained
 from hfcap.training.loss import token_loss
 from hfcap.training.plan import RowSampler, image_lengths
 from hfcap.training.throughput import Throughput, Work, count_batch, count_flops, measure_matmul
@@ -109,12 +111,41 @@ def test_the_batch_size_that_is_found_keeps_the_optimizer_steps(tmp_path, build_
             4,
             "_size=6: set --per_device_train_batch_size 3 --gradient_acc.*_steps 2",
         ),
+        # Half of 5 is not a whole number: 10 rows a step are 5 x 2 as well as 2 x 5.
+        (
+            {"per_device_train_batch_size": 5, "gradient_accumulation_steps": 2},
+            4,
+            "_size=5: set --per_device_train_batch_size 2 --gradient_acc.*_steps 5 .the same optimizer steps",
+        ),
         ({"per_device_train_batch_size": 2, "auto_find_batch_size": True}, 0, "one row already: lower max_row_tokens"),
     ],
 )
 def test_out_of_memory_says_which_setting_to_lower(tmp_path, build_tiny, scene_rows, settings, limit, message):
     with pytest.raises(WorkError, match=message):
         train_once(tmp_path, build_tiny, scene_rows, limit, **settings)
+
+
+@pytest.mark.parametrize("find", [False, True])
+def test_out_of_memory_in_an_evaluation_is_not_taken_for_one_of_training(tmp_path, build_tiny, scene_rows, find):
+    """With `auto_find_batch_size`, training would begin anew with smaller batches until none is left."""
+    model, processor = build_tiny("llava")
+    forward, sizes = model.forward, []
+
+    @wraps(forward)  # `generate` looks at its signature
+    def limited(*args, **kwargs):
+        if not model.training:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        sizes.append(len(kwargs["input_ids"]))
+        return forward(*args, **kwargs)
+
+    model.forward = limited
+    settings = {"eval_strategy": "steps", "eval_steps": 1, "max_steps": 2, "auto_find_batch_size": find}
+    trainer = build_trainer(tmp_path, model, processor, scene_rows, per_device_train_batch_size=4, **settings)
+    with pytest.raises(WorkError, match="in an evaluation: lower --per_device_eval_batch_size 8 or"):
+        trainer.train()
+    assert sizes == [4]
+    with pytest.raises(WorkError, match="in an evaluation"):
+        evaluate_trained(trainer)
 
 
 def test_memory_of_the_cpu_runs_out_as_well(tmp_path, build_tiny, scene_rows):

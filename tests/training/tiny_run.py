@@ -1,12 +1,14 @@
-"""A tiny training run in a process of its own: `python tiny_run.py FAMILY FOLDER [KILL_AT_STEP]`.
+"""A tiny training run in a process of its own: `python tiny_run.py FAMILY FOLDER [KILL_AT_STEP [FULL_AT_STEP]]`.
 
-FAMILY may end in "-stream": the same rows are then read as a stream. Prints one JSON line: the logged losses by step,
-gradient norms, the evaluation, and which engine ran. With KILL_AT_STEP the process kills itself (SIGKILL) after that
-step, as a power cut would.
+FAMILY may end in "-stream": the same rows are then read as a stream; or in "-stream-workers": and by two loader
+processes, which share its four shards. Prints one JSON line: the logged losses by step, gradient norms, the
+evaluation, and which engine ran. With KILL_AT_STEP the process kills itself (SIGKILL) after that step, as a power cut
+would. With FULL_AT_STEP no file can become larger than a few KB after that step, as if the disk were nearly full.
 """
 
 import json
 import os
+import resource
 import signal
 import sys
 from pathlib import Path
@@ -17,6 +19,7 @@ from tiny import TINY_ENCODER, TINY_GPT2, TINY_LLAMA
 from transformers import TrainerCallback, set_seed
 
 from hfcap.data.scenes import load_scenes
+from hfcap.errors import run_main
 from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
 from hfcap.training.build import build_captioner
 from hfcap.training.checkpoints import last_complete_checkpoint
@@ -36,8 +39,20 @@ class PowerCut(TrainerCallback):
             os.kill(os.getpid(), signal.SIGKILL)
 
 
-def main(family: str, folder: str, kill_at_step: int = -1) -> None:
-    streaming, family = family.endswith("-stream"), family.removesuffix("-stream")
+class FullDisk(TrainerCallback):
+    """Let writing fail after a step, once a file has some KB."""
+
+    def __init__(self, step):
+        self.step = step
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        if state.global_step == self.step:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (8192, 8192))
+
+
+def main(family: str, folder: str, kill_at_step: int = -1, full_at_step: int = -1) -> None:
+    family, *source = family.split("-")
+    streaming, workers = "stream" in source, 2 if "workers" in source else 0
     set_seed(0)
     rows = load_scenes("train", 20, "caption", image_size=32)
     world_size = int(os.environ.get("WORLD_SIZE", "1"))
@@ -48,6 +63,7 @@ def main(family: str, folder: str, kill_at_step: int = -1) -> None:
         num_train_epochs=2,
         max_steps=10 if streaming else -1,
         learning_rate=1e-2,
+        dataloader_num_workers=workers,
         logging_steps=1,
         eval_strategy="no",
         save_strategy="steps",
@@ -66,7 +82,8 @@ def main(family: str, folder: str, kill_at_step: int = -1) -> None:
     )
     model, processor = build_captioner(model_args, args, [c for captions in rows["captions"] for c in captions])
     data = CaptionDataset(rows, references=2, mirror=True)
-    stream = CaptionStream(rows.to_iterable_dataset(), references=2, mirror=True) if streaming else None
+    shards = rows.to_iterable_dataset(num_shards=4 if workers else 1)
+    stream = CaptionStream(shards, references=2, mirror=True) if streaming else None
     trainer = CaptionTrainer(
         model=model,
         args=args,
@@ -74,7 +91,7 @@ def main(family: str, folder: str, kill_at_step: int = -1) -> None:
         eval_dataset=data,
         data_collator=CaptionCollator(processor, model.config, "caption" if family == "llava" else None),
         processing_class=processor,
-        callbacks=[PowerCut(kill_at_step)],
+        callbacks=[PowerCut(kill_at_step), FullDisk(full_at_step)],
     )
     trainer.train(resume_from_checkpoint=last_complete_checkpoint(folder))
     result = {
@@ -90,4 +107,4 @@ def main(family: str, folder: str, kill_at_step: int = -1) -> None:
 
 
 if __name__ == "__main__":
-    main(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:]))
+    run_main(lambda: main(sys.argv[1], sys.argv[2], *map(int, sys.argv[3:])))

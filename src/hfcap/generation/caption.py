@@ -8,6 +8,7 @@ import torch
 from tqdm.auto import tqdm
 from transformers import PreTrainedModel
 
+from hfcap.distributed import in_step
 from hfcap.generation.decoding import generate
 from hfcap.generation.inputs import CaptionPrefix, encode_prefix, end_token_id, join_vision
 from hfcap.models.facts import facts_of
@@ -60,7 +61,8 @@ def caption_stream(
     """Caption rows and yield each caption with the number of its row as soon as its batch is done.
 
     Threads read and preprocess the next rows while the model decodes. Rows with prefixes of one length make up a
-    batch, so that nothing is padded, and captions come in the order in which batches fill up.
+    batch, so that nothing is padded, and captions come in the order in which batches fill up. Under ZeRO-3 and FSDP
+    all processes must call this, each with a row at least.
 
     Args:
         model: as for `caption_rows`, and so are the others.
@@ -93,9 +95,11 @@ def caption_stream(
     was_training = model.training
     model.eval()
     try:
-        for batch in batches_by_length(readable(), batch_size):
+        for batch, is_own in in_step(model, batches_by_length(readable(), batch_size)):
             with torch.inference_mode(), full_precision(model):
                 tokens = generate_tokens(model, processor, [prefix for _, prefix in batch], **generate_kwargs)
+            if not is_own:
+                continue
             texts = processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
             for (index, _), text in zip(batch, texts, strict=True):
                 yield index, text.strip()
@@ -141,7 +145,7 @@ def generate_tokens(
         generate_kwargs = {"generation_config": model.generation_config, **generate_kwargs}
     tokens = [[]] * (len(prefixes) * each)
     # Prompts of one length need no padding, which some models' positions do not survive.
-    for length in {len(prefix.input_ids) for prefix in prefixes}:
+    for length, _ in in_step(model, sorted({len(prefix.input_ids) for prefix in prefixes})):
         chosen = [i for i, prefix in enumerate(prefixes) if len(prefix.input_ids) == length]
         inputs = join_vision([prefixes[i].vision for i in chosen])
         inputs |= prompt_inputs(model, processor, [prefixes[i] for i in chosen])

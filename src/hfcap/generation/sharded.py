@@ -1,7 +1,5 @@
 """Captions by all processes of a run: each does its share, all receive everything."""
 
-import math
-
 from accelerate import PartialState
 from accelerate.utils import gather_object
 from torch.utils.data import Subset
@@ -22,10 +20,10 @@ def caption_sharded(
     """Caption rows with all processes: the captions, and their order, that one process alone would give.
 
     Every process must call this. Under ZeRO-3 and FSDP the weights are gathered for each forward pass by all processes
-    together, so all must run equally many: each captions the same number of rows (those with one row less repeat the
-    first), and `generate` goes on until the last process is done (`synced_gpus`, which stock `generate` sets by
-    itself). Gathering the whole model once would decode faster, but needs room for it on every device, and what is
-    trained with ZeRO-3 may not fit.
+    together, so all must run equally many: a process that is done repeats its last batch until all are (`in_step`),
+    and `generate` goes on until the last process is done (`synced_gpus`, which stock `generate` sets by itself).
+    Gathering the whole model once would decode faster, but needs room for it on every device, and what is trained with
+    ZeRO-3 may not fit.
 
     Args:
         model: as for `caption_rows`, and so are the others.
@@ -41,15 +39,15 @@ def caption_sharded(
     """
     state = PartialState()
     mine = range(state.process_index, len(rows), state.num_processes)
-    repeated = [0] * (math.ceil(len(rows) / state.num_processes) - len(mine))
+    at_least_one = mine or range(len(rows))[:1]
     captions = caption_rows(
         model,
         processor,
-        Subset(rows, [*mine, *repeated]),
+        Subset(rows, at_least_one),
         prompt,
         batch_size,
         progress if state.is_main_process else None,
         **generate_kwargs,
     )
-    own = list(zip(mine, captions, strict=False))  # without the repeated row, which comes last
+    own = list(zip(mine, captions, strict=False))  # nothing where there are fewer rows than processes
     return [caption for _, caption in sorted(gather_object(own))]

@@ -166,8 +166,9 @@ class RunArguments(TrainingArguments):
     Defaults that differ from `TrainingArguments`: `output_dir` is the run folder (checkpoints lie in its
     `checkpoints/`); evaluation and a checkpoint every epoch, the best kept; `remove_unused_columns=False`;
     `lr_scheduler_type="cosine"`; each process reads a stream itself and takes its share (`dispatch_batches=False`):
-    sent from one process, batches padded to different lengths cannot be joined. Loader processes by the machine
-    (`loader_workers`).
+    sent from one process, batches padded to different lengths cannot be joined. DDP looks for parameters without a
+    gradient with activation checkpointing too (`ddp_find_unused_parameters`): LLaVA leaves the last layer of its
+    encoder out. Loader processes by the machine (`loader_workers`).
     """
 
     output_dir: str = field(default="outputs/run", metadata={"help": "The run folder."})
@@ -181,6 +182,9 @@ class RunArguments(TrainingArguments):
     dataloader_num_workers: int | None = field(
         default=None,
         metadata={"help": "Processes that decode pictures ahead; by default none on a CPU, and up to 8 beside a GPU."},
+    )
+    ddp_find_unused_parameters: bool | None = field(
+        default=True, metadata={"help": "DDP looks for parameters without a gradient in each step."}
     )
     remove_unused_columns: bool = field(default=False, metadata={"help": "The collator needs all columns."})
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate."})

@@ -27,8 +27,6 @@ BACKENDS = "tests/training/test_backends.py"
 # Two processes on a CPU; FSDP needs a GPU.
 ON_CPU: dict[Backend, str] = dict.fromkeys(("ddp", "zero1", "zero2", "zero3"), BACKENDS)
 
-NATIVE_ON_CPU: dict[Backend, str] = dict.fromkeys(ON_CPU, UNTESTED)
-
 # (family, strategy) -> backend -> the test that shows it, or "untested". A pair or a backend that is missing is
 # refused.
 SUPPORT: dict[tuple[str, str], dict[Backend, str]] = {
@@ -39,12 +37,12 @@ SUPPORT: dict[tuple[str, str], dict[Backend, str]] = {
     ("llava", "qlora"): {"single": STRATEGIES, **ON_CPU},
     ("encoder_decoder", "full"): {"single": EXACT, **ON_CPU, "fsdp": UNTESTED},
     ("encoder_decoder", "frozen_encoder"): {"single": STRATEGIES, **ON_CPU, "fsdp": UNTESTED},
-    # Which native types each strategy is tested with: docs/models.md.
-    ("native", "full"): {"single": NATIVE, **NATIVE_ON_CPU, "fsdp": UNTESTED},
-    ("native", "frozen_encoder"): {"single": NATIVE, **NATIVE_ON_CPU, "fsdp": UNTESTED},
-    ("native", "projector"): {"single": NATIVE, **NATIVE_ON_CPU, "fsdp": UNTESTED},
-    ("native", "lora"): {"single": NATIVE, **NATIVE_ON_CPU, "fsdp": UNTESTED},
-    ("native", "qlora"): {"single": NATIVE, **NATIVE_ON_CPU},
+    # Which native types each strategy is tested with: docs/models.md; on several processes: docs/compatibility.md.
+    ("native", "full"): {"single": NATIVE, **ON_CPU, "fsdp": UNTESTED},
+    ("native", "frozen_encoder"): {"single": NATIVE, **ON_CPU, "fsdp": UNTESTED},
+    ("native", "projector"): {"single": NATIVE, **ON_CPU, "fsdp": UNTESTED},
+    ("native", "lora"): {"single": NATIVE, **ON_CPU, "fsdp": UNTESTED},
+    ("native", "qlora"): {"single": NATIVE, **ON_CPU},
 }
 
 # hfcap's own model types; all others are native ones of transformers.

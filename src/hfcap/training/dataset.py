@@ -120,15 +120,15 @@ class CaptionStream(torch.utils.data.IterableDataset):
 
     def __init__(self, rows: datasets.IterableDataset, **views):
         self.views = Views(**views)
-        stream = rows.cast_column("image", datasets.Image(decode=False))
-        self.rows = stream.shuffle(seed=self.views.seed, buffer_size=SHUFFLE_BUFFER)
+        self.rows = rows.cast_column("image", datasets.Image(decode=False))
 
     def __iter__(self) -> Iterator[dict]:
         """Yield items; in a worker process those of its shards."""
         for epoch in count():
-            self.rows.set_epoch(epoch)
+            # Not `set_epoch`: loader processes share that number, and one that is further on would change another's.
+            order = np.random.default_rng([self.views.seed, epoch])
             row = None
-            for row in self.rows:
+            for row in self.rows.shuffle(generator=order, buffer_size=SHUFFLE_BUFFER):
                 yield self.views.item(row, epoch) | {"image": self.views.picture(row, epoch)}
             if row is None:  # a worker without a shard of its own
                 return

@@ -11,48 +11,63 @@ from hfcap.training.collators import CaptionCollator
 from hfcap.training.dataset import CaptionDataset, CaptionStream
 from hfcap.training.loss import token_loss
 from hfcap.training.packing import IGNORE_INDEX, PREFIX_SEGMENT
+from hfcap.training.plan import train_sampler
 from hfcap.training.strategies import parameter_table
-from hfcap.training.throughput import peak_memory_gib
+from hfcap.training.throughput import count_batch, peak_memory_gib
 from hfcap.training.trainer import model_inputs
 
 BYTES_PER_TRAINED_PARAMETER = 12  # its gradient and AdamW's two moments, float32 each
 
 
 def describe_sample(batch: dict[str, torch.Tensor], tokenizer) -> str:
-    """First row of a collated batch: prefix, then for each reference what is read and what is learned from it."""
+    """First row of a collated batch: the prefix of each image, then what each reference reads and learns."""
     input_ids = batch.get("input_ids", batch.get("decoder_input_ids"))[0]
-    segments, labels = batch["segment_ids"][0], batch["shift_labels"][0]
-    prefix = input_ids[segments == PREFIX_SEGMENT]
-    lines = [f"prefix, {len(prefix)} tokens, not learned: {tokenizer.decode(prefix)!r}"] if len(prefix) else []
-    for segment in range(PREFIX_SEGMENT + 1, int(segments.max()) + 1):
-        own = segments == segment
-        learned = labels[own][labels[own] != IGNORE_INDEX]
-        lines.append(f"reference {segment}, {len(learned)} targets")
-        lines.append(f"  reads  {tokenizer.decode(input_ids[own])!r}")
-        lines.append(f"  learns {tokenizer.decode(learned)!r}")
+    segments, images, labels = (batch[name][0] for name in ("segment_ids", "image_ids", "shift_labels"))
+    num_images = int(images.max()) + 1
+    lines = []
+    for image in range(num_images):
+        own_image = images == image
+        if num_images > 1:
+            lines.append(f"image {image + 1} of {num_images} in the row")
+        prefix = input_ids[own_image & (segments == PREFIX_SEGMENT)]
+        if len(prefix):
+            lines.append(f"prefix, {len(prefix)} tokens, not learned: {tokenizer.decode(prefix)!r}")
+        for segment in range(PREFIX_SEGMENT + 1, int(segments[own_image].max()) + 1):
+            own = own_image & (segments == segment)
+            learned = labels[own][labels[own] != IGNORE_INDEX]
+            lines.append(f"reference {segment}, {len(learned)} targets")
+            lines.append(f"  reads  {tokenizer.decode(input_ids[own])!r}")
+            lines.append(f"  learns {tokenizer.decode(learned)!r}")
     return "\n".join(lines)
 
 
 def describe_run(model: nn.Module, collator: CaptionCollator, data: CaptionDataset | CaptionStream, args) -> str:
-    """Describe a run from one real batch: sample, token counts, trainable parameters, steps, minutes and memory.
+    """Describe a run from its first batch: sample, token counts, trainable parameters, steps, minutes and memory.
 
     The batch is run forward and backward twice; the second pass is timed. Gradients are cleared afterwards.
+
+    Raises:
+        ConfigError: `max_row_tokens` does not fit the captioner or the data, as in training.
     """
-    batch = collator(list(islice(iter(data), args.per_device_train_batch_size)))
+    sampler = train_sampler(data, collator, args)
+    items = iter(data) if sampler is None else (data[key] for key in sampler)
+    batch = collator(list(islice(items, args.per_device_train_batch_size)))
+    num_rows, length = batch["segment_ids"].shape
+    _, images, tokens, positions = count_batch(batch).tolist()
     targets = int((batch["shift_labels"] != IGNORE_INDEX).sum())
-    padding = float((batch["segment_ids"] < 0).float().mean())
     seconds = min(_timed_step(model, batch) for _ in range(2))
     steps = args.max_steps
     if steps <= 0:
-        micro_batches = math.ceil(len(data) / args.per_device_train_batch_size / args.world_size)
-        steps = math.ceil(micro_batches / args.gradient_accumulation_steps) * math.ceil(args.num_train_epochs)
+        micro_batches = math.ceil(len(sampler) / args.per_device_train_batch_size / args.world_size)
+        steps = math.ceil(args.num_train_epochs * math.ceil(micro_batches / args.gradient_accumulation_steps))
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     minutes = steps * args.gradient_accumulation_steps * seconds / 60
     return "\n\n".join(
         [
             describe_sample(batch, collator.processor.tokenizer),
-            f"batch: {batch['segment_ids'].shape[0]} rows of {batch['segment_ids'].shape[1]} tokens, "
-            f"{targets} targets, {100 * padding:.0f} % padding",
+            f"batch: {num_rows} rows of {length} tokens, {images:.0f} images, {targets} targets, "
+            f"{100 * (1 - tokens / positions):.0f} % padding",
+            *([] if args.max_row_tokens is None else [f"an epoch: {len(data)} images in {len(sampler)} rows"]),
             parameter_table(model),
             f"{steps} optimizer steps, {seconds:.2f} s for a batch: some {minutes:.0f} minutes without evaluation",
             f"memory: {peak_memory_gib() + trained * BYTES_PER_TRAINED_PARAMETER / 2**30:.1f} GiB "

@@ -10,21 +10,23 @@ from hfcap.files import write_json
 from hfcap.hub.card import write_card
 from hfcap.hub.publish import publish_if_asked
 from hfcap.training.preparation import print_next_command
+from hfcap.training.throughput import evaluating
 from hfcap.training.trainer import CaptionTrainer
 
 
 def evaluate_trained(trainer: CaptionTrainer, progress: str = "captioning") -> tuple[float, Evaluation]:
     """Loss in nats a token and captions of the whole evaluation split, by the model as it is now."""
     data = trainer.eval_dataset
-    evaluation = evaluate_captioner(
-        trainer.accelerator.unwrap_model(trainer.model),
-        trainer.processing_class,
-        data,
-        trainer.data_collator.prompt,
-        trainer.args.per_device_eval_batch_size,
-        progress,
-    )
-    return trainer.evaluation_loss(data), evaluation
+    with evaluating(trainer.args):
+        evaluation = evaluate_captioner(
+            trainer.accelerator.unwrap_model(trainer.model),
+            trainer.processing_class,
+            data,
+            trainer.data_collator.prompt,
+            trainer.args.per_device_eval_batch_size,
+            progress,
+        )
+        return trainer.evaluation_loss(data), evaluation
 
 
 def keep_throughput(run: Path, trainer: CaptionTrainer) -> None:

@@ -12,7 +12,7 @@ import torch
 
 from hfcap.errors import ConfigError
 from hfcap.training.collators import CaptionCollator
-from hfcap.training.dataset import CaptionDataset, EpochSampler
+from hfcap.training.dataset import CaptionDataset, CaptionStream, EpochSampler
 from hfcap.training.packing import packed_length
 
 CAPTIONS_AT_A_TIME = 10_000
@@ -114,15 +114,19 @@ def describe_references(references: int | None, packing: bool) -> str:
     )
 
 
-def train_sampler(data: CaptionDataset, collator: CaptionCollator, args) -> torch.utils.data.Sampler:
-    """Order of the training data: an image a row, or as many as `max_row_tokens` holds.
+def train_sampler(
+    data: CaptionDataset | CaptionStream, collator: CaptionCollator, args
+) -> torch.utils.data.Sampler | None:
+    """Order of the training data: an image a row, or as many as `max_row_tokens` holds; a stream has its own (None).
 
     Raises:
         ConfigError: images cannot share a row here.
     """
     seed = args.data_seed or args.seed
     if args.max_row_tokens is None:
-        return EpochSampler(len(data), seed)
+        return EpochSampler(len(data), seed) if isinstance(data, CaptionDataset) else None
+    if not isinstance(data, CaptionDataset):
+        raise ConfigError("max_row_tokens: the lengths of a stream are not known beforehand; leave it out")
     if collator.facts.layout == "encoder_decoder":
         raise ConfigError("max_row_tokens: a row of an encoder-decoder attends to one image; leave it out")
     if not collator.packing:

@@ -157,6 +157,7 @@ NOT_COMPARED = {
     "dataloader_prefetch_factor",
     "dataloader_persistent_workers",
     "dataloader_pin_memory",
+    "ddp_find_unused_parameters",
 }
 
 
@@ -185,6 +186,7 @@ def _open_run(folder: Path, arguments: tuple, rows: tuple[datasets.Dataset, data
     settings |= {
         "images_a_step": images_a_step(args),
         "engine": checkpoint_engine(current_backend(), args.world_size),
+        "stream_readers": stream_readers(rows[0], args),
     }
     data = {
         name: runs.data_fingerprint(_first_of_stream(split).cast_column("image", Image(decode=False)))
@@ -217,6 +219,18 @@ def _open_run(folder: Path, arguments: tuple, rows: tuple[datasets.Dataset, data
 def images_a_step(args: RunArguments) -> int:
     """Images in an optimizer step: what batch size, accumulation and processes together must keep."""
     return args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+
+
+def stream_readers(rows: datasets.Dataset | datasets.IterableDataset, args: RunArguments) -> str | None:
+    """Say what the order of a stream depends on besides the seed: loader processes read shards of their own, in turns.
+
+    A run that went on with others would see some images twice and others not at all.
+    """
+    if not isinstance(rows, datasets.IterableDataset):
+        return None
+    readers = min(args.dataloader_num_workers, rows.num_shards)
+    turns = f", {args.per_device_train_batch_size * args.world_size} images in turn" if readers > 1 else ""
+    return f"dataloader_num_workers={readers}{turns}"
 
 
 def _first_of_stream(rows: datasets.Dataset | datasets.IterableDataset) -> datasets.Dataset | datasets.IterableDataset:

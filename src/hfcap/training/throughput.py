@@ -3,13 +3,15 @@
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from hfcap.errors import WorkError
 from hfcap.training.packing import PADDING_SEGMENT, PREFIX_SEGMENT
 
 # Large enough to reach a device's rate, small enough to be over in a moment.
@@ -169,14 +171,37 @@ def memory_advice(args, rows: int) -> str:
     """Say which settings to lower, by how much, and what stays the same."""
     accumulation = args.gradient_accumulation_steps
     if rows > 1:
+        fewer = fitting_batch(rows * accumulation, rows // 2)
         first = (
-            f"--per_device_train_batch_size {rows // 2} --gradient_accumulation_steps {2 * accumulation} (the "
+            f"--per_device_train_batch_size {fewer} --gradient_accumulation_steps {rows * accumulation // fewer} (the "
             "same optimizer steps), or --auto_find_batch_size true, which finds them"
         )
     else:
         first = "the batch has one row already: lower max_row_tokens, references or max_caption_tokens"
     return (
         f"out of memory with per_device_train_batch_size={rows}: set {first}. Then --activation_checkpointing true, a "
-        "smaller image_size or more pixel_shuffle_factor, a frozen encoder or LoRA; if it happened in an evaluation, "
-        f"lower per_device_eval_batch_size={args.per_device_eval_batch_size}"
+        "smaller image_size or more pixel_shuffle_factor, a frozen encoder or LoRA"
     )
+
+
+def fitting_batch(rows_a_step: int, most: int) -> int:
+    """Largest batch of at most so many rows that accumulates to the same optimizer steps."""
+    return max(size for size in range(1, most + 1) if rows_a_step % size == 0)
+
+
+@contextmanager
+def evaluating(args) -> Iterator[None]:
+    """Within this context something is evaluated; its batches are not those of training.
+
+    Raises:
+        WorkError: memory ran out; names the setting to lower.
+    """
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise WorkError(
+            f"out of memory in an evaluation: lower --per_device_eval_batch_size {args.per_device_eval_batch_size} or "
+            "num_beams, and give the same command again"
+        ) from error

@@ -11,7 +11,7 @@ from torch.utils.data import Subset
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
 
-from hfcap.errors import ConfigError, WorkError
+from hfcap.errors import WorkError
 from hfcap.generation.sharded import caption_sharded
 from hfcap.metrics import compute_metrics
 from hfcap.models.facts import facts_of, is_packable
@@ -22,7 +22,16 @@ from hfcap.training.loss import token_loss
 from hfcap.training.packing import IGNORE_INDEX, PADDING_SEGMENT, packed_attention_mask, packed_block_mask
 from hfcap.training.plan import describe_references, train_sampler
 from hfcap.training.strategies import parameter_groups
-from hfcap.training.throughput import Throughput, Work, count_flops, is_out_of_memory, measure_matmul, memory_advice
+from hfcap.training.throughput import (
+    Throughput,
+    Work,
+    count_flops,
+    evaluating,
+    fitting_batch,
+    is_out_of_memory,
+    measure_matmul,
+    memory_advice,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -98,11 +107,7 @@ class CaptionTrainer(Trainer):
         self.largest_batch: int | None = None
         if args.process_index == 0:
             logger.info(describe_references(train_dataset.views.references, self.data_collator.packing))
-        self.train_sampler = None
-        if isinstance(train_dataset, CaptionDataset):
-            self.train_sampler = train_sampler(train_dataset, self.data_collator, args)
-        elif args.max_row_tokens is not None:
-            raise ConfigError("max_row_tokens: the lengths of a stream are not known beforehand; leave it out")
+        self.train_sampler = train_sampler(train_dataset, self.data_collator, args)
 
     def _get_train_sampler(self, train_dataset=None) -> torch.utils.data.Sampler:
         return self.train_sampler
@@ -151,7 +156,7 @@ class CaptionTrainer(Trainer):
         try:
             return super()._inner_training_loop(*args, **kwargs)
         except (RuntimeError, MemoryError) as error:
-            if not is_out_of_memory(error):
+            if isinstance(error, WorkError) or not is_out_of_memory(error):
                 raise
             if not self.args.auto_find_batch_size or self._train_batch_size == 1:
                 raise WorkError(memory_advice(self.args, self._train_batch_size)) from error
@@ -161,7 +166,7 @@ class CaptionTrainer(Trainer):
     def _update_auto_batch_size(self, batch_size):
         """Try the largest batch that accumulates to the same optimizer steps; `Trainer` would make these smaller."""
         most = batch_size if self.largest_batch is None else min(batch_size, self.largest_batch)
-        batch_size = max(size for size in range(1, most + 1) if self.rows_a_step % size == 0)
+        batch_size = fitting_batch(self.rows_a_step, most)
         self.args.gradient_accumulation_steps = self.rows_a_step // batch_size
         if self.largest_batch is not None:
             accumulation = self.args.gradient_accumulation_steps
@@ -216,9 +221,10 @@ class CaptionTrainer(Trainer):
         self, dataloader, description, prediction_loss_only=None, ignore_keys=None, metric_key_prefix="eval"
     ) -> EvalLoopOutput:
         """Token-exact loss over the whole data set, and caption metrics on its first `eval_caption_images` images."""
-        metrics = {f"{metric_key_prefix}_loss": self.evaluation_loss(dataloader.dataset)}
-        for key, value in self.caption_metrics(dataloader.dataset).items():
-            metrics[f"{metric_key_prefix}_{key}"] = value
+        with evaluating(self.args):
+            metrics = {f"{metric_key_prefix}_loss": self.evaluation_loss(dataloader.dataset)}
+            for key, value in self.caption_metrics(dataloader.dataset).items():
+                metrics[f"{metric_key_prefix}_{key}"] = value
         return EvalLoopOutput(predictions=None, label_ids=None, metrics=metrics, num_samples=len(dataloader.dataset))
 
     def caption_metrics(self, dataset: CaptionDataset) -> dict[str, float]:
