@@ -112,6 +112,7 @@ def recipe(path):
 
 def test_every_command_runs(place, monkeypatch, capsys):
     monkeypatch.chdir(place)
+    monkeypatch.syspath_prepend(ROOT / "recipes")  # as for a script there
     monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", place / "cache")
     small = [word for name, value in SMALL.items() for word in (f"--{name}", value)]
     samples = {}

@@ -3,6 +3,7 @@
 - "caption": a short phrase: how many, how large, which colour and shape, on which background. It names two groups as
   one reads, the left or upper one first; two of the five say where they are.
 - "alt_text": one or two full sentences for a reader who does not see the picture: all of that, and always where it is.
+  Which of two groups comes first follows from the structure; a structure that opens with a place may open with either.
 
 Both use the same words: a model adapted from one to the other by LoRA keeps its embeddings, and a word that these
 have never been trained on cannot be said with confidence.
@@ -124,10 +125,12 @@ def _alt_texts_of_one(scene: Scene, rng: Random) -> list[str]:
 
 
 def _alt_texts_of_two(scene: Scene, rng: Random) -> list[str]:
-    first, second = scene.groups
-    be, sit = ("is", "sits") if first.count == 1 else ("are", "sit")
-    be_second = "is" if second.count == 1 else "are"
-    them = "it" if second.count == 1 else "them"
+    first, second = canonical(scene).groups
+    is_to, is_back = canonical(scene).relation, INVERSE[canonical(scene).relation]
+    # Either group may open the structure that says its place at once.
+    later, opening = scene.groups
+    sit = "sits" if first.count == 1 else "sit"
+    them = "it" if opening.count == 1 else "them"
 
     def background() -> str:
         return with_article(f"{rng.choice(BACKGROUND_WORDS[scene.background])} background")
@@ -141,16 +144,19 @@ def _alt_texts_of_two(scene: Scene, rng: Random) -> list[str]:
     def place(group: Group) -> str:
         return rng.choice(PLACE_PHRASES[group.position])
 
+    def be(group: Group) -> str:
+        return "is" if group.count == 1 else "are"
+
     return [
-        _sentence(f"{name(first)} {sit} {RELATION_PHRASES[scene.relation][0]} {name(second)} on {background()}"),
-        _sentence(f"on {background()}, {name(second)} {be_second} {relation(INVERSE[scene.relation])} {name(first)}"),
+        _sentence(f"{name(first)} {sit} {RELATION_PHRASES[is_to][0]} {name(second)} on {background()}"),
+        _sentence(f"on {background()}, {name(second)} {be(second)} {relation(is_back)} {name(first)}"),
         _sentence(f"the picture shows {name(first)} {place(first)} and {name(second)} {place(second)}")
         + " "
         + BACKGROUND_SENTENCES[scene.background],
-        _sentence(f"{place(second)} of {background()} {be_second} {name(second)}")
+        _sentence(f"{place(opening)} of {background()} {be(opening)} {name(opening)}")
         + " "
-        + _sentence(f"{RELATION_PHRASES[scene.relation][0]} {them} {be} {name(first)}"),
-        _sentence(f"{name(first)} can be seen {relation(scene.relation)} {name(second)}, against {background()}"),
+        + _sentence(f"{RELATION_PHRASES[scene.relation][0]} {them} {be(later)} {name(later)}"),
+        _sentence(f"{name(first)} can be seen {relation(is_to)} {name(second)}, against {background()}"),
     ]
 
 
