@@ -57,7 +57,6 @@ class CaptionTagger(nn.Module):
         self.encoder = encoder
         prior = torch.logit(torch.tensor(list(shares)))
         self.head = nn.Linear(measure_image_features(encoder, image_size).width, len(prior))
-        nn.init.normal_(self.head.weight, std=0.01)
         with torch.no_grad():
             self.head.bias.copy_(prior)
 
