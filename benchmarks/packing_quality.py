@@ -106,6 +106,9 @@ def main() -> None:
             train.main([part for name, value in settings.items() for part in (f"--{name}", str(value))] + other)
             finished.append(measure(folder, args.images * REFERENCES))
 
+    # A run that was broken off and went on may lack its last evaluations: all are compared where all were evaluated.
+    shared = min(len(points) for seeds in curves.values() for points in seeds)
+    curves = {way: [points[:shared] for points in seeds] for way, seeds in curves.items()}
     print(f"\n{'':8}{'seed':>6}{'minutes':>10}{'loss':>8}{'CIDEr':>8}")
     for way, seeds in curves.items():
         for seed, points in zip(args.seeds, seeds, strict=True):
