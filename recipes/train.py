@@ -67,11 +67,10 @@ def main(argv: list[str] | None = None) -> Path:
     check_data(data_args, model_args, args)
     use_all_cores()
 
-    if model_args.encoder_training is not None:
-        train_encoder.main(["--config", str(ROOT / model_args.encoder_training)])
-
     # ---- rows, model, processor
     rows = load_splits(data_args, run)
+    if model_args.encoder_training is not None:
+        train_encoder.main(["--config", str(ROOT / model_args.encoder_training)])
     if not args.dry_run and open_run(run, parsed, rows):
         publish_if_asked(run, args)
         return run
