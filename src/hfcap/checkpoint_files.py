@@ -4,30 +4,42 @@ import json
 import os
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
+from huggingface_hub import HfApi
+from huggingface_hub.errors import HTTPError
+from huggingface_hub.utils import HFValidationError
+
 from hfcap.errors import ConfigError
 
 PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}  # running code where they are loaded
 
 
-def check_checkpoint(name: str | os.PathLike) -> None:
-    """Refuse a local checkpoint that has pickled weights only, or an index that points out of its folder.
+def check_checkpoint(name: str | os.PathLike, revision: str | None = None) -> None:
+    """Refuse a checkpoint that has pickled weights only, or an index that points out of its folder.
 
-    A name that is no folder (a Hub id) passes: `from_pretrained` with `use_safetensors=True` refuses the first there,
-    and a file outside its repository cannot be downloaded.
+    Of a Hub id the names of the files are asked for, and nothing is downloaded. Left to itself, transformers would
+    send the repository's name and the access token to a conversion service, and load what a pull request holds. A file
+    outside its repository cannot be downloaded, so the index is for folders alone.
+
+    Args:
+        name: folder, or Hub id at `revision`. A Hub that does not answer, or has no such model, is left to
+            `from_pretrained`, which says so.
+        revision: branch, tag or commit; the main branch by default.
 
     Raises:
         ConfigError: naming the file and the fix.
     """
     folder = Path(name)
-    if not folder.is_dir():
-        return
-    files = {path.name for path in folder.iterdir() if path.is_file()}
+    is_local = folder.is_dir()
+    files = {path.name for path in folder.iterdir() if path.is_file()} if is_local else _hub_files(str(name), revision)
     pickles = sorted(file for file in files if Path(file).suffix in PICKLE_SUFFIXES and file != "training_args.bin")
     if pickles and not any(file.endswith(".safetensors") for file in files):
         raise ConfigError(
-            f"{folder} has pickled weights only ({pickles[0]}), and loading a pickle runs code from it. Write them as "
-            "safetensors first, where you trust them: load the model with use_safetensors=False and save_pretrained it"
+            f"{name} has pickled weights only ({pickles[0]}), and loading a pickle runs code from it. Write them as "
+            "safetensors first, where you trust them: load the model with use_safetensors=False, save_pretrained it "
+            "to a new folder with its processor, and give that folder"
         )
+    if not is_local:
+        return
     for index in sorted(file for file in files if file.endswith(".safetensors.index.json")):
         for file in set(json.loads((folder / index).read_text(encoding="utf-8"))["weight_map"].values()):
             # As a file of either system: a backslash leaves the folder on Windows alone.
@@ -36,3 +48,12 @@ def check_checkpoint(name: str | os.PathLike) -> None:
                     f"{folder / index} names {file!r}, which is not a file in that folder: the checkpoint was "
                     "tampered with; fetch it again from where it came from"
                 )
+
+
+def _hub_files(name: str, revision: str | None) -> set[str]:
+    """Names of the files at the top of a repository; none where the Hub cannot say."""
+    try:
+        info = HfApi().model_info(name, revision=revision, timeout=10)
+    except (HTTPError, OSError, HFValidationError):
+        return set()
+    return {sibling.rfilename for sibling in info.siblings or [] if "/" not in sibling.rfilename}

@@ -3,6 +3,7 @@
 import pytest
 import torch
 import transformers
+from huggingface_hub import constants
 
 from hfcap import runs
 from hfcap.data.scenes import load_scenes
@@ -18,6 +19,12 @@ from hub.tiny_exports import DECODERS, TINY_VIT, see
 def quiet():
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
+
+
+@pytest.fixture(autouse=True)
+def offline(monkeypatch):
+    """This process asks no Hub: the tests name some that are none of theirs."""
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
 
 
 @pytest.fixture(scope="session")

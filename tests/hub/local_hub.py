@@ -264,20 +264,20 @@ class Handler(BaseHTTPRequestHandler):
         self.answer({})
 
     def info(self, kind: str, name: str, revision: str | None) -> None:
-        repo = self.repo(kind, name)
-        oid, tree = self.at(repo, revision)
-        files = [{"rfilename": path} for path in sorted(tree)]
+        oid, tree = self.at(repo := self.repo(kind, name), revision)
+        shown = {"lfs"} if "blobs" in parse_qs(urlsplit(self.path).query) else set()
+        entries = {path: self.entry(path, key) for path, key in sorted(tree.items())}
+        files = [{"rfilename": path} | {k: e[k] for k in shown & set(e)} for path, e in entries.items()]
         facts = {"id": name, "sha": oid, "private": repo.private, "gated": repo.gated, "siblings": files}
         self.answer({**facts, "tags": [], "downloads": 0, "likes": 0, "lastModified": TIME, "createdAt": TIME})
 
     def entry(self, path: str, key: str) -> dict:
         size = len(self.hub.blobs[key])
-        lfs = {"lfs": {"oid": key, "size": size, "pointerSize": 134}} if len(key) == 64 else {}
+        lfs = {"lfs": {"oid": key, "sha256": key, "size": size, "pointerSize": 134}} if len(key) == 64 else {}
         return {"type": "file", "path": path, "size": size, "oid": key[:40], **lfs}
 
     def tree(self, kind: str, name: str, revision: str, path: str | None) -> None:
-        _, tree = self.at(self.repo(kind, name), revision)
-        prefix = f"{path.rstrip('/')}/" if path else ""
+        tree, prefix = self.at(self.repo(kind, name), revision)[1], f"{path.rstrip('/')}/" if path else ""
         recursive = parse_qs(urlsplit(self.path).query).get("recursive", ["false"])[0].lower() in ("true", "1")
         inside = {p: key for p, key in tree.items() if p.startswith(prefix)}
         if prefix and not inside:

@@ -133,6 +133,7 @@ def test_an_adapter_alone_finds_its_base_on_the_hub(make_lora_run, scene_rows, t
                 command.append(f"user/base@{hub.repos['models/user/base'].branches['main']}")
             done = subprocess.run(command, env=client(hub, tmp_path / "a"), capture_output=True, text=True)
             assert done.returncode == 0, done.stderr
+        assert "Base: the weights of user/base are those of" in done.stdout
         assert "adapter_model.safetensors" in hub.files("models/user/adapter")
         stranger = subprocess.run(
             [sys.executable, "-c", WITHOUT_HFCAP + PEFT],
@@ -143,6 +144,63 @@ def test_an_adapter_alone_finds_its_base_on_the_hub(make_lora_run, scene_rows, t
         )
         assert stranger.returncode == 0, stranger.stderr
     assert stranger.stdout.splitlines()[-2:] == expected
+
+
+FOUR_BITS = """
+import torch
+from PIL import Image
+from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig
+config = BitsAndBytesConfig(
+    load_in_4bit=True,
+    bnb_4bit_compute_dtype=torch.float32,
+    llm_int8_skip_modules=["model.vision_tower", "model.multi_modal_projector", "lm_head"],
+)
+model = AutoModelForImageTextToText.from_pretrained("user/dogs", quantization_config=config)
+processor = AutoProcessor.from_pretrained("user/dogs", backend="pil")
+for name, module in model.named_modules():
+    if isinstance(module, torch.nn.Linear):
+        print("LAYER", name, type(module.weight).__name__)
+for number in range(4):
+    content = [{"type": "image", "image": Image.open(f"{number}.png")}, {"type": "text", "text": "describe it"}]
+    inputs = processor.apply_chat_template(
+        [{"role": "user", "content": content}],
+        add_generation_prompt=True,
+        tokenize=True,
+        return_dict=True,
+        return_tensors="pt",
+    )
+    tokens = model.generate(**inputs)[0, inputs["input_ids"].shape[1] :]
+    print("CAPTION", processor.decode(tokens, skip_special_tokens=True).strip())
+"""
+
+
+@pytest.mark.slow
+def test_a_pushed_captioner_loads_in_four_bits(make_judged_run, pictures, tmp_path):
+    """Straight from the Hub: the language model's layers only, and captions that depend on the picture."""
+    pytest.importorskip("bitsandbytes")
+    for number, picture in enumerate(pictures[:4]):
+        picture.save(tmp_path / f"{number}.png")
+    with LocalHub() as hub:
+        command = [sys.executable, "-m", "hfcap.cli", "push", str(make_judged_run()), "--repo", "user/dogs"]
+        done = subprocess.run(command, env=client(hub, tmp_path / "a"), capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        stranger = subprocess.run(
+            [sys.executable, "-c", WITHOUT_HFCAP + FOUR_BITS],
+            env=client(hub, tmp_path / "b"),
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+        )
+        assert stranger.returncode == 0, stranger.stderr
+    lines = [line.split(maxsplit=1) for line in stranger.stdout.splitlines()]
+    layers = dict(rest.split() for kind, rest in filter(lambda line: line[0] == "LAYER", lines))
+    four_bit = {name for name, kind in layers.items() if kind == "Params4bit"}
+    assert four_bit == {name for name in layers if ".language_model." in name} and len(four_bit) == 14
+    assert any(".vision_tower." in name for name in layers) and any(
+        ".multi_modal_projector." in name for name in layers
+    )
+    captions = [line[1] for line in lines if line[0] == "CAPTION" and len(line) > 1]
+    assert len(captions) == 4 and len(set(captions)) > 2
 
 
 def test_nothing_is_uploaded_where_the_export_is_not_as_it_was(make_judged_run, monkeypatch):

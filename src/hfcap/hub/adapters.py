@@ -1,12 +1,13 @@
 """An adapter shipped alone: small, whole, and naming a base that others can load."""
 
+import hashlib
 import json
 import re
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
-from huggingface_hub import constants
+from huggingface_hub import HfApi, constants
 from huggingface_hub.file_download import repo_folder_name
 from peft import PeftConfig
 
@@ -77,6 +78,29 @@ def shipped_base(recorded: Base, given: Base | None) -> Base:
             f"{base.name}@REVISION"
         )
     return Base(base.name, revision)
+
+
+def weight_hashes(folder: str | Path) -> dict[str, str]:
+    """SHA-256 of each safetensors file at the top of a folder, by its name."""
+    hashes = {}
+    for path in sorted(Path(folder).glob("*.safetensors")):
+        with path.open("rb") as file:
+            hashes[path.name] = hashlib.file_digest(file, "sha256").hexdigest()
+    return hashes
+
+
+def hub_weight_hashes(base: Base) -> dict[str, str]:
+    """The same of a repository, as the Hub keeps them: nothing is downloaded.
+
+    Raises:
+        HTTPError, OSError: the Hub does not say.
+    """
+    info = HfApi().model_info(base.name, revision=base.revision, files_metadata=True, timeout=10)
+    return {
+        sibling.rfilename: sibling.lfs.sha256
+        for sibling in info.siblings or []
+        if sibling.lfs and "/" not in sibling.rfilename and sibling.rfilename.endswith(".safetensors")
+    }
 
 
 def save_adapter(adapter: Path, base: Base, folder: Path) -> None:

@@ -1,24 +1,35 @@
 """`hfcap export`: a run as a folder that can go to the Hub, verified before it is called done."""
 
+import copy
 import os
 import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from huggingface_hub.errors import HTTPError
 from peft import PeftModel
 from transformers import AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
 
 from hfcap import runs
 from hfcap.checkpoint_files import check_checkpoint
-from hfcap.errors import ConfigError
+from hfcap.errors import ConfigError, VerificationError
 from hfcap.files import write_json
 from hfcap.generation.inputs import caption_prompt
 from hfcap.hub import remote_code, verify
-from hfcap.hub.adapters import ADAPTER_CONFIG, Base, recorded_base, save_adapter, shipped_base
+from hfcap.hub.adapters import (
+    ADAPTER_CONFIG,
+    Base,
+    hub_weight_hashes,
+    recorded_base,
+    save_adapter,
+    shipped_base,
+    weight_hashes,
+)
 from hfcap.hub.formats import choose_format, to_stock
 from hfcap.hub.pictures import NUM_COMPARED, NUM_JUDGED, pictures_of_run
 from hfcap.models.facts import facts_of
@@ -211,8 +222,11 @@ def _write_adapter(folder: Path, source: Source, given: Base | None, pictures: S
     shipped = shipped_base(recorded, given)
     base = recorded if recorded.is_local or given is None else given
     read_adapter(source.adapter)
-    model = PeftModel.from_pretrained(load_base(base.name, base.revision), str(source.adapter)).eval()
+    model = load_base(base.name, base.revision)
     processor = load_processor(str(source.adapter), facts_of(model.config))
+    if recorded.is_local:
+        print(_compare_base(model, processor, recorded, shipped))
+    model = PeftModel.from_pretrained(model, str(source.adapter)).eval()
     rows, whence = pictures_of_run(source.run, pictures)
     images, prompt = [row["image"] for row in rows], caption_prompt(processor)
     expected = verify.expect(model, processor, images, prompt)
@@ -233,6 +247,44 @@ def _write_adapter(folder: Path, source: Source, given: Base | None, pictures: S
     reason = f"for {shipped.name} at {shipped.revision}"
     print(f"Adapter {reason}, compared on {base.name}")
     return _record("adapter", reason, runs.ADAPTER, found, {"compared": len(images), "of": whence})
+
+
+def _compare_base(model: PreTrainedModel, processor: ProcessorMixin, trained: Base, shipped: Base) -> str:
+    """Compare the base that was trained on, a folder, with its copy on the Hub by SHA-256; say what was seen.
+
+    Raises:
+        VerificationError: the files have the same names and other contents.
+    """
+    try:
+        there = hub_weight_hashes(shipped)
+    except (HTTPError, OSError) as error:
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        return f"Warning: the base was not compared with {shipped.name} ({reason})."
+    own = weight_hashes(trained.name)
+    forms = [own] if there == own else [own, _hashes_as_exported(model, processor)]
+    if there in forms:
+        return f"Base: the weights of {shipped.name} are those of {trained.name}, by SHA-256."
+    here = next((hashes for hashes in forms if hashes.keys() == there.keys()), None)
+    if here is None:
+        return (
+            f"Warning: the base was not compared with {shipped.name}, whose weights lie in other files "
+            f"({', '.join(there) or 'none is safetensors'}; here {', '.join(own)})."
+        )
+    name = next(name for name in here if here[name] != there[name])
+    raise VerificationError(
+        f"the adapter was trained on another base than {shipped.name} at {shipped.revision}: {name} is "
+        f"{there[name][:12]} there and {here[name][:12]} in {trained.name} (SHA-256). Push the base that was trained "
+        "on and name it, or ship base and adapter as one model, --merge"
+    )
+
+
+def _hashes_as_exported(model: PreTrainedModel, processor: ProcessorMixin) -> dict[str, str]:
+    """SHA-256 of the files that `hfcap push` writes of a model: the native form may name its tensors otherwise."""
+    if choose_format(model)[0] == "native":
+        model, _ = to_stock(model, copy.deepcopy(processor))
+    with TemporaryDirectory(prefix="hfcap-base-") as scratch:
+        model.save_pretrained(scratch, max_shard_size=MAX_SHARD_SIZE)
+        return weight_hashes(scratch)
 
 
 def _record(

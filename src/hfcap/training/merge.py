@@ -105,7 +105,7 @@ def load_base(base: str, revision: str | None = None) -> PreTrainedModel:
     Raises:
         ConfigError: the base is not there, or its weights are quantised or pickled.
     """
-    check_checkpoint(base)
+    check_checkpoint(base, revision)
     try:
         config = AutoConfig.from_pretrained(base, revision=revision or "main")
     except OSError as error:
