@@ -3,6 +3,7 @@
     python benchmarks/train_throughput.py --image_tokens 576 --vocab_size 49152
     python benchmarks/train_throughput.py --image_tokens 576 --vocab_size 49152 --memory
     python benchmarks/train_throughput.py --family encoder_decoder --frozen_encoder
+    python benchmarks/train_throughput.py --frozen_encoder --native
 
 Both ways start from the same weights and take the same optimizer steps over the same pictures and captions in float32,
 so their losses must agree, step by step; the benchmark stops where they do not. The models are small and random
@@ -63,6 +64,7 @@ from hfcap.models import (
     add_image_token,
 )
 from hfcap.models.facts import facts_of_type
+from hfcap.models.vision_features import take_features
 from hfcap.training.arguments import CaptionTrainingArguments
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.dataset import CaptionDataset
@@ -96,6 +98,7 @@ class Settings:
     steps: int = field(default=3, metadata={"help": "optimizer steps a round, the first one not timed"})
     rounds: int = 3
     frozen_encoder: bool = field(default=False, metadata={"help": "and, in hfcap's way, the feature cache"})
+    native: bool = field(default=False, metadata={"help": "hfcap's way trains the stock model class as well"})
 
     @property
     def encoder(self) -> dict[str, int]:
@@ -155,7 +158,7 @@ def build_llava(settings: Settings, way: str):
     )
     images = build_image_processor(settings)
     processor = HfcapLlavaProcessor(images, tokenizer, image_seq_length=settings.image_tokens)
-    if way == "hfcap":
+    if way == "hfcap" and not settings.native:
         return model, processor
     config = LlavaConfig(
         vision_config=vision,
@@ -182,7 +185,7 @@ def build_encoder_decoder(settings: Settings, way: str):
     decoder = AutoModelForCausalLM.from_config(config)
     model = HfcapEncoderDecoderModel.from_parts(encoder, decoder, decoder_start_token_id=1, **ids)
     processor = HfcapEncoderDecoderProcessor(build_image_processor(settings), tokenizer)
-    if way == "stock":
+    if way == "stock" or settings.native:
         stock = VisionEncoderDecoderModel(encoder=encoder, decoder=decoder)
         stock.enc_to_dec_proj = model.enc_to_dec_proj
         stock.config.pad_token_id, stock.config.decoder_start_token_id = 0, 1
@@ -315,6 +318,7 @@ def trainer_of(way: str, settings: Settings, folder: str) -> Trainer:
     features = None
     if settings.frozen_encoder:
         features = cache_features(model, processor.image_processor, rows, folder)
+        take_features(model)
     return hfcap_trainer(settings, model, processor, rows, features)
 
 

@@ -106,7 +106,7 @@ def main(argv: list[str] | None = None) -> Path:
     )
     trainer.add_callback(SampleCaptions(trainer))
     trainer.train(resume_from_checkpoint=last_complete_checkpoint(args.output_dir))
-    finish_run(run, trainer, rows[1])
+    finish_run(run, trainer, rows[1], base)
     return run
 
 

@@ -31,8 +31,7 @@ from hfcap.training.checkpoints import last_complete_checkpoint
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.compatibility import check_data, check_supported, choose_packing, current_backend
 from hfcap.training.dry_run import describe_run
-from hfcap.training.finish import keep_throughput
-from hfcap.training.merge import merge_adapter
+from hfcap.training.finish import keep_throughput, save_merged
 from hfcap.training.preparation import (
     caption_datasets,
     load_splits,
@@ -103,12 +102,7 @@ def main(argv: list[str] | None = None) -> Path:
     trainer.add_callback(SampleCaptions(trainer))
     trainer.train(resume_from_checkpoint=last_complete_checkpoint(args.output_dir))
     keep_throughput(run, trainer)
-    trainer.save_model(str(run / runs.ADAPTER))
-    with whole_weights(args):
-        if trainer.is_world_process_zero():
-            merge_adapter(base, run / runs.ADAPTER, run / runs.MERGED)
-        trainer.accelerator.wait_for_everyone()
-        merged = load_captioner(str(run / runs.MERGED))[0].to(args.device)
+    merged = save_merged(run, trainer, base)
 
     # ---- judge: before, after, merged, and two captioners that do not look
     options = {"prompt": collator.prompt, "batch_size": args.per_device_eval_batch_size}

@@ -54,6 +54,8 @@ def main(argv: list[str] | None = None) -> Path:
         raise ConfigError(f"self-critical training samples in every step and is not offered on {current_backend()}")
     if data_args.streaming:
         raise ConfigError("streaming: the reward needs every image's references at hand; leave it out")
+    if args.max_row_tokens is not None:
+        raise ConfigError("max_row_tokens: samples are drawn in each step, so no length is known before; leave it out")
     use_all_cores()
 
     # ---- rows, model, reward
@@ -92,7 +94,7 @@ def main(argv: list[str] | None = None) -> Path:
     trainer.add_callback(SampleCaptions(trainer))
     before = evaluate_trained(trainer, "before")
     trainer.train(resume_from_checkpoint=last_complete_checkpoint(args.output_dir))
-    finish_run(run, trainer, rows[1], before)
+    finish_run(run, trainer, rows[1], base, before)
     return run
 
 

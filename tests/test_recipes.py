@@ -375,9 +375,43 @@ def test_cider_optimised_training_keeps_the_prompt_it_was_given(llava_runs, tmp_
     assert caption_prompt(AutoProcessor.from_pretrained(run / "model", backend="pil")) == "say it"
 
 
+@pytest.mark.parametrize("recipe", ["train", "train_scst"])
+def test_lora_leaves_an_adapter_and_what_it_merges_to(recipe, llava_runs, tmp_path, recipes):
+    config = write_config(
+        tmp_path,
+        "lora",
+        **{key: TINY[key] for key in TINY if key not in ("image_size", "vocab_size", "encoder_config")},
+        model=str(llava_runs[0] / "base"),
+        strategy="lora",
+        max_steps=2,
+        output_dir=str(tmp_path / "run"),
+    )
+    folder = recipes[recipe](["--config", config])
+    assert not (folder / "model").exists()
+    assert json.loads((folder / "metrics.json").read_text())["model_artifact"] == "merged"
+    assert reload(folder / "merged", "caption") == captions_of(folder)
+    changed = load_file(folder / "merged" / "model.safetensors")
+    base = load_file(llava_runs[0] / "base" / "model" / "model.safetensors")
+    assert any(not changed[name].equal(base[name]) for name in base if "q_proj" in name)
+    assert {path.name for path in (folder / "adapter").glob("adapter_*")} == {
+        "adapter_config.json",
+        "adapter_model.safetensors",
+    }
+
+
 def test_cider_optimised_training_starts_from_a_captioner(recipes):
     with pytest.raises(ConfigError, match="model: give the captioner to start from"):
         recipes["train_scst"](["--data", "scenes"])
+
+
+@pytest.mark.parametrize(
+    ("setting", "reason"),
+    [("streaming true", "every image's references"), ("max_row_tokens 300", "no length is known")],
+)
+def test_cider_optimised_training_refuses_what_it_cannot_keep_to(setting, reason, llava_runs, recipes):
+    name, value = setting.split()
+    with pytest.raises(ConfigError, match=f"{name}: .*{reason}"):
+        recipes["train_scst"](["--model", str(llava_runs[0] / "base"), f"--{name}", value, "--max_steps", "1"])
 
 
 @pytest.mark.parametrize(
@@ -386,7 +420,8 @@ def test_cider_optimised_training_starts_from_a_captioner(recipes):
         (["--data", "nowhere/at/all"], "nowhere/at/all"),
         (["--learning_rat", "1"], "did you mean 'learning_rate'"),
         (["--strategy", "full"], "feature_cache needs a frozen encoder"),
-        (["--strategy", "qlora"], "give a `model`"),
+        (["--strategy", "qlora"], "use that recipe"),
+        (["--strategy", "lora"], "an adapter is nothing without its base: give a `model`"),
         (["--family", "encoder_decoder", "--strategy", "lora"], "not offered for hfcap_encoder_decoder"),
         (["--encoder_config", '{"model_type": "bit"}'], "give one of encoder"),
         (["--config", "no.yaml"], "no.yaml: No such file"),

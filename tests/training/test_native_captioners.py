@@ -5,15 +5,17 @@ from itertools import chain
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
 from transformers import TrainerCallback
 
-from hfcap.errors import ConfigError
+from hfcap.errors import ConfigError, WorkError
 from hfcap.generation.caption import caption_rows
 from hfcap.generation.inputs import caption_prompt, keep_caption_prompt
 from hfcap.models.facts import FACTS, facts_of, facts_of_type, is_packable
 from hfcap.training.arguments import CaptionTrainingArguments
 from hfcap.training.build import load_captioner
+from hfcap.training.checkpoints import load_weights
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.compatibility import choose_packing
 from hfcap.training.dataset import CaptionDataset
@@ -287,3 +289,42 @@ def test_packing_on_request_is_refused_where_it_is_not_exact(saved, caplog):
     blip, _ = load_captioner(saved("blip"))
     assert choose_packing("auto", blip.config)
     assert not choose_packing("never", blip.config)
+
+
+@pytest.mark.parametrize("model_type", [case(model_type, fast=True) for model_type in TYPES])
+def test_a_checkpoint_is_loaded_whole_whatever_its_tensors_are_called(model_type, saved, tmp_path):
+    model, _ = load_captioner(saved(model_type))
+    model.save_pretrained(tmp_path)
+    kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1)
+    load_weights(model, tmp_path)
+    assert all(tensor.equal(kept[name]) for name, tensor in model.state_dict().items())
+
+    tensors = load_file(tmp_path / "model.safetensors")
+    save_file(dict(list(tensors.items())[1:]), tmp_path / "model.safetensors", metadata={"format": "pt"})
+    with pytest.raises(WorkError, match="is missing or has another shape"):
+        load_weights(model, tmp_path)
+
+
+def test_the_best_model_of_a_native_run_is_the_one_that_is_kept(saved, rows, tmp_path):
+    model, processor = load_captioner(saved("llava"))
+    keep_caption_prompt(processor, PROMPT)
+    trainer = make_trainer(
+        *(model, processor, rows, tmp_path),
+        learning_rate=1.0,  # the first step is bad, all others are worse
+        max_steps=3,
+        eval_strategy="steps",
+        save_strategy="steps",
+        eval_steps=1,
+        save_steps=1,
+        save_total_limit=3,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_loss",
+        greater_is_better=False,
+    )
+    trainer.train()
+    losses = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
+    assert min(losses) < losses[-1]
+    assert trainer.evaluate()["eval_loss"] == min(losses)

@@ -25,6 +25,7 @@ from hfcap import __version__
 from hfcap.data.augmentation import mirror
 from hfcap.data.feature_store import ArraySpec, open_array, read_complete, write_array
 from hfcap.data.pictures import content_hashes, load_picture
+from hfcap.models.vision_features import encoder_features, find_encoder
 
 logger = logging.getLogger(__name__)
 
@@ -115,8 +116,8 @@ def cache_features(
     continued by the next one, and damaged files are found (size and CRC-32) and computed again.
 
     Args:
-        model: has `get_vision_features(pixel_values) -> (B, N, D)`, and its encoder as `vision_tower`,
-            `model.vision_tower` or `encoder`. The encoder is in eval() meanwhile.
+        model: has `get_vision_features(pixel_values) -> (B, N, D)`, or is a native captioner whose facts name a
+            `feature_input`. Its encoder is in eval() meanwhile.
         image_processor: image processor, or a processor that has one as `image_processor`.
         dataset: rows of `image_id` and `image`.
         cache_dir: folder that holds a folder for each key.
@@ -131,6 +132,7 @@ def cache_features(
     Raises:
         ValueError: for an unknown view or dtype, a picture that cannot be read, pictures that give features of
             different shapes, and features that are not finite (in float16: above 65504).
+        ConfigError: a native model that features of one shape cannot serve.
         OSError: the disk has less free space than the features need.
 
     """
@@ -154,16 +156,6 @@ def cache_features(
         _build_once(folder, view_parts, len(dataset), features_of)
         folders[view] = folder
     return FeatureCache(folders, dataset.select_columns(["image_id"])["image_id"][:])
-
-
-def find_encoder(model: torch.nn.Module) -> torch.nn.Module:
-    """Return the vision encoder inside either model family, under PEFT as well."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    for owner in (base, getattr(base, "model", None)):
-        for name in ("vision_tower", "encoder"):
-            if isinstance(getattr(owner, name, None), torch.nn.Module):
-                return getattr(owner, name)
-    raise ValueError(f"{type(model).__name__} has no vision encoder named vision_tower, model.vision_tower or encoder")
 
 
 def hash_weights(module: torch.nn.Module) -> str:
@@ -229,8 +221,9 @@ def _feature_function(
         batches = []
         for start in range(rows.start, rows.stop, batch_size):
             pictures = [picture_of(row) for row in range(start, min(start + batch_size, rows.stop))]
-            pixel_values = image_processor(images=pictures, return_tensors="pt")["pixel_values"]
-            features = model.get_vision_features(pixel_values.to(device))  # (B, N, D)
+            encoded = image_processor(images=pictures, return_tensors="pt")
+            on_device = {name: tensor.to(device) for name, tensor in encoded.items()}
+            features = encoder_features(model, encoder, on_device)  # (B, N, D)
             batches.append(features.float().cpu().numpy())
         for module in was_training:
             module.training = True

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+from PIL import Image
 from transformers import PreTrainedConfig
 
 from hfcap.errors import ConfigError
@@ -16,6 +17,8 @@ from hfcap.models.facts import CaptionerFacts, facts_of, setting_at
 # What a processor gives beside the tensors of the picture.
 TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "labels")
 PROMPT_SETTING = "caption_prompt"
+# Where features stand in for a picture, all pictures have as many tokens as this one.
+BLANK = Image.new("RGB", (32, 32))
 
 
 @dataclass(frozen=True)
@@ -81,22 +84,26 @@ def encode_prefix(processor, config: PreTrainedConfig, row: dict, prompt: str | 
     text = prompt_text(processor, facts, row.get("prompt") or prompt)
     if not facts.image_tokens:
         prompt_ids = processor.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
-        return CaptionPrefix([setting_at(config, facts.start_token), *prompt_ids], _picture_alone(processor, row))
+        return CaptionPrefix(
+            [setting_at(config, facts.start_token), *prompt_ids], _picture_alone(processor, facts, row)
+        )
     # A template that writes BOS itself must not get a second one from the tokenizer (as in `apply_chat_template`).
     bos = processor.tokenizer.bos_token
     special = {"add_special_tokens": not (bos and text.startswith(bos))}
-    if "vision_features" in row:
+    if "vision_features" in row and facts.feature_input == "vision_features":
         text = text.replace(processor.image_token, processor.image_token * processor.image_seq_length)
-        return CaptionPrefix(processor.tokenizer(text, **special)["input_ids"], _picture_alone(processor, row))
-    encoded = processor(images=[row["image"]], text=[text], return_tensors="pt", **special)
+        return CaptionPrefix(processor.tokenizer(text, **special)["input_ids"], _picture_alone(processor, facts, row))
+    encoded = processor(images=[row.get("image", BLANK)], text=[text], return_tensors="pt", **special)
     vision = {name: value for name, value in encoded.items() if name not in TEXT_INPUTS}
+    if "vision_features" in row:
+        vision = _picture_alone(processor, facts, row)
     types = encoded[facts.token_types][0].tolist() if facts.token_types else None
     return CaptionPrefix(encoded["input_ids"][0].tolist(), vision, types)
 
 
-def _picture_alone(processor, row: dict) -> dict[str, torch.Tensor]:
+def _picture_alone(processor, facts: CaptionerFacts, row: dict) -> dict[str, torch.Tensor]:
     if "vision_features" in row:
-        return {"vision_features": row["vision_features"][None]}  # (1, N, D)
+        return {facts.feature_input: row["vision_features"][None]}  # (1, N, D)
     return dict(processor.image_processor([row["image"]], return_tensors="pt"))
 
 

@@ -54,7 +54,9 @@ class CaptionerFacts:
         generate_drops_last: `generate` cuts the last prompt token off (BLIP expects SEP there).
         generate_by: the part whose `generate`, and whose generation settings, the model's own `generate` uses.
         needs_torchvision: its processor handles video as well, which transformers does with torchvision alone.
-        feature_cache: whether the model takes `vision_features`, the raw output of a frozen encoder.
+        feature_input: name under which the model takes cached features, the raw output of its frozen encoder; None:
+            there is no feature cache. Native models take them as `pixel_values`
+            (`hfcap.models.vision_features.take_features`), if all pictures give features of one shape.
     """
 
     encoder: tuple[str, ...]
@@ -74,7 +76,7 @@ class CaptionerFacts:
     generate_drops_last: bool = False
     generate_by: str | None = None
     needs_torchvision: bool = False
-    feature_cache: bool = False
+    feature_input: Literal["vision_features", "pixel_values"] | None = None
 
 
 _LLAVA_PARTS = {
@@ -110,11 +112,11 @@ _QWEN_VL = {
 }
 
 FACTS: dict[str, CaptionerFacts] = {
-    "hfcap_llava": CaptionerFacts(**_LLAVA_PARTS, packable=PACKABLE_DECODERS, feature_cache=True),
+    "hfcap_llava": CaptionerFacts(**_LLAVA_PARTS, packable=PACKABLE_DECODERS, feature_input="vision_features"),
     "hfcap_encoder_decoder": CaptionerFacts(
-        **_ENCODER_DECODER, strategies=("full", "frozen_encoder"), feature_cache=True
+        **_ENCODER_DECODER, strategies=("full", "frozen_encoder"), feature_input="vision_features"
     ),
-    "llava": CaptionerFacts(**_LLAVA_PARTS, packable=PACKABLE_DECODERS),
+    "llava": CaptionerFacts(**_LLAVA_PARTS, packable=PACKABLE_DECODERS, feature_input="pixel_values"),
     "idefics3": CaptionerFacts(**_IDEFICS3),
     "smolvlm": CaptionerFacts(**_IDEFICS3, needs_torchvision=True),
     "llava_onevision": CaptionerFacts(**_LLAVA_PARTS, packable=PACKABLE_DECODERS, needs_torchvision=True),
@@ -123,7 +125,13 @@ FACTS: dict[str, CaptionerFacts] = {
     "qwen3_vl": CaptionerFacts(**_QWEN_VL),
     # The picture (in PaliGemma the whole prefix) is read in both directions: a mask of packed rows would lose that.
     "gemma3": CaptionerFacts(**_LLAVA_PARTS, token_types="token_type_ids"),
-    "paligemma": CaptionerFacts(**_LLAVA_PARTS, prompt="text", token_types="token_type_ids", caption_token_type=1),
+    "paligemma": CaptionerFacts(
+        **_LLAVA_PARTS,
+        prompt="text",
+        token_types="token_type_ids",
+        caption_token_type=1,
+        feature_input="pixel_values",
+    ),
     "blip-2": CaptionerFacts(
         encoder=("vision_model.",),
         projector=("qformer.", "language_projection."),
@@ -133,6 +141,7 @@ FACTS: dict[str, CaptionerFacts] = {
         end_token="text_config.eos_token_id",
         packable=PACKABLE_DECODERS,
         generate_by="language_model",
+        feature_input="pixel_values",
     ),
     "blip": CaptionerFacts(
         encoder=("vision_model.",),
@@ -147,6 +156,7 @@ FACTS: dict[str, CaptionerFacts] = {
         packable=("blip_text_model",),
         generate_drops_last=True,
         generate_by="text_decoder",
+        feature_input="pixel_values",
     ),
     # GIT puts its own columns for the picture before a 2-D mask, and cannot before a 4-D one.
     "git": CaptionerFacts(
@@ -160,7 +170,9 @@ FACTS: dict[str, CaptionerFacts] = {
         end_token="eos_token_id",
         logits="text",
     ),
-    "vision-encoder-decoder": CaptionerFacts(**_ENCODER_DECODER, strategies=WITHOUT_PROJECTOR),
+    "vision-encoder-decoder": CaptionerFacts(
+        **_ENCODER_DECODER, strategies=WITHOUT_PROJECTOR, feature_input="pixel_values"
+    ),
 }
 
 
@@ -198,15 +210,17 @@ def setting_at(config: PreTrainedConfig, path: str) -> int | None:
 def facts_table() -> str:
     """`FACTS` as a Markdown table, for `docs/models.md`."""
     lines = [
-        "| model type | prompt | image tokens | strategies | packed rows exact with | label-only logits | needs |"
+        "| model type | prompt | image tokens | strategies | packed rows exact with | label-only logits "
+        "| feature cache | needs |"
     ]
-    lines.append("| --- " * 7 + "|")
+    lines.append("| --- " * 8 + "|")
     for model_type, facts in FACTS.items():
         prompt = {"chat": "chat template", "text": "plain text", "none": "none"}[facts.prompt]
         packable = ", ".join(facts.packable) or "not packed"
         logits = "yes" if facts.logits == "targets" else "text positions"
         image_tokens = "in the prompt" if facts.image_tokens else "none"
         needs = "torchvision" if facts.needs_torchvision else ""
-        cells = [f"`{model_type}`", prompt, image_tokens, ", ".join(facts.strategies), packable, logits, needs]
+        cache, strategies = "yes" if facts.feature_input else "no", ", ".join(facts.strategies)
+        cells = [f"`{model_type}`", prompt, image_tokens, strategies, packable, logits, cache, needs]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from safetensors import SafetensorError
+from transformers import PreTrainedModel
 
 from hfcap.errors import WorkError
 
@@ -35,6 +36,28 @@ def remove_incomplete_checkpoints(folder: str | Path) -> None:
     for path in Path(folder).glob("checkpoint-*"):
         if not is_complete(path):
             shutil.rmtree(path)
+
+
+def load_weights(model: PreTrainedModel, checkpoint: str | Path) -> None:
+    """Load the weights of a checkpoint into the model that it was saved from.
+
+    `Trainer` takes the names in a checkpoint for those of the model's parameters. But `save_pretrained` writes the
+    names of the Hub's files, and for LLaVA, Qwen-VL and others these differ: `Trainer` would warn of missing keys,
+    keep the weights it has, and go on (transformers 5.21; https://github.com/QwenLM/Qwen3-VL/issues/1763).
+
+    Raises:
+        WorkError: the checkpoint lacks a tensor of the model, or has it in another shape.
+    """
+    loaded, info = type(model).from_pretrained(
+        checkpoint, dtype=model.dtype, use_safetensors=True, output_loading_info=True
+    )
+    wrong = sorted(map(str, {*info["missing_keys"], *info["mismatched_keys"]}))
+    if wrong:
+        raise WorkError(
+            f"{checkpoint} is not a checkpoint of this model: {wrong[0]} is missing or has another shape, "
+            f"and {len(wrong) - 1} others. Remove it, to go on from the one before"
+        )
+    model.load_state_dict(loaded.state_dict())
 
 
 @contextmanager

@@ -77,21 +77,26 @@ def check_supported(args: ModelArguments, model_type: str, backend: Backend) -> 
     """Refuse what cannot work.
 
     Raises:
-        ConfigError: the strategy does not fit the model type or the backend, or cached features do not fit the model
-            type or the strategy.
+        ConfigError: the strategy does not fit the model type or the backend, or is LoRA without a checkpoint; cached
+            features do not fit the model type or the strategy.
     """
     facts, family = facts_of_type(model_type), FAMILIES.get(model_type, "native")
     if args.strategy not in facts.strategies:
         raise ConfigError(
             f"strategy {args.strategy!r} is not offered for {model_type}: choose one of {', '.join(facts.strategies)}"
         )
+    if args.strategy == "lora" and args.model is None:
+        raise ConfigError(
+            "strategy 'lora' starts from a checkpoint, as an adapter is nothing without its base: give a `model`, for "
+            "instance the run of these parts with strategy 'projector'"
+        )
     backends = SUPPORT[family, args.strategy]
     if backend not in backends:
         raise ConfigError(
             f"strategy {args.strategy!r} of {model_type} is not offered on {backend}: use one of {', '.join(backends)}"
         )
-    if args.feature_cache and not facts.feature_cache:
-        able = ", ".join(name for name, other in FACTS.items() if other.feature_cache)
+    if args.feature_cache and facts.feature_input is None:
+        able = ", ".join(name for name, other in FACTS.items() if other.feature_input)
         raise ConfigError(
             f"feature_cache: {model_type} takes no cached features ({able} do): set feature_cache: false"
         )
@@ -137,18 +142,20 @@ def check_data(data_args: DataArguments, model_args: ModelArguments, args: Capti
 
 
 def check_parts(args: ModelArguments) -> None:
-    """Check that the arguments name one captioner.
+    """Check that the arguments of a recipe other than `train_qlora.py` name one captioner.
 
     Raises:
-        ConfigError: neither a model nor its parts are named, or both are.
+        ConfigError: neither a model nor its parts are named, or both are, or 4 bits are asked for.
     """
+    if args.strategy == "qlora":
+        raise ConfigError(
+            "strategy 'qlora' loads a `model` in 4 bits, and recipes/train_qlora.py does: use that recipe"
+        )
     if args.model is not None:
         clash = [name for name in ("encoder", "decoder", "encoder_config", "decoder_config") if getattr(args, name)]
         if clash:
             raise ConfigError(f"model: {args.model!r} has its parts already; leave out {', '.join(clash)}, or model")
         return
-    if args.strategy == "qlora":
-        raise ConfigError("strategy 'qlora' starts from a checkpoint: give a `model`, and use recipes/train_qlora.py")
     for part in ("encoder", "decoder"):
         _check_part(args, part)
     if args.encoder_training is not None and args.encoder is None:

@@ -20,6 +20,7 @@ from hfcap.data.sources import load_captions
 from hfcap.distributed import main_process_decides
 from hfcap.errors import ConfigError
 from hfcap.files import write_json
+from hfcap.models.vision_features import take_features
 from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, ModelArguments, RunArguments
 from hfcap.training.checkpoints import remove_incomplete_checkpoints
 from hfcap.training.compatibility import checkpoint_engine, current_backend
@@ -131,6 +132,7 @@ def caption_datasets(
             cache_features(model, processor.image_processor, train_rows, model_args.cache_dir, views=views),
             cache_features(model, processor.image_processor, eval_rows, model_args.cache_dir, dtype="float32"),
         ]
+        take_features(model)
     views = {name: getattr(data_args, name) for name in ("references", "mirror", "crop", "color_jitter")}
     views["seed"] = args.seed
     if isinstance(train_rows, datasets.IterableDataset):

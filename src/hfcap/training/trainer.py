@@ -16,7 +16,7 @@ from hfcap.generation.sharded import caption_sharded
 from hfcap.metrics import compute_metrics
 from hfcap.models.facts import facts_of, is_packable
 from hfcap.models.model_utils import full_precision, keep_frozen_in_eval
-from hfcap.training.checkpoints import whole_or_removed
+from hfcap.training.checkpoints import load_weights, whole_or_removed
 from hfcap.training.dataset import CaptionDataset
 from hfcap.training.loss import token_loss
 from hfcap.training.packing import IGNORE_INDEX, PADDING_SEGMENT, packed_attention_mask, packed_block_mask
@@ -241,6 +241,25 @@ class CaptionTrainer(Trainer):
         self.sample_captions = list(zip(rows["image_id"], captions, strict=True))
         scores = compute_metrics(captions, list(rows["captions"]), CAPTION_METRICS)
         return {key: value for key, value in scores.items() if not key.endswith("_per_image")}
+
+    def _load_from_checkpoint(self, resume_from_checkpoint, model=None) -> None:
+        """Go on from a checkpoint's weights: all of them, or not at all."""
+        if self._loads_plain_weights:
+            load_weights(self.model, resume_from_checkpoint)
+        else:
+            super()._load_from_checkpoint(resume_from_checkpoint, model)
+
+    def _load_best_model(self) -> None:
+        if self._loads_plain_weights:
+            load_weights(self.model, self.state.best_model_checkpoint)
+        else:
+            super()._load_best_model()
+
+    @property
+    def _loads_plain_weights(self) -> bool:
+        """Whether weights lie in a checkpoint as `save_pretrained` writes a model, not an adapter or an engine."""
+        by_engine = self.is_deepspeed_enabled or self.is_fsdp_enabled
+        return isinstance(self.model, PreTrainedModel) and not by_engine
 
     def _save_rng_state(self, output_dir: str) -> None:
         """Wait for all processes: `trainer_state.json`, written next, marks a checkpoint that all have finished."""
