@@ -1,52 +1,57 @@
-"""Does sharing an image between its references cost quality? Packed references against shuffled pairs.
+"""Does sharing an image between its references cost quality? Five references of an image a step, two, and one.
 
     python benchmarks/packing_quality.py --data FOLDER --encoder FOLDER --plot docs/packing_quality.svg
 
 Five references of one image are correlated samples: a step over 16 images with five references each sees fewer
-pictures than one over 80 pairs of image and caption. Both ways train the same captioner with as many captions
-a step, the same number of steps and the same schedule, from the same weights for each seed, and caption the same
-validation photos along the way; the rest is `packing_quality.yaml`. A pair is an image with one reference drawn anew
-each epoch. Minutes are those of training alone. The runs stay in `--output_dir`, and the
-command goes on where it was broken off. The last line is JSON.
+pictures than one over 80 pairs of image and caption. All ways train the same captioner with as many captions a step,
+the same number of steps and the same schedule, from the same weights for each seed, and caption the same validation
+photos along the way; the rest is `packing_quality.yaml`. Where a step takes some of an image's references, they are
+drawn anew each epoch.
+
+The runs stay in `--output_dir`, and the command goes on where it was broken off. They may share the machine with other
+work: minutes are captions over captions a second, and those are measured at the end, in short runs of the ways in
+turn; leave the machine alone then. The last line is JSON.
 """
 
 import argparse
 import json
+import shutil
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from hfcap import runs
 from hfcap.training.checkpoints import last_complete_checkpoint
 
 ROOT = Path(__file__).parents[1]
-REFERENCES = 5
+ALL = 5  # references an image
+REFERENCES = (ALL, 2, 1)  # of an image in a step
 EVALUATIONS = 6
+TIMED_STEPS, TIMED_ROUNDS = 60, 3
 
 sys.path.insert(0, str(ROOT / "recipes"))
 import train  # noqa: E402  (recipes are scripts, not a package)
 
 
-def settings_of(way: str, images_a_step: int, epochs: int) -> dict[str, int]:
-    """What sets the ways apart; both take `images_a_step` x `REFERENCES` captions a step."""
-    if way == "packed":
-        return {"per_device_train_batch_size": images_a_step, "num_train_epochs": epochs}
-    return {
-        "references": 1,
-        "per_device_train_batch_size": images_a_step * REFERENCES,
-        "num_train_epochs": epochs * REFERENCES,
-    }
+def settings_of(references: int, captions_a_step: int, passes: int) -> dict[str, Any]:
+    """What sets the ways apart: how the captions of a step, and of so many passes over all, are spread over images."""
+    images, epochs = captions_a_step // references, passes * ALL / references
+    one_way = {"per_device_train_batch_size": images, "num_train_epochs": epochs}
+    return one_way if references == ALL else one_way | {"references": references}
 
 
-def measure(folder: Path, captions_a_step: int) -> list[dict[str, float]]:
-    """Evaluations of a finished run: captions seen, minutes trained, validation loss and CIDEr."""
+def run_recipe(settings: Mapping[str, Any], other: Sequence[str]) -> None:
+    train.main([part for name, value in settings.items() for part in (f"--{name}", str(value))] + [*other])
+
+
+def curve_of(folder: Path, captions_a_step: int) -> list[dict[str, float]]:
+    """Evaluations of a finished run: captions seen, validation loss and CIDEr."""
     state = json.loads((Path(last_complete_checkpoint(folder / runs.CHECKPOINTS)) / "trainer_state.json").read_text())
-    minutes = runs.read_run(folder / runs.RUN)["throughput"]["seconds"] / 60
     return [
         {
             "captions": entry["step"] * captions_a_step,
-            "minutes": minutes * entry["step"] / state["max_steps"],
             "loss": entry["eval_loss"],
             "cider": 100 * entry["eval_cider"],
         }
@@ -55,15 +60,28 @@ def measure(folder: Path, captions_a_step: int) -> list[dict[str, float]]:
     ]
 
 
-def plot(curves: Mapping[str, Sequence[Sequence[dict[str, float]]]], path: Path) -> None:
+def captions_a_second(folder: Path, common: Mapping[str, Any], captions_a_step: int, other: Sequence[str]) -> dict:
+    """Median captions a second of each way: short runs, in turn, without an evaluation."""
+    rates = {references: [] for references in REFERENCES}
+    quiet = {"eval_strategy": "no", "save_strategy": "no", "max_eval_images": 2, "eval_caption_images": 2}
+    for _ in range(TIMED_ROUNDS):
+        for references, measured in rates.items():
+            shutil.rmtree(folder, ignore_errors=True)
+            way = settings_of(references, captions_a_step, 1) | {"max_steps": TIMED_STEPS}
+            run_recipe({**common, **way, **quiet, "output_dir": folder}, other)
+            measured.append(runs.read_run(folder / runs.RUN)["throughput"]["captions_per_second"])
+    return {references: statistics.median(measured) for references, measured in rates.items()}
+
+
+def plot(curves: Mapping[int, Sequence[Sequence[dict[str, float]]]], path: Path) -> None:
     """Draw CIDEr against captions seen and against minutes: one line a run, one colour a way."""
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.5), sharey=True)
     for axis, key, label in zip(axes, ("captions", "minutes"), ("captions seen", "minutes of training"), strict=True):
-        for color, (way, seeds) in zip(("tab:blue", "tab:orange"), curves.items(), strict=True):
+        for color, (references, seeds) in zip(("tab:blue", "tab:green", "tab:orange"), curves.items(), strict=True):
             for number, points in enumerate(seeds):
-                name = way if number == 0 else None
+                name = f"{references} of an image a step" if number == 0 else None
                 axis.plot([p[key] for p in points], [p["cider"] for p in points], "o-", color=color, label=name)
         axis.set_xlabel(label)
     axes[0].set_ylabel("CIDEr, validation")
@@ -79,48 +97,51 @@ def main() -> None:
     parser.add_argument("--config", default=str(Path(__file__).with_suffix(".yaml")))
     parser.add_argument("--output_dir", default="outputs/packing-quality", type=Path)
     parser.add_argument("--seeds", default=[1, 2, 3], type=int, nargs="+")
-    parser.add_argument("--epochs", default=3, type=int, help="passes over all references")
-    parser.add_argument("--images", default=16, type=int, help="images a step of the packed way")
+    parser.add_argument("--passes", default=3, type=int, help="passes over all references")
+    parser.add_argument("--captions", default=80, type=int, help="captions a step")
     parser.add_argument("--train_images", default=6000, type=int)
     parser.add_argument("--eval_images", default=500, type=int)
     parser.add_argument("--plot", type=Path, help="where to draw the curves (needs matplotlib)")
     args, other = parser.parse_known_args()
 
-    steps = args.epochs * (args.train_images // args.images)
-    curves = {"packed": [], "pairs": []}
+    steps = args.passes * (args.train_images * ALL // args.captions)
+    common = {
+        "config": args.config,
+        "data": args.data,
+        "encoder": args.encoder,
+        "max_train_images": args.train_images,
+        "max_eval_images": args.eval_images,
+        "eval_caption_images": args.eval_images,
+        "eval_steps": steps // EVALUATIONS,
+        "save_steps": steps // EVALUATIONS,
+    }
+    curves = {references: [] for references in REFERENCES}
     for seed in args.seeds:
-        for way, finished in curves.items():
-            folder = args.output_dir / f"{way}-{seed}"
-            settings = settings_of(way, args.images, args.epochs) | {
-                "config": args.config,
-                "data": args.data,
-                "encoder": args.encoder,
-                "max_train_images": args.train_images,
-                "max_eval_images": args.eval_images,
-                "eval_caption_images": args.eval_images,
-                "eval_steps": steps // EVALUATIONS,
-                "save_steps": steps // EVALUATIONS,
-                "seed": seed,
-                "output_dir": folder,
-            }
-            train.main([part for name, value in settings.items() for part in (f"--{name}", str(value))] + other)
-            finished.append(measure(folder, args.images * REFERENCES))
+        for references, finished in curves.items():
+            folder = args.output_dir / f"{references}-references-seed-{seed}"
+            run_recipe(
+                {**common, **settings_of(references, args.captions, args.passes), "seed": seed, "output_dir": folder},
+                other,
+            )
+            finished.append(curve_of(folder, args.captions))
+    rates = captions_a_second(args.output_dir / "timed", common, args.captions, other)
 
     # A run that was broken off and went on may lack its last evaluations: all are compared where all were evaluated.
     shared = min(len(points) for seeds in curves.values() for points in seeds)
-    curves = {way: [points[:shared] for points in seeds] for way, seeds in curves.items()}
-    print(f"\n{'':8}{'seed':>6}{'minutes':>10}{'loss':>8}{'CIDEr':>8}")
-    for way, seeds in curves.items():
+    curves = {
+        references: [
+            [p | {"minutes": p["captions"] / rates[references] / 60} for p in points[:shared]] for points in seeds
+        ]
+        for references, seeds in curves.items()
+    }
+    print(f"\n{'references':>10}{'seed':>6}{'minutes':>10}{'loss':>8}{'CIDEr':>8}")
+    for references, seeds in curves.items():
         for seed, points in zip(args.seeds, seeds, strict=True):
             last = points[-1]
-            print(f"{way:8}{seed:>6}{last['minutes']:>10.1f}{last['loss']:>8.3f}{last['cider']:>8.1f}")
-    differences = [p[-1]["cider"] - q[-1]["cider"] for p, q in zip(curves["packed"], curves["pairs"], strict=True)]
-    print(
-        f"CIDEr, packed less pairs: {statistics.mean(differences):.1f} (by seed {[round(d, 1) for d in differences]})"
-    )
+            print(f"{references:>10}{seed:>6}{last['minutes']:>10.1f}{last['loss']:>8.3f}{last['cider']:>8.1f}")
     if args.plot:
         plot(curves, args.plot)
-    print(json.dumps({"seeds": args.seeds, "steps": steps, "images": args.images, "curves": curves}))
+    print(json.dumps({"seeds": args.seeds, "steps": steps, "captions_a_second": rates, "curves": curves}))
 
 
 if __name__ == "__main__":
