@@ -113,12 +113,25 @@ def build_encoder(model_args: EncoderArguments) -> tuple[PreTrainedModel, BaseIm
     if model_args.encoder is not None:
         check_checkpoint(model_args.encoder)
         image_processor = AutoImageProcessor.from_pretrained(model_args.encoder, backend="pil")
+        if model_args.image_size is not None:
+            image_processor = _with_side(image_processor, model_args.image_size)
         return load_vision_encoder(model_args.encoder), image_processor
     encoder = AutoModel.from_config(AutoConfig.for_model(**model_args.encoder_config))
     side = model_args.image_size
     return encoder, ViTImageProcessorPil(
         size={"height": side, "width": side}, image_mean=[0.5] * 3, image_std=[0.5] * 3
     )
+
+
+def _with_side(image_processor: BaseImageProcessor, side: int) -> BaseImageProcessor:
+    """Let an image processor make squares of `side` pixels: squeezed or cropped, as it did."""
+    settings = image_processor.to_dict()
+    size, crop = settings["size"], settings.get("crop_size")
+    if "shortest_edge" in size:
+        size = {"shortest_edge": round(size["shortest_edge"] * side / crop["height"]) if crop else side}
+    else:
+        size = {"height": side, "width": side}
+    return _changed(image_processor, {"size": size} | ({"crop_size": {"height": side, "width": side}} if crop else {}))
 
 
 def _join_llava(model_args, encoder, image_processor, tokenizer) -> tuple[PreTrainedModel, ProcessorMixin]:

@@ -1,0 +1,43 @@
+"""Captioners joined from parts: what is asked for of the parts is what the captioner gets."""
+
+import pytest
+import torch
+import transformers
+from PIL import Image
+
+from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
+from hfcap.training.build import build_captioner
+
+GPT2 = {"model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 32}
+
+
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [
+        ("ViTImageProcessorPil", {"size": {"height": 32, "width": 32}}),  # squeezes
+        ("MobileNetV2ImageProcessorPil", {"size": {"shortest_edge": 36}, "crop_size": {"height": 32, "width": 32}}),
+        ("ConvNextImageProcessorPil", {"size": {"shortest_edge": 32}, "crop_pct": 0.875}),  # crops by a share
+    ],
+)
+def test_a_pretrained_encoder_sees_pictures_of_the_size_asked_for(name, settings, tmp_path):
+    config = transformers.BitConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1], num_groups=4, image_size=32)
+    transformers.BitModel(config).save_pretrained(tmp_path)
+    getattr(transformers, name)(**settings).save_pretrained(tmp_path)
+    args = CaptionTrainingArguments(output_dir=str(tmp_path))
+    captions = ["a dog runs", "a cat sleeps"] * 3
+    shapes = {}
+    for side in (None, 64):
+        parts = {
+            "encoder": str(tmp_path),
+            "decoder_config": dict(GPT2),
+            "bridge_config": {"image_position_embeddings": True},
+        }
+        model, processor = build_captioner(
+            ModelArguments(family="encoder_decoder", image_size=side, vocab_size=270, **parts), args, captions
+        )
+        inputs = processor(images=Image.new("RGB", (90, 60)), return_tensors="pt")
+        with torch.no_grad():
+            shapes[side] = tuple(model.get_vision_features(inputs["pixel_values"]).shape[1:])
+            model(**inputs, decoder_input_ids=torch.tensor([[1]]))
+        assert inputs["pixel_values"].shape[-2:] == (side or 32,) * 2
+    assert shapes[64][0] == 4 * shapes[None][0]
