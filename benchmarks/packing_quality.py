@@ -19,6 +19,7 @@ import shutil
 import statistics
 import sys
 from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,6 @@ from hfcap.training.checkpoints import last_complete_checkpoint
 
 ROOT = Path(__file__).parents[1]
 ALL = 5  # references an image
-REFERENCES = (ALL, 2, 1)  # of an image in a step
 EVALUATIONS = 6
 TIMED_STEPS, TIMED_ROUNDS = 60, 3
 
@@ -47,22 +47,18 @@ def run_recipe(settings: Mapping[str, Any], other: Sequence[str]) -> None:
 
 
 def curve_of(folder: Path, captions_a_step: int) -> list[dict[str, float]]:
-    """Evaluations of a finished run: captions seen, validation loss and CIDEr."""
+    """Captions seen and CIDEr of a finished run: at its evaluations, and at its end."""
     state = json.loads((Path(last_complete_checkpoint(folder / runs.CHECKPOINTS)) / "trainer_state.json").read_text())
-    return [
-        {
-            "captions": entry["step"] * captions_a_step,
-            "loss": entry["eval_loss"],
-            "cider": 100 * entry["eval_cider"],
-        }
-        for entry in state["log_history"]
-        if "eval_cider" in entry
-    ]
+    evaluations = [(entry["step"], entry["eval_cider"]) for entry in state["log_history"] if "eval_cider" in entry]
+    end = state["max_steps"], runs.read_metrics(folder / runs.METRICS)["metrics"]["cider"]["value"]
+    return [{"captions": step * captions_a_step, "cider": 100 * cider} for step, cider in [*evaluations, end]]
 
 
-def captions_a_second(folder: Path, common: Mapping[str, Any], captions_a_step: int, other: Sequence[str]) -> dict:
+def captions_a_second(
+    folder: Path, ways: Sequence[int], common: Mapping[str, Any], captions_a_step: int, other: Sequence[str]
+) -> dict[int, float]:
     """Median captions a second of each way: short runs, in turn, without an evaluation."""
-    rates = {references: [] for references in REFERENCES}
+    rates = {references: [] for references in ways}
     quiet = {"eval_strategy": "no", "save_strategy": "no", "max_eval_images": 2, "eval_caption_images": 2}
     for _ in range(TIMED_ROUNDS):
         for references, measured in rates.items():
@@ -79,7 +75,7 @@ def plot(curves: Mapping[int, Sequence[Sequence[dict[str, float]]]], path: Path)
 
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.5), sharey=True)
     for axis, key, label in zip(axes, ("captions", "minutes"), ("captions seen", "minutes of training"), strict=True):
-        for color, (references, seeds) in zip(("tab:blue", "tab:green", "tab:orange"), curves.items(), strict=True):
+        for color, (references, seeds) in zip(("tab:blue", "tab:orange", "tab:green"), curves.items(), strict=False):
             for number, points in enumerate(seeds):
                 name = f"{references} of an image a step" if number == 0 else None
                 axis.plot([p[key] for p in points], [p["cider"] for p in points], "o-", color=color, label=name)
@@ -96,6 +92,7 @@ def main() -> None:
     parser.add_argument("--encoder", required=True, help="the pretrained encoder, frozen")
     parser.add_argument("--config", default=str(Path(__file__).with_suffix(".yaml")))
     parser.add_argument("--output_dir", default="outputs/packing-quality", type=Path)
+    parser.add_argument("--references", default=[ALL, 2, 1], type=int, nargs="+", help="of an image in a step")
     parser.add_argument("--seeds", default=[1, 2, 3], type=int, nargs="+")
     parser.add_argument("--passes", default=3, type=int, help="passes over all references")
     parser.add_argument("--captions", default=80, type=int, help="captions a step")
@@ -115,7 +112,7 @@ def main() -> None:
         "eval_steps": steps // EVALUATIONS,
         "save_steps": steps // EVALUATIONS,
     }
-    curves = {references: [] for references in REFERENCES}
+    curves = {references: [] for references in args.references}
     for seed in args.seeds:
         for references, finished in curves.items():
             folder = args.output_dir / f"{references}-references-seed-{seed}"
@@ -124,24 +121,20 @@ def main() -> None:
                 other,
             )
             finished.append(curve_of(folder, args.captions))
-    rates = captions_a_second(args.output_dir / "timed", common, args.captions, other)
+    rates = captions_a_second(args.output_dir / "timed", args.references, common, args.captions, other)
 
-    # A run that was broken off and went on may lack its last evaluations: all are compared where all were evaluated.
-    shared = min(len(points) for seeds in curves.values() for points in seeds)
-    curves = {
-        references: [
-            [p | {"minutes": p["captions"] / rates[references] / 60} for p in points[:shared]] for points in seeds
-        ]
-        for references, seeds in curves.items()
-    }
-    print(f"\n{'references':>10}{'seed':>6}{'minutes':>10}{'loss':>8}{'CIDEr':>8}")
     for references, seeds in curves.items():
-        for seed, points in zip(args.seeds, seeds, strict=True):
-            last = points[-1]
-            print(f"{references:>10}{seed:>6}{last['minutes']:>10.1f}{last['loss']:>8.3f}{last['cider']:>8.1f}")
+        for point in chain.from_iterable(seeds):
+            point["minutes"] = point["captions"] / rates[references] / 60
+    print(f"\n{'references':>10}{'images a step':>15}{'captions/s':>12}{'minutes':>9}   CIDEr, by seed")
+    for references, seeds in curves.items():
+        ends = [points[-1] for points in seeds]
+        images, rate, minutes = args.captions // references, rates[references], ends[0]["minutes"]
+        by_seed = "  ".join(f"{end['cider']:.1f}" for end in ends)
+        print(f"{references:>10}{images:>15}{rate:>12.0f}{minutes:>9.1f}   {by_seed}")
     if args.plot:
         plot(curves, args.plot)
-    print(json.dumps({"seeds": args.seeds, "steps": steps, "captions_a_second": rates, "curves": curves}))
+    print(json.dumps({"seeds": args.seeds, "captions_a_second": rates, "curves": curves}))
 
 
 if __name__ == "__main__":

@@ -2,6 +2,7 @@
 
 import importlib
 import json
+import logging
 import runpy
 import shutil
 from itertools import chain
@@ -96,7 +97,7 @@ def test_a_native_captioner_goes_through_the_recipes(model_type, recipe, scene_r
     ],
 )
 def test_a_run_on_cached_features_resumes_and_leaves_a_stock_model(
-    model_type, recipe, strategy, scene_rows, tmp_path, capsys, monkeypatch
+    model_type, recipe, strategy, scene_rows, tmp_path, capsys, caplog, monkeypatch
 ):
     monkeypatch.syspath_prepend(str(RECIPES))
     model, processor = build_native(model_type, list(chain.from_iterable(scene_rows["captions"])))
@@ -134,7 +135,9 @@ def test_a_run_on_cached_features_resumes_and_leaves_a_stock_model(
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     for step in (2, 3):
         shutil.rmtree(run / "checkpoints" / f"checkpoint-{step}")
-    main(["--config", str(tmp_path / "run.yaml")])
+    with caplog.at_level(logging.INFO, logger="hfcap.training.preparation"):
+        main(["--config", str(tmp_path / "run.yaml")])
+    assert f"{run}: going on from checkpoint-1" in caplog.messages
     again = load_file(file)
     assert all(again[name].equal(weights[name]) for name in weights)
     assert captions_of(run) == captions

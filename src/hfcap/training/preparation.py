@@ -1,6 +1,7 @@
 """What a recipe does before the first step: cores, rows, features, and the checkpoint to go on from."""
 
 import json
+import logging
 import os
 from dataclasses import fields
 from functools import partial
@@ -22,9 +23,11 @@ from hfcap.errors import ConfigError
 from hfcap.files import write_json
 from hfcap.models.vision_features import take_features
 from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, ModelArguments, RunArguments
-from hfcap.training.checkpoints import remove_incomplete_checkpoints
+from hfcap.training.checkpoints import last_complete_checkpoint, remove_incomplete_checkpoints
 from hfcap.training.compatibility import checkpoint_engine, current_backend
 from hfcap.training.dataset import CaptionDataset, CaptionStream
+
+logger = logging.getLogger(__name__)
 
 TOKENIZER_SCENES = 1000
 TOKENIZER_STREAM = 10_000  # images of a stream that a tokenizer is trained on
@@ -199,6 +202,7 @@ def _open_run(folder: Path, arguments: tuple, rows: tuple[datasets.Dataset, data
     path = folder / runs.RUN
     if not path.exists():
         write_json(path, record)
+        logger.info("%s: a new run", folder)
         return False
     earlier = runs.read_run(path)
     changed = [
@@ -215,6 +219,8 @@ def _open_run(folder: Path, arguments: tuple, rows: tuple[datasets.Dataset, data
         print_finished(folder)
         return True
     remove_incomplete_checkpoints(folder / runs.CHECKPOINTS)
+    checkpoint = last_complete_checkpoint(folder / runs.CHECKPOINTS)
+    logger.info("%s: going on from %s", folder, "the start" if checkpoint is None else Path(checkpoint).name)
     return False
 
 
