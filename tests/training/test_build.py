@@ -4,11 +4,14 @@ import pytest
 import torch
 import transformers
 from PIL import Image
+from safetensors.torch import load_file
+from tiny import TINY_ENCODER, TINY_GPT2, TINY_LLAMA
 
 from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
 from hfcap.training.build import build_captioner
+from hfcap.training.checkpoints import load_weights
 
-GPT2 = {"model_type": "gpt2", "n_embd": 16, "n_layer": 1, "n_head": 2, "n_positions": 32}
+VIT = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
 
 
 @pytest.mark.parametrize(
@@ -29,7 +32,7 @@ def test_a_pretrained_encoder_sees_pictures_of_the_size_asked_for(name, settings
     for side in (None, 64):
         parts = {
             "encoder": str(tmp_path),
-            "decoder_config": dict(GPT2),
+            "decoder_config": TINY_GPT2,
             "bridge_config": {"image_position_embeddings": True},
         }
         model, processor = build_captioner(
@@ -41,3 +44,25 @@ def test_a_pretrained_encoder_sees_pictures_of_the_size_asked_for(name, settings
             model(**inputs, decoder_input_ids=torch.tensor([[1]]))
         assert inputs["pixel_values"].shape[-2:] == (side or 32,) * 2
     assert shapes[64][0] == 4 * shapes[None][0]
+
+
+@pytest.mark.parametrize("family", ["llava", "encoder_decoder"])
+@pytest.mark.parametrize(
+    "encoder",
+    [TINY_ENCODER, {"model_type": "vit", **VIT}, {"model_type": "dinov2", **VIT}],
+    ids=lambda e: e["model_type"],
+)
+def test_a_checkpoint_is_loaded_whole_whatever_its_tensors_are_called(family, encoder, tmp_path):
+    decoder = TINY_LLAMA if family == "llava" else TINY_GPT2
+    parts = {"encoder_config": encoder, "decoder_config": decoder, "image_size": 32, "vocab_size": 270}
+    args = CaptionTrainingArguments(output_dir=str(tmp_path))
+    model, _ = build_captioner(ModelArguments(family=family, **parts), args, ["a dog runs", "a cat sleeps"] * 3)
+    model.save_pretrained(tmp_path)
+    kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    renamed = set(load_file(tmp_path / "model.safetensors")) - set(kept)
+    assert bool(renamed) == (encoder is not TINY_ENCODER)  # the names of the Hub's files are older
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1)
+    load_weights(model, tmp_path)
+    assert all(tensor.equal(kept[name]) for name, tensor in model.state_dict().items())
