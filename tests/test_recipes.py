@@ -1,6 +1,7 @@
 """The recipes from the command line to captions in another process, on the embedded data set and tiny models."""
 
 import contextlib
+import errno
 import io
 import json
 import os
@@ -19,8 +20,9 @@ from transformers import AutoProcessor
 
 from hfcap import cli
 from hfcap.data.scenes import load_scenes
-from hfcap.errors import ConfigError
+from hfcap.errors import ConfigError, WorkError
 from hfcap.generation.inputs import caption_prompt
+from hfcap.training.trainer import CaptionTrainer
 from hub.local_hub import LocalHub
 
 ROOT = Path(__file__).parents[1]
@@ -297,6 +299,24 @@ def test_early_stopping_ends_a_run_that_gets_no_better(tmp_path, recipes):
     saved = {path.name for path in (tmp_path / "run" / "checkpoints").glob("checkpoint-*")}
     assert saved == {"checkpoint-5", "checkpoint-10"}  # of 20 steps: the best one, and the one that was no better
     assert (tmp_path / "run" / "metrics.json").exists()
+
+
+def test_a_full_disk_at_the_end_loses_nothing(tmp_path, recipes, monkeypatch):
+    config = unchanging(tmp_path, num_train_epochs=1)
+    saved = CaptionTrainer.save_model
+
+    def fail_half_way(trainer, output_dir=None, **kwargs):
+        saved(trainer, output_dir, **kwargs)
+        if output_dir == str(tmp_path / "run" / "model"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(CaptionTrainer, "save_model", fail_half_way)
+    with pytest.raises(WorkError, match=r"model could not be written .*No space.*checkpoint-5 is whole: make room"):
+        recipes["train"](["--config", config])
+    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["checkpoints", "run.json"]
+    monkeypatch.undo()
+    recipes["train"](["--config", config])
+    assert (tmp_path / "run" / "model").is_dir() and (tmp_path / "run" / "metrics.json").exists()
 
 
 @pytest.mark.slow

@@ -44,7 +44,7 @@ WRITERS = {
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, writer):
     whole = make_checkpoint(tmp_path, 3)
     message = f"checkpoint-6 could not be written .*{re.escape(str(whole))} is whole: make room"
-    with pytest.raises(WorkError, match=message), whole_or_removed(tmp_path / "checkpoint-6"):
+    with pytest.raises(WorkError, match=message), whole_or_removed(tmp_path / "checkpoint-6", tmp_path):
         make_checkpoint(tmp_path, 6, state=None)
         WRITERS[writer]("/dev/full")  # every write to it fails with "No space left on device"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-3"]

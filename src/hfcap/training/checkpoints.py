@@ -61,22 +61,28 @@ def load_weights(model: PreTrainedModel, checkpoint: str | Path) -> None:
 
 
 @contextmanager
-def whole_or_removed(checkpoint: Path) -> Iterator[None]:
-    """Within this context `checkpoint` is written; where that fails, it is removed, and what it filled is free again.
+def whole_or_removed(folder: Path, checkpoints: Path) -> Iterator[None]:
+    """Within this context `folder` is written; where that fails, it is removed, and what it filled is free again.
+
+    Args:
+        folder: a checkpoint, or a model.
+        checkpoints: folder of the run's checkpoints.
 
     Raises:
         WorkError: it could not be written (a full disk, a quota); names the checkpoint that is whole.
     """
     try:
         yield
+    except WorkError:
+        raise
     # A full disk is an OSError in Python, a RuntimeError in torch.save, and an error of its own in safetensors.
     except (OSError, RuntimeError, SafetensorError) as error:
-        shutil.rmtree(checkpoint, ignore_errors=True)
-        last = last_complete_checkpoint(checkpoint.parent)
-        free = shutil.disk_usage(checkpoint.parent).free / 2**20
+        shutil.rmtree(folder, ignore_errors=True)
+        last = last_complete_checkpoint(checkpoints)
+        free = shutil.disk_usage(folder.parent).free / 2**20
         reason = " ".join(str(error).split())[:200]
         raise WorkError(
-            f"{checkpoint} could not be written ({reason}; {free:,.0f} MiB are free there now). "
+            f"{folder} could not be written ({reason}; {free:,.0f} MiB are free there now). "
             + (f"{last} is whole: " if last else "There is no earlier one: ")
             + "make room and give the same command again"
             + (" to go on from it" if last else "")

@@ -14,6 +14,7 @@ from hfcap.hub.card import write_card
 from hfcap.hub.publish import publish_if_asked
 from hfcap.models.vision_features import take_features
 from hfcap.training.build import load_captioner
+from hfcap.training.checkpoints import whole_or_removed
 from hfcap.training.merge import merge_adapter
 from hfcap.training.preparation import print_next_command
 from hfcap.training.throughput import evaluating
@@ -56,10 +57,13 @@ def save_merged(run: Path, trainer: CaptionTrainer, base: str) -> PreTrainedMode
         trainer: after training a `PeftModel`.
         base: folder or Hub id of the base.
     """
-    trainer.save_model(str(run / runs.ADAPTER))
+    checkpoints = Path(trainer.args.output_dir)
+    with whole_or_removed(run / runs.ADAPTER, checkpoints):
+        trainer.save_model(str(run / runs.ADAPTER))
     with whole_weights(trainer.args):
         if trainer.is_world_process_zero():
-            merge_adapter(base, run / runs.ADAPTER, run / runs.MERGED)
+            with whole_or_removed(run / runs.MERGED, checkpoints):
+                merge_adapter(base, run / runs.ADAPTER, run / runs.MERGED)
         trainer.accelerator.wait_for_everyone()
         merged = load_captioner(str(run / runs.MERGED))[0].to(trainer.args.device)
     if trainer.eval_dataset.features is not None:
@@ -90,7 +94,8 @@ def finish_run(
         artifact, merged = runs.MERGED, save_merged(run, trainer, base)
     else:
         artifact, merged = runs.MODEL, None
-        trainer.save_model(str(run / runs.MODEL))
+        with whole_or_removed(run / runs.MODEL, Path(trainer.args.output_dir)):
+            trainer.save_model(str(run / runs.MODEL))
     loss, evaluation = evaluate_trained(trainer, merged=merged)
     if not trainer.is_world_process_zero():
         return

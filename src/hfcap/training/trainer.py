@@ -268,5 +268,6 @@ class CaptionTrainer(Trainer):
 
     def _save_checkpoint(self, model, trial) -> None:
         """Save a checkpoint whole or not at all; older ones are deleted after that only."""
-        with whole_or_removed(Path(self.args.output_dir) / f"checkpoint-{self.state.global_step}"):
+        checkpoints = Path(self.args.output_dir)
+        with whole_or_removed(checkpoints / f"checkpoint-{self.state.global_step}", checkpoints):
             super()._save_checkpoint(model, trial)
