@@ -216,6 +216,7 @@ def build_native(model_type, captions, **options):
     model = AutoModelForImageTextToText.from_config(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if name == "query_tokens":  # BLIP-2 starts them from zero
+            # BLIP-2 and Gemma 3 start these from zero, and a norm behind makes any step from there a large one.
+            if name == "query_tokens" or name.endswith("mm_input_projection_weight"):
                 parameter.normal_()
     return model.eval(), processor
