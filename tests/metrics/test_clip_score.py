@@ -78,12 +78,19 @@ def by_the_paper(scorer: ClipScorer, pictures: list[Image.Image]) -> tuple[list[
 @pytest.mark.parametrize("batch_size", [1, 2, 8])
 def test_equal_to_the_formula(family, batch_size, pictures):
     scorer = make_scorer(family, batch_size=batch_size)
-    result = scorer.score(pictures, CANDIDATES, REFERENCES)
-    scores, with_references = by_the_paper(scorer, pictures)
-    assert result[f"{family}_score_per_image"] == pytest.approx(scores, abs=1e-5)
-    assert result[f"ref_{family}_score_per_image"] == pytest.approx(with_references, abs=1e-5)
-    assert result[f"{family}_score"] == pytest.approx(np.mean(scores), abs=1e-5)
-    assert len({round(score, 3) for score in scores}) > 1  # a test on zeros alone would say nothing
+    head = scorer.model.text_projection if family == "clip" else scorer.model.text_model.head
+    seen = set()
+    for sign in (1, -1):  # cosines below zero count as zero, and all those of a random model may be
+        with torch.no_grad():
+            for parameter in head.parameters():
+                parameter.mul_(sign)
+        result = scorer.score(pictures, CANDIDATES, REFERENCES)
+        scores, with_references = by_the_paper(scorer, pictures)
+        assert result[f"{family}_score_per_image"] == pytest.approx(scores, abs=1e-5)
+        assert result[f"ref_{family}_score_per_image"] == pytest.approx(with_references, abs=1e-5)
+        assert result[f"{family}_score"] == pytest.approx(np.mean(scores), abs=1e-5)
+        seen |= {round(score, 3) for score in scores}
+    assert len(seen) > 1  # a test on zeros alone would say nothing
     assert set(scorer.score(pictures, CANDIDATES)) == {f"{family}_score", f"{family}_score_per_image"}
 
 

@@ -18,7 +18,7 @@ from hfcap.training.build import load_captioner
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.compatibility import check_supported
 from hfcap.training.dataset import CaptionDataset
-from hfcap.training.strategies import TRAINED_PARTS, apply_strategy
+from hfcap.training.strategies import TRAINED_PARTS, apply_strategy, part_of
 from hfcap.training.trainer import CaptionTrainer
 from native_models import build_native
 
@@ -151,6 +151,11 @@ def test_loss_gradient_and_evaluation_are_those_of_the_pictures(model_type, stra
 @pytest.mark.parametrize("model_type", TYPES)
 def test_captions_are_those_of_the_pictures_greedy_and_with_beams(model_type, saved, rows, tmp_path):
     model, processor = load(saved(model_type))
+    facts = FACTS[model_type]
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():  # what a fresh model says hardly depends on the picture
+            if part_of(name, facts) == "projector" or "crossattention" in name:
+                parameter.mul_(8)
     prompt, settings = prompt_of(model), ({}, {"num_beams": 3}, {"num_beams": 2, "num_return_sequences": 1})
     pictures = [rows[i] for i in range(8)]
     expected = [caption_rows(model, processor, pictures, prompt, **s, max_new_tokens=8) for s in settings]
