@@ -158,6 +158,7 @@ def build_llava(settings: Settings, way: str):
     )
     images = build_image_processor(settings)
     processor = HfcapLlavaProcessor(images, tokenizer, image_seq_length=settings.image_tokens)
+    model.model.vision_tower.requires_grad_(not settings.frozen_encoder)
     if way == "hfcap" and not settings.native:
         return model, processor
     config = LlavaConfig(
@@ -170,6 +171,7 @@ def build_llava(settings: Settings, way: str):
     )
     stock = LlavaForConditionalGeneration(config)
     stock.load_state_dict(model.state_dict())
+    stock.model.vision_tower.requires_grad_(not settings.frozen_encoder)
     return stock, LlavaProcessor(
         images, tokenizer, PATCH, "full", chat_template=processor.chat_template, num_additional_image_tokens=0
     )

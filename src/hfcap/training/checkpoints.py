@@ -42,8 +42,9 @@ def load_weights(model: PreTrainedModel, checkpoint: str | Path) -> None:
     """Load the weights of a checkpoint into the model that it was saved from.
 
     `Trainer` takes the names in a checkpoint for those of the model's parameters. But `save_pretrained` writes the
-    names of the Hub's files, and for LLaVA, Qwen-VL and others these differ: `Trainer` would warn of missing keys,
-    keep the weights it has, and go on (transformers 5.21; https://github.com/QwenLM/Qwen3-VL/issues/1763).
+    names of the Hub's files, and for LLaVA, Qwen-VL and all with a ViT inside these differ: `Trainer` would warn of
+    missing keys, keep the weights it has, and go on (transformers 5.21;
+    https://github.com/QwenLM/Qwen3-VL/issues/1763).
 
     Raises:
         WorkError: the checkpoint lacks a tensor of the model, or has it in another shape.
