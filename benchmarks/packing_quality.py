@@ -75,10 +75,10 @@ def plot(curves: Mapping[int, Sequence[Sequence[dict[str, float]]]], path: Path)
 
     figure, axes = pyplot.subplots(1, 2, figsize=(9, 3.5), sharey=True)
     for axis, key, label in zip(axes, ("captions", "minutes"), ("captions seen", "minutes of training"), strict=True):
-        for color, (references, seeds) in zip(("tab:blue", "tab:orange", "tab:green"), curves.items(), strict=False):
+        for way, (references, seeds) in enumerate(curves.items()):
             for number, points in enumerate(seeds):
                 name = f"{references} of an image a step" if number == 0 else None
-                axis.plot([p[key] for p in points], [p["cider"] for p in points], "o-", color=color, label=name)
+                axis.plot([p[key] for p in points], [p["cider"] for p in points], "o-", color=f"C{way}", label=name)
         axis.set_xlabel(label)
     axes[0].set_ylabel("CIDEr, validation")
     axes[0].legend()

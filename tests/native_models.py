@@ -200,6 +200,7 @@ BUILDERS = {
 
 
 # Their processors handle video, for which transformers needs torchvision (SmolVLM: num2words as well).
+PROMPT = "describe the picture"
 NEED_TORCHVISION = ("smolvlm", "qwen2_5_vl", "qwen3_vl", "llava_onevision", "internvl", "gemma3")
 
 

@@ -41,6 +41,7 @@ TINY = {
     "disable_tqdm": True,
     "use_cpu": True,
 }
+FROM_CHECKPOINT = {key: TINY[key] for key in TINY if key not in ("image_size", "vocab_size", "encoder_config")}
 
 # What a person who reads the run folder does, in a process that knows nothing of the training.
 RELOAD = """
@@ -116,7 +117,7 @@ def captions_of(folder, column="caption"):
 def llava_runs(tmp_path_factory, recipes):
     """The main job in small: an encoder, a base, then QLoRA to the other style, by the recipe itself."""
     tmp_path = tmp_path_factory.mktemp("llava")
-    settings = {key: TINY[key] for key in TINY if key not in ("image_size", "vocab_size", "encoder_config")}
+    settings = FROM_CHECKPOINT
     captioning = ("max_new_tokens", "eval_caption_images")
     encoder_config = write_config(
         tmp_path,
@@ -354,7 +355,7 @@ def test_encoder_decoder_with_a_feature_cache_end_to_end(encoder_decoder_run):
 
 
 def test_cider_optimised_training_from_a_run_end_to_end(encoder_decoder_run, tmp_path, recipes, capsys):
-    settings = {key: TINY[key] for key in TINY if key not in ("image_size", "vocab_size", "encoder_config")}
+    settings = FROM_CHECKPOINT
     config = write_config(
         tmp_path,
         "scst",
@@ -383,7 +384,7 @@ def test_cider_optimised_training_keeps_the_prompt_it_was_given(llava_runs, tmp_
     config = write_config(
         tmp_path,
         "scst",
-        **{key: TINY[key] for key in TINY if key not in ("image_size", "vocab_size", "encoder_config")},
+        **FROM_CHECKPOINT,
         model=str(llava_runs[0] / "base"),
         prompt="say it",
         max_steps=1,
@@ -400,7 +401,7 @@ def test_lora_leaves_an_adapter_and_what_it_merges_to(recipe, llava_runs, tmp_pa
     config = write_config(
         tmp_path,
         "lora",
-        **{key: TINY[key] for key in TINY if key not in ("image_size", "vocab_size", "encoder_config")},
+        **FROM_CHECKPOINT,
         model=str(llava_runs[0] / "base"),
         strategy="lora",
         max_steps=2,

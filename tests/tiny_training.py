@@ -1,8 +1,12 @@
-"""A trainer for tests of a few steps: it evaluates nothing, saves nothing and draws no progress bars."""
+"""Training in tests: a trainer of a few steps, and what several tests look at."""
 
 from dataclasses import fields
 
+import torch
+from transformers import TrainerCallback
+
 from hfcap.training.arguments import CaptionTrainingArguments
+from hfcap.training.checkpoints import load_weights
 from hfcap.training.dataset import CaptionDataset
 from hfcap.training.trainer import CaptionTrainer
 
@@ -22,7 +26,7 @@ STEPS_ALONE = {
 
 
 def make_trainer(model, collator, rows, output_dir, **settings):
-    """Trainer of `model` on `rows`; `settings` are those of `CaptionTrainingArguments`."""
+    """Trainer of `model` on `rows` that does nothing but steps; `settings` are those of `CaptionTrainingArguments`."""
     data = CaptionDataset(rows)
     return CaptionTrainer(
         model=model,
@@ -32,3 +36,27 @@ def make_trainer(model, collator, rows, output_dir, **settings):
         data_collator=collator,
         processing_class=collator.processor,
     )
+
+
+class KeepGradients(TrainerCallback):
+    """Remember every gradient of the last optimizer step."""
+
+    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
+        self.gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def fill_lora(model):
+    """Give every B of LoRA values: it is zero at the start, and A would get no gradient."""
+    for name, parameter in model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(parameter, std=0.1)
+
+
+def loads_whole(model, folder):
+    """Whether `load_weights` brings a changed model back to what was saved in `folder`, tensor by tensor."""
+    kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
+    with torch.no_grad():
+        for parameter in model.parameters():
+            parameter.add_(1)
+    load_weights(model, folder)
+    return all(tensor.equal(kept[name]) for name, tensor in model.state_dict().items())

@@ -10,8 +10,9 @@ from tiny_encoder import BLOCK, NUM_IMAGES, TinyImageProcessor, TinyModel, build
 from torch import nn
 
 from hfcap.data.augmentation import mirror_is_true
-from hfcap.data.features import FeatureCache, find_encoder, hash_weights
+from hfcap.data.features import FeatureCache, hash_weights
 from hfcap.data.scenes import load_scenes
+from hfcap.models.vision_features import find_encoder
 
 pytestmark = pytest.mark.usefixtures("small_blocks")
 

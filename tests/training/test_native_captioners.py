@@ -1,13 +1,11 @@
 """Every native captioner of the table trains with every strategy it names, and the table's facts about it are true."""
 
 from importlib.util import find_spec
-from itertools import chain
 
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
-from transformers import TrainerCallback
 
 from hfcap.errors import ConfigError, WorkError
 from hfcap.generation.caption import caption_rows
@@ -22,10 +20,9 @@ from hfcap.training.dataset import CaptionDataset
 from hfcap.training.merge import merge_adapter
 from hfcap.training.strategies import TRAINED_PARTS, apply_strategy, part_of
 from hfcap.training.trainer import CaptionTrainer
-from native_models import BERT, BUILDERS, LLAMA, NEED_TORCHVISION, QWEN2, build_native
-from tiny_training import CHECKPOINTING
+from native_models import BERT, BUILDERS, LLAMA, NEED_TORCHVISION, PROMPT, QWEN2
+from tiny_training import CHECKPOINTING, KeepGradients, fill_lora, loads_whole
 
-PROMPT = "describe the picture"
 # The rest of the matrix is slow; these few touch every branch of the table.
 FAST = {
     ("llava", "qlora"),
@@ -60,37 +57,6 @@ PACKED = [
     for variant in VARIANTS
     if FACTS[model_type].packable
 ]
-
-
-@pytest.fixture(scope="module")
-def rows(scene_rows):
-    """Eight pictures, two of them of another shape, with 1 to 7 references of different lengths."""
-    chosen = [scene_rows[i] for i in range(8)]
-    references = list(chain.from_iterable(scene_rows["captions"]))
-    for number, row in enumerate(chosen):
-        row["captions"] = references[number * 7 : number * 7 + 1 + number % 7]
-        row["captions"] = [" ".join(c.split()[: 3 + i]) if i % 2 else c for i, c in enumerate(row["captions"])]
-        if number in (1, 5):
-            row["image"] = row["image"].resize((48, 32))
-    return scene_rows.from_list(chosen, features=scene_rows.features)
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory, scene_rows):
-    """Folder of the tiny random captioner of a type, as a user would have downloaded it."""
-    folders = {}
-
-    def save(model_type, **options):
-        key = repr((model_type, options))
-        if key not in folders:
-            captions = list(chain.from_iterable(scene_rows["captions"])) + [PROMPT] * 9
-            model, processor = build_native(model_type, captions, **options)
-            folders[key] = tmp_path_factory.mktemp("native")
-            model.save_pretrained(folders[key])
-            processor.save_pretrained(folders[key])
-        return str(folders[key])
-
-    return save
 
 
 def prompt_of(model_type):
@@ -182,13 +148,6 @@ def test_it_trains_judges_saves_and_reloads(model_type, strategy, saved, rows, t
         assert merged_trainer.evaluation_loss(merged_trainer.eval_dataset) == pytest.approx(loss, rel=1e-5)
 
 
-class KeepGradients(TrainerCallback):
-    """Remember every gradient of the last optimizer step."""
-
-    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
-        self.gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-
-
 def one_step(folder, rows, tmp_path, variant, packing):
     """Loss and gradients of one optimizer step of the real trainer, two micro-batches of four images."""
     four_bit = variant == "qlora"
@@ -199,9 +158,7 @@ def one_step(folder, rows, tmp_path, variant, packing):
         processor.tokenizer.pad_token = processor.tokenizer.eos_token or processor.tokenizer.sep_token
     torch.manual_seed(0)
     model = apply_strategy(model, variant if variant in ("lora", "qlora") else "full", lora_r=4)
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:  # zero at the start: A would get no gradient
-            torch.nn.init.normal_(parameter, std=0.1)
+    fill_lora(model)
     keep = KeepGradients()
     arguments = {"max_steps": 1, "gradient_accumulation_steps": 2, "max_grad_norm": 1e9}
     arguments[CHECKPOINTING] = variant == "checkpointing"
@@ -295,12 +252,7 @@ def test_packing_on_request_is_refused_where_it_is_not_exact(saved, caplog):
 def test_a_checkpoint_is_loaded_whole_whatever_its_tensors_are_called(model_type, saved, tmp_path):
     model, _ = load_captioner(saved(model_type))
     model.save_pretrained(tmp_path)
-    kept = {name: tensor.clone() for name, tensor in model.state_dict().items()}
-    with torch.no_grad():
-        for parameter in model.parameters():
-            parameter.add_(1)
-    load_weights(model, tmp_path)
-    assert all(tensor.equal(kept[name]) for name, tensor in model.state_dict().items())
+    assert loads_whole(model, tmp_path)
 
     tensors = load_file(tmp_path / "model.safetensors")
     save_file(dict(list(tensors.items())[1:]), tmp_path / "model.safetensors", metadata={"format": "pt"})

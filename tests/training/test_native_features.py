@@ -1,11 +1,9 @@
 """Native captioners learn and say the same from cached features of their frozen encoder as from the pictures."""
 
 import logging
-from itertools import chain
 
 import pytest
 import torch
-from transformers import TrainerCallback
 
 from hfcap.data.features import cache_features
 from hfcap.errors import ConfigError
@@ -20,9 +18,9 @@ from hfcap.training.compatibility import check_supported
 from hfcap.training.dataset import CaptionDataset
 from hfcap.training.strategies import TRAINED_PARTS, apply_strategy, part_of
 from hfcap.training.trainer import CaptionTrainer
-from native_models import build_native
+from native_models import PROMPT
+from tiny_training import STEPS_ALONE, KeepGradients, fill_lora
 
-PROMPT = "describe the picture"
 TYPES = [name for name, facts in FACTS.items() if facts.feature_input == "pixel_values"]
 CASES = [
     pytest.param(
@@ -39,44 +37,13 @@ CASES = [
 ]
 
 
-@pytest.fixture(scope="module")
-def rows(scene_rows):
-    """Eight pictures, two of them of another shape, with 1 to 4 references."""
-    chosen = [scene_rows[i] for i in range(8)]
-    references = list(chain.from_iterable(scene_rows["captions"]))
-    for number, row in enumerate(chosen):
-        row["captions"] = references[number * 4 : number * 4 + 1 + number % 4]
-        if number in (1, 5):
-            row["image"] = row["image"].resize((48, 32))
-    return scene_rows.from_list(chosen, features=scene_rows.features)
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory, scene_rows):
-    """Folder of the tiny random captioner of a type."""
-    folders = {}
-
-    def save(model_type):
-        if model_type not in folders:
-            captions = list(chain.from_iterable(scene_rows["captions"])) + [PROMPT] * 9
-            model, processor = build_native(model_type, captions)
-            folders[model_type] = tmp_path_factory.mktemp("native")
-            model.save_pretrained(folders[model_type])
-            processor.save_pretrained(folders[model_type])
-        return str(folders[model_type])
-
-    return save
-
-
 def load(folder, strategy="frozen_encoder"):
     model, processor = load_captioner(folder, load_in_4bit=strategy == "qlora")
     if FACTS[model.config.model_type].prompt != "none":
         keep_caption_prompt(processor, PROMPT)
     torch.manual_seed(0)
     model = apply_strategy(model, strategy, lora_r=4)
-    for name, parameter in model.named_parameters():
-        if "lora_B" in name:  # zero at the start: A would get no gradient
-            torch.nn.init.normal_(parameter, std=0.1)
+    fill_lora(model)
     return model, processor
 
 
@@ -94,13 +61,6 @@ def cache(model, processor, rows, folder):
     return features
 
 
-class KeepGradients(TrainerCallback):
-    """Remember every gradient of the last optimizer step."""
-
-    def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
-        self.gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-
-
 def one_step(model, processor, rows, features, folder, packing):
     """Loss and gradients of an optimizer step of the real trainer, and what its evaluation says before that step."""
     data, keep = CaptionDataset(rows, features), KeepGradients()
@@ -114,11 +74,7 @@ def one_step(model, processor, rows, features, folder, packing):
             max_grad_norm=1e9,
             logging_steps=1,
             eval_caption_images=8,
-            eval_strategy="no",
-            save_strategy="no",
-            load_best_model_at_end=False,
-            disable_tqdm=True,
-            use_cpu=True,
+            **STEPS_ALONE,
         ),
         train_dataset=data,
         eval_dataset=data,
