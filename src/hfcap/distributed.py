@@ -63,6 +63,19 @@ def in_step(model: torch.nn.Module, items: Iterable[T]) -> Iterator[tuple[T, boo
         last = last if item is nothing_left else item
 
 
+def all_join(group: torch.distributed.ProcessGroup) -> bool:
+    """Whether all processes call this before the group's timeout; one that waits in a collective elsewhere does not.
+
+    Args:
+        group: all processes, by gloo, and in use for nothing else.
+    """
+    try:
+        torch.distributed.barrier(group)
+    except RuntimeError:
+        return False
+    return True
+
+
 @contextmanager
 def whole_weights(args: TrainingArguments) -> Iterator[None]:
     """Within this context every process loads whole weights, unless accelerate's `zero3_init_flag` is true.

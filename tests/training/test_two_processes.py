@@ -1,4 +1,4 @@
-"""Two processes train and judge like one on a stream, too: same loss, gradient norm and captions.
+"""Two processes train and judge like one on a stream, too, and look for a batch size that fits together.
 
 Data sets that are read whole: `test_backends.py`.
 """
@@ -11,23 +11,25 @@ from pathlib import Path
 
 import pytest
 
-SCRIPT = str(Path(__file__).with_name("tiny_run.py"))
 
-
-def run(family, folder, processes):
+def launch(processes, script, *arguments):
     # The module behind `torchrun`; `accelerate launch --cpu --num_processes 2` would start one process only.
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={processes}"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    process = subprocess.run(
-        [*command, SCRIPT, family, str(folder)], capture_output=True, text=True, env=environment, timeout=300
-    )
+    command += [str(Path(__file__).with_name(script)), *map(str, arguments)]
+    return subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+
+
+def result_of(process):
     assert process.returncode == 0, process.stderr[-2000:]
     return json.loads(next(line for line in process.stdout.splitlines() if line.startswith('{"')))
 
 
 @pytest.mark.slow
 def test_two_processes_equal_one_on_a_stream(tmp_path):
-    one, two = (run("llava-stream", tmp_path / str(processes), processes) for processes in (1, 2))
+    one, two = (
+        result_of(launch(processes, "tiny_run.py", "llava-stream", tmp_path / str(processes))) for processes in (1, 2)
+    )
     assert (one["processes"], two["processes"]) == (1, 2)
     assert two["wrapped"] == "DistributedDataParallel"
     assert list(two["losses"].values()) == pytest.approx(list(one["losses"].values()), rel=1e-5)
@@ -35,3 +37,22 @@ def test_two_processes_equal_one_on_a_stream(tmp_path):
     assert two["eval"]["eval_loss"] == pytest.approx(one["eval"]["eval_loss"], rel=1e-5)
     assert two["captions"] == one["captions"]
     assert two["eval"]["eval_cider"] == one["eval"]["eval_cider"]
+
+
+@pytest.mark.slow
+def test_a_batch_size_is_found_by_all_processes_together(tmp_path):
+    plain = result_of(launch(2, "memory_run.py", tmp_path / "plain"))
+    found = result_of(launch(2, "memory_run.py", tmp_path / "found", 0, 1))
+    assert (plain["sizes"], found["sizes"]) == ([4, 1], [2, 2])
+    assert found["losses"] == pytest.approx(plain["losses"], rel=1e-5)
+
+
+@pytest.mark.slow
+def test_a_process_that_runs_out_of_memory_alone_ends_the_run(tmp_path):
+    """Stock training would wait for it until the collective of the others times out, half an hour by default."""
+    process = launch(2, "memory_run.py", tmp_path, 1)
+    assert process.returncode == 1
+    assert (
+        "--per_device_train_batch_size 2 --gradient_accumulation_steps 2 (the same optimizer steps)" in process.stderr
+    )
+    assert "process 1 did without the others" in process.stderr

@@ -5,7 +5,8 @@ cut pictures into pieces, the length of the prompt is a property of the picture.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import lru_cache
 
 import torch
 from PIL import Image
@@ -93,12 +94,23 @@ def encode_prefix(processor, config: PreTrainedConfig, row: dict, prompt: str | 
     if "vision_features" in row and facts.feature_input == "vision_features":
         text = text.replace(processor.image_token, processor.image_token * processor.image_seq_length)
         return CaptionPrefix(processor.tokenizer(text, **special)["input_ids"], _picture_alone(processor, facts, row))
-    encoded = processor(images=[row.get("image", BLANK)], text=[text], return_tensors="pt", **special)
-    vision = {name: value for name, value in encoded.items() if name not in TEXT_INPUTS}
     if "vision_features" in row:
-        vision = _picture_alone(processor, facts, row)
+        blank = _blank_prefix(processor, facts, text, **special)
+        return replace(blank, input_ids=list(blank.input_ids), vision=_picture_alone(processor, facts, row))
+    return _encode_with_picture(processor, facts, row["image"], text, **special)
+
+
+def _encode_with_picture(processor, facts: CaptionerFacts, image: Image.Image, text: str, **special) -> CaptionPrefix:
+    encoded = processor(images=[image], text=[text], return_tensors="pt", **special)
+    vision = {name: value for name, value in encoded.items() if name not in TEXT_INPUTS}
     types = encoded[facts.token_types][0].tolist() if facts.token_types else None
     return CaptionPrefix(encoded["input_ids"][0].tolist(), vision, types)
+
+
+@lru_cache(maxsize=64)
+def _blank_prefix(processor, facts: CaptionerFacts, text: str, **special) -> CaptionPrefix:
+    """Tokens with a blank picture in place of a cached one: it costs as much as a picture, so once for each prompt."""
+    return replace(_encode_with_picture(processor, facts, BLANK, text, **special), vision={})
 
 
 def _picture_alone(processor, facts: CaptionerFacts, row: dict) -> dict[str, torch.Tensor]:

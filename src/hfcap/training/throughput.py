@@ -174,8 +174,10 @@ def memory_advice(args, rows: int) -> str:
         fewer = fitting_batch(rows * accumulation, rows // 2)
         first = (
             f"--per_device_train_batch_size {fewer} --gradient_accumulation_steps {rows * accumulation // fewer} (the "
-            "same optimizer steps), or --auto_find_batch_size true, which finds them"
+            "same optimizer steps)"
         )
+        if not args.auto_find_batch_size:
+            first += ", or --auto_find_batch_size true, which finds them"
     else:
         first = "the batch has one row already: lower max_row_tokens, references or max_caption_tokens"
     return (

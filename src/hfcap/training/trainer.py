@@ -3,6 +3,7 @@
 import logging
 import math
 import time
+from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
@@ -11,6 +12,7 @@ from torch.utils.data import Subset
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
 
+from hfcap.distributed import all_join
 from hfcap.errors import WorkError
 from hfcap.generation.sharded import caption_sharded
 from hfcap.metrics import compute_metrics
@@ -36,6 +38,8 @@ from hfcap.training.throughput import (
 logger = logging.getLogger(__name__)
 
 CAPTION_METRICS = ("bleu", "rouge_l", "cider")
+# How long a process that is out of memory waits for the others to be so too: longer than a step takes.
+JOIN_TIME = timedelta(minutes=2)
 
 
 def model_inputs(batch: dict[str, torch.Tensor], model: PreTrainedModel) -> dict[str, torch.Tensor]:
@@ -105,6 +109,9 @@ class CaptionTrainer(Trainer):
         # For auto_find_batch_size: rows of a process in an optimizer step, and the largest batch that may still fit.
         self.rows_a_step = self._train_batch_size * args.gradient_accumulation_steps
         self.largest_batch: int | None = None
+        self.out_of_memory: torch.distributed.ProcessGroup | None = None
+        if args.auto_find_batch_size and args.world_size > 1:
+            self.out_of_memory = torch.distributed.new_group(timeout=JOIN_TIME, backend="gloo")
         if args.process_index == 0:
             logger.info(describe_references(train_dataset.views.references, self.data_collator.packing))
         self.train_sampler = train_sampler(train_dataset, self.data_collator, args)
@@ -160,6 +167,12 @@ class CaptionTrainer(Trainer):
                 raise
             if not self.args.auto_find_batch_size or self._train_batch_size == 1:
                 raise WorkError(memory_advice(self.args, self._train_batch_size)) from error
+            if self.out_of_memory is not None and not all_join(self.out_of_memory):
+                # The others wait for this process in a collective; when it ends, the launcher ends them.
+                raise WorkError(
+                    f"{memory_advice(self.args, self._train_batch_size)}. --auto_find_batch_size helps where all "
+                    f"processes run out in the same step, and process {self.args.process_index} did without the others"
+                ) from error
             self.largest_batch = self._train_batch_size - 1
             raise RuntimeError("CUDA out of memory.") from error  # the words accelerate looks for
 
