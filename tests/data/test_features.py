@@ -10,7 +10,7 @@ from tiny_encoder import BLOCK, NUM_IMAGES, TinyImageProcessor, TinyModel, build
 from torch import nn
 
 from hfcap.data.augmentation import mirror_is_true
-from hfcap.data.features import FeatureCache, hash_weights
+from hfcap.data.features import FeatureCache, cache_features, hash_weights
 from hfcap.data.scenes import load_scenes
 from hfcap.models.vision_features import find_encoder
 
@@ -229,3 +229,18 @@ def test_mirror_rule_agrees_with_scenes():
     for row in rows:
         sideways = any(f'"position": "{side}"' in row["scene"] for side in ("left", "right"))
         assert mirror_is_true(row["captions"]) == (not sideways)
+
+
+def test_families_share_the_features_of_a_cnn(tmp_path, build_tiny, scene_rows, caplog):
+    """They name its last map differently; of a ViT the names are different layers."""
+    (first, processor), (second, other_processor) = build_tiny("encoder_decoder"), build_tiny("llava")
+    find_encoder(second).load_state_dict(find_encoder(first).state_dict())
+    settings = [(m.config.vision_feature_layer, m.config.vision_feature_select_strategy) for m in (first, second)]
+    assert settings == [(None, "full"), (-1, "default")]
+    cache_features(first, processor, scene_rows, tmp_path)
+    with caplog.at_level(logging.INFO, logger="hfcap"):
+        cache_features(second, other_processor, scene_rows, tmp_path)
+    assert any("found in" in text for text in caplog.messages)
+    second.config.vision_feature_layer = -2
+    cache_features(second, other_processor, scene_rows, tmp_path)
+    assert len(list(tmp_path.glob("plain-*/meta.json"))) == 2

@@ -20,7 +20,8 @@ class TinyEncoder(nn.Module):
         self.norm = nn.BatchNorm2d(5)
 
     def forward(self, pixel_values):
-        return self.norm(self.convolution(pixel_values)).flatten(2).transpose(1, 2)  # (B, N, D)
+        features = self.norm(self.convolution(pixel_values)).flatten(2).transpose(1, 2)  # (B, N, D)
+        return SimpleNamespace(last_hidden_state=features)
 
 
 class TinyModel(nn.Module):
@@ -35,7 +36,7 @@ class TinyModel(nn.Module):
 
     def get_vision_features(self, pixel_values):
         self.images_seen += len(pixel_values)
-        return self.encoder(pixel_values)
+        return self.encoder(pixel_values).last_hidden_state
 
 
 class TinyImageProcessor:

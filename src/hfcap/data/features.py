@@ -19,12 +19,14 @@ import numpy as np
 import torch
 import transformers
 from filelock import AcquireReturnProxy, FileLock, Timeout
+from PIL import Image
 from tqdm.auto import tqdm
 
 from hfcap import __version__
 from hfcap.data.augmentation import mirror
 from hfcap.data.feature_store import ArraySpec, open_array, read_complete, write_array
 from hfcap.data.pictures import content_hashes, load_picture
+from hfcap.models.model_utils import in_eval
 from hfcap.models.vision_features import encoder_features, find_encoder
 
 logger = logging.getLogger(__name__)
@@ -143,7 +145,7 @@ def cache_features(
     parts = {
         "format": FORMAT_VERSION,
         "weights": hash_weights(encoder),
-        "encoder": _settings_of(model, encoder),
+        "encoder": _settings_of(model, encoder, image_processor),
         "preprocessing": {"class": type(image_processor).__name__, **_plain_dict(image_processor.to_dict())},
         "images": _hash_json(content_hashes(dataset)),
         "dtype": dtype,
@@ -216,17 +218,14 @@ def _feature_function(
 
     @torch.no_grad()
     def features_of(rows: range) -> np.ndarray:
-        was_training = [module for module in encoder.modules() if module.training]
-        encoder.eval()
         batches = []
         for start in range(rows.start, rows.stop, batch_size):
             pictures = [picture_of(row) for row in range(start, min(start + batch_size, rows.stop))]
             encoded = image_processor(images=pictures, return_tensors="pt")
             on_device = {name: tensor.to(device) for name, tensor in encoded.items()}
-            features = encoder_features(model, encoder, on_device)  # (B, N, D)
+            with in_eval(encoder):
+                features = encoder_features(model, encoder, on_device)  # (B, N, D)
             batches.append(features.float().cpu().numpy())
-        for module in was_training:
-            module.training = True
         shapes = {batch.shape[1:] for batch in batches}
         if len(shapes) > 1:
             raise ValueError(f"pictures give features of different shapes {sorted(shapes)}: let them have one size")
@@ -257,14 +256,24 @@ def _check_choices(what: str, got: Sequence[str], known: Iterable[str]) -> None:
         raise ValueError(f"unknown {what} {', '.join(map(repr, unknown)) or 'list: empty'}: choose {', '.join(known)}")
 
 
-def _settings_of(model: torch.nn.Module, encoder: torch.nn.Module) -> dict:
-    config = getattr(model, "config", None)
+def _settings_of(model: torch.nn.Module, encoder: torch.nn.Module, image_processor) -> dict:
     encoder_config = encoder.config.to_dict() if hasattr(encoder, "config") else {}
-    return {
-        "class": type(encoder).__name__,
-        "config": _plain_dict(encoder_config),
-        **{name: getattr(config, name, None) for name in FEATURE_SETTINGS},
-    }
+    settings = {"class": type(encoder).__name__, "config": _plain_dict(encoder_config)}
+    chosen = {name: getattr(model.config, name, None) for name in FEATURE_SETTINGS}
+    # The families name a CNN's last map differently: they share its cache.
+    is_last_map = chosen["vision_feature_layer"] in (None, -1) and _gives_map(encoder, image_processor)
+    return settings if is_last_map else settings | chosen
+
+
+@torch.no_grad()
+def _gives_map(encoder: torch.nn.Module, image_processor) -> bool:
+    """Whether an encoder of pixels alone gives (B, D, H, W), and not (B, N, D)."""
+    blank = image_processor(images=[Image.new("RGB", (32, 32))], return_tensors="pt")
+    if set(blank) != {"pixel_values"}:
+        return False
+    like = next(encoder.parameters())
+    with in_eval(encoder):
+        return encoder(blank["pixel_values"].to(like)).last_hidden_state.ndim == 4
 
 
 def _plain_dict(settings: dict) -> dict:

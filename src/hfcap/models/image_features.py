@@ -10,6 +10,8 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
+from .model_utils import in_eval
+
 
 @dataclass(frozen=True)
 class ImageFeatureShape:
@@ -118,12 +120,9 @@ def measure_image_features(
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     num_channels = getattr(encoder.config, "num_channels", 3)
     pixel_values = torch.zeros(1, num_channels, height, width, dtype=encoder.dtype, device=encoder.device)
-    was_training = [module for module in encoder.modules() if module.training]
-    encoder.eval()
-    output = encoder(pixel_values, return_dict=True).last_hidden_state
-    features = encode_images(encoder, pixel_values, feature_layer, select_strategy)
-    for module in was_training:
-        module.training = True
+    with in_eval(encoder):
+        output = encoder(pixel_values, return_dict=True).last_hidden_state
+        features = encode_images(encoder, pixel_values, feature_layer, select_strategy)
     if output.ndim == 4 and features.shape[1] == output.shape[2] * output.shape[3]:
         rows, columns = output.shape[2:]
     else:

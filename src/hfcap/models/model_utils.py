@@ -58,6 +58,18 @@ def full_precision(model: nn.Module) -> Iterator[None]:
             model.forward = under_autocast
 
 
+@contextmanager
+def in_eval(module: nn.Module) -> Iterator[None]:
+    """Within this context a module and all of its parts are in eval(); afterwards each is as it was."""
+    was_training = [part for part in module.modules() if part.training]
+    module.eval()
+    try:
+        yield
+    finally:
+        for part in was_training:
+            part.training = True
+
+
 def to_additive_mask(attention_mask, dtype: torch.dtype):
     """Turn a boolean 4-D mask (True: may attend) into the additive one; None, a BlockMask, others stay as they are.
 
