@@ -25,7 +25,7 @@ from hfcap.training.build import captioner_type, load_captioner
 from hfcap.training.callbacks import SampleCaptions
 from hfcap.training.checkpoints import last_complete_checkpoint
 from hfcap.training.collators import CaptionCollator
-from hfcap.training.compatibility import check_parts, check_supported, choose_packing, current_backend
+from hfcap.training.compatibility import check_model, check_parts, check_supported, choose_packing, current_backend
 from hfcap.training.dry_run import describe_run
 from hfcap.training.finish import evaluate_trained, finish_run
 from hfcap.training.preparation import (
@@ -45,8 +45,7 @@ def main(argv: list[str] | None = None) -> Path:
     data_args, model_args, args = parsed
     run = Path(args.output_dir)
     args.output_dir = str(run / runs.CHECKPOINTS)
-    if model_args.model is None:
-        raise ConfigError("model: give the captioner to start from (a run folder, a model folder or a Hub id)")
+    check_model(model_args)
     check_parts(model_args)
     base = runs.resolve_model(model_args.model).path
     check_supported(model_args, captioner_type(base), current_backend())
@@ -64,7 +63,7 @@ def main(argv: list[str] | None = None) -> Path:
         publish_if_asked(run, args)
         return run
     set_seed(args.seed)
-    model, processor = load_captioner(base)
+    model, processor = load_captioner(base, image_processor_config=model_args.image_processor_config)
     if data_args.prompt is not None:
         keep_caption_prompt(processor, data_args.prompt)
     model = apply_strategy(

@@ -445,6 +445,9 @@ def test_cider_optimised_training_refuses_what_it_cannot_keep_to(setting, reason
         (["--strategy", "lora"], "an adapter is nothing without its base: give a `model`"),
         (["--family", "encoder_decoder", "--strategy", "lora"], "not offered for hfcap_encoder_decoder"),
         (["--encoder_config", '{"model_type": "bit"}'], "give one of encoder"),
+        (["--model", "base", "--encoder", "x"], "'base' is built already; leave out encoder, encoder_training, "),
+        (["--image_processor_config", '{"do_resize": false}'], "image_processor_config is for a loaded `model`"),
+        (["--lora_r", "8"], "lora_r: strategy 'frozen_encoder' has no LoRA"),
         (["--config", "no.yaml"], "no.yaml: No such file"),
     ],
 )
@@ -453,6 +456,21 @@ def test_an_impossible_run_is_refused_with_one_line(arguments, message, recipes)
     with pytest.raises(ConfigError) as error:
         recipes["train"](config + arguments)
     assert message in str(error.value)
+
+
+@pytest.mark.parametrize("recipe", ["train_qlora", "train_scst"])
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--image_size", "64"], "is built already; leave out image_size"),
+        # Only who reads it can say that its key is wrong.
+        (["--image_processor_config", '{"no_such_key": 1}'], "has no no_such_key"),
+    ],
+)
+def test_no_setting_is_left_unread(recipe, arguments, message, llava_runs, tmp_path, recipes):
+    config = write_config(tmp_path, "run", **FROM_CHECKPOINT, model=str(llava_runs[0] / "base"))
+    with pytest.raises(ConfigError, match=message):
+        recipes[recipe](["--config", config, "--output_dir", str(tmp_path / "run"), *arguments])
 
 
 def test_a_refusal_is_exit_code_2_without_a_traceback():

@@ -3,7 +3,8 @@
 import json
 import logging
 import os
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from dataclasses import fields
 from pathlib import Path
 from typing import Literal
 
@@ -47,6 +48,20 @@ SUPPORT: dict[tuple[str, str], dict[Backend, str]] = {
 
 # hfcap's own model types; all others are native ones of transformers.
 FAMILIES = {"hfcap_llava": "llava", "hfcap_encoder_decoder": "encoder_decoder"}
+
+# Settings of a captioner that is joined from parts: a loaded one has them already.
+BUILDING = (
+    "family",
+    "encoder",
+    "encoder_training",
+    "encoder_config",
+    "image_size",
+    "decoder",
+    "decoder_config",
+    "bridge_config",
+    "vocab_size",
+    "plain_text",
+)
 
 
 def current_backend(environment: Mapping[str, str] = os.environ) -> Backend:
@@ -145,16 +160,18 @@ def check_parts(args: ModelArguments) -> None:
     """Check that the arguments of a recipe other than `train_qlora.py` name one captioner.
 
     Raises:
-        ConfigError: neither a model nor its parts are named, or both are, or 4 bits are asked for.
+        ConfigError: neither a model nor its parts are named, or both are; 4 bits are asked for; a setting would be
+            left unread.
     """
     if args.strategy == "qlora":
         raise ConfigError(
             "strategy 'qlora' loads a `model` in 4 bits, and recipes/train_qlora.py does: use that recipe"
         )
+    unused = _changed(args, ("lora_r", "lora_alpha", "lora_dropout"))
+    if unused and args.strategy != "lora":
+        raise ConfigError(f"{unused[0]}: strategy {args.strategy!r} has no LoRA; leave it out, or set strategy: lora")
     if args.model is not None:
-        clash = [name for name in ("encoder", "decoder", "encoder_config", "decoder_config") if getattr(args, name)]
-        if clash:
-            raise ConfigError(f"model: {args.model!r} has its parts already; leave out {', '.join(clash)}, or model")
+        check_model(args)
         return
     for part in ("encoder", "decoder"):
         _check_part(args, part)
@@ -162,6 +179,27 @@ def check_parts(args: ModelArguments) -> None:
         raise ConfigError("encoder_training: say with `encoder` where its run leaves the encoder (its model/)")
     if args.encoder_config is not None and args.image_size is None:
         raise ConfigError("image_size: an encoder from scratch needs it (the side of the picture in pixels)")
+    if args.image_processor_config is not None:
+        raise ConfigError("image_processor_config is for a loaded `model`; with an encoder, image_size sets the size")
+
+
+def check_model(args: ModelArguments) -> None:
+    """Check that a captioner to start from is named, and that nothing is said of how to build one.
+
+    Raises:
+        ConfigError: it is not, or a setting would be left unread.
+    """
+    if args.model is None:
+        raise ConfigError("model: give the captioner to start from (a run folder, a model folder or a Hub id)")
+    unused = _changed(args, BUILDING)
+    if unused:
+        raise ConfigError(f"model: {args.model!r} is built already; leave out {', '.join(unused)}, or model")
+
+
+def _changed(args: ModelArguments, names: Iterable[str]) -> list[str]:
+    """Those of some settings that are not as they are by default."""
+    defaults = {field.name: field.default for field in fields(args)}
+    return [name for name in names if getattr(args, name) != defaults[name]]
 
 
 def check_encoder(data_args: DataArguments, args: EncoderArguments) -> None:
