@@ -27,12 +27,13 @@ from hfcap.errors import run_main
 from hfcap.generation.inputs import caption_prompt, keep_caption_prompt
 from hfcap.hub.publish import publish_if_asked
 from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, ModelArguments, parse_arguments
-from hfcap.training.build import build_captioner, captioner_type, load_captioner
+from hfcap.training.build import build_captioner, captioner_type, load_captioner, set_decoding
 from hfcap.training.callbacks import SampleCaptions
 from hfcap.training.checkpoints import last_complete_checkpoint
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.compatibility import (
     check_data,
+    check_decoding,
     check_parts,
     check_supported,
     choose_packing,
@@ -65,6 +66,7 @@ def main(argv: list[str] | None = None) -> Path:
     model_type = f"hfcap_{model_args.family}" if base is None else captioner_type(base)
     check_supported(model_args, model_type, current_backend())
     check_data(data_args, model_args, args)
+    check_decoding(model_args, args)
     use_all_cores()
 
     # ---- rows, model, processor
@@ -78,6 +80,7 @@ def main(argv: list[str] | None = None) -> Path:
     with whole_weights(args):
         if base is not None:
             model, processor = load_captioner(base, image_processor_config=model_args.image_processor_config)
+            set_decoding(model, args)
         else:
             model, processor = build_captioner(model_args, args, tokenizer_texts(data_args, rows[0]))
     if data_args.prompt is not None:

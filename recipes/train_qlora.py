@@ -29,7 +29,14 @@ from hfcap.training.build import captioner_type, load_captioner
 from hfcap.training.callbacks import SampleCaptions
 from hfcap.training.checkpoints import last_complete_checkpoint
 from hfcap.training.collators import CaptionCollator
-from hfcap.training.compatibility import check_data, check_model, check_supported, choose_packing, current_backend
+from hfcap.training.compatibility import (
+    check_data,
+    check_decoding,
+    check_model,
+    check_supported,
+    choose_packing,
+    current_backend,
+)
 from hfcap.training.dry_run import describe_run
 from hfcap.training.finish import keep_throughput, save_merged
 from hfcap.training.preparation import (
@@ -60,6 +67,7 @@ def main(argv: list[str] | None = None) -> Path:
     args.output_dir = str(run / runs.CHECKPOINTS)
     check_model(model_args)
     check_data(data_args, model_args, args)
+    check_decoding(model_args, args)
     use_all_cores()
 
     # ---- the base, and the rows it is adapted to

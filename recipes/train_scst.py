@@ -21,11 +21,18 @@ from hfcap.errors import ConfigError, run_main
 from hfcap.generation.inputs import caption_prompt, keep_caption_prompt
 from hfcap.hub.publish import publish_if_asked
 from hfcap.training.arguments import DataArguments, ModelArguments, parse_arguments
-from hfcap.training.build import captioner_type, load_captioner
+from hfcap.training.build import captioner_type, load_captioner, set_decoding
 from hfcap.training.callbacks import SampleCaptions
 from hfcap.training.checkpoints import last_complete_checkpoint
 from hfcap.training.collators import CaptionCollator
-from hfcap.training.compatibility import check_model, check_parts, check_supported, choose_packing, current_backend
+from hfcap.training.compatibility import (
+    check_decoding,
+    check_model,
+    check_parts,
+    check_supported,
+    choose_packing,
+    current_backend,
+)
 from hfcap.training.dry_run import describe_run
 from hfcap.training.finish import evaluate_trained, finish_run
 from hfcap.training.preparation import (
@@ -47,6 +54,7 @@ def main(argv: list[str] | None = None) -> Path:
     args.output_dir = str(run / runs.CHECKPOINTS)
     check_model(model_args)
     check_parts(model_args)
+    check_decoding(model_args, args)
     base = runs.resolve_model(model_args.model).path
     check_supported(model_args, captioner_type(base), current_backend())
     if current_backend() not in ("single", "ddp"):
@@ -64,6 +72,7 @@ def main(argv: list[str] | None = None) -> Path:
         return run
     set_seed(args.seed)
     model, processor = load_captioner(base, image_processor_config=model_args.image_processor_config)
+    set_decoding(model, args)
     if data_args.prompt is not None:
         keep_caption_prompt(processor, data_args.prompt)
     model = apply_strategy(

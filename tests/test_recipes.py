@@ -41,7 +41,8 @@ TINY = {
     "disable_tqdm": True,
     "use_cpu": True,
 }
-FROM_CHECKPOINT = {key: TINY[key] for key in TINY if key not in ("image_size", "vocab_size", "encoder_config")}
+BUILT = ("image_size", "vocab_size", "encoder_config", "max_new_tokens")  # a captioner to start from has them already
+FROM_CHECKPOINT = {key: TINY[key] for key in TINY if key not in BUILT}
 
 # What a person who reads the run folder does, in a process that knows nothing of the training.
 RELOAD = """
@@ -118,11 +119,10 @@ def llava_runs(tmp_path_factory, recipes):
     """The main job in small: an encoder, a base, then QLoRA to the other style, by the recipe itself."""
     tmp_path = tmp_path_factory.mktemp("llava")
     settings = FROM_CHECKPOINT
-    captioning = ("max_new_tokens", "eval_caption_images")
     encoder_config = write_config(
         tmp_path,
         "encoder",
-        **{key: settings[key] for key in settings if key not in captioning},
+        **{key: settings[key] for key in settings if key != "eval_caption_images"},
         encoder_config=TINY_ENCODER,
         image_size=32,
         output_dir=str(tmp_path / "encoder"),
@@ -141,6 +141,7 @@ def llava_runs(tmp_path_factory, recipes):
         decoder_config=TINY_LLAMA,
         prompt="caption",
         num_beams=1,
+        max_new_tokens=TINY["max_new_tokens"],
     )
     config = write_config(
         tmp_path,
@@ -380,13 +381,15 @@ def test_cider_optimised_training_from_a_run_end_to_end(encoder_decoder_run, tmp
     assert "is done: BLEU-4" in capsys.readouterr().out
 
 
-def test_cider_optimised_training_keeps_the_prompt_it_was_given(llava_runs, tmp_path, recipes):
+def test_cider_optimised_training_keeps_prompt_and_decoding_it_was_given(llava_runs, tmp_path, recipes):
     config = write_config(
         tmp_path,
         "scst",
         **FROM_CHECKPOINT,
         model=str(llava_runs[0] / "base"),
         prompt="say it",
+        num_beams=2,
+        max_new_tokens=5,
         max_steps=1,
         num_samples=2,
         output_dir=str(tmp_path / "run"),
@@ -394,6 +397,14 @@ def test_cider_optimised_training_keeps_the_prompt_it_was_given(llava_runs, tmp_
     run = recipes["train_scst"](["--config", config])
     # Whoever captions with the model later asks it by the prompt that it was trained with.
     assert caption_prompt(AutoProcessor.from_pretrained(run / "model", backend="pil")) == "say it"
+    decoding = json.loads((run / "model" / "generation_config.json").read_text())
+    assert [decoding[name] for name in ("num_beams", "early_stopping", "max_new_tokens")] == [2, True, 5]
+    measured = json.loads((run / "metrics.json").read_text())["decoding"]
+    assert (measured["num_beams"], measured["max_new_tokens"]) == (2, 5)
+    before = json.loads((llava_runs[0] / "base" / "model" / "generation_config.json").read_text())
+    assert {name for name in before if before[name] != decoding.get(name)} == {
+        *("num_beams", "early_stopping", "max_new_tokens")
+    }
 
 
 @pytest.mark.parametrize("recipe", ["train", "train_scst"])
@@ -471,6 +482,13 @@ def test_no_setting_is_left_unread(recipe, arguments, message, llava_runs, tmp_p
     config = write_config(tmp_path, "run", **FROM_CHECKPOINT, model=str(llava_runs[0] / "base"))
     with pytest.raises(ConfigError, match=message):
         recipes[recipe](["--config", config, "--output_dir", str(tmp_path / "run"), *arguments])
+
+
+@pytest.mark.parametrize(("recipe", "more"), [("train_qlora", []), ("train", ["--strategy", "lora"])])
+def test_decoding_settings_of_an_adapter_are_refused(recipe, more, llava_runs, tmp_path, recipes):
+    config = write_config(tmp_path, "run", **FROM_CHECKPOINT, model=str(llava_runs[0] / "base"))
+    with pytest.raises(ConfigError, match="num_beams: an adapter decodes by"):
+        recipes[recipe](["--config", config, "--output_dir", str(tmp_path / "run"), "--num_beams", "5", *more])
 
 
 def test_a_refusal_is_exit_code_2_without_a_traceback():

@@ -224,12 +224,15 @@ class CaptionTrainingArguments(RunArguments):
         default=200, metadata={"help": "Images captioned in each evaluation while training (the first of the split)."}
     )
     metric_for_best_model: str | None = field(default="cider", metadata={"help": "What is best."})
-    num_beams: int = field(
-        default=3, metadata={"help": "Beams of the final evaluation; kept in generation_config.json."}
+    num_beams: int | None = field(
+        default=None,
+        metadata={"help": "Kept in generation_config.json; by default a loaded model's own, 3 for a new one."},
     )
-    length_penalty: float = field(default=1.0, metadata={"help": "The same for the length penalty."})
-    no_repeat_ngram_size: int = field(default=0, metadata={"help": "The same; 0 allows any repetition."})
-    max_new_tokens: int = field(default=40, metadata={"help": "The same for the longest caption."})
+    length_penalty: float | None = field(default=None, metadata={"help": "The same; 1.0 for a new one."})
+    no_repeat_ngram_size: int | None = field(
+        default=None, metadata={"help": "The same; 0, any repetition is allowed, for a new one."}
+    )
+    max_new_tokens: int | None = field(default=None, metadata={"help": "The same; 40 for a new one."})
     dry_run: bool = field(
         default=False, metadata={"help": "Show a batch, the parameters and an estimate; do not train."}
     )

@@ -40,7 +40,8 @@ from hfcap.training.arguments import CaptionTrainingArguments, EncoderArguments,
 from hfcap.training.strategies import compute_dtype, four_bit_config
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
-DEFAULT_MAX_NEW_TOKENS = 40
+# How a new captioner decodes, where a run does not say.
+DECODING = {"num_beams": 3, "length_penalty": 1.0, "no_repeat_ngram_size": 0, "max_new_tokens": 40}
 
 
 def train_tokenizer(captions: Iterable[str], vocab_size: int, plain_text: bool = False) -> PreTrainedTokenizerFast:
@@ -98,14 +99,20 @@ def build_captioner(
             tokenizer.pad_token = tokenizer.eos_token
     join = _join_llava if model_args.family == "llava" else _join_encoder_decoder
     model, processor = join(model_args, encoder, image_processor, tokenizer)
-    model.generation_config.update(
-        num_beams=args.num_beams,
-        length_penalty=args.length_penalty,
-        no_repeat_ngram_size=args.no_repeat_ngram_size,
-        max_new_tokens=args.max_new_tokens,
-        early_stopping=args.num_beams > 1,
-    )
+    model.generation_config.update(**DECODING, early_stopping=True)
+    set_decoding(model, args)
     return model, processor
+
+
+def set_decoding(model: PreTrainedModel, args: CaptionTrainingArguments) -> None:
+    """Let `model` decode, now and when it is saved, as a run asks; what a run does not say stays as it is."""
+    settings = model.generation_config
+    given = {name: getattr(args, name) for name in DECODING if getattr(args, name) is not None}
+    settings.update(**given)
+    if "num_beams" in given:
+        settings.early_stopping = args.num_beams > 1
+    if "max_new_tokens" in given:
+        settings.max_length = None  # of a checkpoint: it would count the prompt as well
 
 
 def build_encoder(model_args: EncoderArguments) -> tuple[PreTrainedModel, BaseImageProcessor]:
@@ -277,6 +284,6 @@ def complete_settings(model: PreTrainedModel, processor: ProcessorMixin) -> None
     if settings.pad_token_id is None:
         settings.pad_token_id = tokenizer.pad_token_id
     if settings.max_new_tokens is None:
-        settings.max_new_tokens, settings.max_length = DEFAULT_MAX_NEW_TOKENS, None
+        settings.max_new_tokens, settings.max_length = DECODING["max_new_tokens"], None
     if settings.do_sample:
         settings.update(do_sample=False, temperature=None, top_p=None, top_k=None)

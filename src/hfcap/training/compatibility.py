@@ -13,6 +13,7 @@ from transformers import PreTrainedConfig
 from hfcap.errors import ConfigError
 from hfcap.models.facts import FACTS, facts_of_type, is_packable
 from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, EncoderArguments, ModelArguments
+from hfcap.training.build import DECODING
 from hfcap.training.strategies import TRAINED_PARTS
 
 logger = logging.getLogger(__name__)
@@ -200,6 +201,20 @@ def _changed(args: ModelArguments, names: Iterable[str]) -> list[str]:
     """Those of some settings that are not as they are by default."""
     defaults = {field.name: field.default for field in fields(args)}
     return [name for name in names if getattr(args, name) != defaults[name]]
+
+
+def check_decoding(model_args: ModelArguments, args: CaptionTrainingArguments) -> None:
+    """Check that decoding settings are kept with what a run saves.
+
+    Raises:
+        ConfigError: they are given for an adapter, which has none of its own.
+    """
+    given = [name for name in DECODING if getattr(args, name) is not None]
+    if given and model_args.strategy in ("lora", "qlora"):
+        raise ConfigError(
+            f"{given[0]}: an adapter decodes by the generation_config.json of its base; leave it out, train the base "
+            "with it, or give it to `hfcap evaluate` and `hfcap caption`"
+        )
 
 
 def check_encoder(data_args: DataArguments, args: EncoderArguments) -> None:
