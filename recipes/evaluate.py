@@ -50,6 +50,8 @@ def main() -> None:
     rows = load_split(data_args, data_args.eval_split, data_args.max_eval_images, folder)
     use_all_cores()
     model, processor = load_captioner(source.path, args.load_in_4bit)
+    if not args.load_in_4bit:  # which is on its device already
+        model.to(PartialState().device)
     prompt = data_args.prompt or caption_prompt(processor)
     decoding = {
         name: getattr(args, name) for name in ("num_beams", "length_penalty") if getattr(args, name) is not None

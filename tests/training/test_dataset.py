@@ -1,10 +1,16 @@
 """What an epoch shows depends on (seed, epoch, image id) alone."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+import torch
 from PIL import ImageOps
 
 from hfcap.baselines import WithoutPicture, most_frequent_caption
+from hfcap.models.vision_features import find_encoder
+from hfcap.training import preparation
+from hfcap.training.arguments import DataArguments, ModelArguments
 from hfcap.training.dataset import CaptionDataset, EpochSampler
 
 
@@ -52,3 +58,18 @@ def test_blind_rows_show_nothing_and_keep_their_references(scene_rows):
     assert blind[0]["captions"] == scene_rows[0]["captions"]
     assert blind[0]["image"].getextrema() == ((128, 128),) * 3
     assert most_frequent_caption(["b", "a", "b", "a", "c"]) == "a"
+
+
+def test_cached_features_are_computed_on_the_device_of_the_run(build_tiny, scene_rows, tmp_path, monkeypatch):
+    """A model is loaded onto the CPU, and the trainer moves it later; a GPU would look on."""
+    (model, processor), happened = build_tiny("encoder_decoder"), []
+    build = preparation.cache_features
+    monkeypatch.setattr(preparation, "cache_features", lambda *a, **k: happened.append("features") or build(*a, **k))
+    find_encoder(model).to = happened.append
+    model_args = ModelArguments(strategy="frozen_encoder", feature_cache=True, cache_dir=str(tmp_path))
+    args = SimpleNamespace(device=torch.device("cuda", 3), seed=0)
+    data = preparation.caption_datasets(
+        model, processor, (scene_rows, scene_rows), DataArguments(data="scenes"), model_args, args
+    )
+    assert happened == [args.device, "features", "features", torch.device("cpu")]
+    assert all("vision_features" in part[0] for part in data)

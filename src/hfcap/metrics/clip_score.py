@@ -68,11 +68,10 @@ class ClipScorer:
 
     @classmethod
     def from_pretrained(cls, checkpoint: str | os.PathLike, **options) -> "ClipScorer":
-        """Load a checkpoint in float32; `options` are those of the class."""
+        """Load a checkpoint in float32, onto the accelerator where there is one; `options` are those of the class."""
         processor = AutoProcessor.from_pretrained(checkpoint, backend="pil")
-        return cls(
-            AutoModel.from_pretrained(checkpoint, dtype=torch.float32, use_safetensors=True), processor, **options
-        )
+        model = AutoModel.from_pretrained(checkpoint, dtype=torch.float32, use_safetensors=True)
+        return cls(model.to(torch.accelerator.current_accelerator() or "cpu"), processor, **options)
 
     def score(
         self,

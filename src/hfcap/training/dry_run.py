@@ -44,18 +44,22 @@ def describe_sample(batch: dict[str, torch.Tensor], tokenizer) -> str:
 def describe_run(model: nn.Module, collator: CaptionCollator, data: CaptionDataset | CaptionStream, args) -> str:
     """Describe a run from its first batch: sample, token counts, trainable parameters, steps, minutes and memory.
 
-    The batch is run forward and backward twice; the second pass is timed. Gradients are cleared afterwards.
+    The batch is run forward and backward twice, on the device and in the precision of the run; the faster pass counts.
+    Gradients are cleared afterwards.
 
     Raises:
         ConfigError: `max_row_tokens` does not fit the captioner or the data, as in training.
     """
+    if not getattr(model, "is_quantized", False):  # 4-bit weights are on their device already
+        model.to(args.device)
     sampler = train_sampler(data, collator, args)
     items = iter(data) if sampler is None else (data[key] for key in sampler)
     batch = collator(list(islice(items, args.per_device_train_batch_size)))
     num_rows, length = batch["segment_ids"].shape
     _, images, tokens, positions = count_batch(batch).tolist()
     targets = int((batch["shift_labels"] != IGNORE_INDEX).sum())
-    seconds = min(_timed_step(model, batch) for _ in range(2))
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=args.bf16):
+        seconds = min(_timed_step(model, batch) for _ in range(2))
     steps = args.max_steps
     if steps <= 0:
         micro_batches = math.ceil(len(sampler) / args.per_device_train_batch_size / args.world_size)

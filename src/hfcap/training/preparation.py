@@ -21,7 +21,7 @@ from hfcap.data.sources import load_captions
 from hfcap.distributed import main_process_decides
 from hfcap.errors import ConfigError
 from hfcap.files import write_json
-from hfcap.models.vision_features import take_features
+from hfcap.models.vision_features import find_encoder, take_features
 from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, ModelArguments, RunArguments
 from hfcap.training.checkpoints import last_complete_checkpoint, remove_incomplete_checkpoints
 from hfcap.training.compatibility import checkpoint_engine, current_backend
@@ -131,10 +131,14 @@ def caption_datasets(
     caches: list[FeatureCache | None] = [None, None]
     if model_args.feature_cache:
         views = ("plain", "mirror") if data_args.mirror else ("plain",)
+        encoder = find_encoder(model)
+        home = next(encoder.parameters()).device
+        encoder.to(args.device)
         caches = [
             cache_features(model, processor.image_processor, train_rows, model_args.cache_dir, views=views),
             cache_features(model, processor.image_processor, eval_rows, model_args.cache_dir, dtype="float32"),
         ]
+        encoder.to(home)  # where the rest is: the trainer moves the model, or an engine partitions it
         take_features(model)
     views = {name: getattr(data_args, name) for name in ("references", "mirror", "crop", "color_jitter")}
     views["seed"] = args.seed
