@@ -4,7 +4,7 @@ r"""Memory and time of the runs in configs/train that start from models of the H
     python benchmarks/estimate_training.py --json     # the same as JSON lines
 
 Memory is that of one process: weights (float32, and the bfloat16 copies that autocast keeps of those in a backward
-pass; with QLoRA bfloat16, and 4-bit linear layers of the language model), gradients and AdamW's two moments of what
+pass; with QLoRA the linear layers of the language model in 4 bits), gradients and AdamW's two moments of what
 trains (float32), activations kept for the backward pass under bfloat16 autocast with SDPA (`activation_bytes`, which a
 test compares with what autograd keeps), and the logits of the targets. The CUDA context and the allocator's slack are
 not in it: leave 2 GiB free. Time is FLOPs over the card's dense bfloat16 rate times an assumed utilisation: 2 for each
@@ -161,9 +161,8 @@ def estimate(name: str) -> Estimate:
         + trains_lm * (lm.matrices() + lm.embeddings())
         + adapter
     )
-    weight_bytes = 2 if lora else 4
-    weights = weight_bytes * (encoder.matrices() + lm.embeddings()) + 4 * (shapes.projector + adapter)
-    weights += lm.matrices() * (NF4_BYTES if lora else weight_bytes + 2) + trains_encoder * 2 * encoder.matrices()
+    weights = 4 * (encoder.matrices() + lm.embeddings() + shapes.projector + adapter)
+    weights += lm.matrices() * (NF4_BYTES if lora else 4 + 2) + trains_encoder * 2 * encoder.matrices()
     activations = _activations(lm, lm_tokens, checkpointing)
     activations += _activations(encoder, encoder_tokens, checkpointing) if trains_encoder else 0
     logits = references * CAPTION_TOKENS * lm.vocabulary * 6  # bfloat16, and the float32 that becomes the gradient

@@ -6,6 +6,7 @@ from transformers import AutoModelForImageTextToText
 
 from hfcap.errors import VerificationError
 from hfcap.models.facts import FACTS
+from hfcap.training import build
 from hfcap.training.build import load_captioner
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.merge import merge_adapter
@@ -75,6 +76,26 @@ def test_qlora_quantises_the_language_model_alone(four_bit_model):
     check_only_lm_is_four_bit(model)
     assert set(four_bit_parts(model)) == {"lm"}
     assert model.model.multi_modal_projector.linear_1.weight.dtype == torch.float32
+
+
+def test_what_qlora_trains_is_float32_where_4_bit_layers_compute_in_bfloat16(
+    build_tiny, scene_rows, tmp_path, monkeypatch
+):
+    """As on a GPU: a projector of bfloat16 would lose the small updates."""
+    model, processor = build_tiny("llava")
+    model.save_pretrained(tmp_path / "base")
+    processor.save_pretrained(tmp_path / "base")
+    monkeypatch.setattr(build, "compute_dtype", lambda: torch.bfloat16)
+    model, processor = load_captioner(str(tmp_path / "base"), load_in_4bit=True)
+    layer = model.model.language_model.layers[0].mlp.up_proj
+    assert (type(layer).__name__, layer.compute_dtype) == ("Linear4bit", torch.bfloat16)
+    model = apply_strategy(model, "qlora", lora_r=4)
+    trained = {name: p.dtype for name, p in model.named_parameters() if p.requires_grad}
+    assert any("multi_modal_projector" in name for name in trained)
+    assert set(trained.values()) == {torch.float32}
+    # Under autocast, as a GPU trains, and without it, as it captions.
+    trainer = train(model, processor, scene_rows, tmp_path, precision="bfloat16", max_steps=1)
+    assert trainer.evaluate()["eval_loss"] > 0
 
 
 def test_a_wrong_skip_list_is_found(build_tiny, tmp_path):

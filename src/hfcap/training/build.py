@@ -201,7 +201,8 @@ def load_captioner(
         load_in_4bit: the language model, or that of the adapter's base, in NF4 (`strategies.four_bit_config`).
         image_processor_config: settings of the image processor to change; they are saved with it.
 
-    Weights are float32, and next to 4-bit layers of their compute dtype.
+    Weights that are not in 4 bits are float32: those that train are among them, and a projector of bfloat16 would lose
+    most of what AdamW adds to it.
 
     Raises:
         ConfigError: a model of an unknown type, or without safetensors, or a setting that the image processor does not
@@ -215,10 +216,9 @@ def load_captioner(
     processor = load_processor(source, facts)
     if image_processor_config:
         processor.image_processor = _changed(processor.image_processor, image_processor_config)
-    dtype = compute_dtype() if load_in_4bit else torch.float32
-    quantization_config = four_bit_config(facts, dtype) if load_in_4bit else None
+    quantization_config = four_bit_config(facts, compute_dtype()) if load_in_4bit else None
     model = AutoModelForImageTextToText.from_pretrained(
-        base, dtype=dtype, quantization_config=quantization_config, use_safetensors=True
+        base, dtype=torch.float32, quantization_config=quantization_config, use_safetensors=True
     )
     keep_4bit_layers_unpacked(model)
     complete_settings(model, processor)
