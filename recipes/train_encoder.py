@@ -18,7 +18,7 @@ from hfcap.errors import run_main
 from hfcap.files import write_json
 from hfcap.training.arguments import DataArguments, EncoderArguments, EncoderTrainingArguments, parse_arguments
 from hfcap.training.build import build_encoder
-from hfcap.training.checkpoints import last_complete_checkpoint
+from hfcap.training.checkpoints import last_complete_checkpoint, whole_or_removed
 from hfcap.training.compatibility import check_encoder
 from hfcap.training.dataset import CaptionDataset
 from hfcap.training.preparation import load_splits, open_run, stopping_callbacks, use_all_cores
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> Path:
     # ---- rows, words, encoder
     rows = load_splits(data_args, run)
     open_run(run, parsed, rows)
-    if (run / runs.MODEL / "config.json").exists():
+    if (run / runs.MODEL / "model.safetensors").exists():  # written last, and whole
         print(f"{run} is done: {run / runs.MODEL} holds the encoder. Remove the folder to train anew.")
         return run
     set_seed(args.seed)
@@ -62,8 +62,9 @@ def main(argv: list[str] | None = None) -> Path:
         record = runs.read_run(run / runs.RUN)
         write_json(run / runs.RUN, record | {"words": len(words), "scores": runs.to_json(scores)})
         print(f"{len(words)} words: precision {scores['eval_precision']:.3f}, recall {scores['eval_recall']:.3f}")
-        image_processor.save_pretrained(run / runs.MODEL)
-        encoder.save_pretrained(run / runs.MODEL)
+        with whole_or_removed(run / runs.MODEL, Path(args.output_dir)):
+            image_processor.save_pretrained(run / runs.MODEL)
+            encoder.save_pretrained(run / runs.MODEL)
     trainer.accelerator.wait_for_everyone()
     return run
 

@@ -1,7 +1,14 @@
 import pytest
+import torch
 
 from hfcap.errors import ConfigError
-from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, ModelArguments, parse_arguments
+from hfcap.training.arguments import (
+    CaptionTrainingArguments,
+    DataArguments,
+    ModelArguments,
+    fast_bfloat16,
+    parse_arguments,
+)
 
 CLASSES = (DataArguments, ModelArguments, CaptionTrainingArguments)
 
@@ -31,6 +38,7 @@ def test_yaml_sets_defaults_and_the_command_line_overrides(tmp_path):
         ("a: [", [], "not YAML"),
         ("", ["--learning-rat", "1"], "did you mean 'learning_rate'"),
         ("mirror: perhaps", [], "mirror"),
+        ("", ["--resume_from_checkpoint", "run"], "resume_from_checkpoint: the same command again goes on"),
     ],
 )
 def test_a_wrong_setting_is_one_clear_error(tmp_path, text, argv, message):
@@ -39,6 +47,17 @@ def test_a_wrong_setting_is_one_clear_error(tmp_path, text, argv, message):
         parse_arguments(*CLASSES, argv=config + argv)
     assert message in str(error.value)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("argv", [["--bf16", "true"], ["--precision", "bfloat16"]])
+def test_bfloat16_has_the_name_of_the_trainer_too(argv):
+    _, _, args = parse_arguments(*CLASSES, argv=["--data", "photos", *argv])
+    assert (args.bf16, args.precision) == (True, "bfloat16")
+
+
+def test_a_gpu_that_emulates_bfloat16_is_not_fast_at_it(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
+    assert not fast_bfloat16(on_cpu=False)
 
 
 def test_a_missing_file_is_named(tmp_path):

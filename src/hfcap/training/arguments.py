@@ -194,7 +194,13 @@ class RunArguments(TrainingArguments):
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning-rate schedule."})
 
     def __post_init__(self):
+        if self.resume_from_checkpoint is not None:
+            raise ConfigError(
+                "resume_from_checkpoint: the same command again goes on from the last whole checkpoint; leave it out"
+            )
         self.use_cpu = self.use_cpu or not torch.cuda.is_available()
+        if self.bf16:  # the Trainer's own name for it
+            self.precision = "bfloat16"
         self.bf16 = self.precision == "bfloat16" or (self.precision == "auto" and fast_bfloat16(self.use_cpu))
         if self.dataloader_num_workers is None:
             self.dataloader_num_workers = loader_workers(self.use_cpu)
@@ -272,11 +278,12 @@ def loader_workers(on_cpu: bool) -> int:
 def fast_bfloat16(on_cpu: bool) -> bool:
     """Whether bfloat16 pays here.
 
-    On a CPU it does with AVX512-BF16 or AMX only; without them it may be thousands of times slower than float32.
+    On a CPU it does with AVX512-BF16 or AMX only; without them it may be thousands of times slower than float32. GPUs
+    without it (T4, V100) emulate it, slowly.
     """
     if on_cpu:
         return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.cuda.is_bf16_supported()
+    return torch.cuda.is_bf16_supported(including_emulation=False)
 
 
 class _Parser(HfArgumentParser):

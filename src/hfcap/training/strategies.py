@@ -49,8 +49,9 @@ def four_bit_config(facts: CaptionerFacts, compute_dtype: torch.dtype) -> BitsAn
 
 
 def compute_dtype() -> torch.dtype:
-    """Dtype of 4-bit layers' products: bfloat16 on an accelerator that has it, float32 on a CPU."""
-    return torch.bfloat16 if torch.cuda.is_available() and torch.cuda.is_bf16_supported() else torch.float32
+    """Dtype of 4-bit layers' products: bfloat16 on a GPU that has it, else float32."""
+    has_bfloat16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
+    return torch.bfloat16 if has_bfloat16 else torch.float32
 
 
 def four_bit_parts(model: nn.Module) -> Counter:
