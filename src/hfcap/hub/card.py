@@ -253,7 +253,8 @@ def _part_name(value: str) -> str:
 
 
 def _hardware(machine: Mapping[str, Any]) -> str:
-    return ", ".join(machine["accelerators"]) or f"{machine['cores']} CPU cores"
+    cores = machine["cores"]
+    return ", ".join(machine["accelerators"]) or f"{cores} CPU core{'s' if cores > 1 else ''}"
 
 
 def _compute(run: Mapping[str, Any]) -> str:
