@@ -12,7 +12,7 @@ from hfcap.training.dataset import CaptionDataset
 from hfcap.training.finish import evaluate_trained
 from hfcap.training.loss import token_loss
 from hfcap.training.plan import RowSampler, image_lengths
-from hfcap.training.throughput import Throughput, Work, count_batch, count_flops, measure_matmul
+from hfcap.training.throughput import Throughput, Work, can_count_flops, count_batch, count_flops, measure_matmul
 from hfcap.training.trainer import model_inputs
 from tiny_training import make_trainer
 
@@ -71,6 +71,28 @@ def test_a_run_logs_its_throughput(tmp_path, build_tiny, scene_rows):
     assert summary["images_per_second"] == pytest.approx(18 / trainer.throughput.total.seconds, rel=1e-3)
     assert summary["mfu"] > 0
     assert 0 < summary["data_wait_share"] < 1
+
+
+def test_a_compiled_model_is_compiled_and_not_counted(tmp_path, build_tiny, scene_rows):
+    """A function that first runs under the counter is never compiled."""
+    losses = []
+    for compiled in ({}, {"torch_compile": True, "torch_compile_backend": "eager"}):
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        model, processor = build_tiny("llava")
+        trainer = build_trainer(tmp_path, model, processor, scene_rows, max_steps=2, **compiled)
+        trainer.train()
+        losses.append([log["loss"] for log in trainer.state.log_history if "loss" in log])
+        assert ("mfu" in trainer.throughput_summary) != bool(compiled)
+        assert (torch._dynamo.utils.counters["frames"]["ok"] > 0) == bool(compiled)
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+def test_flex_attention_is_not_counted(build_tiny):
+    model, _ = build_tiny("llava")
+    assert can_count_flops(model)
+    model.set_attn_implementation({"text_config": "flex_attention"})
+    assert not can_count_flops(model)
 
 
 def limit_memory(model, rows):

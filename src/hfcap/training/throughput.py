@@ -8,8 +8,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
+from accelerate.utils import has_compiled_regions
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
+from transformers import PreTrainedModel
 
 from hfcap.errors import WorkError
 from hfcap.training.packing import PADDING_SEGMENT, PREFIX_SEGMENT
@@ -127,6 +129,18 @@ def measure_matmul(device: torch.device, dtype: torch.dtype) -> float:
             torch.cuda.synchronize(device)
         best = min(best, time.perf_counter() - start)
     return 2 * side**3 / best
+
+
+def can_count_flops(model: torch.nn.Module) -> bool:
+    """Whether `count_flops` may run a step of this model: not where it is compiled, and not with FlexAttention.
+
+    torch.compile gives a function up for good that it first sees under such a counter, and FlexAttention refuses to
+    run there (torch 2.13).
+    """
+    parts = list(model.modules())
+    is_compiled = has_compiled_regions(model) or any(part._compiled_call_impl is not None for part in parts)
+    attention = {part.config._attn_implementation for part in parts if isinstance(part, PreTrainedModel)}
+    return not is_compiled and "flex_attention" not in attention
 
 
 def count_flops(step: Callable[[], object]) -> tuple[object, int]:

@@ -27,6 +27,7 @@ from hfcap.training.strategies import parameter_groups
 from hfcap.training.throughput import (
     Throughput,
     Work,
+    can_count_flops,
     count_flops,
     evaluating,
     fitting_batch,
@@ -128,9 +129,10 @@ class CaptionTrainer(Trainer):
         return batches, num_items_in_batch
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        """Run forward and backward; the operations of the first step are counted, for the MFU."""
+        """Run forward and backward; the operations of the first step are counted for the MFU, where they can be."""
         step = partial(super().training_step, model, inputs, num_items_in_batch)
-        if self.throughput.flops_a_token is not None or "segment_ids" not in inputs:
+        is_known = self.throughput.flops_a_token is not None
+        if is_known or "segment_ids" not in inputs or not can_count_flops(model):
             return step()
         dtype = torch.bfloat16 if self.args.bf16 else self.model.dtype
         self.throughput.matmul_flops = measure_matmul(self.args.device, dtype)
