@@ -1,7 +1,11 @@
+import shutil
+
 import pytest
 import torch
-from torch.nn.attention.flex_attention import create_mask
+from torch.nn.attention.flex_attention import BlockMask, create_mask
 
+from hfcap.training.collators import CaptionCollator
+from hfcap.training.dataset import CaptionDataset
 from hfcap.training.packing import (
     join_images,
     may_attend,
@@ -11,6 +15,7 @@ from hfcap.training.packing import (
     packed_length,
     pad_rows,
 )
+from hfcap.training.trainer import model_inputs
 
 
 def test_each_reference_restarts_after_the_prefix():
@@ -76,7 +81,7 @@ def test_images_that_share_a_row_do_not_see_each_other():
 
 
 def test_flex_attention_gets_the_same_mask():
-    """The rule itself and the blocks made from it; the kernel that skips blocks needs a GPU and is not run here."""
+    """The rule itself, and the blocks made from it."""
     rows = [pack_references([7, 8, 9], [[1] * 60, [3] * 70]), pack_references([7] * 9, [[1] * n for n in (40, 55)])]
     batch = pad_rows([join_images(rows * 2), rows[1]], pad_token_id=0)
     segment_ids, image_ids = batch["segment_ids"], batch["image_ids"]
@@ -89,3 +94,21 @@ def test_flex_attention_gets_the_same_mask():
     seen = padded.unflatten(3, (-1, 128)).unflatten(2, (-1, 128)).any(dim=5).any(dim=3)
     assert torch.equal(blocks.to_dense().bool(), seen)
     assert not seen.tril().all()  # some blocks below the diagonal are skipped
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(shutil.which("g++") is None, reason="torch.compile needs a C++ compiler (g++) on a CPU")
+def test_flex_attention_gives_the_same_logits(build_tiny, scene_rows):
+    """Forward, as compiled for a CPU, which has no backward of it; the GPU's kernel is not run here."""
+    model, processor = build_tiny("llava")
+    data, collator = CaptionDataset(scene_rows), CaptionCollator(processor, model.config, "caption")
+    batch = collator([[data[0], data[1], data[2]], [data[3]]])  # three pictures in a row, and one with padding
+    logits = []
+    for attention in ("sdpa", "flex_attention"):
+        model.eval().set_attn_implementation({"text_config": attention})
+        inputs = model_inputs(batch, model)
+        assert isinstance(inputs["attention_mask"], BlockMask) == (attention == "flex_attention")
+        del inputs["labels"]
+        with torch.no_grad():
+            logits.append(model(**inputs).logits)
+    torch.testing.assert_close(*logits)

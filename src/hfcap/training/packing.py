@@ -139,7 +139,8 @@ def packed_attention_mask(
 def packed_block_mask(segment_ids: torch.Tensor, image_ids: torch.Tensor) -> BlockMask:
     """Build the same mask for FlexAttention, which skips blocks of tokens where nobody sees anybody.
 
-    Its cost grows with what is seen, not with the square of the row, and no (L, L) tensor exists.
+    The cost of attention grows with what is seen, not with the square of the row, and no (L, L) tensor of scores
+    exists; the rule itself is evaluated for all pairs, once a batch for all layers.
     """
     size, length = segment_ids.shape
     rule = may_attend(segment_ids, image_ids)
