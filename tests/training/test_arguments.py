@@ -38,7 +38,12 @@ def test_yaml_sets_defaults_and_the_command_line_overrides(tmp_path):
         ("a: [", [], "not YAML"),
         ("", ["--learning-rat", "1"], "did you mean 'learning_rate'"),
         ("mirror: perhaps", [], "mirror"),
-        ("", ["--resume_from_checkpoint", "run"], "resume_from_checkpoint: the same command again goes on"),
+        ("", ["--resume_from_checkpoint", "run"], "not followed: the same command again goes on"),
+        (
+            "train_sampling_strategy: group_by_length",
+            [],
+            "train_sampling_strategy is not followed: the order is drawn",
+        ),
     ],
 )
 def test_a_wrong_setting_is_one_clear_error(tmp_path, text, argv, message):

@@ -159,6 +159,17 @@ class QLoraArguments(ModelArguments):
     )
 
 
+# Settings of `TrainingArguments` that a recipe does not follow, each with its default and what there is instead.
+NOT_FOLLOWED = {
+    "resume_from_checkpoint": (None, "the same command again goes on from the last whole checkpoint"),
+    "train_sampling_strategy": ("random", "the order is drawn by (seed, epoch), and max_row_tokens evens out lengths"),
+    "optim_target_modules": (None, "the parts of a captioner have learning rates of their own"),
+    "bf16_full_eval": (False, "a model is judged in the precision it is saved in"),
+    "fp16_full_eval": (False, "a model is judged in the precision it is saved in"),
+    "prediction_loss_only": (False, "evaluations caption eval_caption_images images"),
+}
+
+
 @dataclass
 class RunArguments(TrainingArguments):
     """`TrainingArguments` of every recipe.
@@ -194,10 +205,9 @@ class RunArguments(TrainingArguments):
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning-rate schedule."})
 
     def __post_init__(self):
-        if self.resume_from_checkpoint is not None:
-            raise ConfigError(
-                "resume_from_checkpoint: the same command again goes on from the last whole checkpoint; leave it out"
-            )
+        for name, (default, instead) in NOT_FOLLOWED.items():
+            if getattr(self, name, default) != default:
+                raise ConfigError(f"{name} is not followed: {instead}; leave it out")
         self.use_cpu = self.use_cpu or not torch.cuda.is_available()
         if self.bf16:  # the Trainer's own name for it
             self.precision = "bfloat16"
