@@ -213,7 +213,7 @@ def check_decoding(model_args: ModelArguments, args: CaptionTrainingArguments) -
     if given and model_args.strategy in ("lora", "qlora"):
         raise ConfigError(
             f"{given[0]}: an adapter decodes by the generation_config.json of its base; leave it out, train the base "
-            "with it, or give it to `hfcap evaluate` and `hfcap caption`"
+            "with it, or give it to recipes/evaluate.py and `hfcap caption`"
         )
 
 

@@ -131,14 +131,16 @@ class CaptionTrainer(Trainer):
     def training_step(self, model, inputs, num_items_in_batch=None):
         """Run forward and backward; the operations of the first step are counted for the MFU, where they can be."""
         step = partial(super().training_step, model, inputs, num_items_in_batch)
-        is_known = self.throughput.flops_a_token is not None
-        if is_known or "segment_ids" not in inputs or not can_count_flops(model):
+        if self.throughput.matmul_flops is not None or "segment_ids" not in inputs:
             return step()
+        tokens = int((inputs["segment_ids"] != PADDING_SEGMENT).sum())
+        if can_count_flops(model):
+            loss, flops = count_flops(step)
+            self.throughput.flops_a_token = flops / tokens
+        else:
+            loss = step()
         dtype = torch.bfloat16 if self.args.bf16 else self.model.dtype
         self.throughput.matmul_flops = measure_matmul(self.args.device, dtype)
-        tokens = int((inputs["segment_ids"] != PADDING_SEGMENT).sum())
-        loss, flops = count_flops(step)
-        self.throughput.flops_a_token = flops / tokens
         return loss
 
     def log(self, logs, start_time=None):
