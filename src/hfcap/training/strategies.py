@@ -9,6 +9,7 @@ from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
 from hfcap.models.facts import CaptionerFacts, Part, facts_of
+from hfcap.training.arguments import fast_bfloat16
 
 # The parts that train, whole, in each strategy. LoRA's own matrices come on top.
 TRAINED_PARTS: dict[str, tuple[Part, ...]] = {
@@ -50,8 +51,7 @@ def four_bit_config(facts: CaptionerFacts, compute_dtype: torch.dtype) -> BitsAn
 
 def compute_dtype() -> torch.dtype:
     """Dtype of 4-bit layers' products: bfloat16 on a GPU that has it, else float32."""
-    has_bfloat16 = torch.cuda.is_available() and torch.cuda.is_bf16_supported(including_emulation=False)
-    return torch.bfloat16 if has_bfloat16 else torch.float32
+    return torch.bfloat16 if torch.cuda.is_available() and fast_bfloat16(on_cpu=False) else torch.float32
 
 
 def four_bit_parts(model: nn.Module) -> Counter:
