@@ -15,19 +15,22 @@ def keep_frozen_in_eval(model: nn.Module) -> None:
     on how the data are split into batches. Modules without parameters (dropout) follow the module they stand in.
     Call it at the end of `train()`, so that no caller needs to remember.
     """
-    # One pass over the parameters: `Trainer` calls `train()` before every step.
-    with_parameters, with_trainable = set(), set()
-    for name, parameter in model.named_parameters(remove_duplicate=False):
-        owners = {name[:end] for end, letter in enumerate(name) if letter == "."} | {""}
-        with_parameters |= owners
-        if parameter.requires_grad:
-            with_trainable |= owners
-    frozen = with_parameters - with_trainable
-    for name, module in model.named_modules():
-        if module.training and (name in frozen or isinstance(module, _BatchNorm)):
-            # Not module.eval(): on `model` itself that would call this function again through train().
-            for submodule in module.modules():
-                submodule.training = False
+    _settle(model)
+
+
+def _settle(module: nn.Module) -> set[bool]:
+    """Do it for one module and all below it; return which values `requires_grad` has there.
+
+    It runs before every training step, so it walks the modules once and makes no names.
+    """
+    values = {parameter.requires_grad for parameter in module._parameters.values() if parameter is not None}
+    for child in module.children():
+        values |= _settle(child)
+    if module.training and (values == {False} or isinstance(module, _BatchNorm)):
+        # Not module.eval(): on the model itself that would come back here through train().
+        for submodule in module.modules():
+            submodule.training = False
+    return values
 
 
 def keep_4bit_layers_unpacked(model: nn.Module) -> None:
