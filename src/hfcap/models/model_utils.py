@@ -15,17 +15,15 @@ def keep_frozen_in_eval(model: nn.Module) -> None:
     on how the data are split into batches. Modules without parameters (dropout) follow the module they stand in.
     Call it at the end of `train()`, so that no caller needs to remember.
     """
-    _settle(model)
+    _put_frozen_in_eval(model)
 
 
-def _settle(module: nn.Module) -> set[bool]:
-    """Do it for one module and all below it; return which values `requires_grad` has there.
-
-    It runs before every training step, so it walks the modules once and makes no names.
-    """
+def _put_frozen_in_eval(module: nn.Module) -> set[bool]:
+    """Treat a module and all below it; return the values of `requires_grad` there, none where it has no parameter."""
+    # Before every training step: one walk, without the names of parameters.
     values = {parameter.requires_grad for parameter in module._parameters.values() if parameter is not None}
     for child in module.children():
-        values |= _settle(child)
+        values |= _put_frozen_in_eval(child)
     if module.training and (values == {False} or isinstance(module, _BatchNorm)):
         # Not module.eval(): on the model itself that would come back here through train().
         for submodule in module.modules():
