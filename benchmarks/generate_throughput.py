@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 
 import torch
-from train_throughput import Settings, build_llava
+from training_ways import Settings, build_llava
 from transformers import logging, pipeline
 
 from hfcap.data.pictures import load_picture

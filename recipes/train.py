@@ -27,7 +27,7 @@ from hfcap.errors import run_main
 from hfcap.generation.inputs import caption_prompt, keep_caption_prompt
 from hfcap.hub.publish import publish_if_asked
 from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, ModelArguments, parse_arguments
-from hfcap.training.build import build_captioner, captioner_type, load_captioner, set_decoding
+from hfcap.training.build import build_captioner, captioner_type, choose_kernels, load_captioner, set_decoding
 from hfcap.training.callbacks import SampleCaptions
 from hfcap.training.checkpoints import last_complete_checkpoint
 from hfcap.training.collators import CaptionCollator
@@ -90,8 +90,14 @@ def main(argv: list[str] | None = None) -> Path:
     )
     train_data, eval_data = caption_datasets(model, processor, rows, data_args, model_args, args)
     packing = choose_packing(args.packing, model.config)
+    choose_kernels(model, model_args)
     collator = CaptionCollator(
-        processor, model.config, caption_prompt(processor), packing, data_args.max_caption_tokens
+        processor,
+        model.config,
+        caption_prompt(processor),
+        packing,
+        data_args.max_caption_tokens,
+        args.pad_to_multiple_of,
     )
     if args.dry_run:
         print(describe_run(model, collator, train_data, args))

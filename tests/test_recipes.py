@@ -469,6 +469,13 @@ def test_an_impossible_run_is_refused_with_one_line(arguments, message, recipes)
     assert message in str(error.value)
 
 
+@pytest.mark.parametrize("recipe", ["train", "train_qlora", "train_scst"])
+def test_a_model_that_is_not_there_is_named(recipe, tmp_path, recipes):
+    config = write_config(tmp_path, "run", **FROM_CHECKPOINT, model="outputs/typo", output_dir=str(tmp_path / "run"))
+    with pytest.raises(ConfigError, match="model: no folder outputs/typo"):
+        recipes[recipe](["--config", config])
+
+
 @pytest.mark.parametrize("recipe", ["train_qlora", "train_scst"])
 @pytest.mark.parametrize(
     ("arguments", "message"),

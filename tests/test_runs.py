@@ -65,7 +65,7 @@ def test_names_that_are_no_folder_are_hub_ids(tmp_path, monkeypatch):
 def test_a_folder_that_is_not_there_is_no_hub_id(tmp_path, monkeypatch, name):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "runs" / "right").mkdir(parents=True)
-    with pytest.raises(ValueError, match="No folder") as error:
+    with pytest.raises(ValueError, match="no folder") as error:
         resolve_model(name)
     if name == "runs/typo":
         assert "runs has right" in str(error.value)

@@ -29,6 +29,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
+from hfcap.errors import ConfigError
 from hfcap.files import write_json
 
 RUN = "run.json"
@@ -108,7 +109,7 @@ def resolve_model(name: str | os.PathLike) -> ModelSource:
     is no folder is a Hub id.
 
     Raises:
-        ValueError: no weights there, or an adapter and a model in one folder.
+        ConfigError: no weights there, or an adapter and a model in one folder.
     """
     folder = Path(name).expanduser()
     if not folder.is_dir():
@@ -121,12 +122,12 @@ def resolve_model(name: str | os.PathLike) -> ModelSource:
     if (folder / "adapter_config.json").is_file():
         return ModelSource(str(folder), ADAPTER)
     if (folder / ADAPTER).is_dir():
-        raise ValueError(
-            f"{folder} holds {ADAPTER}/ and no {MERGED}/: the run was not finished. Run its command again to finish "
-            f"it, or give --model {folder / ADAPTER}"
+        raise ConfigError(
+            f"model: {folder} holds {ADAPTER}/ and no {MERGED}/: the run was not finished. Run its command again to "
+            f"finish it, or give --model {folder / ADAPTER}"
         )
-    raise ValueError(
-        f"{folder} holds no model: wanted {MERGED}/config.json, {MODEL}/config.json, config.json or "
+    raise ConfigError(
+        f"model: {folder} holds no model: wanted {MERGED}/config.json, {MODEL}/config.json, config.json or "
         "adapter_config.json in it"
     )
 
@@ -347,15 +348,17 @@ def _hub_model(name: str, folder: Path) -> ModelSource:
             sorted(path.name for path in folder.parent.iterdir() if path.is_dir()) if folder.parent.is_dir() else []
         )
         there = f"; {folder.parent} has {', '.join(beside[:10])}" if beside else ""
-        raise ValueError(f"No folder {folder}{there}. Give a run folder, a model folder or a Hub id (owner/name).")
+        raise ConfigError(
+            f"model: no folder {folder}{there}. Give a run folder, a model folder or a Hub id (owner/name)"
+        )
     return ModelSource(name, MODEL)
 
 
 def _not_both(folder: Path) -> Path:
     if (folder / "adapter_config.json").is_file():
-        raise ValueError(
-            f"{folder} holds a model and an adapter; from_pretrained would apply the adapter a second time, silently. "
-            "Move adapter_config.json and adapter_model.safetensors to a folder of their own"
+        raise ConfigError(
+            f"model: {folder} holds a model and an adapter; from_pretrained would apply the adapter a second time, "
+            "silently. Move adapter_config.json and adapter_model.safetensors to a folder of their own"
         )
     return folder
 

@@ -4,10 +4,13 @@ import json
 from pathlib import Path
 
 import pytest
+import torch
 
 from hfcap.errors import ConfigError
 from hfcap.training.arguments import ModelArguments
+from hfcap.training.build import choose_kernels
 from hfcap.training.compatibility import SUPPORT, UNTESTED, check_supported, current_backend, support_table
+from native_models import build_native
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,3 +48,27 @@ def test_a_deepspeed_file_decides_the_stage(tmp_path):
     path.write_text(json.dumps({"zero_optimization": {"stage": 2}}))
     environment = {"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(path)}
     assert current_backend(environment) == "zero2"
+
+
+def test_flex_attention_is_refused_where_it_cannot_train(monkeypatch):
+    args = ModelArguments(attn_implementation="flex_attention")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    check_supported(args, "hfcap_llava", "single")
+    with pytest.raises(ConfigError, match="hfcap_encoder_decoder looks at the image apart"):
+        check_supported(args, "hfcap_encoder_decoder", "single")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(ConfigError, match="flex_attention trains on a GPU alone"):
+        check_supported(args, "hfcap_llava", "single")
+
+
+def test_compiled_layers_are_refused_where_an_engine_hooks_into_them():
+    args = ModelArguments(compile_layers=True)
+    check_supported(args, "hfcap_llava", "ddp")
+    with pytest.raises(ConfigError, match="compile_layers is not offered on zero3"):
+        check_supported(args, "hfcap_llava", "zero3")
+
+
+def test_flex_attention_is_refused_for_rows_that_are_not_packed():
+    model, _ = build_native("gemma3", ["a red circle"] * 9)
+    with pytest.raises(ConfigError, match="gemma3 with gemma3_text is not packed"):
+        choose_kernels(model, ModelArguments(attn_implementation="flex_attention"))

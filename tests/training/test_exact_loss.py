@@ -20,10 +20,12 @@ def train_one_step(
     checkpointing=False,
     max_row_tokens=None,
     num_rows=16,
+    pad_to_multiple_of=1,
 ):
     """Train one optimizer step on the same 16 images; return its loss, gradient norm and the new weights."""
     model, processor = build_tiny(family, pad_is_eos)
-    collator = CaptionCollator(processor, model.config, "Describe." if family == "llava" else None, packing=packing)
+    prompt = "Describe." if family == "llava" else None
+    collator = CaptionCollator(processor, model.config, prompt, packing, pad_to_multiple_of=pad_to_multiple_of)
     trainer = make_trainer(
         model,
         collator,
@@ -66,6 +68,12 @@ def test_packing_does_not_matter(tmp_path, build_tiny, scene_rows, family, pad_i
     packed = train_one_step(tmp_path, build_tiny, scene_rows, family, 8, packing=True, pad_is_eos=pad_is_eos)
     rows = train_one_step(tmp_path, build_tiny, scene_rows, family, 8, packing=False, pad_is_eos=pad_is_eos)
     assert_same_step(packed, rows)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_padding_does_not_matter(tmp_path, build_tiny, scene_rows, family):
+    plain = train_one_step(tmp_path, build_tiny, scene_rows, family, 16)
+    assert_same_step(plain, train_one_step(tmp_path, build_tiny, scene_rows, family, 16, pad_to_multiple_of=64))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -65,6 +65,14 @@ def test_mask_shows_the_prefix_and_the_own_reference_only():
     assert visible[1].any(dim=-1).all()
 
 
+def test_rows_are_padded_to_a_multiple():
+    rows = [pack_references([7, 8, 9], [[1, 2, 0], [3, 0]])]  # 7 tokens
+    for multiple, length in ((1, 7), (4, 8), (7, 7), (128, 128)):
+        batch = pad_rows(rows, pad_token_id=0, pad_to_multiple_of=multiple)
+        assert {tensor.shape for tensor in batch.values()} == {(1, length)}
+        assert (batch["segment_ids"] != -1).sum() == 7
+
+
 def test_images_that_share_a_row_do_not_see_each_other():
     rows = [pack_references([7, 8, 9], [[1, 2, 0], [3, 0]]), pack_references([7, 8], [[1, 0]])]
     joined = join_images(rows)

@@ -1,12 +1,16 @@
 """What is counted while training, and what happens when memory runs out."""
 
-from functools import wraps
+from functools import partialmethod, wraps
 from types import SimpleNamespace
 
 import pytest
 import torch
+from torch import nn
 
 from hfcap.errors import WorkError
+from hfcap.models.model_utils import compile_layers, is_compiled
+from hfcap.training.arguments import ModelArguments
+from hfcap.training.build import choose_kernels
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.dataset import CaptionDataset
 from hfcap.training.finish import evaluate_trained
@@ -86,6 +90,42 @@ def test_a_compiled_model_is_compiled_and_not_counted(tmp_path, build_tiny, scen
         assert ("mfu" in trainer.throughput_summary) != bool(compiled)
         assert (torch._dynamo.utils.counters["frames"]["ok"] > 0) == bool(compiled)
     assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+
+
+def test_compiled_layers_train_and_caption_as_others_do(tmp_path, build_tiny, scene_rows, monkeypatch):
+    """Layers are compiled once a stack, and not again for the shapes of an evaluation."""
+    monkeypatch.setattr(torch.nn.Module, "compile", partialmethod(torch.nn.Module.compile, backend="eager"))
+    losses, captions = [], []
+    for compiled in (False, True):
+        torch._dynamo.reset()
+        torch._dynamo.utils.counters.clear()
+        model, processor = build_tiny("llava")
+        choose_kernels(model, ModelArguments(compile_layers=compiled))
+        assert is_compiled(model) == compiled
+        trainer = build_trainer(tmp_path, model, processor, scene_rows, max_steps=2, eval_caption_images=5)
+        trainer.train()
+        losses.append([log["loss"] for log in trainer.state.log_history if "loss" in log])
+        stats = torch._dynamo.utils.counters["stats"]
+        graphs = stats["unique_graphs"]
+        assert (graphs > 0) == compiled
+        losses[-1].append(trainer.evaluate()["eval_loss"])
+        captions.append(trainer.sample_captions)
+        assert stats["unique_graphs"] == graphs
+        assert ("mfu" in trainer.throughput_summary) != compiled
+    assert losses[1] == pytest.approx(losses[0], rel=1e-5)
+    assert captions[1] == captions[0]
+
+
+def test_equal_layers_are_compiled_and_no_others():
+    """Blocks of one class and different shapes would be compiled one by one."""
+    stack = nn.ModuleList(nn.Linear(3, 3) for _ in range(3))
+    blocks = nn.ModuleList([nn.Linear(3, 4), nn.Linear(4, 5)])
+    model = nn.ModuleDict({"stack": stack, "blocks": blocks, "single": nn.ModuleList([nn.Linear(3, 3)])})
+    compile_layers(model)
+    compiled = {name for name, module in model.named_modules() if module._compiled_call_impl is not None}
+    assert compiled == {"stack.0", "stack.1", "stack.2"}
+    assert is_compiled(model)
+    assert not is_compiled(blocks)
 
 
 def test_flex_attention_is_not_counted(build_tiny):

@@ -12,7 +12,7 @@ from hfcap.distributed import in_step
 from hfcap.generation.decoding import generate
 from hfcap.generation.inputs import CaptionPrefix, encode_prefix, end_token_id, join_vision
 from hfcap.models.facts import facts_of
-from hfcap.models.model_utils import full_precision
+from hfcap.models.model_utils import eager_sdpa, full_precision
 
 READERS = 4  # threads that read and preprocess pictures
 MAX_WAITING = 8  # batches' worth of preprocessed rows that wait for others of their length
@@ -149,7 +149,8 @@ def generate_tokens(
         chosen = [i for i, prefix in enumerate(prefixes) if len(prefix.input_ids) == length]
         inputs = join_vision([prefixes[i].vision for i in chosen])
         inputs |= prompt_inputs(model, processor, [prefixes[i] for i in chosen])
-        found = generate(model, {k: v.to(model.device) for k, v in inputs.items()}, **generate_kwargs)
+        with eager_sdpa(model):
+            found = generate(model, {k: v.to(model.device) for k, v in inputs.items()}, **generate_kwargs)
         places = [i * each + k for i in chosen for k in range(each)]
         for place, row in zip(places, found[:, length:].tolist(), strict=True):
             tokens[place] = row

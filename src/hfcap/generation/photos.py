@@ -88,10 +88,7 @@ def caption_photos(args: Namespace) -> None:
 
     from hfcap.generation.caption_file import CaptionFile
 
-    try:
-        model = runs.resolve_model(args.model).path
-    except ValueError as error:
-        raise ConfigError(f"--model {error}") from error
+    model = runs.resolve_model(args.model).path
     # One process may wait for another's last batch longer than the half hour that is usual between two gradients.
     state = PartialState(timeout=timedelta(days=1))
     output, missing = None, photos

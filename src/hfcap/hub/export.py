@@ -71,9 +71,9 @@ def find_source(name: str | os.PathLike) -> Source:
     adapter = next((place for place in places if (place / ADAPTER_CONFIG).is_file()), None)
     try:
         found = runs.resolve_model(name)
-    except ValueError as error:
+    except ConfigError:
         if adapter is None:
-            raise ConfigError(str(error)) from error
+            raise
         return Source(run, None, adapter)
     if found.artifact == runs.ADAPTER:
         return Source(run, None, adapter)

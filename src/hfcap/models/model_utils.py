@@ -1,7 +1,7 @@
-"""Small rules that both model families obey, about modules in eval(), 4-bit layers, and boolean masks."""
+"""Small rules that both model families obey, about modules in eval(), 4-bit layers, compiled layers, and masks."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import nn
@@ -57,6 +57,43 @@ def full_precision(model: nn.Module) -> Iterator[None]:
     finally:
         if under_autocast is not None:
             model.forward = under_autocast
+
+
+def compile_layers(model: nn.Module) -> None:
+    """Compile each layer of the encoder and the language model, in place; it happens when a layer first runs.
+
+    Equal layers share their code, so that one of a stack is compiled (torch calls it regional compilation). Blocks of
+    a CNN that differ in shape are left alone, and so is what stands between stacks: the choice of target positions
+    would break a compiled whole apart.
+    """
+    for stack in model.modules():
+        if isinstance(stack, nn.ModuleList):
+            kinds = {(type(layer), tuple(p.shape for p in layer.parameters())) for layer in stack}
+            if len(kinds) == 1 < len(stack):
+                for layer in stack:
+                    layer.compile()
+
+
+def is_compiled(model: nn.Module) -> bool:
+    """Whether `model` or a part of it was compiled in place."""
+    return any(part._compiled_call_impl is not None for part in model.modules())
+
+
+@contextmanager
+def eager_sdpa(model: nn.Module) -> Iterator[None]:
+    """Within this context nothing of `model` is compiled, and SDPA does what FlexAttention does elsewhere.
+
+    `generate` sees a new shape at every step, and an evaluation at every batch: each would be compiled again.
+    """
+    uses_flex = model.config.get_text_config(decoder=True)._attn_implementation == "flex_attention"
+    if uses_flex:
+        model.set_attn_implementation({"text_config": "sdpa"})
+    try:
+        with torch.compiler.set_stance("force_eager") if is_compiled(model) else nullcontext():
+            yield
+    finally:
+        if uses_flex:
+            model.set_attn_implementation({"text_config": "flex_attention"})
 
 
 @contextmanager

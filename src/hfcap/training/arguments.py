@@ -139,6 +139,17 @@ class ModelArguments(EncoderArguments):
     strategy: Literal["full", "frozen_encoder", "projector", "lora", "qlora"] = field(
         default="full", metadata={"help": "What trains."}
     )
+    attn_implementation: Literal["sdpa", "flex_attention"] = field(
+        default="sdpa",
+        metadata={
+            "help": "Attention of the language model in training; flex_attention, on a GPU, skips what packed rows "
+            "never see."
+        },
+    )
+    compile_layers: bool = field(
+        default=False,
+        metadata={"help": "torch.compile each layer of encoder and language model: faster on a GPU after a minute."},
+    )
     lora_r: int = field(default=16, metadata={"help": "Rank of the LoRA matrices."})
     lora_alpha: int = field(default=32, metadata={"help": "The LoRA update is scaled by lora_alpha / lora_r."})
     lora_dropout: float = field(default=0.0, metadata={"help": "Dropout before the LoRA matrices."})
@@ -234,6 +245,9 @@ class CaptionTrainingArguments(RunArguments):
         default=None,
         metadata={"help": "Several images share a packed row, up to so many tokens; the batch size counts rows then."},
     )
+    pad_to_multiple_of: int = field(
+        default=1, metadata={"help": "Rows are padded to a multiple of so many tokens, for few different shapes."}
+    )
     encoder_learning_rate: float | None = field(default=None, metadata={"help": "learning_rate where not given."})
     projector_learning_rate: float | None = field(default=None, metadata={"help": "learning_rate where not given."})
     eval_caption_images: int = field(
@@ -255,6 +269,10 @@ class CaptionTrainingArguments(RunArguments):
 
     def __post_init__(self):
         super().__post_init__()
+        if self.pad_to_multiple_of < 1:
+            raise ConfigError(
+                f"pad_to_multiple_of is {self.pad_to_multiple_of}; wanted 1 (no more than needed) or more"
+            )
         if self.push_to_hub and self.hub_model_id is None:
             raise ConfigError("push_to_hub: say where to with --hub_model_id USER/NAME")
         # Trainer's own upload sends checkpoints that nobody verified: `hfcap.hub.publish` uploads the finished run.

@@ -34,8 +34,8 @@ from hfcap.models import (
     add_image_token,
     load_vision_encoder,
 )
-from hfcap.models.facts import CaptionerFacts, facts_of, facts_of_type
-from hfcap.models.model_utils import keep_4bit_layers_unpacked
+from hfcap.models.facts import CaptionerFacts, facts_of, facts_of_type, is_packable
+from hfcap.models.model_utils import compile_layers, keep_4bit_layers_unpacked
 from hfcap.training.arguments import CaptionTrainingArguments, EncoderArguments, ModelArguments
 from hfcap.training.strategies import compute_dtype, four_bit_config
 
@@ -113,6 +113,26 @@ def set_decoding(model: PreTrainedModel, args: CaptionTrainingArguments) -> None
         settings.early_stopping = args.num_beams > 1
     if "max_new_tokens" in given:
         settings.max_length = None  # of a checkpoint: it would count the prompt as well
+
+
+def choose_kernels(model: PreTrainedModel | PeftModel, model_args: ModelArguments) -> None:
+    """Let `model` train with FlexAttention and with compiled layers, where a run asks for them; both change rounding.
+
+    Neither is saved, and captioning does without them (`hfcap.models.model_utils.eager_sdpa`).
+
+    Raises:
+        ConfigError: FlexAttention for a language model with which it was not shown to give the gradient of SDPA.
+    """
+    if model_args.attn_implementation == "flex_attention":
+        if not is_packable(model.config):
+            language_model = model.config.get_text_config(decoder=True).model_type
+            raise ConfigError(
+                f"attn_implementation: flex_attention is for packed rows, and {model.config.model_type} with "
+                f"{language_model} is not packed (docs/models.md); leave it out"
+            )
+        model.set_attn_implementation({"text_config": "flex_attention"})
+    if model_args.compile_layers:
+        compile_layers(model)
 
 
 def build_encoder(model_args: EncoderArguments) -> tuple[PreTrainedModel, BaseImageProcessor]:

@@ -24,6 +24,7 @@ class CaptionCollator:
         packing: lay all references of an image in one row behind one image; otherwise, and where the model cannot be
             packed, one row for each pair of image and reference, as stock trainers do. Loss and gradient are the same.
         max_caption_tokens: longer references are cut, and still end in EOS.
+        pad_to_multiple_of: rows are padded to a multiple of so many tokens.
 
     The batch of B rows of length L has `input_ids`, `segment_ids`, `image_ids` and `shift_labels`, all (B, L) int64
     (`decoder_input_ids` for encoder-decoders), for packable models `position_ids`, for some types token types, and the
@@ -37,6 +38,7 @@ class CaptionCollator:
     prompt: str | None = None
     packing: bool = True
     max_caption_tokens: int = 64
+    pad_to_multiple_of: int = 1
 
     def __post_init__(self):
         self.facts = facts_of(self.config)
@@ -88,7 +90,7 @@ class CaptionCollator:
             parts = iter(text_rows)
             text_rows = [join_images(list(islice(parts, number))) for number in images_a_row]
         padding = {self.facts.token_types: self.facts.caption_token_type} if self.facts.token_types else {}
-        batch = pad_rows(text_rows, self.processor.tokenizer.pad_token_id, **padding)
+        batch = pad_rows(text_rows, self.processor.tokenizer.pad_token_id, self.pad_to_multiple_of, **padding)
         batch["labels"] = batch["shift_labels"]
         if not self.packable:
             # Such models number positions in their own way.

@@ -8,6 +8,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Literal
 
+import torch
 from transformers import PreTrainedConfig
 
 from hfcap.errors import ConfigError
@@ -94,7 +95,8 @@ def check_supported(args: ModelArguments, model_type: str, backend: Backend) -> 
 
     Raises:
         ConfigError: the strategy does not fit the model type or the backend, or is LoRA without a checkpoint; cached
-            features do not fit the model type or the strategy.
+            features do not fit the model type or the strategy; FlexAttention does not fit the model type or the
+            machine, or compiled layers the backend.
     """
     facts, family = facts_of_type(model_type), FAMILIES.get(model_type, "native")
     if args.strategy not in facts.strategies:
@@ -111,6 +113,16 @@ def check_supported(args: ModelArguments, model_type: str, backend: Backend) -> 
         raise ConfigError(
             f"strategy {args.strategy!r} of {model_type} is not offered on {backend}: use one of {', '.join(backends)}"
         )
+    if args.attn_implementation == "flex_attention":
+        if facts.layout == "encoder_decoder":
+            raise ConfigError(
+                f"attn_implementation: flex_attention is for image and text in one row, and {model_type} looks at the "
+                "image apart from its text; leave it out"
+            )
+        if not torch.cuda.is_available():
+            raise ConfigError("attn_implementation: flex_attention trains on a GPU alone; leave it out here")
+    if args.compile_layers and backend not in ("single", "ddp"):
+        raise ConfigError(f"compile_layers is not offered on {backend}, which hooks into every layer; leave it out")
     if args.feature_cache and facts.feature_input is None:
         able = ", ".join(name for name, other in FACTS.items() if other.feature_input)
         raise ConfigError(

@@ -74,10 +74,13 @@ def join_images(rows: Sequence[dict[str, list[int]]]) -> dict[str, list[int]]:
     return joined | {"image_ids": [image for image, row in enumerate(rows) for _ in row["image_ids"]]}
 
 
-def pad_rows(rows: Sequence[dict[str, list[int]]], pad_token_id: int, **further: int) -> dict[str, torch.Tensor]:
+def pad_rows(
+    rows: Sequence[dict[str, list[int]]], pad_token_id: int, pad_to_multiple_of: int = 1, **further: int
+) -> dict[str, torch.Tensor]:
     """Right-pad packed rows to one length: tensors (B, L) of int64 under the keys of `pack_references`.
 
-    `further` names other keys of the rows, each with the value it is padded with.
+    L is the next multiple of `pad_to_multiple_of`. `further` names other keys of the rows, each with the value it is
+    padded with.
     """
     padding = {
         "input_ids": pad_token_id,
@@ -87,7 +90,8 @@ def pad_rows(rows: Sequence[dict[str, list[int]]], pad_token_id: int, **further:
         "shift_labels": IGNORE_INDEX,
         **further,
     }
-    length = max(len(row["input_ids"]) for row in rows)
+    longest = max(len(row["input_ids"]) for row in rows)
+    length = longest + -longest % pad_to_multiple_of
     return {
         key: torch.tensor([row[key] + [value] * (length - len(row[key])) for row in rows])
         for key, value in padding.items()

@@ -147,8 +147,8 @@ def caption_datasets(
     return CaptionDataset(train_rows, caches[0], **views), CaptionDataset(eval_rows, caches[1])
 
 
-# Settings that may differ between a run and its continuation: where it lies, what it shows, how it is watched, and how
-# an optimizer step is divided over processes and micro-batches (the images in a step are compared instead).
+# Settings that may differ between a run and its continuation: where it lies, what it shows, how it is watched, how an
+# optimizer step is divided over processes and micro-batches (the images in a step are compared instead), and kernels.
 NOT_COMPARED = {
     "output_dir",
     "dry_run",
@@ -167,6 +167,9 @@ NOT_COMPARED = {
     "dataloader_persistent_workers",
     "dataloader_pin_memory",
     "ddp_find_unused_parameters",
+    "attn_implementation",
+    "compile_layers",
+    "pad_to_multiple_of",
 }
 
 

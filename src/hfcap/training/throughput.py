@@ -14,6 +14,7 @@ from torch.utils.flop_counter import flop_registry
 from transformers import PreTrainedModel
 
 from hfcap.errors import WorkError
+from hfcap.models.model_utils import is_compiled
 from hfcap.training.packing import PADDING_SEGMENT, PREFIX_SEGMENT
 
 # Large enough to reach a device's rate, small enough to be over in a moment.
@@ -119,8 +120,10 @@ class Throughput:
 def measure_matmul(device: torch.device, dtype: torch.dtype) -> float:
     """Rate of square matrix products on a device, in floating-point operations a second: the best of five."""
     side = MATMUL_SIDE.get(device.type, MATMUL_SIDE["other"])
-    # Not random numbers: drawing them would change the dropout of the training that follows.
-    left, right = (torch.full((side, side), 0.5, device=device, dtype=dtype) for _ in range(2))
+    # Random numbers, since a GPU is faster on constant ones; from a generator of their own, so that the dropout of the
+    # training that follows stays what it is.
+    draw = torch.Generator(device).manual_seed(0)
+    left, right = (torch.randn(side, side, device=device, dtype=dtype, generator=draw) for _ in range(2))
     best = float("inf")
     for _ in range(5):
         start = time.perf_counter()
@@ -137,10 +140,8 @@ def can_count_flops(model: torch.nn.Module) -> bool:
     torch.compile gives a function up for good that it first sees under such a counter, and FlexAttention refuses to
     run there (torch 2.13).
     """
-    parts = list(model.modules())
-    is_compiled = has_compiled_regions(model) or any(part._compiled_call_impl is not None for part in parts)
-    attention = {part.config._attn_implementation for part in parts if isinstance(part, PreTrainedModel)}
-    return not is_compiled and "flex_attention" not in attention
+    attention = {part.config._attn_implementation for part in model.modules() if isinstance(part, PreTrainedModel)}
+    return not (has_compiled_regions(model) or is_compiled(model)) and "flex_attention" not in attention
 
 
 def count_flops(step: Callable[[], object]) -> tuple[object, int]:

@@ -17,7 +17,7 @@ from hfcap.errors import WorkError
 from hfcap.generation.sharded import caption_sharded
 from hfcap.metrics import compute_metrics
 from hfcap.models.facts import facts_of, is_packable
-from hfcap.models.model_utils import full_precision, keep_frozen_in_eval
+from hfcap.models.model_utils import eager_sdpa, full_precision, keep_frozen_in_eval
 from hfcap.training.checkpoints import load_weights, whole_or_removed
 from hfcap.training.dataset import CaptionDataset
 from hfcap.training.loss import token_loss
@@ -224,9 +224,9 @@ class CaptionTrainer(Trainer):
         for start in range(0, most_rows, size):
             indices = mine[start : start + size]
             batch = self.data_collator([dataset[i] for i in indices or range(1)])
-            inputs = model_inputs(self._prepare_inputs(batch), self.model)
-            labels = inputs.pop("labels")
-            with full_precision(self.model):
+            with full_precision(self.model), eager_sdpa(self.model):
+                inputs = model_inputs(self._prepare_inputs(batch), self.model)
+                labels = inputs.pop("labels")
                 loss = token_loss(self.model(**inputs), labels, num_items_in_batch=1)
             targets = (labels != IGNORE_INDEX).sum()
             if indices:
