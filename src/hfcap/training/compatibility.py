@@ -18,33 +18,32 @@ from hfcap.training.strategies import TRAINED_PARTS
 
 logger = logging.getLogger(__name__)
 
-Backend = Literal["single", "ddp", "fsdp", "zero1", "zero2", "zero3"]
+Backend = Literal["single", "ddp", "zero1", "zero2", "zero3", "fsdp1", "fsdp2"]
 
-UNTESTED = "untested"
 EXACT = "tests/training/test_exact_loss.py"
 STRATEGIES = "tests/training/test_strategies.py"
 NATIVE = "tests/training/test_native_captioners.py"
 
 BACKENDS = "tests/training/test_backends.py"
-# Two processes on a CPU; FSDP needs a GPU.
-ON_CPU: dict[Backend, str] = dict.fromkeys(("ddp", "zero1", "zero2", "zero3"), BACKENDS)
+# Two processes on a CPU.
+ON_CPU: dict[Backend, str] = dict.fromkeys(("ddp", "zero1", "zero2", "zero3", "fsdp2"), BACKENDS)
+NO_FSDP: dict[Backend, str] = {backend: test for backend, test in ON_CPU.items() if backend != "fsdp2"}
 
-# (family, strategy) -> backend -> the test that shows it, or "untested". A pair or a backend that is missing is
-# refused.
+# (family, strategy) -> backend -> the test that shows it. A pair or a backend that is missing is refused.
 SUPPORT: dict[tuple[str, str], dict[Backend, str]] = {
-    ("llava", "full"): {"single": EXACT, **ON_CPU, "fsdp": UNTESTED},
-    ("llava", "frozen_encoder"): {"single": STRATEGIES, **ON_CPU, "fsdp": UNTESTED},
-    ("llava", "projector"): {"single": STRATEGIES, **ON_CPU, "fsdp": UNTESTED},
-    ("llava", "lora"): {"single": STRATEGIES, **ON_CPU, "fsdp": UNTESTED},
-    ("llava", "qlora"): {"single": STRATEGIES, **ON_CPU},
-    ("encoder_decoder", "full"): {"single": EXACT, **ON_CPU, "fsdp": UNTESTED},
-    ("encoder_decoder", "frozen_encoder"): {"single": STRATEGIES, **ON_CPU, "fsdp": UNTESTED},
+    ("llava", "full"): {"single": EXACT, **ON_CPU},
+    ("llava", "frozen_encoder"): {"single": STRATEGIES, **ON_CPU},
+    ("llava", "projector"): {"single": STRATEGIES, **ON_CPU},
+    ("llava", "lora"): {"single": STRATEGIES, **ON_CPU},
+    ("llava", "qlora"): {"single": STRATEGIES, **NO_FSDP},
+    ("encoder_decoder", "full"): {"single": EXACT, **ON_CPU},
+    ("encoder_decoder", "frozen_encoder"): {"single": STRATEGIES, **ON_CPU},
     # Which native types each strategy is tested with: docs/models.md; on several processes: docs/compatibility.md.
-    ("native", "full"): {"single": NATIVE, **ON_CPU, "fsdp": UNTESTED},
-    ("native", "frozen_encoder"): {"single": NATIVE, **ON_CPU, "fsdp": UNTESTED},
-    ("native", "projector"): {"single": NATIVE, **ON_CPU, "fsdp": UNTESTED},
-    ("native", "lora"): {"single": NATIVE, **ON_CPU, "fsdp": UNTESTED},
-    ("native", "qlora"): {"single": NATIVE, **ON_CPU},
+    ("native", "full"): {"single": NATIVE, **ON_CPU},
+    ("native", "frozen_encoder"): {"single": NATIVE, **ON_CPU},
+    ("native", "projector"): {"single": NATIVE, **ON_CPU},
+    ("native", "lora"): {"single": NATIVE, **ON_CPU},
+    ("native", "qlora"): {"single": NATIVE, **NO_FSDP},
 }
 
 # hfcap's own model types; all others are native ones of transformers.
@@ -74,7 +73,7 @@ def current_backend(environment: Mapping[str, str] = os.environ) -> Backend:
             stage = json.loads(Path(config_file).read_text())["zero_optimization"]["stage"]
         return f"zero{stage}"
     if environment.get("ACCELERATE_USE_FSDP") == "true":
-        return "fsdp"
+        return f"fsdp{environment.get('FSDP_VERSION', '1')}"
     return "ddp" if int(environment.get("WORLD_SIZE", "1")) > 1 else "single"
 
 
@@ -247,6 +246,6 @@ def support_table() -> str:
     backends = list(dict.fromkeys(backend for cells in SUPPORT.values() for backend in cells))
     lines = ["| family | strategy | " + " | ".join(backends) + " |", "| --- " * (len(backends) + 2) + "|"]
     for (family, strategy), cells in SUPPORT.items():
-        shown = [f"`{cells[b]}`" if cells.get(b, UNTESTED) != UNTESTED else cells.get(b, "refused") for b in backends]
+        shown = [f"`{cells[b]}`" if b in cells else "refused" for b in backends]
         lines.append(f"| {family} | {strategy} | " + " | ".join(shown) + " |")
     return "\n".join(lines)
