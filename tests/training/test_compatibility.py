@@ -29,6 +29,12 @@ def test_what_cannot_work_is_refused_before_anything_loads(strategy, backend):
         check_supported(ModelArguments(strategy=strategy), "hfcap_llava", backend)
 
 
+def test_blip_on_fsdp2_is_refused_before_anything_loads():
+    check_supported(ModelArguments(), "blip", "ddp")
+    with pytest.raises(ConfigError, match="blip is not offered on fsdp2: use DDP"):
+        check_supported(ModelArguments(), "blip", "fsdp2")
+
+
 @pytest.mark.parametrize(
     ("environment", "backend"),
     [

@@ -46,6 +46,10 @@ SUPPORT: dict[tuple[str, str], dict[Backend, str]] = {
     ("native", "qlora"): {"single": NATIVE, **NO_FSDP},
 }
 
+# Refused beside the table: BLIP ties its head to its embeddings, but `get_output_embeddings` does not name it.
+# accelerate puts the two into different groups, and the first step fails.
+NOT_ON_FSDP2 = ("blip",)
+
 # hfcap's own model types; all others are native ones of transformers.
 FAMILIES = {"hfcap_llava": "llava", "hfcap_encoder_decoder": "encoder_decoder"}
 
@@ -92,7 +96,7 @@ def check_supported(args: ModelArguments, model_type: str, backend: Backend) -> 
     """Refuse what cannot work.
 
     Raises:
-        ConfigError: the strategy does not fit the model type or the backend, or is LoRA without a checkpoint; cached
+        ConfigError: strategy, model type and backend do not fit, or LoRA has no checkpoint to start from; cached
             features do not fit the model type or the strategy.
     """
     facts, family = facts_of_type(model_type), FAMILIES.get(model_type, "native")
@@ -110,6 +114,8 @@ def check_supported(args: ModelArguments, model_type: str, backend: Backend) -> 
         raise ConfigError(
             f"strategy {args.strategy!r} of {model_type} is not offered on {backend}: use one of {', '.join(backends)}"
         )
+    if backend == "fsdp2" and model_type in NOT_ON_FSDP2:
+        raise ConfigError(f"{model_type} is not offered on {backend}: use DDP or a ZeRO stage (docs/compatibility.md)")
     if args.feature_cache and facts.feature_input is None:
         able = ", ".join(name for name, other in FACTS.items() if other.feature_input)
         raise ConfigError(
@@ -216,13 +222,18 @@ def check_decoding(model_args: ModelArguments, args: CaptionTrainingArguments) -
         )
 
 
-def check_encoder(data_args: DataArguments, args: EncoderArguments) -> None:
+def check_encoder(data_args: DataArguments, args: EncoderArguments, backend: Backend) -> None:
     """Check the arguments of a run that trains an encoder alone.
 
     Raises:
-        ConfigError: not one encoder is named, no size of its pictures, a stream, whose words nobody has counted, or a
-            setting of captioners.
+        ConfigError: the backend divides weights, and nothing gathers them to save the encoder; not one encoder is
+            named, no size of its pictures, a stream, whose words nobody has counted, or a setting of captioners.
     """
+    if backend in ("zero3", "fsdp1", "fsdp2"):
+        raise ConfigError(
+            f"an encoder alone is not trained on {backend}, which divides its weights: train it on one process or by "
+            "DDP, then give its model/ as `encoder`, and leave out encoder_training"
+        )
     _check_part(args, "encoder")
     if args.image_size is None:
         raise ConfigError("image_size: give it (the side of the picture in pixels that the encoder sees)")
