@@ -19,7 +19,7 @@ from hfcap.files import write_json
 from hfcap.training.arguments import DataArguments, EncoderArguments, EncoderTrainingArguments, parse_arguments
 from hfcap.training.build import build_encoder
 from hfcap.training.checkpoints import last_complete_checkpoint, whole_or_removed
-from hfcap.training.compatibility import check_encoder
+from hfcap.training.compatibility import check_encoder, current_backend
 from hfcap.training.dataset import CaptionDataset
 from hfcap.training.preparation import load_splits, open_run, stopping_callbacks, use_all_cores
 from hfcap.training.tagging import CaptionTagger, TagCollator, TaggingTrainer, choose_words, tag_scores
@@ -31,7 +31,7 @@ def main(argv: list[str] | None = None) -> Path:
     data_args, encoder_args, args = parsed
     run = Path(args.output_dir)
     args.output_dir = str(run / runs.CHECKPOINTS)
-    check_encoder(data_args, encoder_args)
+    check_encoder(data_args, encoder_args, current_backend())
     use_all_cores()
 
     # ---- rows, words, encoder

@@ -6,8 +6,8 @@ from typing import TypeVar
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import broadcast_object_list, reduce
-from transformers import TrainingArguments
+from accelerate.utils import FullyShardedDataParallelPlugin, broadcast_object_list, reduce
+from transformers import PreTrainedModel, TrainingArguments
 from transformers.integrations.deepspeed import (
     is_deepspeed_zero3_enabled,
     set_hf_deepspeed_config,
@@ -74,6 +74,26 @@ def all_join(group: torch.distributed.ProcessGroup) -> bool:
     except RuntimeError:
         return False
     return True
+
+
+def prepare_fsdp(plugin: FullyShardedDataParallelPlugin, model: PreTrainedModel) -> None:
+    """Let FSDP2 divide a captioner layer by layer, and keep its weights in float32.
+
+    The layers are those that the model names (`_no_split_modules`) and holds: accelerate refuses a name it does not
+    find, and every captioner with CLIP or SigLIP has some, of the text halves (accelerate 1.15, transformers 5.24).
+
+    FSDP2's own mixed precision would gather weights in bfloat16 for captions and evaluation losses too, and they would
+    not be those of the saved model; it also fails where a layer gets float32 from another. Training runs under
+    autocast instead, as on other engines.
+
+    Args:
+        plugin: of the accelerator, before it prepares the model; layers that the launcher was given stay.
+        model: a captioner, wrapped by PEFT or not.
+    """
+    plugin.mixed_precision_policy = None
+    if plugin.transformer_cls_names_to_wrap is None:
+        held = {type(module).__name__ for module in model.modules()}
+        plugin.transformer_cls_names_to_wrap = sorted(held & set(model._no_split_modules or ()))
 
 
 @contextmanager

@@ -2,9 +2,10 @@
 
     accelerate launch --config_file configs/accelerate/ddp.yaml tests/training/backend_run.py FOLDER STEPS CELL ...
 
-A cell is FAMILY/STRATEGY, or FAMILY/STRATEGY/checkpointing; the family "native_TYPE" is a captioner of transformers
-(tests/native_models.py). Each leaves `FOLDER/FAMILY-STRATEGY/` with its checkpoints, and `result.json` with its
-losses, captions and the engine that really ran.
+A cell is FAMILY/STRATEGY, or FAMILY/STRATEGY/EXTRA, a key of `EXTRAS`; the family "native_TYPE" is a captioner of
+transformers (tests/native_models.py), and "cnn_FAMILY" has an encoder with BatchNorm. Each leaves
+`FOLDER/FAMILY-STRATEGY/` with its checkpoints, and `result.json` with its losses, captions and the engine that really
+ran.
 """
 
 import faulthandler
@@ -17,7 +18,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import datasets
 import torch
+from accelerate import PartialState
+from accelerate.utils import DistributedType
 from tiny import TINY_ENCODER, TINY_GPT2, TINY_LLAMA
+from torch.distributed.tensor import DTensor
 from torch.utils.data import Subset
 from transformers import set_seed
 
@@ -42,7 +46,28 @@ BRIDGE = {"image_position_embeddings": True, "num_bridge_layers": 1, "bridge_dro
 IMAGES_A_STEP = 4
 LONGEST = 600  # seconds until a process that hangs prints where, and ends
 DECODING = {"num_beams": 2, "max_new_tokens": 8}
-NATIVE = "native_"
+NATIVE, CNN = "native_", "cnn_"
+RESNET = {
+    "model_type": "resnet",
+    "embedding_size": 8,
+    "hidden_sizes": [8, 16],
+    "depths": [1, 1],
+    "layer_type": "basic",
+}
+EXTRAS = {
+    "checkpointing": {CHECKPOINTING: True},
+    "bfloat16": {"precision": "bfloat16"},
+    # The first step is bad, the others are worse: the best checkpoint is not the last.
+    "best": {
+        "learning_rate": 1.0,
+        "eval_strategy": "steps",
+        "eval_steps": 1,
+        "save_steps": 1,
+        "load_best_model_at_end": True,
+        "metric_for_best_model": "eval_loss",
+        "greater_is_better": False,
+    },
+}
 NUM_EVAL_IMAGES = 7  # odd: two processes cannot have equal shares
 
 
@@ -52,9 +77,10 @@ def build_tiny(folder: Path, family: str, captions: list[str]):
         model, processor = build_native(family.removeprefix(NATIVE), captions)
         model.generation_config.update(**DECODING)
         return model, processor
+    has_cnn, family = family.startswith(CNN), family.removeprefix(CNN)
     model_args = ModelArguments(
         family=family,
-        encoder_config=TINY_ENCODER,
+        encoder_config=RESNET if has_cnn else TINY_ENCODER,
         decoder_config=LLAMA if family == "llava" else GPT2,
         image_size=32,
         vocab_size=350,
@@ -93,6 +119,24 @@ def rows_to_judge(config) -> datasets.Dataset:
     return rows.add_column("prompt", ["caption" * (i % 2 * i) for i in range(NUM_EVAL_IMAGES)])
 
 
+def let_fsdp_shard_on_cpus() -> None:
+    """Let accelerate take its FSDP2 path on CPU processes, where it would fall back to DDP without a word.
+
+    It asks this one attribute whether there are GPUs (`AcceleratorState.__init__`); the rest of that path, from
+    `fully_shard` to checkpoints, runs on any device. With GPUs the attribute has this value too.
+    """
+    if os.environ.get("ACCELERATE_USE_FSDP") == "true" and not torch.cuda.is_available():
+        PartialState().distributed_type = DistributedType.MULTI_GPU
+
+
+def is_sharded(parameter: torch.nn.Parameter) -> bool:
+    """Whether FSDP2 has divided a parameter among all processes."""
+    if not isinstance(parameter, DTensor):
+        return False
+    (placement,) = parameter.placements
+    return placement.is_shard() and parameter.device_mesh.size() == torch.distributed.get_world_size()
+
+
 def engine(trainer: CaptionTrainer) -> dict:
     """Say what really ran: accelerate falls back silently where it lacks something."""
     plugin = trainer.accelerator.state.deepspeed_plugin
@@ -103,6 +147,7 @@ def engine(trainer: CaptionTrainer) -> dict:
         "processes": trainer.args.world_size,
         "processes_a_node": int(os.environ.get("LOCAL_WORLD_SIZE", "1")),
         "stage": None if plugin is None else wrapped.zero_optimization_stage(),
+        "sharded": all(is_sharded(p) for p in trainer.model.parameters()),
         "partitioned": sum(getattr(p, "ds_numel", p.numel()) > p.numel() for p in trainer.model.parameters()),
     }
 
@@ -113,23 +158,27 @@ def run_cell(root: Path, folder: Path, cell: str, max_steps: int) -> dict:
     base = root / family
     set_seed(0)
     rows = load_scenes("train", 24, "caption", image_size=32)
+    settings = {
+        "learning_rate": 1e-3,
+        "eval_strategy": "no",
+        "save_steps": 2,
+        "load_best_model_at_end": False,
+        **(EXTRAS[extras[0]] if extras else {}),
+    }
     args = CaptionTrainingArguments(
         output_dir=str(folder),
         per_device_train_batch_size=IMAGES_A_STEP // 2 // int(os.environ.get("WORLD_SIZE", "1")),
         gradient_accumulation_steps=2,
         per_device_eval_batch_size=2,
         max_steps=max_steps,
-        learning_rate=1e-3,
         lr_scheduler_type="constant",
         logging_steps=1,
-        eval_strategy="no",
         save_strategy="steps",
-        save_steps=2,
-        load_best_model_at_end=False,
         disable_tqdm=True,
         use_cpu=True,
-        **dict.fromkeys([CHECKPOINTING] if "checkpointing" in extras else [], True),
+        **settings,
     )
+    let_fsdp_shard_on_cpus()
     with whole_weights(args):
         model, processor = load_captioner(str(base), load_in_4bit=strategy == "qlora")
     set_seed(0)  # LoRA's matrices
@@ -148,6 +197,7 @@ def run_cell(root: Path, folder: Path, cell: str, max_steps: int) -> dict:
         "engine": engine(trainer),
         "losses": [log["loss"] for log in trainer.state.log_history if "loss" in log],
         "grad_norms": [log["grad_norm"] for log in trainer.state.log_history if "loss" in log],
+        "eval_losses": [log["eval_loss"] for log in trainer.state.log_history if "eval_loss" in log],
         "eval": trainer.evaluate(),
         "captions": trainer.sample_captions,
         # Fewer pictures than processes.

@@ -6,7 +6,12 @@ import pytest
 import torch
 
 from hfcap.errors import WorkError
-from hfcap.training.checkpoints import last_complete_checkpoint, remove_incomplete_checkpoints, whole_or_removed
+from hfcap.training.checkpoints import (
+    fill_optimizer_state,
+    last_complete_checkpoint,
+    remove_incomplete_checkpoints,
+    whole_or_removed,
+)
 from hfcap.training.compatibility import checkpoint_engine
 
 
@@ -55,3 +60,22 @@ def test_the_number_of_processes_matters_to_deepspeed_alone():
     assert checkpoint_engine("single", 1) == checkpoint_engine("ddp", 2)
     assert checkpoint_engine("zero2", 2) != checkpoint_engine("zero2", 4)
     assert checkpoint_engine("zero2", 2) != checkpoint_engine("ddp", 2)
+
+
+def test_a_filled_optimizer_state_is_the_one_that_a_first_gradient_would_find():
+    def weights_after_steps(fill):
+        torch.manual_seed(0)
+        early, late = torch.nn.Linear(3, 2, bias=False), torch.nn.Linear(2, 5, bias=False)
+        optimizer = torch.optim.AdamW([*early.parameters(), *late.parameters()], lr=0.1)
+        inputs = torch.rand(4, 3)
+        early(inputs).sum().backward()
+        optimizer.step()
+        assert late.weight not in optimizer.state
+        if fill:
+            fill_optimizer_state(optimizer)
+            assert late.weight in optimizer.state
+        late(early(inputs)).sum().backward()
+        optimizer.step()
+        return torch.cat([early.weight.flatten(), late.weight.flatten()])
+
+    assert torch.equal(weights_after_steps(fill=True), weights_after_steps(fill=False))

@@ -9,7 +9,7 @@ import torch
 from hfcap.errors import ConfigError
 from hfcap.training.arguments import ModelArguments
 from hfcap.training.build import choose_kernels
-from hfcap.training.compatibility import SUPPORT, UNTESTED, check_supported, current_backend, support_table
+from hfcap.training.compatibility import SUPPORT, check_supported, current_backend, support_table
 from native_models import build_native
 
 ROOT = Path(__file__).parents[2]
@@ -18,16 +18,24 @@ ROOT = Path(__file__).parents[2]
 def test_every_cell_names_a_test_that_exists():
     for cells in SUPPORT.values():
         for cell in cells.values():
-            assert cell == UNTESTED or (ROOT / cell).is_file(), cell
+            assert (ROOT / cell).is_file(), cell
 
 
 def test_the_page_shows_the_table_as_it_is():
     assert support_table() in (ROOT / "docs" / "compatibility.md").read_text()
 
 
-def test_qlora_on_fsdp_is_refused_before_anything_loads():
-    with pytest.raises(ConfigError, match=r"'qlora' of hfcap_llava is not offered on fsdp: use one of single, ddp"):
-        check_supported(ModelArguments(strategy="qlora"), "hfcap_llava", "fsdp")
+@pytest.mark.parametrize(("strategy", "backend"), [("qlora", "fsdp2"), ("full", "fsdp1")])
+def test_what_cannot_work_is_refused_before_anything_loads(strategy, backend):
+    message = f"'{strategy}' of hfcap_llava is not offered on {backend}: use one of single, ddp"
+    with pytest.raises(ConfigError, match=message):
+        check_supported(ModelArguments(strategy=strategy), "hfcap_llava", backend)
+
+
+def test_blip_on_fsdp2_is_refused_before_anything_loads():
+    check_supported(ModelArguments(), "blip", "ddp")
+    with pytest.raises(ConfigError, match="blip is not offered on fsdp2: use DDP"):
+        check_supported(ModelArguments(), "blip", "fsdp2")
 
 
 @pytest.mark.parametrize(
@@ -35,7 +43,8 @@ def test_qlora_on_fsdp_is_refused_before_anything_loads():
     [
         ({}, "single"),
         ({"WORLD_SIZE": "2"}, "ddp"),
-        ({"ACCELERATE_USE_FSDP": "true", "WORLD_SIZE": "2"}, "fsdp"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "WORLD_SIZE": "2"}, "fsdp2"),
+        ({"ACCELERATE_USE_FSDP": "true", "WORLD_SIZE": "2"}, "fsdp1"),
         ({"ACCELERATE_USE_DEEPSPEED": "true", "ACCELERATE_DEEPSPEED_ZERO_STAGE": "3"}, "zero3"),
     ],
 )

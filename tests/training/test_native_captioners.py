@@ -4,9 +4,11 @@ from importlib.util import find_spec
 
 import pytest
 import torch
+from accelerate.utils import FullyShardedDataParallelPlugin
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
 
+from hfcap.distributed import prepare_fsdp
 from hfcap.errors import ConfigError, WorkError
 from hfcap.generation.caption import caption_rows
 from hfcap.generation.inputs import caption_prompt, keep_caption_prompt
@@ -246,6 +248,22 @@ def test_packing_on_request_is_refused_where_it_is_not_exact(saved, caplog):
     blip, _ = load_captioner(saved("blip"))
     assert choose_packing("auto", blip.config)
     assert not choose_packing("never", blip.config)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "layers"),
+    [
+        ("llava", {"CLIPEncoderLayer", "CLIPVisionEmbeddings", "LlamaDecoderLayer"}),
+        ("blip", {"BlipEncoderLayer", "BlipTextEmbeddings"}),
+        ("git", set()),
+    ],
+)
+def test_fsdp_divides_the_layers_that_a_captioner_holds(model_type, layers, saved):
+    model, _ = load_captioner(saved(model_type))
+    plugin = FullyShardedDataParallelPlugin(fsdp_version=2, auto_wrap_policy="TRANSFORMER_BASED_WRAP")
+    prepare_fsdp(plugin, model)
+    plugin.set_auto_wrap_policy(model)  # without prepare_fsdp: "Could not find the transformer layer class CLIPText…"
+    assert {layer.__name__ for layer in plugin.auto_wrap_policy.keywords["transformer_layer_cls"]} == layers
 
 
 @pytest.mark.parametrize("model_type", [case(model_type, fast=True) for model_type in TYPES])

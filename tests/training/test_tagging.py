@@ -111,8 +111,16 @@ def test_an_encoder_learns_words_that_its_pictures_show(encoder, image_processor
     ],
 )
 def test_settings_that_an_encoder_alone_does_not_have(data, encoder, message):
+    args = EncoderArguments(**{"encoder": "folder", "image_size": 32} | encoder)
     with pytest.raises(ConfigError, match=message):
-        check_encoder(DataArguments(**data), EncoderArguments(**{"encoder": "folder", "image_size": 32} | encoder))
+        check_encoder(DataArguments(**data), args, "ddp")
+
+
+@pytest.mark.parametrize("backend", ["zero3", "fsdp2"])
+def test_an_engine_that_divides_weights_is_refused(backend):
+    args = EncoderArguments(encoder="folder", image_size=32)
+    with pytest.raises(ConfigError, match=f"not trained on {backend}.*leave out encoder_training"):
+        check_encoder(DataArguments(), args, backend)
 
 
 def test_an_encoder_alone_is_not_published():

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from safetensors import SafetensorError
 from transformers import PreTrainedModel
 
@@ -59,6 +60,24 @@ def load_weights(model: PreTrainedModel, checkpoint: str | Path) -> None:
             f"and {len(wrong) - 1} others. Remove it, to go on from the one before"
         )
     model.load_state_dict(loaded.state_dict())
+
+
+def fill_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
+    """Give parameters that had no gradient yet the state that their first one would find: zeros.
+
+    FSDP loads an optimizer only where every parameter that may train has a state ("Missing optimizer state for
+    parameter", torch 2.13), and some never get a gradient: LLaVA reads the last layer but one of its encoder.
+
+    Args:
+        optimizer: after a step; each value of its state is a scalar or has the shape of its parameter, as AdamW's.
+    """
+    known, state = next(iter(optimizer.state.items()))
+    for parameter in (p for group in optimizer.param_groups for p in group["params"]):
+        if parameter not in optimizer.state:
+            optimizer.state[parameter] = {
+                name: torch.zeros_like(parameter if value.shape == known.shape else value)
+                for name, value in state.items()
+            }
 
 
 @contextmanager

@@ -3,6 +3,7 @@
 import logging
 import math
 import time
+from contextlib import AbstractContextManager
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -12,13 +13,13 @@ from torch.utils.data import Subset
 from transformers import PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
 
-from hfcap.distributed import all_join
+from hfcap.distributed import all_join, prepare_fsdp
 from hfcap.errors import WorkError
 from hfcap.generation.sharded import caption_sharded
 from hfcap.metrics import compute_metrics
 from hfcap.models.facts import facts_of, is_packable
 from hfcap.models.model_utils import eager_sdpa, full_precision, keep_frozen_in_eval
-from hfcap.training.checkpoints import load_weights, whole_or_removed
+from hfcap.training.checkpoints import fill_optimizer_state, load_weights, whole_or_removed
 from hfcap.training.dataset import CaptionDataset
 from hfcap.training.loss import token_loss
 from hfcap.training.packing import IGNORE_INDEX, PADDING_SEGMENT, packed_attention_mask, packed_block_mask
@@ -104,6 +105,8 @@ class CaptionTrainer(Trainer):
         )
         # `Trainer` would hand the number of targets to models that do not know what it is.
         self.model_accepts_loss_kwargs = False
+        if self.is_fsdp_enabled:
+            prepare_fsdp(self.accelerator.state.fsdp_plugin, self.model)
         self.sample_captions: list[tuple[str, str]] = []
         self.throughput, self.throughput_summary = Throughput(), {}
         self.add_callback(_StepEnd(self.throughput))
@@ -212,6 +215,12 @@ class CaptionTrainer(Trainer):
         inputs = model_inputs(inputs, self.model)
         return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
+    def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> AbstractContextManager:
+        """Autocast a training step under FSDP, where accelerate does not do it in the model's forward."""
+        if self.is_fsdp_enabled:
+            return self.accelerator.autocast()
+        return super().autocast_smart_context_manager(cache_enabled)
+
     @torch.inference_mode()
     def evaluation_loss(self, dataset: CaptionDataset) -> float:
         """Mean token loss over all targets of `dataset`, in nats, without label smoothing; all processes call it."""
@@ -277,6 +286,11 @@ class CaptionTrainer(Trainer):
         """Whether weights lie in a checkpoint as `save_pretrained` writes a model, not an adapter or an engine."""
         by_engine = self.is_deepspeed_enabled or self.is_fsdp_enabled
         return isinstance(self.model, PreTrainedModel) and not by_engine
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        if self.is_fsdp_enabled:
+            fill_optimizer_state(self.optimizer)
+        super()._save_optimizer_and_scheduler(output_dir)
 
     def _save_rng_state(self, output_dir: str) -> None:
         """Wait for all processes: `trainer_state.json`, written next, marks a checkpoint that all have finished."""
