@@ -8,8 +8,8 @@
 Both ways start from the same weights and take the same optimizer steps over the same pictures and captions, so their
 losses must agree, step by step; the benchmark stops where they do not. The models are random and, by default, small
 (SigLIP-type encoder 192 x 4 layers, Llama 256 x 6; for encoder-decoders ViT 192 x 4 and GPT-2 256 x 6) and train in
-float32. Seconds are medians over the optimizer steps of all rounds, the first of each round left out. The ratio
-of CPU seconds, of all threads, is for machines that others use at the same time.
+float32. Seconds are medians over the optimizer steps of all rounds, the first --untimed of each round left out. The
+ratio of CPU seconds, of all threads, is for machines that others use at the same time.
 
 Where there is a GPU it is used; docs/benchmarks.md has the sizes of a SigLIP-L/16-384 with language models of 0.5 and
 1.7 B. `needed_tflops` a second is what learning from the pictures takes (`training_ways.needed_flops`), `mfu` its part

@@ -32,6 +32,7 @@ pytestmark = [
 ]
 ROOT = Path(__file__).parents[2]
 NUM_ROWS = 12
+FLEX = {"attn_implementation": "flex_attention"}
 
 
 @pytest.fixture(autouse=True)
@@ -77,9 +78,6 @@ def assert_same_gradients(expected, found, tolerance):
     for name, gradient in expected[1].items():
         difference = (found[1][name] - gradient).norm() / gradient.norm()
         assert difference < tolerance, f"{name}: {difference:.1e}"
-
-
-FLEX = {"attn_implementation": "flex_attention"}
 
 
 @pytest.mark.parametrize("kernels", [FLEX, {"compile_layers": True}, FLEX | {"compile_layers": True}])
