@@ -7,6 +7,8 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from hfcap.models.packed_sdpa import PACKED_SDPA
+
 
 def keep_frozen_in_eval(model: nn.Module) -> None:
     """Put every BatchNorm, and every module all of whose parameters are frozen, into eval().
@@ -81,19 +83,19 @@ def is_compiled(model: nn.Module) -> bool:
 
 @contextmanager
 def eager_sdpa(model: nn.Module) -> Iterator[None]:
-    """Within this context nothing of `model` is compiled, and SDPA does what FlexAttention does elsewhere.
+    """Within this context nothing of `model` is compiled, and stock SDPA attends, whatever does so in training.
 
     `generate` sees a new shape at every step, and an evaluation at every batch: each would be compiled again.
     """
-    uses_flex = model.config.get_text_config(decoder=True)._attn_implementation == "flex_attention"
-    if uses_flex:
+    in_training = model.config.get_text_config(decoder=True)._attn_implementation
+    if in_training in ("flex_attention", PACKED_SDPA):
         model.set_attn_implementation({"text_config": "sdpa"})
     try:
         with torch.compiler.set_stance("force_eager") if is_compiled(model) else nullcontext():
             yield
     finally:
-        if uses_flex:
-            model.set_attn_implementation({"text_config": "flex_attention"})
+        if in_training in ("flex_attention", PACKED_SDPA):
+            model.set_attn_implementation({"text_config": in_training})
 
 
 @contextmanager

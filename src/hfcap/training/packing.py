@@ -98,6 +98,11 @@ def pad_rows(
     }
 
 
+def shared_prefix(segment_ids: torch.Tensor) -> int:
+    """Count the first positions that belong to a prefix in every row of `segment_ids` (B, L)."""
+    return int((segment_ids != PREFIX_SEGMENT).int().argmax(dim=1).min())
+
+
 def may_attend(
     segment_ids: torch.Tensor, image_ids: torch.Tensor
 ) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
@@ -120,7 +125,7 @@ def may_attend(
 
 
 def packed_attention_mask(
-    segment_ids: torch.Tensor, image_ids: torch.Tensor, dtype: torch.dtype = torch.float32
+    segment_ids: torch.Tensor, image_ids: torch.Tensor, dtype: torch.dtype = torch.float32, first_query: int = 0
 ) -> torch.Tensor:
     """Build the additive attention mask of packed rows, for SDPA and eager attention.
 
@@ -128,14 +133,17 @@ def packed_attention_mask(
         segment_ids: (B, L) int64, see `may_attend`.
         image_ids: (B, L) int64.
         dtype: floating dtype of the mask, the one of the model's hidden states.
+        first_query: the mask is for queries from this position on.
 
     Returns:
-        (B, 1, L, L): 0 where query (third axis) may look at key (fourth axis), the dtype's minimum elsewhere.
+        (B, 1, L - first_query, L): 0 where query (third axis) may look at key (fourth axis), the dtype's minimum
+        elsewhere.
     """
     size, length = segment_ids.shape
     batch = torch.arange(size, device=segment_ids.device)[:, None, None]
     token = torch.arange(length, device=segment_ids.device)
-    allowed = may_attend(segment_ids, image_ids)(batch, None, token[:, None], token)  # (B, L, L)
+    query = token[first_query:, None]
+    allowed = may_attend(segment_ids, image_ids)(batch, None, query, token)  # (B, queries, L)
     mask = torch.zeros(allowed.shape, dtype=dtype, device=segment_ids.device)
     return mask.masked_fill_(~allowed, torch.finfo(dtype).min)[:, None]
 

@@ -3,7 +3,7 @@
 import logging
 import math
 import time
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
@@ -18,11 +18,18 @@ from hfcap.errors import WorkError
 from hfcap.generation.sharded import caption_sharded
 from hfcap.metrics import compute_metrics
 from hfcap.models.facts import facts_of, is_packable
-from hfcap.models.model_utils import eager_sdpa, full_precision, keep_frozen_in_eval
+from hfcap.models.model_utils import eager_sdpa, full_precision, is_compiled, keep_frozen_in_eval
+from hfcap.models.packed_sdpa import PACKED_SDPA, uses_packed_sdpa
 from hfcap.training.checkpoints import fill_optimizer_state, load_weights, whole_or_removed
 from hfcap.training.dataset import CaptionDataset
 from hfcap.training.loss import token_loss
-from hfcap.training.packing import IGNORE_INDEX, PADDING_SEGMENT, packed_attention_mask, packed_block_mask
+from hfcap.training.packing import (
+    IGNORE_INDEX,
+    PADDING_SEGMENT,
+    packed_attention_mask,
+    packed_block_mask,
+    shared_prefix,
+)
 from hfcap.training.plan import describe_references, train_sampler
 from hfcap.training.strategies import parameter_groups
 from hfcap.training.throughput import (
@@ -48,20 +55,22 @@ def model_inputs(batch: dict[str, torch.Tensor], model: PreTrainedModel) -> dict
     """Turn a collated batch into the model's arguments and `labels`.
 
     The mask is built here, on the device, from `segment_ids` and `image_ids`, where the model can be packed: a
-    `BlockMask` for FlexAttention, else 4-D; for other models it is (B, L). Where
-    the head can run on target positions alone it does, and `labels` are the (N,) targets in the order of the model's
-    (N, vocabulary) logits; elsewhere they are (B, L) for logits of (B, L, vocabulary).
+    `BlockMask` for FlexAttention, else 4-D, without the rows that `packed_sdpa` does not need; for other models it is
+    (B, L). Where the head can run on target positions alone it does, and `labels` are the (N,) targets in the order of
+    the model's (N, vocabulary) logits; elsewhere they are (B, L) for logits of (B, L, vocabulary).
     """
     facts, packable = facts_of(model.config), is_packable(model.config)
+    attention = model.config.get_text_config(decoder=True)._attn_implementation
     inputs = dict(batch)
     segment_ids, image_ids, labels = (inputs.pop(name) for name in ("segment_ids", "image_ids", "shift_labels"))
     prefix = "decoder_" if facts.layout == "encoder_decoder" else ""
     if not packable:
         mask = (segment_ids != PADDING_SEGMENT).long()
-    elif model.config.get_text_config(decoder=True)._attn_implementation == "flex_attention":
+    elif attention == "flex_attention":
         mask = packed_block_mask(segment_ids, image_ids)
     else:
-        mask = packed_attention_mask(segment_ids, image_ids, model.dtype)
+        first_query = shared_prefix(segment_ids) if attention == PACKED_SDPA else 0
+        mask = packed_attention_mask(segment_ids, image_ids, model.dtype, first_query)
     inputs[f"{prefix}attention_mask"] = mask
     if facts.logits == "targets" and (packable or facts.layout == "decoder_only"):
         keep = labels != IGNORE_INDEX
@@ -154,7 +163,9 @@ class CaptionTrainer(Trainer):
 
     def train(self, *args, **kwargs):
         """Train as `Trainer` does; afterwards `throughput_summary` holds the figures of the whole training."""
-        output = super().train(*args, **kwargs)
+        compiled = self.args.torch_compile or is_compiled(self.model)
+        with nullcontext() if compiled else uses_packed_sdpa(self.model):
+            output = super().train(*args, **kwargs)
         self.throughput.take()
         total, num_processes = self._of_all(self.throughput.total), self.args.world_size
         seconds = round(total.seconds / num_processes, 1)
