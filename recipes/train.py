@@ -47,6 +47,7 @@ from hfcap.training.preparation import (
     open_run,
     stopping_callbacks,
     tokenizer_texts,
+    train_part_first,
     use_all_cores,
 )
 from hfcap.training.strategies import apply_strategy
@@ -72,7 +73,8 @@ def main(argv: list[str] | None = None) -> Path:
     # ---- rows, model, processor
     rows = load_splits(data_args, run)
     if model_args.encoder_training is not None:
-        train_encoder.main(["--config", str(ROOT / model_args.encoder_training)])
+        config = str(ROOT / model_args.encoder_training)
+        train_part_first(train_encoder.main, ["--config", config], Path(model_args.encoder), args)
     if not args.dry_run and open_run(run, parsed, rows):
         publish_if_asked(run, args)
         return run

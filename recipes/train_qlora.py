@@ -5,12 +5,13 @@
     # from a stage-1 checkpoint on photos
     accelerate launch recipes/train_qlora.py --config configs/train/flickr8k_llava_qlora.yaml
 
-Without `--config` it runs `configs/train/scenes_qlora.yaml`. Where the YAML names a `base_config`, that base is
-trained first by `recipes/train.py`, kept, and used again by the next run. The run folder gets `adapter/` (for the
-4-bit base) and `merged/` (onto the base in its original precision, evaluated as what it is). The same command again
-resumes, or says what is there.
+Without `--config` and `--model` it runs `configs/train/scenes_qlora.yaml`. Where the YAML names a `base_config`, that
+base is trained first by `recipes/train.py`, kept, and used again by the next run. The run folder gets `adapter/` (for
+the 4-bit base) and `merged/` (onto the base in its original precision, evaluated as what it is). The same command
+again resumes, or says what is there.
 """
 
+import sys
 from pathlib import Path
 
 import train
@@ -45,6 +46,7 @@ from hfcap.training.preparation import (
     open_run,
     print_next_command,
     stopping_callbacks,
+    train_part_first,
     use_all_cores,
 )
 from hfcap.training.strategies import apply_strategy
@@ -55,12 +57,14 @@ ROOT = Path(__file__).parents[1]
 
 def main(argv: list[str] | None = None) -> Path:
     """Adapt a base by QLoRA, merge, evaluate both; return the run folder."""
+    argv = sys.argv[1:] if argv is None else argv
+    names_model = any(argument.split("=")[0] == "--model" for argument in argv)
     parsed = parse_arguments(
         DataArguments,
         QLoraArguments,
         CaptionTrainingArguments,
         argv=argv,
-        default_config=ROOT / "configs" / "train" / "scenes_qlora.yaml",
+        default_config=None if names_model else ROOT / "configs" / "train" / "scenes_qlora.yaml",
     )
     data_args, model_args, args = parsed
     run = Path(args.output_dir)
@@ -73,7 +77,8 @@ def main(argv: list[str] | None = None) -> Path:
     # ---- the base, and the rows it is adapted to
     if model_args.base_config is not None:
         check_supported(model_args, "hfcap_llava", current_backend())
-        train.main(["--config", str(ROOT / model_args.base_config), "--output_dir", model_args.model])
+        base_argv = ["--config", str(ROOT / model_args.base_config), "--output_dir", model_args.model]
+        train_part_first(train.main, base_argv, Path(model_args.model), args)
     base = runs.resolve_model(model_args.model).path
     check_supported(model_args, captioner_type(base), current_backend())
     rows = load_splits(data_args, run)

@@ -61,6 +61,10 @@ def main(argv: list[str] | None = None) -> Path:
         raise ConfigError(f"self-critical training samples in every step and is not offered on {current_backend()}")
     if data_args.streaming:
         raise ConfigError("streaming: the reward needs every image's references at hand; leave it out")
+    if data_args.references is not None:
+        raise ConfigError("references: the reward compares each sample with all of an image's; leave it out")
+    if args.label_smoothing_factor:
+        raise ConfigError("label_smoothing_factor: samples are learned by their reward; leave it out")
     if args.max_row_tokens is not None:
         raise ConfigError("max_row_tokens: samples are drawn in each step, so no length is known before; leave it out")
     use_all_cores()
@@ -91,6 +95,7 @@ def main(argv: list[str] | None = None) -> Path:
     )
     if args.dry_run:
         print(describe_run(model, collator, train_data, args))
+        print("A step samples its captions first: that takes longer than the step above, which learns from references")
         return run
     reward = caption_reward(dict(zip(rows[0]["image_id"], rows[0]["captions"], strict=True)))
 

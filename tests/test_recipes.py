@@ -438,7 +438,12 @@ def test_cider_optimised_training_starts_from_a_captioner(recipes):
 
 @pytest.mark.parametrize(
     ("setting", "reason"),
-    [("streaming true", "every image's references"), ("max_row_tokens 300", "no length is known")],
+    [
+        ("streaming true", "every image's references"),
+        ("max_row_tokens 300", "no length is known"),
+        ("references 2", "compares each sample with all"),
+        ("label_smoothing_factor 0.1", "learned by their reward"),
+    ],
 )
 def test_cider_optimised_training_refuses_what_it_cannot_keep_to(setting, reason, llava_runs, recipes):
     name, value = setting.split()
@@ -474,6 +479,12 @@ def test_a_model_that_is_not_there_is_named(recipe, tmp_path, recipes):
     config = write_config(tmp_path, "run", **FROM_CHECKPOINT, model="outputs/typo", output_dir=str(tmp_path / "run"))
     with pytest.raises(ConfigError, match="model: no folder outputs/typo"):
         recipes[recipe](["--config", config])
+
+
+def test_a_model_named_on_the_command_line_is_not_trained_first(recipes):
+    """The default configuration is that of the main job, whose base it trains where there is none."""
+    with pytest.raises(ConfigError, match="model: no folder outputs/typo"):
+        recipes["train_qlora"](["--model", "outputs/typo", "--output_dir", "outputs/none"])
 
 
 @pytest.mark.parametrize("recipe", ["train_qlora", "train_scst"])

@@ -60,6 +60,13 @@ def test_bfloat16_has_the_name_of_the_trainer_too(argv):
     assert (args.bf16, args.precision) == (True, "bfloat16")
 
 
+@pytest.mark.parametrize("setting", ["bf16", "fp16"])
+def test_a_precision_that_accelerate_would_overrule_is_refused(monkeypatch, setting):
+    monkeypatch.setenv("ACCELERATE_MIXED_PRECISION", setting)
+    with pytest.raises(ConfigError, match=f"mixed_precision '{setting}'.* precision is 'float32'"):
+        CaptionTrainingArguments(use_cpu=True)
+
+
 def test_a_gpu_that_emulates_bfloat16_is_not_fast_at_it(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
     assert not fast_bfloat16(on_cpu=False)

@@ -8,7 +8,7 @@ from safetensors.torch import load_file
 from tiny import TINY_ENCODER, TINY_GPT2, TINY_LLAMA
 
 from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
-from hfcap.training.build import build_captioner
+from hfcap.training.build import build_captioner, train_tokenizer
 from tiny_training import loads_whole
 
 VIT = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
@@ -44,6 +44,23 @@ def test_a_pretrained_encoder_sees_pictures_of_the_size_asked_for(name, settings
             model(**inputs, decoder_input_ids=torch.tensor([[1]]))
         assert inputs["pixel_values"].shape[-2:] == (side or 32,) * 2
     assert shapes[64][0] == 4 * shapes[None][0]
+
+
+@pytest.mark.parametrize("family", ["llava", "encoder_decoder"])
+def test_pretrained_parts_train_in_float32_whatever_they_were_saved_in(family, tmp_path):
+    tokenizer = train_tokenizer(["a dog runs", "a cat sleeps"] * 3, 270)
+    decoder = TINY_LLAMA if family == "llava" else TINY_GPT2
+    config = transformers.AutoConfig.for_model(**decoder, vocab_size=len(tokenizer))
+    transformers.AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16).save_pretrained(tmp_path / "decoder")
+    tokenizer.save_pretrained(tmp_path / "decoder")
+    encoder = transformers.AutoModel.from_config(transformers.ViTConfig(**VIT), dtype=torch.bfloat16)
+    encoder.save_pretrained(tmp_path / "encoder")
+    size = {"height": 32, "width": 32}
+    transformers.ViTImageProcessorPil(size=size).save_pretrained(tmp_path / "encoder")
+    parts = {"encoder": str(tmp_path / "encoder"), "decoder": str(tmp_path / "decoder")}
+    args = CaptionTrainingArguments(output_dir=str(tmp_path))
+    model, _ = build_captioner(ModelArguments(family=family, **parts), args, [])
+    assert {parameter.dtype for parameter in model.parameters()} == {torch.float32}
 
 
 @pytest.mark.parametrize("family", ["llava", "encoder_decoder"])

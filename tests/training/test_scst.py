@@ -139,6 +139,14 @@ def test_batch_size_times_accumulation_does_not_matter(tmp_path, build_tiny, sce
 
 
 @pytest.mark.parametrize("family", FAMILIES)
+def test_all_captions_of_a_step_are_counted(tmp_path, build_tiny, scene_rows, reward, family):
+    """`Trainer` would leave out the first column of what has the form of labels."""
+    trainer = make_trainer(tmp_path, build_tiny, scene_rows, reward, family)
+    batches, count = trainer.get_batch_samples(iter(trainer.get_train_dataloader()), 1, trainer.args.device)
+    assert count == len(batches[0]["image_ids"]) * NUM_SAMPLES
+
+
+@pytest.mark.parametrize("family", FAMILIES)
 def test_captions_are_sampled_from_the_policy_whose_log_probabilities_train(
     tmp_path, build_tiny, scene_rows, reward, family
 ):

@@ -226,7 +226,16 @@ class RunArguments(TrainingArguments):
         if self.dataloader_num_workers is None:
             self.dataloader_num_workers = loader_workers(self.use_cpu)
             self.dataloader_persistent_workers = self.dataloader_num_workers > 0
+        # An early stop counts on where a run goes on.
+        self.restore_callback_states_from_checkpoint |= self.early_stopping_patience is not None
         super().__post_init__()
+        precision = "bf16" if self.bf16 else "fp16" if self.fp16 else "no"
+        if self.mixed_precision != precision:
+            raise ConfigError(
+                f"accelerate is set to mixed_precision {self.mixed_precision!r} (accelerate launch, or its "
+                f"configuration), and precision is {self.precision!r} here: give --precision bfloat16, or "
+                "accelerate launch --mixed_precision no"
+            )
         if self.accelerator_config.dispatch_batches is None:
             self.accelerator_config.dispatch_batches = False
 

@@ -79,7 +79,9 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, plain_text: bool =
 def build_captioner(
     model_args: ModelArguments, args: CaptionTrainingArguments, captions: Iterable[str]
 ) -> tuple[PreTrainedModel, ProcessorMixin]:
-    """Join `encoder` and `decoder`, pretrained or from their configs, into a captioner of `family`.
+    """Join `encoder` and `decoder`, pretrained or from their configs, into a captioner of `family`, in float32.
+
+    Weights in bfloat16, as most language models are published, would lose most of what AdamW adds to them.
 
     Args:
         model_args: which parts.
@@ -142,7 +144,7 @@ def build_encoder(model_args: EncoderArguments) -> tuple[PreTrainedModel, BaseIm
         image_processor = AutoImageProcessor.from_pretrained(model_args.encoder, backend="pil")
         if model_args.image_size is not None:
             image_processor = _with_side(image_processor, model_args.image_size)
-        return load_vision_encoder(model_args.encoder), image_processor
+        return load_vision_encoder(model_args.encoder, dtype=torch.float32), image_processor
     encoder = AutoModel.from_config(AutoConfig.for_model(**model_args.encoder_config))
     side = model_args.image_size
     return encoder, ViTImageProcessorPil(
@@ -165,7 +167,7 @@ def _join_llava(model_args, encoder, image_processor, tokenizer) -> tuple[PreTra
     image_token_id = add_image_token(tokenizer)
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     if model_args.decoder is not None:
-        decoder = AutoModelForCausalLM.from_pretrained(model_args.decoder, use_safetensors=True)
+        decoder = AutoModelForCausalLM.from_pretrained(model_args.decoder, dtype=torch.float32, use_safetensors=True)
         # The mean of the others is a sensible start, but costs a covariance; the image token's row is never read.
         decoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     else:
@@ -184,7 +186,12 @@ def _join_encoder_decoder(model_args, encoder, image_processor, tokenizer) -> tu
     ids["pad_token_id"] = tokenizer.pad_token_id
     cross_attention = {"is_decoder": True, "add_cross_attention": True}
     if model_args.decoder is not None:
-        decoder = AutoModelForCausalLM.from_pretrained(model_args.decoder, use_safetensors=True, **cross_attention)
+        config = AutoConfig.from_pretrained(model_args.decoder)
+        for name, value in cross_attention.items():  # as keywords, those it does not know would go to the model
+            setattr(config, name, value)
+        decoder = AutoModelForCausalLM.from_pretrained(
+            model_args.decoder, config=config, dtype=torch.float32, use_safetensors=True
+        )
     else:
         config = AutoConfig.for_model(**model_args.decoder_config, **cross_attention, **ids, vocab_size=len(tokenizer))
         decoder = AutoModelForCausalLM.from_config(config)

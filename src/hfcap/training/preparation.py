@@ -3,13 +3,15 @@
 import json
 import logging
 import os
-from dataclasses import fields
+from collections.abc import Callable
+from dataclasses import MISSING, fields
 from functools import partial
 from itertools import chain
 from pathlib import Path
 
 import datasets
 import torch
+from accelerate.state import AcceleratorState
 from datasets import Image
 from transformers import EarlyStoppingCallback, PreTrainedModel, TrainerCallback
 
@@ -39,6 +41,24 @@ def use_all_cores() -> None:
     """Give torch this process's share of the cores: `accelerate launch` sets OMP_NUM_THREADS=1, one core."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
+
+
+def train_part_first(
+    main: Callable[[list[str]], object], argv: list[str], part: Path, args: CaptionTrainingArguments
+) -> None:
+    """Run the recipe whose `main` trains the part of a captioner that another recipe starts from.
+
+    Raises:
+        ConfigError: a dry run, which trains nothing, and `part`, what the recipe leaves, is not there.
+    """
+    if args.dry_run:
+        if not part.exists():
+            command = f"accelerate launch recipes/{main.__module__}.py {' '.join(argv)}"
+            raise ConfigError(f"dry_run trains nothing, and {part} is not there yet: {command}")
+        return
+    main(argv)
+    # accelerate keeps the precision of a process's first training; this one has its own.
+    AcceleratorState._reset_state()
 
 
 def load_splits(
@@ -212,17 +232,19 @@ def _open_run(folder: Path, arguments: tuple, rows: tuple[datasets.Dataset, data
         logger.info("%s: a new run", folder)
         return False
     earlier = runs.read_run(path)
+    # A setting that did not exist then was as it is by default now.
+    before = _defaults(arguments) | earlier["arguments"]
     changed = [
-        f"{name} was {earlier['arguments'].get(name)!r}, is {value!r}"
+        f"{name} was {before[name]!r}, is {value!r}"
         for name, value in record["arguments"].items()
-        if name not in NOT_COMPARED and earlier["arguments"].get(name) != value
+        if name not in NOT_COMPARED and before.get(name, value) != value
     ]
     changed += [f"the {name} data changed" for name in data if earlier["data"][name] != record["data"][name]]
     if changed:
         raise ConfigError(
             f"{folder} holds another run: {'; '.join(changed)}. Give another --output_dir, or remove {folder}"
         )
-    if (folder / runs.METRICS).exists():
+    if all((folder / name).exists() for name in (runs.METRICS, runs.REPORT, runs.CARD)):
         print_finished(folder)
         return True
     remove_incomplete_checkpoints(folder / runs.CHECKPOINTS)
@@ -262,6 +284,11 @@ def print_finished(folder: Path) -> None:
 def _plain(arguments) -> dict:
     """Settings of a parsed dataclass, without what `TrainingArguments` derives from the machine."""
     return {f.name: getattr(arguments, f.name) for f in fields(arguments) if f.init}
+
+
+def _defaults(arguments: tuple) -> dict:
+    """What parsed dataclasses hold where a setting is not given."""
+    return {f.name: f.default for part in arguments for f in fields(part) if f.init and f.default is not MISSING}
 
 
 def print_next_command(folder: Path) -> None:

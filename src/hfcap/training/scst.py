@@ -115,7 +115,7 @@ class PictureCollator:
 
     The batch has `prefixes`, the pictures with their prompts, `image_ids` (B strings), and `labels`, zeros
     (B, num_samples) int64: `Trainer` counts what is not -100 in them, and so knows the number of captions in an
-    optimizer step.
+    optimizer step. They are there as `shift_labels` too, since of `labels` alone it leaves out the first column.
     """
 
     collator: CaptionCollator
@@ -125,7 +125,8 @@ class PictureCollator:
         """Collate `rows`."""
         labels = torch.zeros(len(rows), self.num_samples, dtype=torch.int64)
         prefixes = [self.collator.prefix(row) for row in rows]
-        return {"image_ids": [row["image_id"] for row in rows], "labels": labels, "prefixes": prefixes}
+        image_ids = [row["image_id"] for row in rows]
+        return {"image_ids": image_ids, "labels": labels, "shift_labels": labels, "prefixes": prefixes}
 
 
 class ScstTrainer(CaptionTrainer):
@@ -190,7 +191,7 @@ class ScstTrainer(CaptionTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Sample, score, and compute `policy_gradient_loss` of a batch of pictures."""
-        image_ids, labels, prefixes = (inputs.pop(name) for name in ("image_ids", "labels", "prefixes"))
+        image_ids, labels, prefixes = (inputs.pop(name) for name in ("image_ids", "shift_labels", "prefixes"))
         own_model = self.accelerator.unwrap_model(model)
         captions = self.sample(own_model, prefixes)
         rewards = self.score(captions, image_ids)

@@ -154,14 +154,18 @@ def parameter_groups(
     ]
 
 
+def num_values(parameter: nn.Parameter) -> int:
+    """Count the values of a parameter: of a 4-bit tensor, which packs two into a byte, those that it stands for."""
+    state = getattr(parameter, "quant_state", None)
+    return parameter.numel() if state is None else math.prod(state.shape)
+
+
 def parameter_table(model: nn.Module) -> str:
     """Table of all and trainable parameters of each part, for people."""
     facts = facts_of(model.config)
     total, trainable = Counter(), Counter()
     for name, parameter in model.named_parameters():
-        # A 4-bit tensor packs two weights in a byte; its quantisation state knows the original shape.
-        state = getattr(parameter, "quant_state", None)
-        count = math.prod(state.shape) if state is not None else parameter.numel()
+        count = num_values(parameter)
         total[part_of(name, facts)] += count
         trainable[part_of(name, facts)] += count if parameter.requires_grad else 0
     lines = [f"{'part':<10} {'parameters':>12} {'trainable':>12}"]

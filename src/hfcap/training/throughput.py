@@ -3,18 +3,13 @@
 import resource
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 import torch
-from accelerate.utils import has_compiled_regions
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils.flop_counter import flop_registry
-from transformers import PreTrainedModel
 
 from hfcap.errors import WorkError
-from hfcap.models.model_utils import is_compiled
 from hfcap.training.packing import PADDING_SEGMENT, PREFIX_SEGMENT
 
 # Large enough to reach a device's rate, small enough to be over in a moment.
@@ -68,9 +63,8 @@ def count_batch(batch: dict[str, torch.Tensor]) -> torch.Tensor:
 class Throughput:
     """Counts the work of one process, for the log and for `run.json`.
 
-    `matmul_flops` is the device's rate in matrix products, measured (`measure_matmul`); `flops_a_token` what a
-    training step takes, counted from the operations of the first one (`count_flops`), recomputation and masked
-    attention included. With the rate of tokens they give the MFU.
+    `matmul_flops` is the device's rate in matrix products, measured (`measure_matmul`); `flops_a_token` what learning
+    from the first batch takes (`flops.needed_flops`). With the rate of tokens they give the MFU.
     """
 
     since_log: Work = field(default_factory=Work)
@@ -132,39 +126,6 @@ def measure_matmul(device: torch.device, dtype: torch.dtype) -> float:
             torch.cuda.synchronize(device)
         best = min(best, time.perf_counter() - start)
     return 2 * side**3 / best
-
-
-def can_count_flops(model: torch.nn.Module) -> bool:
-    """Whether `count_flops` may run a step of this model: not where it is compiled, and not with FlexAttention.
-
-    torch.compile gives a function up for good that it first sees under such a counter, and FlexAttention refuses to
-    run there (torch 2.13).
-    """
-    attention = {part.config._attn_implementation for part in model.modules() if isinstance(part, PreTrainedModel)}
-    return not (has_compiled_regions(model) or is_compiled(model)) and "flex_attention" not in attention
-
-
-def count_flops(step: Callable[[], object]) -> tuple[object, int]:
-    """Call `step()`; its result, and the floating-point operations of its matrix products and attention.
-
-    PyTorch's own counter decomposes operations into others, whose results differ in the last bit.
-    """
-    with _FlopCounter() as counter:
-        result = step()
-    return result, counter.flops
-
-
-class _FlopCounter(TorchDispatchMode):
-    def __init__(self):
-        super().__init__()
-        self.flops = 0
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        output = func(*args, **(kwargs or {}))
-        formula = flop_registry.get(func._overloadpacket)
-        if formula is not None:
-            self.flops += formula(*args, **(kwargs or {}), out_val=output)
-        return output
 
 
 def peak_memory_gib() -> float:

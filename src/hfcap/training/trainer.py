@@ -22,6 +22,7 @@ from hfcap.models.model_utils import eager_sdpa, full_precision, is_compiled, ke
 from hfcap.models.packed_sdpa import PACKED_SDPA, uses_packed_sdpa
 from hfcap.training.checkpoints import fill_optimizer_state, load_weights, whole_or_removed
 from hfcap.training.dataset import CaptionDataset
+from hfcap.training.flops import needed_flops
 from hfcap.training.loss import token_loss
 from hfcap.training.packing import (
     IGNORE_INDEX,
@@ -35,8 +36,6 @@ from hfcap.training.strategies import parameter_groups
 from hfcap.training.throughput import (
     Throughput,
     Work,
-    can_count_flops,
-    count_flops,
     evaluating,
     fitting_batch,
     is_out_of_memory,
@@ -141,19 +140,21 @@ class CaptionTrainer(Trainer):
         return batches, num_items_in_batch
 
     def training_step(self, model, inputs, num_items_in_batch=None):
-        """Run forward and backward; the operations of the first step are counted for the MFU, where they can be."""
-        step = partial(super().training_step, model, inputs, num_items_in_batch)
-        if self.throughput.matmul_flops is not None or "segment_ids" not in inputs:
-            return step()
-        tokens = int((inputs["segment_ids"] != PADDING_SEGMENT).sum())
-        if can_count_flops(model):
-            loss, flops = count_flops(step)
-            self.throughput.flops_a_token = flops / tokens
-        else:
-            loss = step()
+        """Run forward and backward; of the first batch also what it needs, for the MFU."""
+        if self.throughput.matmul_flops is None and "segment_ids" in inputs:
+            self._measure_flops(inputs)
+        return super().training_step(model, inputs, num_items_in_batch)
+
+    def _measure_flops(self, batch: dict[str, torch.Tensor]) -> None:
+        def forward():
+            inputs = model_inputs(self._prepare_inputs(batch), self.model)
+            del inputs["labels"]
+            self.model(**inputs)
+
+        # Padding is not needed: it is left out as if all positions cost the same.
+        self.throughput.flops_a_token = needed_flops(self.model, forward) / batch["segment_ids"].numel()
         dtype = torch.bfloat16 if self.args.bf16 else self.model.dtype
         self.throughput.matmul_flops = measure_matmul(self.args.device, dtype)
-        return loss
 
     def log(self, logs, start_time=None):
         """Log as `Trainer` does, with the throughput since the last time beside the loss."""

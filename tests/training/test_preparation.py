@@ -1,0 +1,57 @@
+"""Run folders: what counts as the same run, as done, and what is trained first."""
+
+import json
+
+import pytest
+from accelerate import Accelerator
+from accelerate.state import AcceleratorState
+
+from hfcap import runs
+from hfcap.errors import ConfigError
+from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, parse_arguments
+from hfcap.training.preparation import open_run, train_part_first
+
+
+def open_again(tmp_path, scene_rows, *argv):
+    parsed = parse_arguments(DataArguments, CaptionTrainingArguments, argv=["--use_cpu", "true", *argv])
+    return open_run(tmp_path, parsed, (scene_rows, scene_rows))
+
+
+def test_a_setting_that_an_earlier_version_did_not_have_was_as_it_is_by_default(tmp_path, scene_rows):
+    assert not open_again(tmp_path, scene_rows)
+    record = json.loads((tmp_path / "run.json").read_text())
+    del record["arguments"]["color_jitter"], record["arguments"]["bf16_full_eval"]
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    assert not open_again(tmp_path, scene_rows)
+    with pytest.raises(ConfigError, match=r"holds another run: color_jitter was 0\.0, is 0\.2\. Give"):
+        open_again(tmp_path, scene_rows, "--color_jitter", "0.2")
+
+
+def test_a_run_is_done_when_its_last_file_is_there(tmp_path, scene_rows, capsys):
+    open_again(tmp_path, scene_rows)
+    figures = {key: {"value": value, "ci95": (0.0, 1.0)} for key, value in (("bleu_4", 0.25), ("cider", 0.5))}
+    sources = {"num_images": 6, "tokenizer": "ptb", "idf": "references", "decoding": {}, "model_artifact": "model"}
+    runs.write_metrics(tmp_path / runs.METRICS, figures, **sources)
+    for name in (runs.REPORT, runs.CARD):
+        assert not open_again(tmp_path, scene_rows), name
+        (tmp_path / name).touch()
+    assert open_again(tmp_path, scene_rows)
+    assert "is done: BLEU-4 25.0, CIDEr 50.0" in capsys.readouterr().out
+
+
+def test_a_dry_run_trains_no_part(tmp_path):
+    args = CaptionTrainingArguments(output_dir=str(tmp_path), use_cpu=True, dry_run=True)
+    called = []
+    with pytest.raises(ConfigError, match=r"dry_run trains nothing, and \S+part is not there yet: .*--config a\.yaml"):
+        train_part_first(called.append, ["--config", "a.yaml"], tmp_path / "part", args)
+    (tmp_path / "part").mkdir()
+    train_part_first(called.append, [], tmp_path / "part", args)
+    assert not called
+
+
+def test_a_part_is_trained_in_a_precision_of_its_own(tmp_path):
+    args = CaptionTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
+    AcceleratorState._reset_state()
+    train_part_first(lambda argv: Accelerator(mixed_precision="no"), [], tmp_path, args)
+    assert Accelerator(mixed_precision="bf16").mixed_precision == "bf16"
+    AcceleratorState._reset_state()
