@@ -155,9 +155,9 @@ def parameter_groups(
 
 
 def num_values(parameter: nn.Parameter) -> int:
-    """Count the values of a parameter: of a 4-bit tensor, which packs two into a byte, those that it stands for."""
+    """Count the values of a parameter, packed in 4 bits (two in a byte) or divided by ZeRO-3 (empty here) as well."""
     state = getattr(parameter, "quant_state", None)
-    return parameter.numel() if state is None else math.prod(state.shape)
+    return getattr(parameter, "ds_numel", parameter.numel()) if state is None else math.prod(state.shape)
 
 
 def parameter_table(model: nn.Module) -> str:
