@@ -12,7 +12,15 @@ import numpy as np
 from datasets import Dataset
 from PIL import Image
 
-from hfcap.data.pictures import MAX_PIXELS, load_picture, picture_chunks, read_bytes, undecoded, why_bad_picture
+from hfcap.data.pictures import (
+    MAX_PIXELS,
+    load_picture,
+    orientation,
+    picture_chunks,
+    read_bytes,
+    undecoded,
+    why_bad_picture,
+)
 
 HASH_SIDE = 8  # a difference hash has HASH_SIDE ** 2 = 64 bits
 THUMBNAIL_SIDE = 16
@@ -64,9 +72,10 @@ def facts_of(image: dict | None, max_pixels: int = MAX_PIXELS) -> PictureFacts:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with Image.open(io.BytesIO(data)) as opened:
-            turned = opened.getexif().get(0x0112, 1) >= 5  # orientations 5 to 8 swap the sides
-            width, height = opened.size[::-1] if turned else opened.size
+            width, height = opened.size
             opened.draft("RGB", (4 * THUMBNAIL_SIDE, 4 * THUMBNAIL_SIDE))  # a JPEG is decoded small
+            if orientation(opened) >= 5:  # these swap the sides
+                width, height = height, width
             small = load_picture(opened)
     thumbnail = np.asarray(small.resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BOX))
     return PictureFacts(None, digest, width, height, difference_hash(small), thumbnail)
