@@ -5,11 +5,14 @@ import json
 import shutil
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from hfcap.cli import main
+from hfcap.data import picture_facts
 from hfcap.data.check import check_record, check_source
+from hfcap.data.picture_facts import PictureFacts, near_duplicates
 from hfcap.data.scenes import load_scenes
 from hfcap.data.sources import load_captions
 from hfcap.data.split import assign_splits
@@ -160,6 +163,18 @@ def test_splits_are_seeded_by_image_and_keep_equal_pictures_together(clean, tmp_
         assert stopped.value.code == 2
         assert "holds another split" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_unreadable_pictures_are_not_compared(monkeypatch):
+    compared = []
+    monkeypatch.setattr(picture_facts, "_look_alike", lambda *pair: compared.append(pair))
+    blank = np.zeros((16, 16, 3), np.uint8)
+    bad = [PictureFacts("broken", "", 0, 0, 0, blank)] * 3
+    good = [PictureFacts(None, str(number), 1, 1, 0, blank) for number in range(2)]
+    assert near_duplicates([*bad, good[0], *bad, good[1]]) == []
+    assert compared == [tuple(good)]
+    monkeypatch.undo()
+    assert near_duplicates([*bad, good[0], *bad, good[1]]) == [(3, 7)]
 
 
 def test_the_splits_of_a_picture_do_not_depend_on_the_order_of_rows():

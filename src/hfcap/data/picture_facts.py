@@ -98,19 +98,20 @@ def near_duplicates(facts: list[PictureFacts]) -> list[tuple[int, int]]:
     more than `NEAR_SHADES`: other sizes, qualities and formats of one photo do, and crops by a few percent. Every pair
     is compared: seconds for 10,000 pictures, and time grows with the square.
     """
-    hashes = np.array([one.hash for one in facts], np.uint64)
+    readable = [index for index, one in enumerate(facts) if one.reason is None]
+    hashes = np.array([facts[index].hash for index in readable], np.uint64)
     pairs = []
-    for start in range(0, len(facts), PAIR_BLOCK):
+    for start in range(0, len(readable), PAIR_BLOCK):
         block = hashes[start : start + PAIR_BLOCK, None]
         distance = np.bitwise_count(block ^ hashes[None, start:])  # (block, remaining)
         for row, column in np.argwhere(distance <= NEAR_BITS):
-            first, second = start + int(row), start + int(column)
+            first, second = readable[start + int(row)], readable[start + int(column)]
             if first < second and _look_alike(facts[first], facts[second]):
                 pairs.append((first, second))
     return pairs
 
 
 def _look_alike(first: PictureFacts, second: PictureFacts) -> bool:
-    if first.reason is not None or second.reason is not None or first.sha256 == second.sha256:
+    if first.sha256 == second.sha256:
         return False
     return int(np.abs(first.thumbnail.astype(int) - second.thumbnail).max()) <= NEAR_SHADES
