@@ -53,6 +53,11 @@ def dataset_of(rows: Iterable[SourceRow]) -> Dataset:
     return dataset
 
 
+def has_ids(dataset: Dataset) -> bool:
+    """Tell whether the source gives its images ids; else they are made from file names and contents."""
+    return "image_id" in dataset.column_names and any(dataset["image_id"])
+
+
 def one_row_an_image(dataset: Dataset, keep_empty: bool = False) -> Dataset:
     """Bring rows with `image`, `captions` (lists) and maybe `image_id` and `prompt` into their final form.
 
@@ -62,7 +67,7 @@ def one_row_an_image(dataset: Dataset, keep_empty: bool = False) -> Dataset:
     """
     if "prompt" in dataset.column_names and not any(dataset["prompt"]):
         dataset = dataset.remove_columns("prompt")
-    if "image_id" in dataset.column_names and not any(dataset["image_id"]):
+    if "image_id" in dataset.column_names and not has_ids(dataset):
         dataset = dataset.remove_columns("image_id")
     image_ids = _image_ids(dataset)
     captions = dataset.select_columns(["captions"])["captions"][:]
