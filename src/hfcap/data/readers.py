@@ -6,14 +6,16 @@ together, and a picture's path is as the file gives it: `place_pictures` finds t
 
 import csv
 import io
+import json
 import os
 import tarfile
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import chain, groupby, islice
 from pathlib import Path, PurePosixPath
 
-from hfcap.data.records import SourceRow, source_row, split_named, split_of_folders, texts_of
+from hfcap.data.records import SourceRow, caption_columns, source_row, split_named, split_of_folders, texts_of
 from hfcap.json_files import (
     check_image_id,
     decode_text,
@@ -39,7 +41,10 @@ def read_json_lines(path: Path, image_column: str | None, captions_column: str |
 
 
 def read_csv(path: Path, image_column: str | None, captions_column: str | None) -> Iterator[SourceRow]:
-    """Read a table with a header: a picture's path and a caption a line, between commas, tabs, semicolons or bars."""
+    """Read a table with a header: a picture's path and a caption a line, between commas, tabs, semicolons or bars.
+
+    A cell may hold several captions, as a JSON list of strings.
+    """
     text = read_text(path)
     header_line = text.split("\n", 1)[0]
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=max(DELIMITERS, key=header_line.count), strict=True)
@@ -47,6 +52,7 @@ def read_csv(path: Path, image_column: str | None, captions_column: str | None) 
         header = [name.strip() for name in next(lines, [])]
         if len(header) < 2 or len(set(header)) < len(header):
             raise ValueError(f"{path}, line 1: the header is {header}; wanted two or more names, each once")
+        with_captions = caption_columns(header, captions_column)
         line = lines.line_num + 1
         for values in lines:
             where, line = f"{path}, line {line}", lines.line_num + 1
@@ -56,9 +62,22 @@ def read_csv(path: Path, image_column: str | None, captions_column: str | None) 
                     'put a value with a delimiter in it between "quotes"'
                 )
             if values:
-                yield source_row(dict(zip(header, values, strict=True)), where, image_column, captions_column)
+                entry = dict(zip(header, values, strict=True))
+                entry |= {name: _listed(entry[name]) for name in with_captions}
+                yield source_row(entry, where, image_column, captions_column)
     except csv.Error as error:
         raise ValueError(f"{path}, line {lines.line_num}: malformed table ({error}); mend the line") from None
+
+
+def _listed(cell: str) -> str | list[str]:
+    """Return the strings of a JSON list; what is none is a caption as it stands, though it begins like one."""
+    if not cell.lstrip().startswith("["):
+        return cell
+    try:
+        found = json.loads(cell)
+    except (ValueError, RecursionError):
+        return cell
+    return found if all(isinstance(text, str) for text in found) else cell
 
 
 def read_json_captions(path: Path, image_column: str | None, captions_column: str | None) -> Iterator[SourceRow]:
