@@ -130,20 +130,39 @@ def read_karpathy(content: dict, path: Path) -> Iterator[SourceRow]:
 def read_sidecars(folder: Path) -> Iterator[SourceRow]:
     """Read pictures with a text file of the same name (`dog.jpg`, `dog.txt` or `dog.caption`), one caption a line.
 
-    The first folder's name may tell the split. A picture without a text file has no captions.
+    The first folder's name may tell the split. A picture without a text file has no captions. Names that differ in
+    case only are the same (`DOG.JPG`, `dog.txt`), unless the text file is another picture's by its very name.
     """
-    for parent, folders, names in os.walk(folder):
-        folders.sort()
-        pictures = [name for name in sorted(names) if Path(name).suffix.lower() in PICTURE_SUFFIXES]
-        split = split_of_folders(Path(parent).relative_to(folder).parts[:1])
-        for name in pictures:
-            texts = [Path(parent, name).with_suffix(suffix) for suffix in sorted(CAPTION_SUFFIXES)]
-            texts = [path for path in texts if path.name in names]
+    for parent, names in walk(folder):
+        pictures = [path for path in map(Path, names) if path.suffix.lower() in PICTURE_SUFFIXES]
+        split = split_of_folders(parent.relative_to(folder).parts[:1])
+        texts_of_stem: dict[str, list[Path]] = defaultdict(list)
+        for path in map(Path, names):
+            if path.suffix.lower() in CAPTION_SUFFIXES:
+                texts_of_stem[path.stem].append(parent / path)
+        taken = {path.stem for path in pictures}
+        in_lower_case = {stem.lower(): texts for stem, texts in texts_of_stem.items() if stem not in taken}
+        for path in pictures:
+            texts = texts_of_stem.get(path.stem) or in_lower_case.get(path.stem.lower(), [])
             if len(texts) > 1:
-                raise ValueError(f"{texts[0]} and {texts[1]} both caption {name}; keep one of the two")
+                raise ValueError(f"{texts[0]} and {texts[1]} both caption {path}; keep one of the two")
             captions = _lines(texts[0].read_bytes(), str(texts[0])) if texts else []
-            where = str(texts[0] if texts else Path(parent, name))
-            yield SourceRow(str(Path(parent, name)), captions, where, split=split)
+            where = str(texts[0] if texts else parent / path)
+            yield SourceRow(str(parent / path), captions, where, split=split)
+
+
+def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Yield each folder, from `folder` down, with its files' names in order; hidden files and folders are left out.
+
+    Links to folders are followed, but for those that lead back to a folder above them.
+    """
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in sorted(folders) if name[0] != "." and not _leads_back(Path(parent, name))]
+        yield Path(parent), [name for name in sorted(names) if name[0] != "."]
+
+
+def _leads_back(folder: Path) -> bool:
+    return folder.is_symlink() and folder.resolve() in {above.resolve() for above in folder.absolute().parents}
 
 
 def read_webdataset(path: Path) -> Iterator[SourceRow]:
