@@ -1,13 +1,17 @@
 """`hfcap evaluate` on files: figures, comparison, saved document frequencies, and one-line errors."""
 
 import json
+import struct
 import subprocess
 import sys
 
 import pytest
+from PIL import Image
 
 from hfcap import cli
 from hfcap.data.scenes import load_scenes
+from hfcap.data.sources import load_captions
+from hfcap.evaluation import judge, write_evaluation
 from hfcap.metrics import compute_metrics
 
 REFERENCES = {
@@ -113,6 +117,26 @@ def test_references_come_from_a_data_source_with_its_pictures(tmp_path, capsys):
     cli.main(["evaluate", "--predictions", write_lines(tmp_path / "p.jsonl", predictions), *source])
     assert "BLEU-1     100.00" in capsys.readouterr().out
     assert "data:image/jpeg" in report.read_text()
+
+
+def test_a_report_shows_pictures_with_odd_exif(tmp_path, capsys):
+    """`datasets` fails where a turned picture has another tag of a wrong type."""
+    exif = b"Exif\0\0MM\0\x2a\0\0\0\x08\0\x02" + struct.pack(">HHL4s", 0x0112, 3, 1, b"\0\x06\0\0")
+    exif += struct.pack(">HHLl4s", 0x011A, 9, 1, -72, b"")  # a negative resolution
+    source = tmp_path / "data"
+    source.mkdir()
+    Image.new("RGB", (8, 8), "red").save(source / "dog.jpg", exif=exif)
+    (source / "dog.txt").write_text("a dog")
+    predictions = write_lines(tmp_path / "p.jsonl", [{"image_id": "dog", "caption": "a dog"}])
+    report = tmp_path / "report.html"
+    options = ["--references", str(source), "--split", "train", "--report", str(report)]
+    cli.main(["evaluate", "--predictions", predictions, *options])
+    assert "data:image/jpeg" in report.read_text()
+    rows = load_captions(str(source), "train")
+    with pytest.raises(struct.error):
+        rows[0]
+    write_evaluation(tmp_path / "run", judge(["a dog"], rows.remove_columns("image"), {}), rows, "title", None)
+    assert "data:image/jpeg" in (tmp_path / "run" / "report.html").read_text()
 
 
 def test_evaluating_files_loads_neither_torch_nor_transformers(files):

@@ -81,11 +81,12 @@ def split(args: argparse.Namespace) -> None:
     shares = {"train": 1 - args.validation - args.test, "validation": args.validation, "test": args.test}
     shares = {name: share for name, share in shares.items() if share != 0}
     options = _source_options(args) | {"on_bad_image": args.on_bad_image}
+    there = " is there already" if Path(args.output).exists() else ""
     try:
         counts = split_source(args.source, args.output, shares, args.seed, **options)
     except ValueError as error:
         raise ConfigError(str(error)) from error
-    print(f"{args.output}: " + ", ".join(f"{count:,} images in {name}" for name, count in counts.items()))
+    print(f"{args.output}{there}: " + ", ".join(f"{count:,} images in {name}" for name, count in counts.items()))
 
 
 def push(args: argparse.Namespace) -> None:

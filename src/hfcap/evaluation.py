@@ -9,7 +9,7 @@ import datasets
 from transformers import PreTrainedModel
 
 from hfcap import runs
-from hfcap.data.pictures import load_picture
+from hfcap.data.pictures import load_picture, undecoded
 from hfcap.data.scene_checking import FACTS, wrong_facts
 from hfcap.data.scene_facts import scene_from_json
 from hfcap.data.scenes import is_scenes
@@ -121,6 +121,7 @@ def write_evaluation(
     )
     earlier = None if before is None else {"metrics": before.metrics, "model_artifact": None, **_sources(before)}
     row_of_id = {row["image_id"]: index for index, row in enumerate(evaluation.rows)}
+    pictures = undecoded(pictures)  # `datasets` fails on odd EXIF tags where `load_picture` does not
     write_report(
         folder / runs.REPORT,
         title,

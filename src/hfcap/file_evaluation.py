@@ -55,10 +55,10 @@ def _read_references(args: Namespace) -> tuple[list[Row], LoadImage | None]:
     """Read references from a JSON or JSONL file, or from a data source, which has the pictures as well."""
     if Path(args.references).suffix in (".json", ".jsonl"):
         return read_references(args.references, args.split), None
-    from hfcap.data.pictures import load_picture  # these two bring `datasets`, which files do not need
+    from hfcap.data.pictures import load_picture, undecoded  # these two bring `datasets`, which files do not need
     from hfcap.data.sources import load_captions
 
-    rows = load_captions(args.references, args.split or "validation")
+    rows = undecoded(load_captions(args.references, args.split or "validation"))
     where = f"{args.references}, split {args.split or 'validation'}"
     row_of_id = {image_id: index for index, image_id in enumerate(rows["image_id"])}
     references = [

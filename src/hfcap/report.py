@@ -10,7 +10,7 @@ from random import Random
 from typing import Any
 
 from jinja2 import Environment, PackageLoader, StrictUndefined
-from PIL import Image, ImageOps
+from PIL import Image
 
 from hfcap.charts import Chart, histogram
 from hfcap.files import write_atomic
@@ -147,11 +147,9 @@ def thumbnail_uri(image: Image.Image, pixels: int = THUMBNAIL_PIXELS) -> tuple[s
 
     A rotation noted by the camera is applied, transparency is laid on white, nothing is enlarged, metadata is dropped.
     """
-    image = ImageOps.exif_transpose(image)
-    if image.mode in ("RGBA", "LA", "PA", "P"):
-        image = image.convert("RGBA")
-        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
-    image = image.convert("RGB")
+    from hfcap.data.pictures import load_picture  # brings `datasets`, which a report without pictures does not need
+
+    image = load_picture(image)
     image.thumbnail((pixels, pixels), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=75, optimize=True, progressive=True)

@@ -5,14 +5,19 @@ import json
 import shutil
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
+from datasets import Dataset, Features, List, Value
+from datasets import Image as ImageFeature
 from PIL import Image
 
 from hfcap.cli import main
+from hfcap.data import picture_facts
 from hfcap.data.check import check_record, check_source
+from hfcap.data.picture_facts import PictureFacts, near_duplicates
 from hfcap.data.scenes import load_scenes
 from hfcap.data.sources import load_captions
-from hfcap.data.split import assign_splits
+from hfcap.data.split import assign_splits, split_source
 
 SHARES = {"train": 0.6, "validation": 0.2, "test": 0.2}
 
@@ -152,7 +157,7 @@ def test_splits_are_seeded_by_image_and_keep_equal_pictures_together(clean, tmp_
     check_source(str(output))
     before = {path.name: path.read_bytes() for path in output.glob("*.json*")}
     main(command)  # says what is there
-    assert capsys.readouterr().out == first
+    assert capsys.readouterr().out == first.replace(": ", " is there already: ")
     assert {path.name: path.read_bytes() for path in output.glob("*.json*")} == before
     for changed in (["--seed", "1"], ["--test", "0.1"]):
         with pytest.raises(SystemExit) as stopped:
@@ -160,6 +165,66 @@ def test_splits_are_seeded_by_image_and_keep_equal_pictures_together(clean, tmp_
         assert stopped.value.code == 2
         assert "holds another split" in capsys.readouterr().err
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_names_that_two_splits_share_are_no_leak(tmp_path, capsys):
+    """Sidecar files have no ids: train/0000.png and validation/0000.png are two pictures."""
+    source = tmp_path / "source"
+    pictures = [row["image"] for row in load_scenes("test", 4, "caption", image_size=48)]
+    for name, images in {"train": pictures[:3], "validation": [pictures[3], pictures[1]]}.items():
+        (source / name).mkdir(parents=True)
+        for number, image in enumerate(images):
+            image.save(source / name / f"{number:04}.png")
+            (source / name / f"{number:04}.txt").write_text(f"a picture for {name}")
+    found = check_source(str(source)).findings
+    # The second pictures are the same file under the same name.
+    assert [one.images for one in found["shared_id"]] == [[("train", "0001"), ("validation", "0001")]]
+    assert [one.images for one in found["shared_picture"]] == [[("train", "0001"), ("validation", "0001")]]
+    main(["data", "split", str(source), "--output", str(tmp_path / "out"), "--validation", "0.25"])
+    capsys.readouterr()
+    rows = [load_captions(str(tmp_path / "out"), name) for name in ("train", "validation")]
+    captions = sorted(texts for part in rows for texts in part["captions"])
+    assert captions == [["a picture for train"]] * 2 + [["a picture for train", "a picture for validation"]] + [
+        ["a picture for validation"]
+    ]
+    assert len({image_id for part in rows for image_id in part["image_id"]}) == 4
+
+
+def test_a_split_of_other_rows_is_refused(clean, tmp_path, capsys):
+    folder, splits = clean
+    source = write(folder, splits)
+    command = ["data", "split", source, "--output", str(tmp_path / "split")]
+    main(command)
+    splits["train"][0]["captions"] = splits["train"][0]["captions"][:4]
+    write(folder, splits)
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        main(command)
+    error = capsys.readouterr().err
+    assert "holds another split: rows was {'images': 12, 'captions': 60" in error
+    assert "is {'images': 12, 'captions': 59" in error
+
+
+def test_further_pictures_are_left_out_of_a_split(tmp_path):
+    image = Features({"image": ImageFeature(), "mask": ImageFeature(), "captions": List(Value("string"))})
+    pictures = [row["image"] for row in load_scenes("test", 4, "caption", image_size=32)]
+    columns = {"image": pictures, "mask": pictures, "captions": [["a"]] * 4}
+    Dataset.from_dict(columns, features=image).to_parquet(tmp_path / "train.parquet")
+    with pytest.warns(UserWarning, match="left out mask: JSONL holds no pictures"):
+        split_source(str(tmp_path / "train.parquet"), tmp_path / "out", {"train": 0.5, "validation": 0.5})
+    assert load_captions(str(tmp_path / "out"), "train").column_names == ["image_id", "image", "captions"]
+
+
+def test_unreadable_pictures_are_not_compared(monkeypatch):
+    compared = []
+    monkeypatch.setattr(picture_facts, "_look_alike", lambda *pair: compared.append(pair))
+    blank = np.zeros((16, 16, 3), np.uint8)
+    bad = [PictureFacts("broken", "", 0, 0, 0, blank)] * 3
+    good = [PictureFacts(None, str(number), 1, 1, 0, blank) for number in range(2)]
+    assert near_duplicates([*bad, good[0], *bad, good[1]]) == []
+    assert compared == [tuple(good)]
+    monkeypatch.undo()
+    assert near_duplicates([*bad, good[0], *bad, good[1]]) == [(3, 7)]
 
 
 def test_the_splits_of_a_picture_do_not_depend_on_the_order_of_rows():

@@ -1,12 +1,15 @@
 import io
+import struct
 
 import numpy as np
 import pytest
 from datasets import Dataset, Features, List, Value
 from datasets import Image as ImageFeature
-from PIL import Image
+from PIL import Image, ImageOps, PngImagePlugin
 
-from hfcap.data.pictures import content_hashes, find_bad_images, load_picture
+from hfcap.data.picture_facts import facts_of
+from hfcap.data.pictures import content_hashes, find_bad_images, load_picture, why_bad_picture
+from hfcap.report import thumbnail_uri
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)
 
@@ -42,6 +45,60 @@ def test_exif_orientation_is_applied():
     picture = load_picture(encoded(two_halves(), exif=exif))
     assert picture.size == (4, 8)
     assert picture.getpixel((1, 1)) == RED and picture.getpixel((1, 6)) == WHITE
+
+
+def exif_block(*tags):
+    """An EXIF block of (tag, type, value of at most four bytes), as a camera writes it, odd ones too."""
+    entries = [struct.pack(">HHL", tag, kind, count) + value.ljust(4, b"\0") for tag, kind, count, value in tags]
+    directory = struct.pack(">H", len(entries)) + b"".join(entries) + bytes(4)
+    return b"Exif\0\0MM\0\x2a\0\0\0\x08" + directory
+
+
+TURN = (0x0112, 3, 1, b"\0\x06")  # shown rotated by 90 degrees clockwise
+# name -> (EXIF block, is the picture turned)
+ODD_EXIF = {
+    "a negative XResolution": (exif_block(TURN, (0x011A, 9, 1, struct.pack(">l", -72))), True),
+    "text for a number": (exif_block((0x0100, 2, 4, b"abc\0"), TURN), True),
+    "a negative short": (exif_block((0x0101, 8, 1, b"\xff\xff"), TURN), True),
+    "orientation as text": (exif_block((0x0112, 2, 2, b"6\0")), False),
+    "orientation as a fraction": (exif_block((0x0112, 11, 1, struct.pack(">f", 6))), False),
+    "orientation 9": (exif_block((0x0112, 3, 1, b"\0\x09")), False),
+    "garbage": (b"Exif\0\0garbage", False),
+    "cut off": (b"Exif\0\0MM\0\x2a\0\0", False),
+}
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "WEBP"])
+@pytest.mark.parametrize("name", ODD_EXIF)
+def test_odd_exif_is_no_reason_to_fail(name, kind):
+    exif, turned = ODD_EXIF[name]
+    file = encoded(two_halves(), kind, exif=exif)
+    size = (4, 8) if turned else (8, 4)
+    assert why_bad_picture({"bytes": file}) is None
+    assert load_picture(file).size == size
+    assert load_picture(load_picture(file)).size == size  # turned once
+    facts = facts_of({"bytes": file})
+    assert (facts.reason, facts.width, facts.height) == (None, *size)
+    assert thumbnail_uri(Image.open(io.BytesIO(file)))[1:] == size
+
+
+@pytest.mark.parametrize("key", ["Raw profile type exif", "exif", "xmp"])
+def test_text_where_exif_belongs_counts_as_upright(key):
+    text = PngImagePlugin.PngInfo()
+    text.add_itxt(key, "no\nexif\n1\nzz")
+    assert load_picture(encoded(two_halves(), pnginfo=text)).size == (8, 4)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "TIFF"])
+@pytest.mark.parametrize("orientation", range(1, 9))
+def test_pictures_are_turned_as_pillow_turns_them(orientation, kind):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    file = encoded(Image.effect_noise((8, 4), 90).convert("RGB"), kind, exif=exif)
+    wanted = ImageOps.exif_transpose(Image.open(io.BytesIO(file)))
+    assert load_picture(file).tobytes() == load_picture(Image.open(io.BytesIO(file))).tobytes() == wanted.tobytes()
+    facts = facts_of({"bytes": file})
+    assert (facts.width, facts.height) == wanted.size
 
 
 def test_alpha_is_laid_over_white():

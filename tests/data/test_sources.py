@@ -162,6 +162,26 @@ def test_num_images_counts_images_not_rows(tmp_path):
     assert ids_and_captions(dataset) == {"a": ["one", "two"]}
 
 
+def test_a_cell_may_hold_a_list_of_captions(tmp_path):
+    for name in "abcd":
+        (tmp_path / f"{name}.png").write_bytes(png((ord(name), 0, 0)))
+    (tmp_path / "flickr.csv").write_text(
+        'raw,filename,n\n"[""a dog 0"", ""one dog""]",a.png,"[1]"\n[sic] a dog,b.png,2\n[1],c.png,3\n"[",d.png,4\n'
+    )
+    rows = load_captions(str(tmp_path / "flickr.csv"), "train")
+    assert rows["captions"][:] == [["a dog 0", "one dog"], ["[sic] a dog"], ["[1]"], ["["]]
+    assert rows["n"][0] == "[1]"
+
+
+def test_a_number_that_arrow_cannot_hold_is_left_out(tmp_path):
+    (tmp_path / "a.png").write_bytes(png("red"))
+    line = {"image": "a.png", "caption": "a dog", "photo": 2**70, "note": "\ud800", "n": 1}
+    (tmp_path / "a.jsonl").write_text(json.dumps(line))
+    with pytest.warns(UserWarning, match="'photo' is left out, Arrow cannot hold its values"):
+        rows = load_captions(str(tmp_path), "train")
+    assert rows.column_names == ["image_id", "image", "captions", "n"]
+
+
 def test_missing_things_are_named_beside_what_is_there(tmp_path):
     columns = {"image_id": ["a"], "image": [png("red")], "label": ["x"]}
     folder = write_parquet(tmp_path / "data", columns)

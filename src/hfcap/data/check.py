@@ -11,7 +11,7 @@ from datasets import Dataset
 
 from hfcap.data.picture_facts import PictureFacts, facts_of_pictures, near_duplicates
 from hfcap.data.pictures import MAX_PIXELS
-from hfcap.data.rows import WHERE
+from hfcap.data.rows import WHERE, has_ids, one_row_an_image
 from hfcap.data.sources import load_rows, split_names
 
 SCHEMA_VERSION = 1
@@ -57,6 +57,7 @@ class SplitFacts:
     name: str
     rows: Dataset
     ids: list[str]
+    has_ids: bool  # of the source's own; else they are file names, which say little across splits
     captions: list[list[str]]
     where: list[str]
     pictures: list[PictureFacts]
@@ -105,10 +106,12 @@ def check_source(
     columns = (image_folder, image_column, captions_column)
     splits = []
     for name in split_names(source, *columns):
-        rows = load_rows(source, name, *columns, keep_empty=True)
+        as_they_stand = load_rows(source, name, *columns)
+        rows = one_row_an_image(as_they_stand, keep_empty=True)
         ids, captions = rows["image_id"][:], rows["captions"][:]
         where = rows[WHERE][:] if WHERE in rows.column_names else [f"{name}, row {row}" for row in range(len(rows))]
-        split = SplitFacts(name, rows, ids, captions, where, facts_of_pictures(rows, max_pixels))
+        pictures = facts_of_pictures(rows, max_pixels)
+        split = SplitFacts(name, rows, ids, has_ids(as_they_stand), captions, where, pictures)
         if count_tokens is not None:
             split.tokens = [count_tokens(texts) if texts else [] for texts in captions]
         splits.append(split)
@@ -146,12 +149,13 @@ def _across_splits(splits: list[SplitFacts]) -> list[Finding]:
     by_id, by_content = defaultdict(list), defaultdict(list)
     for split, row in places:
         by_id[split.ids[row]].append((split, row))
-        if split.pictures[row].sha256:
-            by_content[split.pictures[row].sha256].append((split, row))
+        if _sha256((split, row)):
+            by_content[_sha256((split, row))].append((split, row))
     found = [
         _pair("shared_id", first, second, f"image_id {image_id}")
         for image_id, members in by_id.items()
         for first, second in combinations(members, 2)
+        if (first[0].has_ids and second[0].has_ids) or _sha256(first) == _sha256(second) != ""
     ]
     for members in by_content.values():
         for first, second in pairwise(members):
@@ -164,6 +168,10 @@ def _across_splits(splits: list[SplitFacts]) -> list[Finding]:
         kind = "alike" if places[i][0] is places[j][0] else "alike_across_splits"
         found.append(_pair(kind, places[i], places[j], "look alike"))
     return found
+
+
+def _sha256(place: tuple[SplitFacts, int]) -> str:
+    return place[0].pictures[place[1]].sha256
 
 
 def base_id(place: tuple[SplitFacts, int]) -> str:

@@ -8,7 +8,7 @@ from datasets import Dataset, Features, IterableDataset, List, Value, load_datas
 from datasets import Image as ImageFeature
 from datasets.exceptions import DatasetGenerationError
 
-from hfcap.data.records import CAPTION_COLUMNS, SourceRow, caption_columns, split_named, texts_of
+from hfcap.data.records import CAPTION_COLUMNS, SourceRow, caption_columns, split_named, split_of_file, texts_of
 
 
 def read_with_datasets(
@@ -89,7 +89,8 @@ def _open_all(source: str, streaming: bool) -> Mapping[str, Dataset | IterableDa
         if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
             found = load_from_disk(str(path))
         elif path.is_file():
-            found = load_dataset(path.suffix[1:], data_files=str(path), streaming=streaming)
+            data_files = {split_of_file(path) or "train": str(path)}
+            found = load_dataset(path.suffix[1:].lower(), data_files=data_files, streaming=streaming)
         else:
             # Absolute, because "parquet" or "csv" alone would name a builder of `datasets` and not the folder here.
             found = load_dataset(str(path.absolute()) if path.is_dir() else source, streaming=streaming)

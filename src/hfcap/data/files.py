@@ -1,6 +1,5 @@
 """Which files of a source hold captions, in which format, of which split."""
 
-import os
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from hfcap.data.readers import (
     read_json_lines,
     read_sidecars,
     read_webdataset,
+    walk,
 )
 from hfcap.data.records import SourceRow, split_of_file, split_of_folders
 
@@ -36,6 +36,7 @@ def find_caption_files(source: Path) -> list[CaptionFile] | None:
 
     In a folder, the first kind that is there counts: what `datasets` wrote or reads (parquet, Arrow), `metadata.jsonl`
     or `.csv` in any subfolder, tar shards in any subfolder, files of captions at the top, pictures with sidecar files.
+    Parquet with a tar of the same name beside it is what img2dataset writes: the tar counts.
 
     Raises:
         ValueError: a file of an unknown kind; a folder with several files of captions for one split, or none at all.
@@ -48,17 +49,21 @@ def find_caption_files(source: Path) -> list[CaptionFile] | None:
                 f"{source} is a file of an unknown kind; wanted {', '.join((*TABLE_SUFFIXES, '.tar', '.parquet'))}"
             )
         return [CaptionFile(source, split_of_file(source))]
-    files = [Path(parent, name) for parent, _, names in sorted(os.walk(source)) for name in sorted(names)]
-    if any(path.name.endswith(DATASETS_SUFFIXES) or path.name == "dataset_dict.json" for path in files):
+    files = [parent / name for parent, names in sorted(walk(source)) for name in names]
+    tars = [path for path in files if path.name.lower().endswith(TAR_SUFFIXES)]
+    described = {path.with_suffix(".parquet") for path in tars}
+    others = [path for path in files if path not in described]
+    if any(path.name.endswith(DATASETS_SUFFIXES) or path.name == "dataset_dict.json" for path in others):
         return None
     metadata = [path for path in files if path.name in METADATA_NAMES]
     if metadata:
         return [CaptionFile(path, split_of_folders(path.relative_to(source).parts[:-1])) for path in metadata]
-    tars = [path for path in files if path.name.lower().endswith(TAR_SUFFIXES)]
     if tars:
         folders = [split_of_folders(path.relative_to(source).parts[:-1]) for path in tars]
         return [CaptionFile(path, folder or split_of_file(path)) for path, folder in zip(tars, folders, strict=True)]
     tables = [path for path in files if path.parent == source and path.name.lower().endswith(TABLE_SUFFIXES)]
+    # `hfcap data check X --output X` leaves its findings there.
+    tables = [path for path in tables if path.name != "check.json" or not path.with_suffix(".html").exists()]
     if tables:
         return _one_table_a_split(tables, source)
     if not any(path.suffix.lower() in PICTURE_SUFFIXES for path in files):
@@ -95,6 +100,7 @@ def read_caption_files(
             there[own_split] = None
             if own_split == split:
                 found = True
+                _check_names(row)
                 yield row
     if not found:
         names = f"{files[0].path} has" if len(files) == 1 else f"the {len(files)} files beside {files[0].path} have"
@@ -111,6 +117,14 @@ def splits_of_files(files: list[CaptionFile], *columns: str | None) -> list[str]
         rows = [] if file.split else _reader_of(file.path)(file.path, *columns)
         found |= dict.fromkeys([file.split] if file.split else [row.split or "train" for row in rows])
     return list(found)
+
+
+def _check_names(row: SourceRow) -> None:
+    for name in (row.image if isinstance(row.image, str) else row.image["path"], row.where):
+        try:
+            name.encode()
+        except UnicodeEncodeError:
+            raise ValueError(f"{name!r}: the name is not UTF-8; rename the file") from None
 
 
 def _reader_of(path: Path) -> Callable[..., Iterator[SourceRow]]:

@@ -12,7 +12,15 @@ import numpy as np
 from datasets import Dataset
 from PIL import Image
 
-from hfcap.data.pictures import MAX_PIXELS, load_picture, picture_chunks, read_bytes, undecoded, why_bad_picture
+from hfcap.data.pictures import (
+    MAX_PIXELS,
+    load_picture,
+    orientation,
+    picture_chunks,
+    read_bytes,
+    undecoded,
+    why_bad_picture,
+)
 
 HASH_SIDE = 8  # a difference hash has HASH_SIDE ** 2 = 64 bits
 THUMBNAIL_SIDE = 16
@@ -64,9 +72,10 @@ def facts_of(image: dict | None, max_pixels: int = MAX_PIXELS) -> PictureFacts:
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with Image.open(io.BytesIO(data)) as opened:
-            turned = opened.getexif().get(0x0112, 1) >= 5  # orientations 5 to 8 swap the sides
-            width, height = opened.size[::-1] if turned else opened.size
+            width, height = opened.size
             opened.draft("RGB", (4 * THUMBNAIL_SIDE, 4 * THUMBNAIL_SIDE))  # a JPEG is decoded small
+            if orientation(opened) >= 5:  # these swap the sides
+                width, height = height, width
             small = load_picture(opened)
     thumbnail = np.asarray(small.resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BOX))
     return PictureFacts(None, digest, width, height, difference_hash(small), thumbnail)
@@ -89,19 +98,20 @@ def near_duplicates(facts: list[PictureFacts]) -> list[tuple[int, int]]:
     more than `NEAR_SHADES`: other sizes, qualities and formats of one photo do, and crops by a few percent. Every pair
     is compared: seconds for 10,000 pictures, and time grows with the square.
     """
-    hashes = np.array([one.hash for one in facts], np.uint64)
+    readable = [index for index, one in enumerate(facts) if one.reason is None]
+    hashes = np.array([facts[index].hash for index in readable], np.uint64)
     pairs = []
-    for start in range(0, len(facts), PAIR_BLOCK):
+    for start in range(0, len(readable), PAIR_BLOCK):
         block = hashes[start : start + PAIR_BLOCK, None]
         distance = np.bitwise_count(block ^ hashes[None, start:])  # (block, remaining)
         for row, column in np.argwhere(distance <= NEAR_BITS):
-            first, second = start + int(row), start + int(column)
+            first, second = readable[start + int(row)], readable[start + int(column)]
             if first < second and _look_alike(facts[first], facts[second]):
                 pairs.append((first, second))
     return pairs
 
 
 def _look_alike(first: PictureFacts, second: PictureFacts) -> bool:
-    if first.reason is not None or second.reason is not None or first.sha256 == second.sha256:
+    if first.sha256 == second.sha256:
         return False
     return int(np.abs(first.thumbnail.astype(int) - second.thumbnail).max()) <= NEAR_SHADES

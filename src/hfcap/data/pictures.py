@@ -2,6 +2,7 @@
 
 import hashlib
 import io
+import struct
 import warnings
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 from datasets import Dataset
 from datasets import Image as ImageFeature
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image, UnidentifiedImageError
 from tqdm.auto import tqdm
 
 SIXTEEN_BIT_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
@@ -22,6 +23,17 @@ PROGRESS_FROM = 2000  # images; fewer are read before a bar would be noticed
 MAX_LISTED = 20
 MAX_PIXELS = 89_478_485  # Pillow's own: a quarter of a gigabyte as RGB
 PILLOW_FACTOR = 2  # Pillow warns above its limit, and refuses above twice that
+ORIENTATION = 0x0112  # EXIF tag
+_TURNS = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
+_METADATA = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")  # where Pillow finds an orientation
 
 
 @dataclass(frozen=True)
@@ -53,7 +65,7 @@ def load_picture(image: Image.Image | str | PathLike | bytes | dict) -> Image.Im
         with Image.open(io.BytesIO(read_bytes(image))) as opened:
             opened.load()
             return load_picture(opened)
-    image = ImageOps.exif_transpose(image)
+    image = _upright(image)
     if image.mode in SIXTEEN_BIT_MODES:
         image = _to_eight_bits(image)
     if image.has_transparency_data:
@@ -63,6 +75,28 @@ def load_picture(image: Image.Image | str | PathLike | bytes | dict) -> Image.Im
     if image.mode == "F":
         image = image.convert("L")
     return image.convert("RGB")
+
+
+def orientation(image: Image.Image) -> int:
+    """Load a picture and return its EXIF orientation, 1 to 8; 1 (upright) where it has none that can be read."""
+    image.load()  # a TIFF turns itself here, and forgets its orientation
+    try:
+        value = image.getexif().get(ORIENTATION)
+    # What Pillow raises on EXIF blocks that are cut off, garbage, or text.
+    except (SyntaxError, TypeError, ValueError, struct.error):
+        return 1
+    return value if isinstance(value, int) and value in _TURNS else 1
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    # Not ImageOps.exif_transpose: it writes the whole EXIF block anew, and fails where any other tag in it is odd.
+    turn = _TURNS.get(orientation(image))
+    if turn is None:
+        return image
+    image = image.transpose(turn)
+    for name in _METADATA:  # or it would be turned again
+        image.info.pop(name, None)
+    return image
 
 
 def read_bytes(image: str | PathLike | bytes | dict) -> bytes:

@@ -6,14 +6,16 @@ together, and a picture's path is as the file gives it: `place_pictures` finds t
 
 import csv
 import io
+import json
 import os
 import tarfile
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import chain, groupby, islice
 from pathlib import Path, PurePosixPath
 
-from hfcap.data.records import SourceRow, source_row, split_named, split_of_folders, texts_of
+from hfcap.data.records import SourceRow, caption_columns, source_row, split_named, split_of_folders, texts_of
 from hfcap.json_files import (
     check_image_id,
     decode_text,
@@ -39,7 +41,10 @@ def read_json_lines(path: Path, image_column: str | None, captions_column: str |
 
 
 def read_csv(path: Path, image_column: str | None, captions_column: str | None) -> Iterator[SourceRow]:
-    """Read a table with a header: a picture's path and a caption a line, between commas, tabs, semicolons or bars."""
+    """Read a table with a header: a picture's path and a caption a line, between commas, tabs, semicolons or bars.
+
+    A cell may hold several captions, as a JSON list of strings.
+    """
     text = read_text(path)
     header_line = text.split("\n", 1)[0]
     lines = csv.reader(io.StringIO(text, newline=""), delimiter=max(DELIMITERS, key=header_line.count), strict=True)
@@ -47,6 +52,7 @@ def read_csv(path: Path, image_column: str | None, captions_column: str | None) 
         header = [name.strip() for name in next(lines, [])]
         if len(header) < 2 or len(set(header)) < len(header):
             raise ValueError(f"{path}, line 1: the header is {header}; wanted two or more names, each once")
+        with_captions = caption_columns(header, captions_column)
         line = lines.line_num + 1
         for values in lines:
             where, line = f"{path}, line {line}", lines.line_num + 1
@@ -56,9 +62,22 @@ def read_csv(path: Path, image_column: str | None, captions_column: str | None) 
                     'put a value with a delimiter in it between "quotes"'
                 )
             if values:
-                yield source_row(dict(zip(header, values, strict=True)), where, image_column, captions_column)
+                entry = dict(zip(header, values, strict=True))
+                entry |= {name: _listed(entry[name]) for name in with_captions}
+                yield source_row(entry, where, image_column, captions_column)
     except csv.Error as error:
         raise ValueError(f"{path}, line {lines.line_num}: malformed table ({error}); mend the line") from None
+
+
+def _listed(cell: str) -> str | list[str]:
+    """Return the strings of a JSON list; what is none is a caption as it stands, though it begins like one."""
+    if not cell.lstrip().startswith("["):
+        return cell
+    try:
+        found = json.loads(cell)
+    except (ValueError, RecursionError):
+        return cell
+    return found if all(isinstance(text, str) for text in found) else cell
 
 
 def read_json_captions(path: Path, image_column: str | None, captions_column: str | None) -> Iterator[SourceRow]:
@@ -111,20 +130,39 @@ def read_karpathy(content: dict, path: Path) -> Iterator[SourceRow]:
 def read_sidecars(folder: Path) -> Iterator[SourceRow]:
     """Read pictures with a text file of the same name (`dog.jpg`, `dog.txt` or `dog.caption`), one caption a line.
 
-    The first folder's name may tell the split. A picture without a text file has no captions.
+    The first folder's name may tell the split. A picture without a text file has no captions. Names that differ in
+    case only are the same (`DOG.JPG`, `dog.txt`), unless the text file is another picture's by its very name.
     """
-    for parent, folders, names in os.walk(folder):
-        folders.sort()
-        pictures = [name for name in sorted(names) if Path(name).suffix.lower() in PICTURE_SUFFIXES]
-        split = split_of_folders(Path(parent).relative_to(folder).parts[:1])
-        for name in pictures:
-            texts = [Path(parent, name).with_suffix(suffix) for suffix in sorted(CAPTION_SUFFIXES)]
-            texts = [path for path in texts if path.name in names]
+    for parent, names in walk(folder):
+        pictures = [path for path in map(Path, names) if path.suffix.lower() in PICTURE_SUFFIXES]
+        split = split_of_folders(parent.relative_to(folder).parts[:1])
+        texts_of_stem: dict[str, list[Path]] = defaultdict(list)
+        for path in map(Path, names):
+            if path.suffix.lower() in CAPTION_SUFFIXES:
+                texts_of_stem[path.stem].append(parent / path)
+        taken = {path.stem for path in pictures}
+        in_lower_case = {stem.lower(): texts for stem, texts in texts_of_stem.items() if stem not in taken}
+        for path in pictures:
+            texts = texts_of_stem.get(path.stem) or in_lower_case.get(path.stem.lower(), [])
             if len(texts) > 1:
-                raise ValueError(f"{texts[0]} and {texts[1]} both caption {name}; keep one of the two")
+                raise ValueError(f"{texts[0]} and {texts[1]} both caption {path}; keep one of the two")
             captions = _lines(texts[0].read_bytes(), str(texts[0])) if texts else []
-            where = str(texts[0] if texts else Path(parent, name))
-            yield SourceRow(str(Path(parent, name)), captions, where, split=split)
+            where = str(texts[0] if texts else parent / path)
+            yield SourceRow(str(parent / path), captions, where, split=split)
+
+
+def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
+    """Yield each folder, from `folder` down, with its files' names in order; hidden files and folders are left out.
+
+    Links to folders are followed, but for those that lead back to a folder above them.
+    """
+    for parent, folders, names in os.walk(folder, followlinks=True):
+        folders[:] = [name for name in sorted(folders) if name[0] != "." and not _leads_back(Path(parent, name))]
+        yield Path(parent), [name for name in sorted(names) if name[0] != "."]
+
+
+def _leads_back(folder: Path) -> bool:
+    return folder.is_symlink() and folder.resolve() in {above.resolve() for above in folder.absolute().parents}
 
 
 def read_webdataset(path: Path) -> Iterator[SourceRow]:

@@ -168,8 +168,11 @@ def split_named(word: str) -> str:
 
 
 def split_of_file(path: Path) -> str | None:
-    """Return the split that a file's name tells by one of its words ("captions_val2017.json"), or None."""
-    words = [word for word in re.split(r"[^a-z]+", path.name.lower().split(".", 1)[0]) if word in _SPLIT_OF_WORD]
+    """Return the split that a file's name tells by one of its words ("captions_val2017.json"), or None.
+
+    Words may follow a dot ("coco.val.jsonl"); no suffix of a file that is read is one.
+    """
+    words = [word for word in re.split(r"[^a-z]+", path.name.lower()) if word in _SPLIT_OF_WORD]
     return _SPLIT_OF_WORD[words[-1]] if words else None
 
 

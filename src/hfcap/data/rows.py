@@ -21,7 +21,7 @@ STREAM_FEATURES = Features({"image_id": TEXT, "image": ImageFeature(), "captions
 def dataset_of(rows: Iterable[SourceRow]) -> Dataset:
     """Put the rows of a reader into a data set of `image`, `captions`, `prompt` if any has one, and the other columns.
 
-    A column that Arrow cannot hold (values of several types) is left out with a warning.
+    A column that Arrow cannot hold (values of several types, integers above 64 bits) is left out with a warning.
     """
     rows = list(rows)
     columns = {
@@ -40,8 +40,8 @@ def dataset_of(rows: Iterable[SourceRow]) -> Dataset:
         values = [row.extra.get(name) for row in rows]
         try:
             columns.setdefault(name, (pa.array(values), None))
-        except pa.ArrowException as error:
-            warnings.warn(f"column {name!r} is left out, its values are of several types: {error}", stacklevel=3)
+        except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
+            warnings.warn(f"column {name!r} is left out, Arrow cannot hold its values: {error}", stacklevel=3)
     features = {name: feature for name, (_, feature) in columns.items() if feature is not None}
     dataset = Dataset.from_dict(
         {name: values for name, (values, feature) in columns.items() if feature is not None},
@@ -53,6 +53,11 @@ def dataset_of(rows: Iterable[SourceRow]) -> Dataset:
     return dataset
 
 
+def has_ids(dataset: Dataset) -> bool:
+    """Tell whether the source gives its images ids; else they are made from file names and contents."""
+    return "image_id" in dataset.column_names and any(dataset["image_id"])
+
+
 def one_row_an_image(dataset: Dataset, keep_empty: bool = False) -> Dataset:
     """Bring rows with `image`, `captions` (lists) and maybe `image_id` and `prompt` into their final form.
 
@@ -62,7 +67,7 @@ def one_row_an_image(dataset: Dataset, keep_empty: bool = False) -> Dataset:
     """
     if "prompt" in dataset.column_names and not any(dataset["prompt"]):
         dataset = dataset.remove_columns("prompt")
-    if "image_id" in dataset.column_names and not any(dataset["image_id"]):
+    if "image_id" in dataset.column_names and not has_ids(dataset):
         dataset = dataset.remove_columns("image_id")
     image_ids = _image_ids(dataset)
     captions = dataset.select_columns(["captions"])["captions"][:]

@@ -94,7 +94,7 @@ def load_captions(
     where = (source, split, image_folder, image_column, captions_column)
     if streaming:
         return _stream(where, num_images, (on_bad_image, max_pixels, on_skip))
-    dataset = load_rows(*where)
+    dataset = one_row_an_image(load_rows(*where))
     if num_images is not None:
         dataset = dataset.select(range(min(num_images, len(dataset))))
     places = None
@@ -110,20 +110,18 @@ def load_rows(
     image_folder: str | None = None,
     image_column: str | None = None,
     captions_column: str | None = None,
-    keep_empty: bool = False,
 ) -> Dataset:
-    """Load one split as `load_captions` does, before its pictures are checked.
+    """Load one split as it stands in the source, for `one_row_an_image`.
 
-    The column `WHERE` says where each row stands, in sources made of files. With `keep_empty`, empty captions and
-    images without any are there.
+    The column `WHERE` says where each row stands, in sources made of files.
     """
     files = _caption_files(source)
     if files is None:
-        return one_row_an_image(read_with_datasets(source, split, image_column, captions_column), keep_empty)
+        return read_with_datasets(source, split, image_column, captions_column)
     rows = partial(read_caption_files, files, split_named(split), image_folder, image_column, captions_column)
     if all(file.path.name.lower().endswith(TAR_SUFFIXES) for file in files):
-        return one_row_an_image(_cached_dataset(files, rows), keep_empty)
-    return one_row_an_image(dataset_of(rows()), keep_empty)
+        return _cached_dataset(files, rows)
+    return dataset_of(rows())
 
 
 def split_names(

@@ -1,17 +1,20 @@
 """`hfcap data split`: seeded splits by image, written as a folder that `load_captions` reads."""
 
+import hashlib
 import json
 import os
 import shutil
+import warnings
 from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
 from datasets import Dataset, concatenate_datasets
+from datasets.features.features import require_decoding
 
 from hfcap.data.pictures import MAX_PIXELS, content_hashes, handle_bad_images, read_bytes, undecoded
-from hfcap.data.rows import WHERE, one_row_an_image
+from hfcap.data.rows import WHERE, has_ids, one_row_an_image
 from hfcap.data.sources import load_rows, split_names
 from hfcap.files import write_json
 
@@ -51,12 +54,12 @@ def split_source(
     """Put all rows of a source, whatever splits it has, into new splits, and write them.
 
     The folder holds the pictures' files, byte for byte, in `images/`, a `train.jsonl`, `validation.jsonl`, … each with
-    `image`, `image_id`, `captions` and the other columns, and `split.json`, which says how it was made. It appears
-    whole or not at all.
+    `image`, `image_id`, `captions` and the other columns (but further pictures), and `split.json`, which says how it
+    was made, of what. It appears whole or not at all.
 
     Args:
         source: as for `load_captions`.
-        output: folder to write; if it is there, it must be the same split, and nothing is done.
+        output: folder to write; if it is there, it must be the same split of the same rows, and nothing is done.
         shares: see `assign_splits`.
         seed: see there.
         **options: `image_folder`, `image_column`, `captions_column`, `on_bad_image`, `max_pixels` of `load_captions`.
@@ -69,13 +72,24 @@ def split_source(
     """
     output = Path(output)
     record = {"source": str(source), "shares": dict(shares), "seed": seed, "options": options}
-    if output.exists():
-        return _already_there(output, record)
+    earlier = _earlier_record(output) if output.exists() else None
     checks = {name: options[name] for name in ("on_bad_image", "max_pixels") if name in options}
     columns = {name: value for name, value in options.items() if name not in checks}
     parts = [load_rows(source, name, **columns) for name in split_names(source, **columns)]
+    if any(map(has_ids, parts)):
+        parts = [one_row_an_image(part) for part in parts]
+    # Ids made from file names are made here, of all rows: each split may have its own 0000.jpg.
     rows = one_row_an_image(concatenate_datasets(parts))
+    record["rows"] = _fingerprint(rows)
+    if earlier is not None:
+        _check_same(output, earlier, record)
+        return earlier["num_images"]
     rows = rows.remove_columns([WHERE] if WHERE in rows.column_names else [])
+    further = [name for name, kind in rows.features.items() if name != "image" and require_decoding(kind)]
+    if further:
+        rows = rows.remove_columns(further)
+        names_left_out = ", ".join(further)
+        warnings.warn(f"left out {names_left_out}: JSONL holds no pictures; remove to silence this", stacklevel=2)
     rows = handle_bad_images(rows, checks.get("on_bad_image", "error"), checks.get("max_pixels", MAX_PIXELS))
     names = assign_splits(content_hashes(rows), shares, seed)
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
@@ -105,15 +119,24 @@ def _write_splits(rows: Dataset, names: list[str], splits: list[str], folder: Pa
     return counts
 
 
-def _already_there(output: Path, record: dict) -> dict[str, int]:
+def _fingerprint(rows: Dataset) -> dict[str, int | str]:
+    """Say which rows were split; pictures are known by their ids, since reading all again would take as long."""
+    ids, captions = rows["image_id"][:], rows["captions"][:]
+    digest = hashlib.sha256(json.dumps([ids, captions]).encode()).hexdigest()[:16]
+    return {"images": len(ids), "captions": sum(map(len, captions)), "sha256": digest}
+
+
+def _earlier_record(output: Path) -> dict:
     try:
-        earlier = json.loads((output / RECORD).read_text(encoding="utf-8"))
+        return json.loads((output / RECORD).read_text(encoding="utf-8"))
     except (OSError, ValueError):
         raise ValueError(f"{output} is there and holds no {RECORD}; give another folder, or remove it") from None
+
+
+def _check_same(output: Path, earlier: dict, record: dict) -> None:
     changed = [name for name in record if earlier.get(name) != record[name]]
     if changed:
         raise ValueError(
             f"{output} holds another split: {changed[0]} was {earlier.get(changed[0])!r}, is {record[changed[0]]!r}; "
             "give another folder, or remove it"
         )
-    return earlier["num_images"]

@@ -44,7 +44,7 @@ def pictures_of_run(
         except (ConfigError, OSError) as error:
             print(f"The run's evaluation data is not to be had ({error}): embedded drawings take its place.")
         else:
-            rows = [{"image": load_picture(row["image"]), "captions": row["captions"]} for row in split]
+            rows = [{"image": load_picture(row["image"]), "captions": row["captions"]} for row in undecoded(split)]
             return rows, f"{len(rows)} pictures of {Path(data_args.data).name}, {data_args.eval_split}"
     drawings = load_scenes("validation", count, "caption")
     rows = [{"image": load_picture(row["image"]), "captions": []} for row in drawings]
