@@ -178,6 +178,8 @@ NOT_FOLLOWED = {
     "bf16_full_eval": (False, "a model is judged in the precision it is saved in"),
     "fp16_full_eval": (False, "a model is judged in the precision it is saved in"),
     "prediction_loss_only": (False, "evaluations caption eval_caption_images images"),
+    "deepspeed": (None, "accelerate launch --config_file configs/accelerate/deepspeed_zero3.yaml, or another there"),
+    "fsdp": (None, "accelerate launch --config_file configs/accelerate/fsdp2.yaml"),
 }
 
 
@@ -186,11 +188,12 @@ class RunArguments(TrainingArguments):
     """`TrainingArguments` of every recipe.
 
     Defaults that differ from `TrainingArguments`: `output_dir` is the run folder (checkpoints lie in its
-    `checkpoints/`); evaluation and a checkpoint every epoch, the best kept; `remove_unused_columns=False`;
-    `lr_scheduler_type="cosine"`; each process reads a stream itself and takes its share (`dispatch_batches=False`):
-    sent from one process, batches padded to different lengths cannot be joined. DDP looks for parameters without a
-    gradient with activation checkpointing too (`ddp_find_unused_parameters`): LLaVA leaves the last layer of its
-    encoder out. Loader processes by the machine (`loader_workers`).
+    `checkpoints/`); evaluation and a checkpoint every epoch; two checkpoints are kept, the best one among them
+    (`save_total_limit=2`), and a run ends with the best; `remove_unused_columns=False`; `lr_scheduler_type="cosine"`;
+    each process reads a stream itself and takes its share (`dispatch_batches=False`): sent from one process, batches
+    padded to different lengths cannot be joined. DDP looks for parameters without a gradient with activation
+    checkpointing too (`ddp_find_unused_parameters`): LLaVA leaves the last layer of its encoder out. Loader processes
+    by the machine (`loader_workers`).
     """
 
     output_dir: str = field(default="outputs/run", metadata={"help": "The run folder."})
