@@ -3,10 +3,11 @@
 import json
 import os
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, get_args, get_type_hints
 
 import torch
 import yaml
@@ -325,7 +326,7 @@ class _Parser(HfArgumentParser):
 
 
 def _flags(config: dict[str, Any]) -> list[str]:
-    """Command-line options that mean the same as a YAML mapping, so that one parser checks both."""
+    """Command-line options that mean the same as a YAML mapping, nulls apart, so that one parser checks both."""
     flags = []
     for key, value in config.items():
         if value is None:
@@ -366,7 +367,8 @@ def parse_arguments(
         One instance of each class, in their order.
 
     Raises:
-        ConfigError: an unknown key (with the nearest known one), a value of a wrong type, or an unreadable file.
+        ConfigError: an unknown key (with the nearest known one), a value of a wrong type, null where a setting must
+            have a value, or an unreadable file.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     config_path = default_config
@@ -380,8 +382,14 @@ def parse_arguments(
     known = {f.name for dataclass in dataclasses for f in fields(dataclass) if f.init}
     for key in config:
         if key not in known:
-            raise ConfigError(f"{config_path}: unknown key {key!r}{_nearest(key, known)}")
+            raise ConfigError(f"{config_path}: unknown key {key!r}{nearest(key, known)}")
+    hints = {name: hint for dataclass in dataclasses for name, hint in get_type_hints(dataclass).items()}
+    nulls = [key for key, value in config.items() if value is None]
+    for key in nulls:
+        if type(None) not in get_args(hints[key]):
+            raise ConfigError(f"{config_path}: {key} is null; give a value, or leave it out for its default")
     parser = _Parser(dataclasses, allow_abbrev=False)
+    parser.set_defaults(**dict.fromkeys(nulls))
     try:
         *parsed, unknown = parser.parse_args_into_dataclasses(_flags(config) + argv, return_remaining_strings=True)
     except ConfigError:
@@ -390,10 +398,11 @@ def parse_arguments(
         raise ConfigError(" ".join(str(error).split())) from error
     if unknown:
         name = unknown[0].removeprefix("--").split("=")[0]
-        raise ConfigError(f"unknown argument {unknown[0]!r}{_nearest(name, known)}")
+        raise ConfigError(f"unknown argument {unknown[0]!r}{nearest(name, known)}")
     return tuple(parsed)
 
 
-def _nearest(name: str, known: set[str]) -> str:
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Ask, at the end of an error, whether a wrong name was meant to be the known one most like it."""
     matches = get_close_matches(name.replace("-", "_"), known, n=1)
     return f"; did you mean {matches[0]!r}?" if matches else ""
