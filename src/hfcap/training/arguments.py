@@ -16,6 +16,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from hfcap.data.augmentation import LARGEST_JITTER, SMALLEST_CROP
 from hfcap.data.pictures import MAX_PIXELS
 from hfcap.errors import ConfigError
+from hfcap.training.limits import CAPTION_FIGURES, TAGGING_FIGURES, check_best_metric, check_smallest
 
 
 @dataclass
@@ -74,6 +75,7 @@ class DataArguments:
     )
 
     def __post_init__(self):
+        check_smallest(self)
         if not SMALLEST_CROP <= self.crop <= 1:
             raise ConfigError(
                 f"crop is {self.crop}; wanted {SMALLEST_CROP} to 1 (no crop): a smaller part may lack what captions "
@@ -94,6 +96,7 @@ class EncoderArguments:
     image_size: int | None = field(default=None, metadata={"help": "Side of the square picture the encoder sees."})
 
     def __post_init__(self):
+        check_smallest(self)
         for name in ("encoder_config", "decoder_config", "bridge_config", "image_processor_config"):
             value = getattr(self, name, None)
             if isinstance(value, str):
@@ -231,6 +234,14 @@ class RunArguments(TrainingArguments):
             self.dataloader_num_workers = loader_workers(self.use_cpu)
             self.dataloader_persistent_workers = self.dataloader_num_workers > 0
         super().__post_init__()
+        check_smallest(self)
+        if self.early_stopping_patience is not None and (
+            self.eval_strategy == "no" or self.metric_for_best_model is None
+        ):
+            raise ConfigError(
+                f"early_stopping_patience is {self.early_stopping_patience}, but without eval_strategy and "
+                "metric_for_best_model nothing says when a run gets no better: give both, or leave it out"
+            )
         if self.accelerator_config.dispatch_batches is None:
             self.accelerator_config.dispatch_batches = False
 
@@ -273,9 +284,11 @@ class CaptionTrainingArguments(RunArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.pad_to_multiple_of < 1:
+        check_best_metric(self.metric_for_best_model, CAPTION_FIGURES)
+        if self.eval_caption_images == 1 and self.metric_for_best_model in ("cider", "eval_cider"):
             raise ConfigError(
-                f"pad_to_multiple_of is {self.pad_to_multiple_of}; wanted 1 (no more than needed) or more"
+                "eval_caption_images is 1; wanted 2 or more for metric_for_best_model: cider, which is 0 of one image "
+                "(it weighs words by how few images have them)"
             )
         if self.push_to_hub and self.hub_model_id is None:
             raise ConfigError("push_to_hub: say where to with --hub_model_id USER/NAME")
@@ -292,6 +305,12 @@ class EncoderTrainingArguments(RunArguments):
 
     def __post_init__(self):
         super().__post_init__()
+        check_best_metric(self.metric_for_best_model, TAGGING_FIGURES)
+        if self.label_smoothing_factor:
+            raise ConfigError(
+                f"label_smoothing_factor is {self.label_smoothing_factor}: the words of a picture have no such loss; "
+                "leave it out"
+            )
         if self.push_to_hub:
             raise ConfigError("push_to_hub: an encoder alone is not published; train a captioner with it first")
 
