@@ -30,7 +30,7 @@ from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, Mo
 from hfcap.training.build import build_captioner, captioner_type, choose_kernels, load_captioner, set_decoding
 from hfcap.training.callbacks import SampleCaptions
 from hfcap.training.checkpoints import last_complete_checkpoint
-from hfcap.training.collators import CaptionCollator
+from hfcap.training.collators import CaptionCollator, check_positions
 from hfcap.training.compatibility import (
     check_data,
     check_decoding,
@@ -101,6 +101,7 @@ def main(argv: list[str] | None = None) -> Path:
         data_args.max_caption_tokens,
         args.pad_to_multiple_of,
     )
+    check_positions(model, collator)
     if args.dry_run:
         print(describe_run(model, collator, train_data, args))
         return run

@@ -459,7 +459,11 @@ def test_cider_optimised_training_refuses_what_it_cannot_keep_to(setting, reason
         (["--strategy", "full"], "feature_cache needs a frozen encoder"),
         (["--strategy", "qlora"], "use that recipe"),
         (["--strategy", "lora"], "an adapter is nothing without its base: give a `model`"),
-        (["--family", "encoder_decoder", "--strategy", "lora"], "not offered for hfcap_encoder_decoder"),
+        (["--family", "encoder_decoder"], "needs a decoder with cross-attention, and llama has none"),
+        (
+            ["--family", "encoder_decoder", "--strategy", "lora", "--decoder_config", '{"model_type": "gpt2"}'],
+            "not offered for hfcap_encoder_decoder",
+        ),
         (["--encoder_config", '{"model_type": "bit"}'], "give one of encoder"),
         (["--model", "base", "--encoder", "x"], "'base' is built already; leave out encoder, encoder_training, "),
         (["--image_processor_config", '{"do_resize": false}'], "image_processor_config is for a loaded `model`"),

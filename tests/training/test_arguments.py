@@ -5,10 +5,15 @@ from hfcap.errors import ConfigError
 from hfcap.training.arguments import (
     CaptionTrainingArguments,
     DataArguments,
+    EncoderTrainingArguments,
     ModelArguments,
     fast_bfloat16,
     parse_arguments,
 )
+from hfcap.training.collators import CaptionCollator
+from hfcap.training.limits import CAPTION_FIGURES
+from hfcap.training.scst import ScstArguments
+from tiny_training import make_trainer
 
 CLASSES = (DataArguments, ModelArguments, CaptionTrainingArguments)
 
@@ -44,6 +49,34 @@ def test_yaml_sets_defaults_and_the_command_line_overrides(tmp_path):
             [],
             "train_sampling_strategy is not followed: the order is drawn",
         ),
+        (
+            "deepspeed: zero3.json",
+            [],
+            "deepspeed is not followed: accelerate launch --config_file configs/accelerate/",
+        ),
+        (
+            "fsdp: full_shard",
+            [],
+            "fsdp is not followed: accelerate launch --config_file configs/accelerate/fsdp2.yaml",
+        ),
+        ("references: -1", [], "references is -1; wanted 1 or more"),
+        ("", ["--references", "0"], "references is 0; wanted 1 or more"),
+        ("max_caption_tokens: 0", [], "max_caption_tokens is 0; wanted 2 or more"),
+        ("vocab_size: 100", [], "vocab_size is 100; wanted 259 or more"),
+        ("num_beams: 0", [], "num_beams is 0; wanted 1 or more"),
+        ("max_new_tokens: 0", [], "max_new_tokens is 0; wanted 1 or more"),
+        ("per_device_eval_batch_size: 0", [], "per_device_eval_batch_size is 0; wanted 1 or more"),
+        ("learning_rate: .nan", [], "learning_rate is nan; wanted 0 or more"),
+        ("eval_caption_images: 0", [], "eval_caption_images is 0; wanted 1 or more"),
+        ("eval_caption_images: 1", [], "eval_caption_images is 1; wanted 2 or more for metric_for_best_model: cider"),
+        ("metric_for_best_model: bleu4", [], "'bleu4'; evaluations compute loss, bleu_1, bleu_2, bleu_3, bleu_4, "),
+        (
+            "{early_stopping_patience: 2, eval_strategy: 'no', load_best_model_at_end: false}",
+            [],
+            "early_stopping_patience is 2, but without eval_strategy",
+        ),
+        ("learning_rate: null", [], "run.yaml: learning_rate is null; give a value"),
+        ("mirror:", [], "run.yaml: mirror is null; give a value"),
     ],
 )
 def test_a_wrong_setting_is_one_clear_error(tmp_path, text, argv, message):
@@ -70,6 +103,36 @@ def test_a_precision_that_accelerate_would_overrule_is_refused(monkeypatch, sett
 def test_a_gpu_that_emulates_bfloat16_is_not_fast_at_it(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_bf16_supported", lambda including_emulation=True: including_emulation)
     assert not fast_bfloat16(on_cpu=False)
+
+
+@pytest.mark.parametrize("setting", [{"num_samples": 1}, {"sampling_temperature": 0.0}])
+def test_samples_are_compared_with_each_other(setting):
+    (name,) = setting
+    with pytest.raises(ConfigError, match=f"{name} is .*; wanted .* or more"):
+        ScstArguments(**setting)
+
+
+def test_an_encoder_alone_has_figures_of_its_own_and_no_label_smoothing():
+    assert EncoderTrainingArguments(metric_for_best_model="eval_recall").metric_for_best_model == "eval_recall"
+    with pytest.raises(ConfigError, match="'cider'; evaluations compute loss, precision, recall, f1"):
+        EncoderTrainingArguments(metric_for_best_model="cider")
+    with pytest.raises(ConfigError, match=r"label_smoothing_factor is 0\.1: .* leave it out"):
+        EncoderTrainingArguments(label_smoothing_factor=0.1)
+
+
+def test_evaluations_compute_what_a_checkpoint_can_be_best_by(build_tiny, scene_rows, tmp_path):
+    model, processor = build_tiny("llava")
+    figures = make_trainer(model, CaptionCollator(processor, model.config), scene_rows, tmp_path).evaluate()
+    times = {"eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "eval_model_preparation_time"}
+    assert set(figures) - times - {"epoch"} == {f"eval_{name}" for name in CAPTION_FIGURES}
+
+
+def test_null_means_none_where_a_setting_can_be_none(tmp_path):
+    text = "save_total_limit: null\nmetric_for_best_model: null\nload_best_model_at_end: false\nprompt:\n"
+    data, _, args = parse_arguments(*CLASSES, argv=["--config", write(tmp_path, text)])
+    assert (args.save_total_limit, args.metric_for_best_model, data.prompt) == (None, None, None)
+    _, _, args = parse_arguments(*CLASSES, argv=["--config", write(tmp_path, text), "--save_total_limit", "3"])
+    assert args.save_total_limit == 3
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -7,8 +7,12 @@ from PIL import Image
 from safetensors.torch import load_file
 from tiny import TINY_ENCODER, TINY_GPT2, TINY_LLAMA
 
+from hfcap.errors import ConfigError
+from hfcap.generation.caption import caption_rows
 from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
 from hfcap.training.build import build_captioner, train_tokenizer
+from hfcap.training.collators import CaptionCollator, check_positions
+from hfcap.training.trainer import model_inputs
 from tiny_training import loads_whole
 
 VIT = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
@@ -44,6 +48,84 @@ def test_a_pretrained_encoder_sees_pictures_of_the_size_asked_for(name, settings
             model(**inputs, decoder_input_ids=torch.tensor([[1]]))
         assert inputs["pixel_values"].shape[-2:] == (side or 32,) * 2
     assert shapes[64][0] == 4 * shapes[None][0]
+
+
+def save_encoder(folder, name, side, processor_side, **sizes):
+    config = getattr(transformers, f"{name}Config")(**sizes)
+    if side is not None:
+        config.image_size = side
+    getattr(transformers, f"{name}Model")(config).save_pretrained(folder)
+    processor = transformers.ViTImageProcessorPil(size={"height": processor_side, "width": processor_side})
+    processor.save_pretrained(folder)
+
+
+RESNET = {"embedding_size": 8, "hidden_sizes": [8, 16], "depths": [1, 1]}
+VIT_SIZES = {name: VIT[name] for name in VIT if name != "image_size"} | {"patch_size": 14}
+
+
+@pytest.mark.parametrize(
+    ("name", "side", "sizes", "tokens"),
+    [("ResNet", None, RESNET, 16), ("Dinov2", 56, VIT_SIZES, 4)],  # 4 x 4 of 8 pixels, 2 x 2 of 14
+)
+def test_an_encoder_sees_what_its_image_processor_makes(name, side, sizes, tokens, tmp_path):
+    save_encoder(tmp_path, name, side, 28, **sizes)
+    model_args = ModelArguments(encoder=str(tmp_path), decoder_config=TINY_LLAMA, vocab_size=270)
+    model, processor = build_captioner(model_args, CaptionTrainingArguments(), ["a dog runs"] * 6)
+    assert (model.config.image_size, model.config.image_seq_length) == (28, tokens)
+    row = {"image": Image.new("RGB", (90, 60)), "captions": ["a dog"]}
+    batch = CaptionCollator(processor, model.config, "caption")([row])
+    assert int((batch["input_ids"] == model.config.image_token_id).sum()) == tokens
+    with torch.no_grad():
+        model(input_ids=batch["input_ids"], pixel_values=batch["pixel_values"])
+
+
+def test_an_encoder_for_one_size_alone_says_which(tmp_path):
+    save_encoder(tmp_path, "ViT", 56, 28, **VIT_SIZES)
+    parts = {"encoder": str(tmp_path), "decoder_config": TINY_LLAMA, "vocab_size": 270}
+    args = CaptionTrainingArguments()
+    with pytest.raises(ConfigError, match=r"the vit encoder is for pictures of 56 .* makes 28; give image_size"):
+        build_captioner(ModelArguments(**parts), args, ["a dog runs"] * 6)
+    model, _ = build_captioner(ModelArguments(**parts, image_size=56), args, ["a dog runs"] * 6)
+    assert model.config.image_seq_length == 16
+
+
+def test_parts_that_do_not_fit_are_one_line():
+    bert = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model_args = ModelArguments(encoder_config=TINY_ENCODER, decoder_config=bert, image_size=32)
+    with pytest.raises(ConfigError, match=r"family: llava cannot be made .* head of BertLMHeadModel has a bias"):
+        build_captioner(model_args, CaptionTrainingArguments(), ["a dog runs"] * 6)
+
+
+def test_an_encoder_without_an_image_processor_is_one_line(tmp_path):
+    transformers.AutoModel.from_config(transformers.AutoConfig.for_model(**TINY_ENCODER)).save_pretrained(tmp_path)
+    model_args = ModelArguments(encoder=str(tmp_path), decoder_config=TINY_LLAMA)
+    with pytest.raises(ConfigError, match=r"encoder: .* cannot be loaded"):
+        build_captioner(model_args, CaptionTrainingArguments(), ["a dog runs"] * 6)
+
+
+@pytest.mark.parametrize("family", ["llava", "encoder_decoder"])
+def test_captions_that_the_decoder_has_no_positions_for_are_refused(family):
+    parts = {"encoder_config": TINY_ENCODER, "decoder_config": TINY_GPT2 | {"n_positions": 32}, "image_size": 32}
+    args = CaptionTrainingArguments()
+    model, processor = build_captioner(ModelArguments(family=family, **parts, vocab_size=270), args, ["a dog"] * 6)
+    # Four image tokens and a BOS; the start token, or the line break after the picture, starts the caption.
+    before = 0 if family == "encoder_decoder" else 5
+    for name, tokens, new_tokens, got in (
+        ("max_caption_tokens", 64, 8, 64),
+        ("max_new_tokens", 8, 40, 40),
+        ("max_caption_tokens", 33 - before, 8, 33 - before),
+    ):
+        model.generation_config.max_new_tokens = new_tokens
+        collator = CaptionCollator(processor, model.config, max_caption_tokens=tokens)
+        with pytest.raises(ConfigError, match=rf"{name} is {got}, and {before} .*set {name} to {32 - before} or"):
+            check_positions(model, collator)
+    model.generation_config.max_new_tokens = 32 - before
+    collator = CaptionCollator(processor, model.config, max_caption_tokens=32 - before)
+    check_positions(model, collator)
+    row = {"image": Image.new("RGB", (32, 32)), "captions": ["a dog " * 40]}
+    with torch.no_grad():
+        model(**model_inputs(collator([row]), model))
+    assert len(caption_rows(model, processor, [row])) == 1
 
 
 @pytest.mark.parametrize("family", ["llava", "encoder_decoder"])

@@ -3,13 +3,16 @@
 import json
 from pathlib import Path
 
+import huggingface_hub
 import pytest
 import torch
+from tiny import TINY_ENCODER, TINY_GPT2, TINY_LLAMA
+from transformers import AutoConfig
 
 from hfcap.errors import ConfigError
 from hfcap.training.arguments import ModelArguments
 from hfcap.training.build import choose_kernels
-from hfcap.training.compatibility import SUPPORT, check_supported, current_backend, support_table
+from hfcap.training.compatibility import SUPPORT, check_parts, check_supported, current_backend, support_table
 from native_models import build_native
 
 ROOT = Path(__file__).parents[2]
@@ -68,6 +71,93 @@ def test_flex_attention_is_refused_where_it_cannot_train(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     with pytest.raises(ConfigError, match="flex_attention trains on a GPU alone"):
         check_supported(args, "hfcap_llava", "single")
+
+
+SCRATCH = {"encoder_config": TINY_ENCODER, "decoder_config": TINY_GPT2, "image_size": 32}
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"bridge_config": {"num_bridge_layer": 2}},
+            "no 'num_bridge_layer'; did you mean 'num_bridge_layers'",
+        ),
+        (
+            {"bridge_config": {"image_positions_embeddings": True}},
+            "no 'image_positions_embeddings'; did you mean 'image_position_embeddings'",
+        ),
+        ({"family": "llava", "bridge_config": {"num_bridge_layers": 2}}, "hfcap_llava has no 'num_bridge_layers'"),
+        (
+            {"bridge_config": {"image_size": 64}},
+            "bridge_config: leave out 'image_size': the option image_size",
+        ),
+        ({"bridge_config": {"model_type": "hfcap_llava"}}, "leave out 'model_type': the option family sets it"),
+        ({"bridge_config": {"vision_grid": [2, 2]}}, "leave out 'vision_grid': it is measured"),
+        ({"decoder_config": TINY_GPT2 | {"num_layer": 7}}, "decoder_config: gpt2 has no 'num_layer'; did you mean"),
+        ({"decoder_config": TINY_GPT2 | {"vocab_size": 9}}, "leave out 'vocab_size': the option vocab_size sets it"),
+        ({"decoder_config": TINY_GPT2 | {"add_cross_attention": True}}, "the option family sets it"),
+        ({"decoder_config": TINY_LLAMA}, "needs a decoder with cross-attention, and llama has none: .*gpt2 and bert"),
+        (
+            {"decoder_config": {"model_type": "gpt22"}},
+            "unknown model_type 'gpt22'; did you mean 'gpt2'",
+        ),
+        ({"decoder_config": TINY_GPT2 | {"n_layer": "two"}}, "decoder_config: .*'n_layer' expected int, got str"),
+        (
+            {"family": "llava", "bridge_config": {"pixel_shuffle_factor": 0}},
+            "bridge_config: pixel_shuffle_factor is 0",
+        ),
+        ({"decoder_config": {"model_type": "vit"}}, "vit is not a causal language model"),
+        ({"encoder_config": TINY_ENCODER | {"depth": [1]}}, "convnext has no 'depth'; did you mean 'depths'"),
+    ],
+)
+def test_what_would_go_unread_in_a_configuration_is_refused(settings, message):
+    with pytest.raises(ConfigError, match=message) as error:
+        check_parts(ModelArguments(**{"family": "encoder_decoder", **SCRATCH} | settings))
+    assert len(str(error.value)) < 300
+
+
+@pytest.mark.parametrize(
+    ("family", "decoder_config", "bridge_config"),
+    [
+        ("encoder_decoder", {"model_type": "gpt2", "hidden_size": 32}, {"num_bridge_layers": 2, "image_dropout": 0.1}),
+        ("llava", TINY_LLAMA | {"rope_theta": 1e6}, {"pixel_shuffle_factor": 2}),
+    ],
+)
+def test_what_a_configuration_reads_may_stand_there(family, decoder_config, bridge_config):
+    settings = SCRATCH | {"decoder_config": decoder_config, "bridge_config": bridge_config}
+    check_parts(ModelArguments(family=family, **settings))
+
+
+@pytest.fixture
+def pretrained(tmp_path):
+    """Configurations of pretrained parts."""
+    for part, config in (("encoder", TINY_ENCODER), ("gpt2", TINY_GPT2), ("llama", TINY_LLAMA)):
+        AutoConfig.for_model(**config).save_pretrained(tmp_path / part)
+    (tmp_path / "other").mkdir()
+    (tmp_path / "other" / "config.json").write_text('{"model_type": "nobody_knows"}')
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"encoder": "/nonexistent/enc"}, "encoder: /nonexistent/enc cannot be loaded; give a folder or a Hub id"),
+        ({"decoder": "owner/nothere"}, "decoder: owner/nothere cannot be loaded"),
+        ({"decoder": "other"}, "decoder: .*other cannot be loaded"),
+        ({"decoder": "llama"}, "needs a decoder with cross-attention, and llama has none"),
+        ({"plain_text": True}, "plain_text: decoder .*gpt2' brings a tokenizer of its own; leave it out"),
+        ({"vocab_size": 500}, "vocab_size: decoder .*gpt2' brings a tokenizer of its own"),
+    ],
+)
+def test_a_pretrained_part_that_is_not_there_or_does_not_fit_is_one_line(pretrained, monkeypatch, settings, message):
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.chdir(pretrained)
+    parts = {"encoder": "encoder", "decoder": str(pretrained / "gpt2")}
+    check_parts(ModelArguments(family="encoder_decoder", **parts))
+    with pytest.raises(ConfigError, match=message) as error:
+        check_parts(ModelArguments(**{"family": "encoder_decoder", **parts} | settings))
+    assert "\n" not in str(error.value) and len(str(error.value)) < 450
 
 
 def test_compiled_layers_are_refused_where_an_engine_hooks_into_them():

@@ -1,5 +1,7 @@
 """Which images share a row is known before an epoch, and the same for whoever asks."""
 
+import time
+
 import numpy as np
 import pytest
 import torch
@@ -34,6 +36,33 @@ def test_a_plan_is_a_function_of_seed_and_epoch(lengths):
     # Other company in another epoch, not just another order of the rows.
     assert len(together[0] & together[1]) < 0.2 * len(together[0])
     assert len(together[0] & together[2]) < 0.2 * len(together[0])
+
+
+def test_the_number_of_rows_is_the_smallest_that_keeps_to_the_budget():
+    draw = np.random.default_rng(1)
+    for _ in range(300):
+        lengths = draw.integers(1, 30, draw.integers(1, 25))
+        budget = int(lengths.max() + draw.integers(0, 40))
+        num_rows = 1
+        while max(lengths[row].sum() for row in plan_rows(lengths, num_rows, 0, 0)) > budget:
+            num_rows += 1
+        assert count_rows(lengths, budget) == num_rows
+
+
+def test_images_that_cannot_share_a_row_are_counted_in_no_time():
+    start = time.perf_counter()
+    assert count_rows(np.full(20_000, 650), 1024) == 20_000
+    assert time.perf_counter() - start < 5  # one row more at a time took minutes
+
+
+def test_the_order_is_that_of_data_seed_where_it_is_given(tmp_path, build_tiny, scene_rows):
+    model, processor = build_tiny("llava")
+    data, collator = CaptionDataset(scene_rows), CaptionCollator(processor, model.config)
+    orders = {}
+    for data_seed in (None, 0, 1):
+        args = CaptionTrainingArguments(output_dir=str(tmp_path), seed=1, data_seed=data_seed)
+        orders[data_seed] = list(train_sampler(data, collator, args))
+    assert orders[None] == orders[1] != orders[0]
 
 
 def test_a_budget_below_one_image_is_refused(lengths):

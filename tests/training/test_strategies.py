@@ -147,19 +147,20 @@ def test_an_untrained_adapter_is_not_merged(four_bit_model, tmp_path):
     assert not (tmp_path / "merged").exists()
 
 
-def test_each_part_has_its_learning_rate(build_tiny, scene_rows, tmp_path):
+@pytest.mark.parametrize("encoder_rate", [1e-5, 0.0])
+def test_each_part_has_its_learning_rate(build_tiny, scene_rows, tmp_path, encoder_rate):
     model, processor = build_tiny("llava")
     trainer = train(
         model,
         processor,
         scene_rows,
         tmp_path,
-        encoder_learning_rate=1e-5,
+        encoder_learning_rate=encoder_rate,
         projector_learning_rate=1e-3,
         lr_scheduler_type="constant",
     )
     rates = {id(p): group["lr"] for group in trainer.optimizer.param_groups for p in group["params"]}
-    expected = {"encoder": 1e-5, "projector": 1e-3, "lm": 1e-2}
+    expected = {"encoder": encoder_rate, "projector": 1e-3, "lm": 1e-2}
     for name, parameter in model.named_parameters():
         assert rates[id(parameter)] == expected[part_of(name, FACTS_OF["llava"])], name
 

@@ -14,6 +14,7 @@ from hfcap.models.image_features import encode_images
 from hfcap.training.arguments import DataArguments, EncoderArguments, EncoderTrainingArguments
 from hfcap.training.compatibility import check_encoder
 from hfcap.training.dataset import CaptionDataset
+from hfcap.training.limits import TAGGING_FIGURES
 from hfcap.training.tagging import CaptionTagger, TagCollator, TaggingTrainer, choose_words, tag_scores, words_of
 from tiny_training import STEPS_ALONE
 
@@ -36,6 +37,11 @@ def test_words_are_those_of_the_metrics():
 def test_words_of_nearly_all_images_or_of_hardly_any_are_left_out():
     captions = [["a cat"]] * 500 + [["a dog"]] * 499 + [["a gnu"]]
     assert choose_words(captions) == {"cat": 0.5, "dog": 0.499}
+
+
+def test_captions_whose_words_tell_no_pictures_apart_are_refused():
+    with pytest.raises(ConfigError, match="none of the 2 words in the captions of 1 images"):
+        choose_words([["a cat", "A cat."]])
 
 
 def test_a_picture_is_tagged_by_its_best_patches(encoder):
@@ -68,7 +74,9 @@ def test_rows_become_pixels_and_words(image_processor, scene_rows):
 
 def test_scores_by_hand():
     prediction = EvalPrediction(np.array([[2.0, -1.0, 0.5]]), np.array([[1.0, 1.0, 0.0]]))
-    assert tag_scores(prediction) == {"precision": 0.5, "recall": 0.5, "f1": 0.5}
+    scores = tag_scores(prediction)
+    assert scores == {"precision": 0.5, "recall": 0.5, "f1": 0.5}
+    assert set(TAGGING_FIGURES) == {"loss", *scores}
 
 
 def test_an_encoder_learns_words_that_its_pictures_show(encoder, image_processor, tmp_path):

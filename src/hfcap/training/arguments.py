@@ -3,10 +3,11 @@
 import json
 import os
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal, NoReturn, get_args, get_type_hints
 
 import torch
 import yaml
@@ -15,6 +16,7 @@ from transformers import HfArgumentParser, TrainingArguments
 from hfcap.data.augmentation import LARGEST_JITTER, SMALLEST_CROP
 from hfcap.data.pictures import MAX_PIXELS
 from hfcap.errors import ConfigError
+from hfcap.training.limits import CAPTION_FIGURES, TAGGING_FIGURES, check_best_metric, check_smallest
 
 
 @dataclass
@@ -73,6 +75,7 @@ class DataArguments:
     )
 
     def __post_init__(self):
+        check_smallest(self)
         if not SMALLEST_CROP <= self.crop <= 1:
             raise ConfigError(
                 f"crop is {self.crop}; wanted {SMALLEST_CROP} to 1 (no crop): a smaller part may lack what captions "
@@ -93,6 +96,7 @@ class EncoderArguments:
     image_size: int | None = field(default=None, metadata={"help": "Side of the square picture the encoder sees."})
 
     def __post_init__(self):
+        check_smallest(self)
         for name in ("encoder_config", "decoder_config", "bridge_config", "image_processor_config"):
             value = getattr(self, name, None)
             if isinstance(value, str):
@@ -178,6 +182,8 @@ NOT_FOLLOWED = {
     "bf16_full_eval": (False, "a model is judged in the precision it is saved in"),
     "fp16_full_eval": (False, "a model is judged in the precision it is saved in"),
     "prediction_loss_only": (False, "evaluations caption eval_caption_images images"),
+    "deepspeed": (None, "accelerate launch --config_file configs/accelerate/deepspeed_zero3.yaml, or another there"),
+    "fsdp": (None, "accelerate launch --config_file configs/accelerate/fsdp2.yaml"),
 }
 
 
@@ -186,11 +192,12 @@ class RunArguments(TrainingArguments):
     """`TrainingArguments` of every recipe.
 
     Defaults that differ from `TrainingArguments`: `output_dir` is the run folder (checkpoints lie in its
-    `checkpoints/`); evaluation and a checkpoint every epoch, the best kept; `remove_unused_columns=False`;
-    `lr_scheduler_type="cosine"`; each process reads a stream itself and takes its share (`dispatch_batches=False`):
-    sent from one process, batches padded to different lengths cannot be joined. DDP looks for parameters without a
-    gradient with activation checkpointing too (`ddp_find_unused_parameters`): LLaVA leaves the last layer of its
-    encoder out. Loader processes by the machine (`loader_workers`).
+    `checkpoints/`); evaluation and a checkpoint every epoch; two checkpoints are kept, the best one among them
+    (`save_total_limit=2`), and a run ends with the best; `remove_unused_columns=False`; `lr_scheduler_type="cosine"`;
+    each process reads a stream itself and takes its share (`dispatch_batches=False`): sent from one process, batches
+    padded to different lengths cannot be joined. DDP looks for parameters without a gradient with activation
+    checkpointing too (`ddp_find_unused_parameters`): LLaVA leaves the last layer of its encoder out. Loader processes
+    by the machine (`loader_workers`).
     """
 
     output_dir: str = field(default="outputs/run", metadata={"help": "The run folder."})
@@ -236,6 +243,14 @@ class RunArguments(TrainingArguments):
                 f"configuration), and precision is {self.precision!r} here: give --precision bfloat16, or "
                 "accelerate launch --mixed_precision no"
             )
+        check_smallest(self)
+        if self.early_stopping_patience is not None and (
+            self.eval_strategy == "no" or self.metric_for_best_model is None
+        ):
+            raise ConfigError(
+                f"early_stopping_patience is {self.early_stopping_patience}, but without eval_strategy and "
+                "metric_for_best_model nothing says when a run gets no better: give both, or leave it out"
+            )
         if self.accelerator_config.dispatch_batches is None:
             self.accelerator_config.dispatch_batches = False
 
@@ -278,9 +293,11 @@ class CaptionTrainingArguments(RunArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        if self.pad_to_multiple_of < 1:
+        check_best_metric(self.metric_for_best_model, CAPTION_FIGURES)
+        if self.eval_caption_images == 1 and self.metric_for_best_model in ("cider", "eval_cider"):
             raise ConfigError(
-                f"pad_to_multiple_of is {self.pad_to_multiple_of}; wanted 1 (no more than needed) or more"
+                "eval_caption_images is 1; wanted 2 or more for metric_for_best_model: cider, which is 0 of one image "
+                "(it weighs words by how few images have them)"
             )
         if self.push_to_hub and self.hub_model_id is None:
             raise ConfigError("push_to_hub: say where to with --hub_model_id USER/NAME")
@@ -297,6 +314,12 @@ class EncoderTrainingArguments(RunArguments):
 
     def __post_init__(self):
         super().__post_init__()
+        check_best_metric(self.metric_for_best_model, TAGGING_FIGURES)
+        if self.label_smoothing_factor:
+            raise ConfigError(
+                f"label_smoothing_factor is {self.label_smoothing_factor}: the words of a picture have no such loss; "
+                "leave it out"
+            )
         if self.push_to_hub:
             raise ConfigError("push_to_hub: an encoder alone is not published; train a captioner with it first")
 
@@ -331,7 +354,7 @@ class _Parser(HfArgumentParser):
 
 
 def _flags(config: dict[str, Any]) -> list[str]:
-    """Command-line options that mean the same as a YAML mapping, so that one parser checks both."""
+    """Command-line options that mean the same as a YAML mapping, nulls apart, so that one parser checks both."""
     flags = []
     for key, value in config.items():
         if value is None:
@@ -372,7 +395,8 @@ def parse_arguments(
         One instance of each class, in their order.
 
     Raises:
-        ConfigError: an unknown key (with the nearest known one), a value of a wrong type, or an unreadable file.
+        ConfigError: an unknown key (with the nearest known one), a value of a wrong type, null where a setting must
+            have a value, or an unreadable file.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     config_path = default_config
@@ -386,8 +410,14 @@ def parse_arguments(
     known = {f.name for dataclass in dataclasses for f in fields(dataclass) if f.init}
     for key in config:
         if key not in known:
-            raise ConfigError(f"{config_path}: unknown key {key!r}{_nearest(key, known)}")
+            raise ConfigError(f"{config_path}: unknown key {key!r}{nearest(key, known)}")
+    hints = {name: hint for dataclass in dataclasses for name, hint in get_type_hints(dataclass).items()}
+    nulls = [key for key, value in config.items() if value is None]
+    for key in nulls:
+        if type(None) not in get_args(hints[key]):
+            raise ConfigError(f"{config_path}: {key} is null; give a value, or leave it out for its default")
     parser = _Parser(dataclasses, allow_abbrev=False)
+    parser.set_defaults(**dict.fromkeys(nulls))
     try:
         *parsed, unknown = parser.parse_args_into_dataclasses(_flags(config) + argv, return_remaining_strings=True)
     except ConfigError:
@@ -396,10 +426,11 @@ def parse_arguments(
         raise ConfigError(" ".join(str(error).split())) from error
     if unknown:
         name = unknown[0].removeprefix("--").split("=")[0]
-        raise ConfigError(f"unknown argument {unknown[0]!r}{_nearest(name, known)}")
+        raise ConfigError(f"unknown argument {unknown[0]!r}{nearest(name, known)}")
     return tuple(parsed)
 
 
-def _nearest(name: str, known: set[str]) -> str:
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Ask, at the end of an error, whether a wrong name was meant to be the known one most like it."""
     matches = get_close_matches(name.replace("-", "_"), known, n=1)
     return f"; did you mean {matches[0]!r}?" if matches else ""

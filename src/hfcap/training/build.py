@@ -25,7 +25,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from hfcap.checkpoint_files import check_checkpoint
 from hfcap.errors import ConfigError
-from hfcap.generation.inputs import end_token_id
+from hfcap.generation.inputs import BLANK, end_token_id
 from hfcap.models import (
     HfcapEncoderDecoderModel,
     HfcapEncoderDecoderProcessor,
@@ -33,10 +33,12 @@ from hfcap.models import (
     HfcapLlavaProcessor,
     add_image_token,
     load_vision_encoder,
+    measure_image_features,
 )
 from hfcap.models.facts import CaptionerFacts, facts_of, facts_of_type, is_packable
 from hfcap.models.model_utils import compile_layers, keep_4bit_layers_unpacked
 from hfcap.training.arguments import CaptionTrainingArguments, EncoderArguments, ModelArguments
+from hfcap.training.parts import loading, one_line, pretrained_config
 from hfcap.training.strategies import compute_dtype, four_bit_config
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
@@ -90,17 +92,23 @@ def build_captioner(
 
     Returns:
         The model, and the processor that `AutoProcessor` will load beside it.
+
+    Raises:
+        ConfigError: a pretrained part cannot be loaded, the parts do not fit each other, or the encoder does not take
+            pictures of the size asked for.
     """
     encoder, image_processor = build_encoder(model_args)
     if model_args.decoder is None:
         tokenizer = train_tokenizer(captions, model_args.vocab_size, model_args.plain_text)
     else:
         check_checkpoint(model_args.decoder)
-        tokenizer = AutoTokenizer.from_pretrained(model_args.decoder)
+        with loading("decoder", model_args.decoder):
+            tokenizer = AutoTokenizer.from_pretrained(model_args.decoder)
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
     join = _join_llava if model_args.family == "llava" else _join_encoder_decoder
-    model, processor = join(model_args, encoder, image_processor, tokenizer)
+    with one_line(f"family: {model_args.family} cannot be made of these parts"):
+        model, processor = join(model_args, encoder, image_processor, tokenizer)
     model.generation_config.update(**DECODING, early_stopping=True)
     set_decoding(model, args)
     return model, processor
@@ -141,15 +149,37 @@ def build_encoder(model_args: EncoderArguments) -> tuple[PreTrainedModel, BaseIm
     """Load the pretrained `encoder`, or make one of `encoder_config`, with its image processor."""
     if model_args.encoder is not None:
         check_checkpoint(model_args.encoder)
-        image_processor = AutoImageProcessor.from_pretrained(model_args.encoder, backend="pil")
+        with loading("encoder", model_args.encoder):
+            image_processor = AutoImageProcessor.from_pretrained(model_args.encoder, backend="pil")
+            encoder = load_vision_encoder(model_args.encoder, dtype=torch.float32)
         if model_args.image_size is not None:
             image_processor = _with_side(image_processor, model_args.image_size)
-        return load_vision_encoder(model_args.encoder, dtype=torch.float32), image_processor
+        return encoder, image_processor
     encoder = AutoModel.from_config(AutoConfig.for_model(**model_args.encoder_config))
     side = model_args.image_size
     return encoder, ViTImageProcessorPil(
         size={"height": side, "width": side}, image_mean=[0.5] * 3, image_std=[0.5] * 3
     )
+
+
+def picture_size(encoder: PreTrainedModel, image_processor: BaseImageProcessor) -> int | list[int]:
+    """Size in pixels of the pictures that an image processor makes, which an encoder's config may not state.
+
+    Raises:
+        ConfigError: the encoder does not take pictures of this size.
+    """
+    height, width = image_processor([BLANK], return_tensors="pt")["pixel_values"].shape[-2:]
+    size, own = height if height == width else [height, width], getattr(encoder.config, "image_size", None)
+    try:
+        measure_image_features(encoder, size)
+    except (ValueError, RuntimeError) as error:
+        if own in (None, size):
+            raise
+        raise ConfigError(
+            f"image_size: the {encoder.config.model_type} encoder is for pictures of {own} pixels, and its image "
+            f"processor makes {size}; give image_size: {own}, or an encoder for {size}"
+        ) from error
+    return size
 
 
 def _with_side(image_processor: BaseImageProcessor, side: int) -> BaseImageProcessor:
@@ -167,14 +197,21 @@ def _join_llava(model_args, encoder, image_processor, tokenizer) -> tuple[PreTra
     image_token_id = add_image_token(tokenizer)
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     if model_args.decoder is not None:
-        decoder = AutoModelForCausalLM.from_pretrained(model_args.decoder, dtype=torch.float32, use_safetensors=True)
+        with loading("decoder", model_args.decoder):
+            decoder = AutoModelForCausalLM.from_pretrained(
+                model_args.decoder, dtype=torch.float32, use_safetensors=True
+            )
         # The mean of the others is a sensible start, but costs a covariance; the image token's row is never read.
         decoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     else:
         config = AutoConfig.for_model(**model_args.decoder_config, vocab_size=len(tokenizer), **ids)
         decoder = AutoModelForCausalLM.from_config(config)
     model = HfcapLlavaForConditionalGeneration.from_parts(
-        encoder, decoder, image_token_id, image_size=model_args.image_size, **(model_args.bridge_config or {})
+        encoder,
+        decoder,
+        image_token_id,
+        image_size=picture_size(encoder, image_processor),
+        **(model_args.bridge_config or {}),
     )
     model.generation_config.update(**ids)
     return model, HfcapLlavaProcessor(image_processor, tokenizer, image_seq_length=model.config.image_seq_length)
@@ -186,12 +223,13 @@ def _join_encoder_decoder(model_args, encoder, image_processor, tokenizer) -> tu
     ids["pad_token_id"] = tokenizer.pad_token_id
     cross_attention = {"is_decoder": True, "add_cross_attention": True}
     if model_args.decoder is not None:
-        config = AutoConfig.from_pretrained(model_args.decoder)
-        for name, value in cross_attention.items():  # as keywords, those it does not know would go to the model
-            setattr(config, name, value)
-        decoder = AutoModelForCausalLM.from_pretrained(
-            model_args.decoder, config=config, dtype=torch.float32, use_safetensors=True
-        )
+        with loading("decoder", model_args.decoder):
+            config = AutoConfig.from_pretrained(model_args.decoder)
+            for name, value in cross_attention.items():  # as keywords, those it does not know would go to the model
+                setattr(config, name, value)
+            decoder = AutoModelForCausalLM.from_pretrained(
+                model_args.decoder, config=config, dtype=torch.float32, use_safetensors=True
+            )
     else:
         config = AutoConfig.for_model(**model_args.decoder_config, **cross_attention, **ids, vocab_size=len(tokenizer))
         decoder = AutoModelForCausalLM.from_config(config)
@@ -201,7 +239,7 @@ def _join_encoder_decoder(model_args, encoder, image_processor, tokenizer) -> tu
         decoder_start_token_id=processor.start_token_id,
         eos_token_id=processor.end_token_id,
         pad_token_id=tokenizer.pad_token_id,
-        image_size=model_args.image_size,
+        image_size=picture_size(encoder, image_processor),
         **(model_args.bridge_config or {}),
     )
     return model, processor
@@ -211,9 +249,9 @@ def captioner_type(source: str) -> str:
     """Read the model type of a saved captioner, which `hfcap.models.facts` knows, from its configuration alone.
 
     Raises:
-        ConfigError: a model of an unknown type.
+        ConfigError: there is no model, or one of an unknown type.
     """
-    model_type = AutoConfig.from_pretrained(source).model_type
+    model_type = pretrained_config("model", source).model_type
     facts_of_type(model_type)
     return model_type
 

@@ -5,12 +5,34 @@ from dataclasses import dataclass
 from itertools import islice
 
 import torch
-from transformers import PreTrainedConfig
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from hfcap.errors import ConfigError
 from hfcap.generation.inputs import CaptionPrefix, encode_prefix, end_token_id, join_vision
 from hfcap.models.facts import facts_of, is_packable
 from hfcap.training.packing import join_images, pack_references, pad_rows
+
+
+def check_positions(model: PreTrainedModel, collator: "CaptionCollator") -> None:
+    """Check that the language model has positions for the longest caption, in training and when it is generated.
+
+    Raises:
+        ConfigError: it has too few.
+    """
+    text_config = model.config.get_text_config(decoder=True)
+    positions = getattr(text_config, "max_position_embeddings", None)
+    lengths = {
+        "max_caption_tokens": collator.max_caption_tokens,
+        "max_new_tokens": model.generation_config.max_new_tokens,
+    }
+    before = collator.prefix_length(None) - 1  # the last token before the caption predicts its first
+    for name, length in lengths.items():
+        if None not in (length, positions) and before + length > positions:
+            raise ConfigError(
+                f"{name} is {length}, and {before} tokens of picture and prompt stand before a caption, but "
+                f"{text_config.model_type} has {positions} positions: set {name} to {positions - before} or less, or "
+                "take a decoder with more"
+            )
 
 
 @dataclass

@@ -12,9 +12,11 @@ import torch
 from transformers import PreTrainedConfig
 
 from hfcap.errors import ConfigError
+from hfcap.models import HfcapEncoderDecoderConfig, HfcapLlavaConfig
 from hfcap.models.facts import FACTS, facts_of_type, is_packable
 from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, EncoderArguments, ModelArguments
 from hfcap.training.build import DECODING
+from hfcap.training.parts import check_decoder, check_keys, config_class_of, pretrained_config
 from hfcap.training.strategies import TRAINED_PARTS
 
 logger = logging.getLogger(__name__)
@@ -183,7 +185,7 @@ def check_parts(args: ModelArguments) -> None:
 
     Raises:
         ConfigError: neither a model nor its parts are named, or both are; 4 bits are asked for; a setting would be
-            left unread.
+            left unread; a part is not there, or does not fit the family.
     """
     if args.strategy == "qlora":
         raise ConfigError(
@@ -197,6 +199,18 @@ def check_parts(args: ModelArguments) -> None:
         return
     for part in ("encoder", "decoder"):
         _check_part(args, part)
+    if args.decoder is None:
+        decoder_class = config_class_of("decoder_config", args.decoder_config)
+    else:
+        decoder_class = type(pretrained_config("decoder", args.decoder))
+        unused = _changed(args, ("vocab_size", "plain_text"))
+        if unused:
+            raise ConfigError(f"{unused[0]}: decoder {args.decoder!r} brings a tokenizer of its own; leave it out")
+    check_decoder(args.family, decoder_class)
+    captioner = HfcapLlavaConfig if args.family == "llava" else HfcapEncoderDecoderConfig
+    check_keys("bridge_config", args.bridge_config or {}, captioner)
+    if args.encoder is not None and args.encoder_training is None:
+        pretrained_config("encoder", args.encoder)
     if args.encoder_training is not None and args.encoder is None:
         raise ConfigError("encoder_training: say with `encoder` where its run leaves the encoder (its model/)")
     if args.encoder_config is not None and args.image_size is None:
@@ -264,8 +278,8 @@ def _check_part(args: EncoderArguments, part: str) -> None:
     pretrained, config = getattr(args, part), getattr(args, f"{part}_config")
     if (pretrained is None) == (config is None):
         raise ConfigError(f"give one of {part} (a pretrained one) and {part}_config (from scratch), or a model")
-    if config is not None and "model_type" not in config:
-        raise ConfigError(f"{part}_config: `model_type` is missing; got {sorted(config)}")
+    if config is not None:
+        check_keys(f"{part}_config", config, config_class_of(f"{part}_config", config))
 
 
 def support_table() -> str:

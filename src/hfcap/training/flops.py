@@ -19,8 +19,8 @@ def needed_flops(model: nn.Module, forward: Callable[[], object]) -> float:
     `forward` is run once, uncompiled, with SDPA, in eval() and without a gradient, and its operations are counted.
     Backward takes as much again for the gradient that is passed on, and once more for that of weights. A frozen
     encoder has neither, a frozen language model (projector, LoRA) the first alone; of parts that train in part the
-    share of their parameters that does is taken. Recomputation and optimizer are left out. The last layer counts whole,
-    though `packed_sdpa` leaves out a part of it; and so does attention that is not SDPA.
+    share of their parameters that does is taken. Recomputation and optimizer are left out. The last layer counts
+    whole, though `packed_sdpa` leaves out a part of it; and so does attention that is not SDPA.
 
     Args:
         model: captioner, wrapped by PEFT or not.

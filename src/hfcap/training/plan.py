@@ -5,6 +5,7 @@ every epoch, and rows are of nearly the same length, so that processes are evenl
 """
 
 import heapq
+from bisect import bisect_left
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -81,10 +82,18 @@ def count_rows(lengths: Sequence[int], max_row_tokens: int) -> int:
             f"max_row_tokens is {max_row_tokens}, but an image and its references take up to {max(lengths)} tokens: "
             "raise it, or lower max_caption_tokens or references"
         )
-    num_rows = -(-int(sum(lengths)) // max_row_tokens)
-    while max(sum(lengths[image] for image in row) for row in plan_rows(lengths, num_rows, 0, 0)) > max_row_tokens:
-        num_rows += 1
-    return num_rows
+    longest_first = sorted(map(int, lengths), reverse=True)
+    candidates = range(-(-sum(longest_first) // max_row_tokens), len(longest_first) + 1)
+    # By halving: one more empty row never makes the longest one longer.
+    return candidates[bisect_left(candidates, True, key=lambda n: _longest_row(longest_first, n) <= max_row_tokens)]
+
+
+def _longest_row(longest_first: Sequence[int], num_rows: int) -> int:
+    """Tokens of the longest row of `plan_rows`, which are the same for every (seed, epoch)."""
+    rows = [0] * num_rows  # a heap
+    for length in longest_first:
+        heapq.heapreplace(rows, rows[0] + length)
+    return max(rows)
 
 
 class RowSampler(EpochSampler):
@@ -123,7 +132,7 @@ def train_sampler(
     Raises:
         ConfigError: images cannot share a row here.
     """
-    seed = args.data_seed or args.seed
+    seed = args.seed if args.data_seed is None else args.data_seed
     if args.max_row_tokens is None:
         return EpochSampler(len(data), seed) if isinstance(data, CaptionDataset) else None
     if not isinstance(data, CaptionDataset):

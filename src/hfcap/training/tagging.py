@@ -16,6 +16,7 @@ import torch
 from torch import nn
 from transformers import EvalPrediction, PreTrainedModel, Trainer
 
+from hfcap.errors import ConfigError
 from hfcap.metrics.ptb_tokenizer import tokenize
 from hfcap.models.image_features import encode_images, measure_image_features
 from hfcap.training.dataset import CaptionDataset, EpochSampler
@@ -30,13 +31,23 @@ def words_of(captions: Sequence[str]) -> set[str]:
 
 
 def choose_words(captions_by_image: Iterable[Sequence[str]]) -> dict[str, float]:
-    """Words that the captions of some images have and those of others lack, with the share of images, by alphabet."""
+    """Words that the captions of some images have and those of others lack, with the share of images, by alphabet.
+
+    Raises:
+        ConfigError: there is none.
+    """
     images, num_images = Counter(), 0
     for captions in captions_by_image:
         images.update(words_of(captions))
         num_images += 1
     shares = {word: count / num_images for word, count in sorted(images.items())}
-    return {word: share for word, share in shares.items() if FEWEST_IMAGES <= share <= MOST_IMAGES}
+    chosen = {word: share for word, share in shares.items() if FEWEST_IMAGES <= share <= MOST_IMAGES}
+    if not chosen:
+        raise ConfigError(
+            f"data: none of the {len(shares)} words in the captions of {num_images} images is in {FEWEST_IMAGES:.1%} "
+            f"to {MOST_IMAGES:.0%} of the images, so there is nothing to learn: give more images"
+        )
+    return chosen
 
 
 class CaptionTagger(nn.Module):

@@ -209,11 +209,9 @@ class CaptionTrainer(Trainer):
         """Build the optimizer with one learning rate for each part of the captioner."""
         if self.optimizer is None:
             model = self.model if model is None else model
-            rates = {
-                "encoder": self.args.encoder_learning_rate or self.args.learning_rate,
-                "projector": self.args.projector_learning_rate or self.args.learning_rate,
-                "lm": self.args.learning_rate,
-            }
+            default = self.args.learning_rate
+            own = {"encoder": self.args.encoder_learning_rate, "projector": self.args.projector_learning_rate}
+            rates = {part: default if rate is None else rate for part, rate in own.items()} | {"lm": default}
             decay = set(self.get_decay_parameter_names(model))
             groups = parameter_groups(model, decay, self.args.weight_decay, rates)
             optimizer_class, optimizer_kwargs = self.get_optimizer_cls_and_kwargs(self.args, model)

@@ -1,0 +1,121 @@
+"""What is said of a captioner's parts, before they are built: configurations, and where pretrained ones lie."""
+
+import inspect
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields
+from textwrap import shorten
+
+from huggingface_hub.errors import StrictDataclassError
+from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PreTrainedConfig
+
+from hfcap.errors import ConfigError
+from hfcap.models.facts import PACKABLE_CROSS_ATTENTION
+from hfcap.training.arguments import nearest
+
+_TOKENS = dict.fromkeys(
+    ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "image_token_id"),
+    "the tokenizer says it",
+)
+_MEASURED = dict.fromkeys(("image_seq_length", "vision_hidden_size", "vision_grid"), "it is measured")
+_PARTS = dict.fromkeys(
+    ("encoder", "decoder", "vision_config", "text_config"), "the parts have encoder_config and decoder_config"
+)
+# Keys of each configuration that hfcap sets itself, and from what.
+SET_BY_HFCAP: dict[str, dict[str, str]] = {
+    "encoder_config": {},
+    "decoder_config": {
+        **_TOKENS,
+        "vocab_size": "the option vocab_size sets it",
+        **dict.fromkeys(("is_decoder", "add_cross_attention"), "the option family sets it"),
+    },
+    "bridge_config": {
+        **_TOKENS,
+        **_MEASURED,
+        **_PARTS,
+        "image_size": "the option image_size sets it",
+        "model_type": "the option family sets it",
+    },
+}
+# Older names that transformers makes `rope_parameters` of.
+_ROPE = {"rope_theta", "rope_scaling", "partial_rotary_factor"}
+
+
+def config_class_of(option: str, config: Mapping) -> type[PreTrainedConfig]:
+    """Class of the configuration of a part from scratch.
+
+    Raises:
+        ConfigError: `model_type` is missing or unknown.
+    """
+    if "model_type" not in config:
+        raise ConfigError(f"{option}: `model_type` is missing; got {sorted(config)}")
+    model_type = config["model_type"]
+    if model_type not in CONFIG_MAPPING:
+        raise ConfigError(f"{option}: unknown model_type {model_type!r}{nearest(str(model_type), CONFIG_MAPPING)}")
+    return CONFIG_MAPPING[model_type]
+
+
+def check_keys(option: str, config: Mapping, config_class: type[PreTrainedConfig]) -> None:
+    """Check that a configuration holds keys which its class reads; transformers keeps all others without a word.
+
+    Raises:
+        ConfigError: an unknown key (with the nearest known one), one that hfcap sets itself, or a value that the class
+            refuses.
+    """
+    known = {field.name for field in fields(config_class) if field.init} | set(config_class.attribute_map)
+    if "rope_parameters" in known:
+        known |= _ROPE
+    taken = SET_BY_HFCAP[option]
+    for key in config:
+        if key in taken:
+            raise ConfigError(f"{option}: leave out {key!r}: {taken[key]}")
+        if key not in known and key != "model_type":
+            raise ConfigError(
+                f"{option}: {config_class.model_type} has no {key!r}{nearest(key, sorted(known - set(taken)))}"
+            )
+    with one_line(option):
+        config_class(**{key: value for key, value in config.items() if key != "model_type"})
+
+
+def check_decoder(family: str, config_class: type[PreTrainedConfig]) -> None:
+    """Check that a decoder of this class can be one of the family.
+
+    Raises:
+        ConfigError: it is no language model, or has no cross-attention where the family needs it.
+    """
+    if config_class not in MODEL_FOR_CAUSAL_LM_MAPPING:
+        raise ConfigError(f"decoder: {config_class.model_type} is not a causal language model; take one, as gpt2")
+    forward = MODEL_FOR_CAUSAL_LM_MAPPING[config_class].forward
+    if family == "encoder_decoder" and "encoder_hidden_states" not in inspect.signature(forward).parameters:
+        raise ConfigError(
+            f"family: encoder_decoder needs a decoder with cross-attention, and {config_class.model_type} has none: "
+            f"take another ({' and '.join(PACKABLE_CROSS_ATTENTION)} are known to work), or family: llava"
+        )
+
+
+def pretrained_config(option: str, source: str) -> PreTrainedConfig:
+    """Configuration of a pretrained part.
+
+    Raises:
+        ConfigError: there is none.
+    """
+    with loading(option, source):
+        return AutoConfig.from_pretrained(source)
+
+
+@contextmanager
+def loading(option: str, source: str) -> Iterator[None]:
+    """Let what cannot be loaded be one line that names the option."""
+    with one_line(f"{option}: {source} cannot be loaded; give a folder or a Hub id (owner/name)"):
+        yield
+
+
+@contextmanager
+def one_line(what: str) -> Iterator[None]:
+    """Let what transformers says of wrong files and settings be one line that begins with `what`."""
+    try:
+        yield
+    except ConfigError:
+        raise
+    except (OSError, ValueError, StrictDataclassError) as error:
+        raise ConfigError(f"{what}: {shorten(str(error), 300, placeholder=' …')}") from error
