@@ -11,7 +11,7 @@ from hfcap.data.scenes import load_scenes
 from hfcap.errors import ConfigError
 from hfcap.hub.card import THUMBNAILS
 from hfcap.predictions import read_predictions
-from hfcap.training.arguments import DataArguments
+from hfcap.training.arguments import SourceArguments
 from hfcap.training.preparation import load_split
 
 NUM_COMPARED = 8  # captions that must not change at all
@@ -51,10 +51,10 @@ def pictures_of_run(
     return rows, f"{len(rows)} embedded drawings"
 
 
-def data_arguments(run: Mapping[str, Any]) -> DataArguments:
+def data_arguments(run: Mapping[str, Any]) -> SourceArguments:
     """The data settings that a record of `run.json` holds."""
     arguments = run["arguments"]
-    return DataArguments(**{f.name: arguments[f.name] for f in fields(DataArguments) if f.name in arguments})
+    return SourceArguments(**{f.name: arguments[f.name] for f in fields(SourceArguments) if f.name in arguments})
 
 
 def write_thumbnails(folder: Path, run: Mapping[str, Any], image_ids: Sequence[str]) -> dict[str, str]:
