@@ -174,6 +174,28 @@ def test_parts_of_several_processes_become_one_file(tmp_path):
     assert [row.image_id for row in read_predictions(tmp_path / "c.jsonl")] == list("01234")
 
 
+def test_a_name_with_brackets_is_no_pattern(folder, captioner, tmp_path, capsys):
+    *_, path = captioner
+    output = tmp_path / "captions [1].jsonl"
+    cli.main(["caption", str(folder), "--model", path, "--output", str(output)])
+    assert [row.image_id for row in read_predictions(output, allow_empty=True)] == ids_of([folder])
+    assert f"{output}: 5 of 5 photos have a caption" in capsys.readouterr().out
+    assert not list(tmp_path.glob("*.part-*"))
+
+
+def test_a_run_without_any_readable_photo_does_not_block_the_next(folder, captioner, tmp_path, capsys):
+    *_, path = captioner
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "zero.jpg").write_bytes(b"")
+    output = tmp_path / "captions.jsonl"
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["caption", str(tmp_path / "bad"), "--model", path, "--output", str(output)])
+    assert exit_.value.code == 1
+    assert not list(tmp_path.glob("captions.jsonl*"))
+    cli.main(["caption", str(tmp_path / "bad"), str(folder), "--model", path, "--output", str(output)])
+    assert f"{output}: 5 of 6 photos have a caption" in capsys.readouterr().out
+
+
 @pytest.mark.slow
 def test_two_processes_share_the_photos(folder, captioner, tmp_path, capsys):
     *_, path = captioner

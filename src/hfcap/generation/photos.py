@@ -113,8 +113,8 @@ def caption_photos(args: Namespace) -> None:
     skipped, empty = gather_object(skipped), gather_object(empty)  # here all have written theirs
     if state.is_main_process:
         if output is not None:
-            output.finish([photo.image_id for photo in photos])
-            print(f"{args.output}: {len(photos) - len(skipped)} of {len(photos)} photos have a caption")
+            num_captions = output.finish([photo.image_id for photo in photos])
+            print(f"{args.output}: {num_captions} of {len(photos)} photos have a caption")
         _say_what_is_odd(skipped, empty)
     if len(skipped) == len(missing) > 0:
         raise WorkError(f"not one of {len(missing)} photos could be read; the reasons are above")
