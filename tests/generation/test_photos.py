@@ -196,6 +196,20 @@ def test_a_run_without_any_readable_photo_does_not_block_the_next(folder, captio
     assert f"{output}: 5 of 6 photos have a caption" in capsys.readouterr().out
 
 
+def test_a_file_name_that_is_not_utf8_is_left_out_and_named(folder, captioner, tmp_path, capsys, caplog):
+    *_, path = captioner
+    latin = os.fsencode(folder) + b"/caf\xe9.png"
+    with open(latin, "wb") as file:
+        file.write((folder / "beach.png").read_bytes())
+    output = tmp_path / "captions.jsonl"
+    with caplog.at_level("INFO", "hfcap"):
+        cli.main(["caption", str(folder), "--model", path, "--output", str(output)])
+    assert len(read_predictions(output, allow_empty=True)) == 5
+    assert r"caf\udce9.png'; rename the file" in caplog.text
+    with pytest.raises(ConfigError, match=r"caf\\udce9\.png'; rename the file"):
+        find_photos([os.fsdecode(latin)])
+
+
 @pytest.mark.slow
 def test_two_processes_share_the_photos(folder, captioner, tmp_path, capsys):
     *_, path = captioner
