@@ -1,6 +1,7 @@
 """`hfcap evaluate` on files: figures, comparison, saved document frequencies, and one-line errors."""
 
 import json
+import re
 import subprocess
 import sys
 
@@ -81,6 +82,8 @@ def test_saved_document_frequencies_give_one_image_a_score(files, tmp_path, caps
         (["--predictions", "missing.jsonl"], "missing.jsonl"),
         (["--references", "missing.json"], "missing.json"),
         (["--idf", "missing.npz"], "missing.npz"),
+        (["--images", "missing", "--report", "report.html"], "missing: no such file or folder"),
+        (["--images", "missing"], "--images missing: pictures are for the report"),
     ],
 )
 def test_a_wrong_file_or_metric_is_one_line_and_code_2(files, capsys, change, message):
@@ -113,6 +116,69 @@ def test_references_come_from_a_data_source_with_its_pictures(tmp_path, capsys):
     cli.main(["evaluate", "--predictions", write_lines(tmp_path / "p.jsonl", predictions), *source])
     assert "BLEU-1     100.00" in capsys.readouterr().out
     assert "data:image/jpeg" in report.read_text()
+
+
+@pytest.fixture
+def report_of(files, tmp_path):
+    """Write a report with pictures from a folder; return its page."""
+
+    def write(folder):
+        page = tmp_path / "report.html"
+        command = ["evaluate", "--predictions", files["good"], "--references", files["references"]]
+        cli.main([*command, "--images", str(folder), "--report", str(page)])
+        return page.read_text()
+
+    return write
+
+
+def test_pictures_of_a_report_are_those_that_can_be_read(report_of, tmp_path, scene_rows, caplog):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in ("1", "2"):
+        scene_rows[int(number)]["image"].save(folder / f"{number}.png")
+        (folder / f"{number}.caption").write_text("a file beside it")
+        (folder / f"{number}.json").write_text("{}")
+    (folder / "2.png").write_bytes((folder / "2.png").read_bytes()[:200])
+    assert len(set(re.findall(r"data:image/jpeg[^\"]*", report_of(folder)))) == 1
+    assert "2.png is left out of the report: " in caplog.text
+    assert "no picture has the name" not in caplog.text
+
+
+def test_pictures_whose_names_are_no_ids_are_a_warning(report_of, tmp_path, scene_rows, caplog):
+    (tmp_path / "photos").mkdir()
+    scene_rows[0]["image"].save(tmp_path / "photos" / "000001.png")
+    assert "data:image/jpeg" not in report_of(tmp_path / "photos")
+    assert "(first picture '000001.png', first id '1')" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "lines", "split", "message"),
+    [
+        ("r.jsonl", [{"image_id": "1", "captions": ["a"]}], "test", "none of its lines has a `split`"),
+        ("r.jsonl", [{"image_id": "1", "captions": ["a"], "split": "val"}], "test", "the file has validation"),
+        ("r.json", [{"annotations": [{"image_id": 1, "caption": "a"}]}], "val", "COCO annotations have none"),
+    ],
+)
+def test_a_split_that_a_file_does_not_have_is_refused(files, tmp_path, capsys, name, lines, split, message):
+    references = write_lines(tmp_path / name, lines)
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["evaluate", "--predictions", files["good"], "--references", references, "--split", split])
+    assert exit_.value.code == 2
+    error = capsys.readouterr().err.strip()
+    assert f"no split {split!r}" in error or f"no image in split {split!r}" in error
+    assert message in error and error.count("\n") == 0
+
+
+def test_a_column_says_the_split(files, tmp_path, capsys):
+    splits = {"1": {"split": "val"}, "2": {"split": "validation"}, "3": {}}
+    rows = [{"image_id": key, "captions": REFERENCES[key], **split} for key, split in splits.items()]
+    references = write_lines(tmp_path / "r.jsonl", rows)
+    two = write_lines(tmp_path / "two.jsonl", [{"image_id": key, "caption": GOOD[key]} for key in ("1", "2")])
+    cli.main(["evaluate", "--predictions", two, "--references", references, "--split", "validation"])
+    assert "2 images\n" in capsys.readouterr().out
+    three = write_lines(tmp_path / "three.jsonl", [{"image_id": "3", "caption": GOOD["3"]}])
+    cli.main(["evaluate", "--predictions", three, "--references", references, "--split", "train"])
+    assert "1 images\n" in capsys.readouterr().out
 
 
 def test_evaluating_files_loads_neither_torch_nor_transformers(files):

@@ -59,7 +59,10 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="SOURCE",
         help="JSONL {image_id, captions}, COCO or Karpathy JSON, or a data source (folder, 'scenes', Hub id)",
     )
-    command.add_argument("--split", help="split of a Karpathy file (all by default) or data source (validation)")
+    command.add_argument(
+        "--split",
+        help="split of a Karpathy file or of JSONL with a `split` (all by default), or of a data source (validation)",
+    )
     command.add_argument("--metrics", default="bleu,rouge_l,cider", help="of bleu, meteor, rouge_l, cider, cider_d")
     command.add_argument(
         "--idf", metavar="FILE", help="document frequencies for CIDEr (of these references by default)"

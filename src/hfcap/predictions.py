@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hfcap.data.records import split_named
 from hfcap.files import write_atomic
 from hfcap.json_files import caption_of, check_caption, image_id_of, json_type, objects_of, read_json, read_jsonl
 
@@ -96,19 +97,20 @@ def read_references(path: str | os.PathLike, split: str | None = None) -> list[R
 
     Args:
         path: the file.
-        split: "train" (with Karpathy's restval), "validation" or "test": which images of a Karpathy file; all by
-            default.
+        split: "train" (with Karpathy's restval), "validation" or "test": which images of a Karpathy file, or of JSONL
+            with a `split`; all by default.
 
     Raises:
-        ValueError: as for `read_predictions`; also an image without any reference.
+        ValueError: as for `read_predictions`; also an image without any reference, and a split of a file without.
     """
     if _is_jsonl(path):
-        rows = [
-            Row(image_id_of(entry, where), _texts(entry, where), where, entry) for entry, where in read_jsonl(path)
-        ]
+        entries = read_jsonl(path) if split is None else _of_split(list(read_jsonl(path)), split, path)
+        rows = [Row(image_id_of(entry, where), _texts(entry, where), where, entry) for entry, where in entries]
         return _checked(rows, path)
     content = read_json(path)
     if isinstance(content, dict) and "annotations" in content:
+        if split is not None:
+            raise ValueError(f"{path}: no split {split!r}, COCO annotations have none; leave --split out")
         return _checked(coco_references(content, path), path)
     if isinstance(content, dict) and "images" in content:
         return _checked(karpathy_references(content, path, split), path)
@@ -232,6 +234,16 @@ def _is_jsonl(path: str | os.PathLike) -> bool:
     except ValueError:  # malformed or not UTF-8: the JSON reader says so, with the line
         return False
     return isinstance(entry, dict) and "image_id" in entry
+
+
+def _of_split(entries: list[tuple[dict, str]], split: str, path: str | os.PathLike) -> list[tuple[dict, str]]:
+    """The entries whose `split` says so; as in data sources, where some have one the others are for training."""
+    if not any("split" in entry for entry, _ in entries):
+        raise ValueError(f"{path}: no split {split!r}, none of its lines has a `split`; add it, or leave --split out")
+    names = [split_named(str(entry.get("split") or "train")) for entry, _ in entries]
+    if split_named(split) not in names:
+        raise ValueError(f"{path}: no image in split {split!r}; the file has {', '.join(sorted(set(names)))}")
+    return [entry for entry, name in zip(entries, names, strict=True) if name == split_named(split)]
 
 
 def _texts(entry: Mapping[str, Any], where: str) -> list[str]:
