@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hfcap import runs
-from hfcap.data.pictures import load_picture, undecoded
+from hfcap.data.pictures import load_picture, undecoded, why_bad_picture
 from hfcap.data.scenes import load_scenes
 from hfcap.errors import ConfigError
 from hfcap.hub.card import THUMBNAILS
@@ -31,9 +31,15 @@ def pictures_of_run(
         run: folder of the run's records; it may have none.
         given: picture files.
         count: how many at most.
+
+    Raises:
+        ConfigError: a picture given that cannot be read.
     """
     if given:
         references = _references(run)
+        for path in given[:count]:
+            if reason := why_bad_picture(path):
+                raise ConfigError(f"--pictures {path}: {reason}; mend it, or leave it out")
         rows = [{"image": load_picture(path), "captions": references.get(path.stem, [])} for path in given[:count]]
         return rows, f"{len(rows)} pictures given"
     path = run / runs.RUN
@@ -79,4 +85,4 @@ def _references(run: Path) -> dict[str, list[str]]:
     path = run / runs.CAPTIONS
     if not path.is_file():
         return {}
-    return {row.image_id: row.extra.get("captions", []) for row in read_predictions(path)}
+    return {row.image_id: row.extra.get("captions", []) for row in read_predictions(path, allow_empty=True)}
