@@ -9,6 +9,7 @@ import pytest
 
 from hfcap import cli
 from hfcap.data.scenes import load_scenes
+from hfcap.errors import run_main
 from hfcap.metrics import compute_metrics
 
 REFERENCES = {
@@ -179,6 +180,32 @@ def test_a_column_says_the_split(files, tmp_path, capsys):
     three = write_lines(tmp_path / "three.jsonl", [{"image_id": "3", "caption": GOOD["3"]}])
     cli.main(["evaluate", "--predictions", three, "--references", references, "--split", "train"])
     assert "1 images\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["evaluate", "check"])
+def test_an_output_of_the_wrong_kind_is_one_line(files, tmp_path, capsys, scene_rows, command):
+    there = tmp_path / "there"
+    if command == "evaluate":
+        there.mkdir()
+        arguments = ["evaluate", "--predictions", files["good"], "--references", files["references"]]
+    else:
+        there.write_text("")
+        scene_rows[0]["image"].save(tmp_path / "1.png")
+        write_lines(tmp_path / "train.jsonl", [{"image": "1.png", "captions": ["a dog"]}])
+        arguments = ["data", "check", str(tmp_path / "train.jsonl")]
+    with pytest.raises(SystemExit) as exit_:
+        cli.main([*arguments, "--output", str(there)])
+    assert exit_.value.code == 2
+    said = {"evaluate": "Is a directory", "check": "File exists"}[command]
+    assert capsys.readouterr().err.splitlines()[-1] == f"error: {there}: {said}; mend or change the path"
+
+
+def test_an_error_that_names_no_file_is_a_traceback():
+    def broken():
+        raise OSError("a bug")
+
+    with pytest.raises(OSError, match="a bug"):
+        run_main(broken)
 
 
 def test_evaluating_files_loads_neither_torch_nor_transformers(files):

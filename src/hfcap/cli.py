@@ -26,6 +26,13 @@ def evaluate(args: argparse.Namespace) -> None:
     evaluate_files(args)
 
 
+def positive(text: str) -> int:
+    """Read a number of beams, tokens or photos, for `argparse`."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}; wanted a whole number, 1 or more")
+    return int(text)
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Build the parser of all commands."""
     parser = argparse.ArgumentParser(prog="hfcap", description=__doc__.splitlines()[0])
@@ -38,11 +45,16 @@ def make_parser() -> argparse.ArgumentParser:
         "--load_in_4bit", "--load-in-4bit", action="store_true", help="load the language model (of an adapter) in NF4"
     )
     command.add_argument("--prompt", help="instruction for models that take one (the one of the training by default)")
-    command.add_argument("--num_beams", "--num-beams", type=int, help="beams (the model's own setting by default)")
     command.add_argument(
-        "--max_new_tokens", "--max-new-tokens", type=int, help="longest caption (the model's own setting by default)"
+        "--num_beams", "--num-beams", type=positive, help="beams (the model's own setting by default)"
     )
-    command.add_argument("--batch_size", "--batch-size", type=int, default=8, help="photos decoded together")
+    command.add_argument(
+        "--max_new_tokens",
+        "--max-new-tokens",
+        type=positive,
+        help="longest caption (the model's own setting by default)",
+    )
+    command.add_argument("--batch_size", "--batch-size", type=positive, default=8, help="photos decoded together")
     command.add_argument("--json", action="store_true", help="JSON lines {image_id, path, caption}, no table")
     command.add_argument(
         "--output", metavar="FILE", help="write JSON lines to this file; run again, it captions what is missing"

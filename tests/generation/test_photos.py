@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from huggingface_hub import constants
 
 from hfcap import cli
 from hfcap.errors import ConfigError
@@ -208,6 +209,33 @@ def test_a_file_name_that_is_not_utf8_is_left_out_and_named(folder, captioner, t
     assert r"caf\udce9.png'; rename the file" in caplog.text
     with pytest.raises(ConfigError, match=r"caf\\udce9\.png'; rename the file"):
         find_photos([os.fsdecode(latin)])
+
+
+@pytest.mark.parametrize("option", ["--num_beams", "--max_new_tokens", "--batch_size"])
+@pytest.mark.parametrize("value", ["0", "few"])
+def test_counts_are_whole_numbers_above_zero(folder, capsys, option, value):
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["caption", str(folder), "--model", "owner/name", option, value])
+    assert exit_.value.code == 2
+    assert f"{value!r}; wanted a whole number, 1 or more" in capsys.readouterr().err
+
+
+def test_a_model_that_cannot_be_had_is_one_line(folder, capsys, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["caption", str(folder), "--model", "user/none"])
+    assert exit_.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and lines[0].startswith("error: model: user/none cannot be loaded: ")
+
+
+def test_an_output_that_cannot_be_written_is_one_line(folder, captioner, capsys):
+    *_, path = captioner
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["caption", str(folder), "--model", path, "--output", "/proc/captions.jsonl"])
+    assert exit_.value.code == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: /proc/") and error.endswith("No such file or directory; mend or change the path")
 
 
 @pytest.mark.slow

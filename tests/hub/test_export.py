@@ -120,6 +120,14 @@ def test_a_picture_given_that_cannot_be_read_is_named(make_run, tmp_path, pictur
     assert names(tmp_path) == {"run", "half.jpg"}
 
 
+def test_a_folder_that_cannot_be_made_is_one_line(make_run, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["export", str(make_run()), "--to", "/proc/ex"])
+    assert exit_.value.code == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: /proc/") and "No such file or directory" in error and error.count("\n") == 0
+
+
 def spoil_weights(model, folder, **_):
     file = folder / "model.safetensors"
     tensors = load_file(file)

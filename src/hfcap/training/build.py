@@ -204,9 +204,12 @@ def captioner_type(source: str) -> str:
     """Read the model type of a saved captioner, which `hfcap.models.facts` knows, from its configuration alone.
 
     Raises:
-        ConfigError: a model of an unknown type.
+        ConfigError: a model of an unknown type, or none that can be had.
     """
-    model_type = AutoConfig.from_pretrained(source).model_type
+    try:
+        model_type = AutoConfig.from_pretrained(source).model_type
+    except OSError as error:  # not on the Hub, not for this token, no connection: transformers says what to do
+        raise ConfigError(f"model: {source} cannot be loaded: {' '.join(str(error).split())}") from error
     facts_of_type(model_type)
     return model_type
 
