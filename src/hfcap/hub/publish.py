@@ -54,9 +54,10 @@ def publish_if_asked(run: Path, args: CaptionTrainingArguments) -> None:
 def shipped_facts(facts: Facts, export: Path, repo_id: str) -> Facts:
     """The facts of a run's export: how it loads, and what its own files say."""
     record = json.loads((export / VERIFICATION).read_text(encoding="utf-8"))
-    base = None
+    settings = {}
     if record["format"] == "adapter":
-        base = json.loads((export / ADAPTER_CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]
+        settings = json.loads((export / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    base = settings.get("base_model_name_or_path")
     own = weight_facts(export)
     own["model_type"] = facts.model_type if base else own["model_type"]
     return replace(
@@ -67,4 +68,5 @@ def shipped_facts(facts: Facts, export: Path, repo_id: str) -> Facts:
         artifact=record["artifact"],
         form=record["format"],
         base=base,
+        base_revision=settings.get("revision"),
     )
