@@ -169,24 +169,6 @@ def write_predictions(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]]
     return write_atomic(path, "".join(json.dumps(dict(row), ensure_ascii=False) + "\n" for row in rows))
 
 
-def write_coco_results(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]]) -> Path:
-    """Write rows with `image_id` and `caption` as COCO results JSON, atomically. Returns the path.
-
-    COCO's tools look ids up as integers, so an id that is an integer's own spelling ("139", not "0139") becomes one.
-    """
-    results = []
-    for number, row in enumerate(rows, start=1):
-        image_id = image_id_of(row, f"row {number}")
-        is_integer = image_id.isascii() and image_id.isdigit() and str(int(image_id)) == image_id
-        results.append(
-            {
-                "image_id": int(image_id) if is_integer else image_id,
-                "caption": caption_of(row, "caption", f"row {number}", allow_empty=True),
-            }
-        )
-    return write_atomic(path, json.dumps(results, ensure_ascii=False, indent=0) + "\n")
-
-
 def coco_references(content: dict, path: str | os.PathLike, allow_empty: bool = False) -> list[Row]:
     """Group the annotations of a COCO file's content by image, in the order of their first annotations."""
     by_image: dict[str, Row] = {}
