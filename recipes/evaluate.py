@@ -12,7 +12,7 @@ r"""Caption a data set with any checkpoint, and judge the captions.
     python recipes/evaluate.py --model outputs/flickr8k-encoder-decoder --data ../shared/data/flickr8k_original
 
 Writes `captions.jsonl`, `metrics.json` and `report.html` into `--output_dir` (by default `evaluation/` in the run
-folder).
+folder, or `outputs/NAME-evaluation` for a model of the Hub).
 """
 
 from dataclasses import dataclass, field
@@ -21,13 +21,13 @@ from pathlib import Path
 from accelerate import PartialState
 
 from hfcap import runs
-from hfcap.errors import run_main
+from hfcap.errors import ConfigError, run_main
 from hfcap.evaluation import evaluate_captioner, results_table, show_captions, write_evaluation
 from hfcap.generation.inputs import caption_prompt
-from hfcap.training.arguments import DataArguments, parse_arguments
+from hfcap.training.arguments import SourceArguments, parse_arguments
 from hfcap.training.build import load_captioner
 from hfcap.training.dataset import CaptionDataset
-from hfcap.training.preparation import load_split, use_all_cores
+from hfcap.training.preparation import load_evaluation_split, use_all_cores
 
 
 @dataclass
@@ -41,13 +41,22 @@ class EvaluationArguments:
     num_beams: int | None = field(default=None, metadata={"help": "The model's own setting by default."})
     length_penalty: float | None = field(default=None, metadata={"help": "The model's own setting by default."})
 
+    def __post_init__(self):
+        for name in ("batch_size", "num_beams"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise ConfigError(f"{name} is {value}; wanted 1 or more")
 
-def main() -> None:
+
+def main(argv: list[str] | None = None) -> None:
     """Evaluate one checkpoint on one split."""
-    data_args, args = parse_arguments(DataArguments, EvaluationArguments)
+    data_args, args = parse_arguments(SourceArguments, EvaluationArguments, argv=argv)
     source = runs.resolve_model(args.model)
-    folder = Path(args.output_dir or Path(args.model) / "evaluation")
-    rows = load_split(data_args, data_args.eval_split, data_args.max_eval_images, folder)
+    run = Path(args.model)
+    # For a Hub id not ./OWNER/NAME: the next command would take that folder for the model.
+    default = run / "evaluation" if run.is_dir() else Path("outputs", f"{run.name}-evaluation")
+    folder = Path(args.output_dir or default)
+    rows = load_evaluation_split(data_args, folder)
     use_all_cores()
     model, processor = load_captioner(source.path, args.load_in_4bit)
     if not args.load_in_4bit:  # which is on its device already
@@ -59,7 +68,7 @@ def main() -> None:
     evaluation = evaluate_captioner(model, processor, CaptionDataset(rows), prompt, args.batch_size, **decoding)
     if PartialState().is_main_process:
         write_evaluation(folder, evaluation, rows, f"{args.model} on {data_args.data}", source.artifact)
-        print(results_table({Path(args.model).name: (None, evaluation)}), show_captions(evaluation), sep="\n\n")
+        print(results_table({run.name: (None, evaluation)}), show_captions(evaluation), sep="\n\n")
         print(f"\nResults in {folder}")
 
 

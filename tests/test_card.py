@@ -6,6 +6,7 @@ import yaml
 from huggingface_hub import ModelCard, parse_eval_result_entries
 from safetensors.numpy import save_file
 
+from hfcap import cli
 from hfcap.files import write_json
 from hfcap.hub.card import WORDS_END, WORDS_START, write_card
 from hfcap.hub.card_check import check_card
@@ -316,6 +317,33 @@ def test_words_outside_the_comments_are_not_lost(tmp_path):
     with pytest.raises(ValueError, match="Move what is yours"):
         write_card(folder)
     assert (folder / "README.md").read_text() == "# All mine\n"
+
+
+def test_metadata_that_hfcap_does_not_write_survives(tmp_path):
+    folder = _run(tmp_path / "dogs")
+    card = write_card(folder)
+    more = {"license_name": "my-licence", "license_link": "LICENSE.md", "extra_gated_prompt": "Be kind."}
+    lines = yaml.safe_dump({"license": "other", **more})
+    card.write_text(card.read_text(encoding="utf-8").replace("---\n", f"---\n{lines}", 1), encoding="utf-8")
+    text = write_card(folder).read_text(encoding="utf-8")
+    metadata = yaml.safe_load(text.split("---\n")[1])
+    assert {key: metadata[key] for key in more} == more and metadata["license"] == "other"
+    assert write_card(folder).read_text(encoding="utf-8") == text
+    assert check_card(card)[0] == []
+
+
+@pytest.mark.parametrize("action", ["write", "check"])
+def test_metadata_that_is_no_yaml_is_one_line(tmp_path, capsys, action):
+    folder = _run(tmp_path / "dogs")
+    card = write_card(folder)
+    text = card.read_text(encoding="utf-8").replace("---\n", "---\nlicense: [mit\n", 1)
+    card.write_text(text, encoding="utf-8")
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["card", action, str(folder if action == "write" else card)])
+    assert exit_.value.code == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith(f"error: {card}: its metadata is not YAML (") and error.count("\n") == 0
+    assert card.read_text(encoding="utf-8") == text
 
 
 def test_results_for_the_leaderboards_carry_their_settings(tmp_path):

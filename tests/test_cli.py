@@ -1,6 +1,7 @@
 """`hfcap evaluate` on files: figures, comparison, saved document frequencies, and one-line errors."""
 
 import json
+import re
 import struct
 import subprocess
 import sys
@@ -11,6 +12,7 @@ from PIL import Image
 from hfcap import cli
 from hfcap.data.scenes import load_scenes
 from hfcap.data.sources import load_captions
+from hfcap.errors import run_main
 from hfcap.evaluation import judge, write_evaluation
 from hfcap.metrics import compute_metrics
 
@@ -85,6 +87,8 @@ def test_saved_document_frequencies_give_one_image_a_score(files, tmp_path, caps
         (["--predictions", "missing.jsonl"], "missing.jsonl"),
         (["--references", "missing.json"], "missing.json"),
         (["--idf", "missing.npz"], "missing.npz"),
+        (["--images", "missing", "--report", "report.html"], "missing: no such file or folder"),
+        (["--images", "missing"], "--images missing: pictures are for the report"),
     ],
 )
 def test_a_wrong_file_or_metric_is_one_line_and_code_2(files, capsys, change, message):
@@ -137,6 +141,95 @@ def test_a_report_shows_pictures_with_odd_exif(tmp_path, capsys):
         rows[0]
     write_evaluation(tmp_path / "run", judge(["a dog"], rows.remove_columns("image"), {}), rows, "title", None)
     assert "data:image/jpeg" in (tmp_path / "run" / "report.html").read_text()
+
+
+@pytest.fixture
+def report_of(files, tmp_path):
+    """Write a report with pictures from a folder; return its page."""
+
+    def write(folder):
+        page = tmp_path / "report.html"
+        command = ["evaluate", "--predictions", files["good"], "--references", files["references"]]
+        cli.main([*command, "--images", str(folder), "--report", str(page)])
+        return page.read_text()
+
+    return write
+
+
+def test_pictures_of_a_report_are_those_that_can_be_read(report_of, tmp_path, scene_rows, caplog):
+    folder = tmp_path / "photos"
+    folder.mkdir()
+    for number in ("1", "2"):
+        scene_rows[int(number)]["image"].save(folder / f"{number}.png")
+        (folder / f"{number}.caption").write_text("a file beside it")
+        (folder / f"{number}.json").write_text("{}")
+    (folder / "2.png").write_bytes((folder / "2.png").read_bytes()[:200])
+    assert len(set(re.findall(r"data:image/jpeg[^\"]*", report_of(folder)))) == 1
+    assert "2.png is left out of the report: " in caplog.text
+    assert "no picture has the name" not in caplog.text
+
+
+def test_pictures_whose_names_are_no_ids_are_a_warning(report_of, tmp_path, scene_rows, caplog):
+    (tmp_path / "photos").mkdir()
+    scene_rows[0]["image"].save(tmp_path / "photos" / "000001.png")
+    assert "data:image/jpeg" not in report_of(tmp_path / "photos")
+    assert "(first picture '000001.png', first id '1')" in caplog.text
+
+
+@pytest.mark.parametrize(
+    ("name", "lines", "split", "message"),
+    [
+        ("r.jsonl", [{"image_id": "1", "captions": ["a"]}], "test", "none of its lines has a `split`"),
+        ("r.jsonl", [{"image_id": "1", "captions": ["a"], "split": "val"}], "test", "the file has validation"),
+        ("r.json", [{"annotations": [{"image_id": 1, "caption": "a"}]}], "val", "COCO annotations have none"),
+    ],
+)
+def test_a_split_that_a_file_does_not_have_is_refused(files, tmp_path, capsys, name, lines, split, message):
+    references = write_lines(tmp_path / name, lines)
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["evaluate", "--predictions", files["good"], "--references", references, "--split", split])
+    assert exit_.value.code == 2
+    error = capsys.readouterr().err.strip()
+    assert f"no split {split!r}" in error or f"no image in split {split!r}" in error
+    assert message in error and error.count("\n") == 0
+
+
+def test_a_column_says_the_split(files, tmp_path, capsys):
+    splits = {"1": {"split": "val"}, "2": {"split": "validation"}, "3": {}}
+    rows = [{"image_id": key, "captions": REFERENCES[key], **split} for key, split in splits.items()]
+    references = write_lines(tmp_path / "r.jsonl", rows)
+    two = write_lines(tmp_path / "two.jsonl", [{"image_id": key, "caption": GOOD[key]} for key in ("1", "2")])
+    cli.main(["evaluate", "--predictions", two, "--references", references, "--split", "validation"])
+    assert "2 images\n" in capsys.readouterr().out
+    three = write_lines(tmp_path / "three.jsonl", [{"image_id": "3", "caption": GOOD["3"]}])
+    cli.main(["evaluate", "--predictions", three, "--references", references, "--split", "train"])
+    assert "1 images\n" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", ["evaluate", "check"])
+def test_an_output_of_the_wrong_kind_is_one_line(files, tmp_path, capsys, scene_rows, command):
+    there = tmp_path / "there"
+    if command == "evaluate":
+        there.mkdir()
+        arguments = ["evaluate", "--predictions", files["good"], "--references", files["references"]]
+    else:
+        there.write_text("")
+        scene_rows[0]["image"].save(tmp_path / "1.png")
+        write_lines(tmp_path / "train.jsonl", [{"image": "1.png", "captions": ["a dog"]}])
+        arguments = ["data", "check", str(tmp_path / "train.jsonl")]
+    with pytest.raises(SystemExit) as exit_:
+        cli.main([*arguments, "--output", str(there)])
+    assert exit_.value.code == 2
+    said = {"evaluate": "Is a directory", "check": "File exists"}[command]
+    assert capsys.readouterr().err.splitlines()[-1] == f"error: {there}: {said}; mend or change the path"
+
+
+def test_an_error_that_names_no_file_is_a_traceback():
+    def broken():
+        raise OSError("a bug")
+
+    with pytest.raises(OSError, match="a bug"):
+        run_main(broken)
 
 
 def test_evaluating_files_loads_neither_torch_nor_transformers(files):

@@ -4,7 +4,7 @@ import os
 import pytest
 
 from hfcap.files import write_atomic, write_json
-from hfcap.predictions import Row, pair, read_predictions, read_references, write_coco_results, write_predictions
+from hfcap.predictions import Row, pair, read_predictions, read_references, write_predictions
 
 KARPATHY = {
     "images": [
@@ -189,14 +189,6 @@ def test_no_common_id_shows_both_spellings():
 
 
 # Writing
-
-
-def test_coco_results_use_integers_only_where_nothing_is_lost(tmp_path):
-    ids = ["139", "0139", "12_ab", "٣"]
-    path = write_coco_results(tmp_path / "r.json", [{"image_id": i, "caption": "a", "other": 1} for i in ids])
-    written = json.loads(path.read_text(encoding="utf-8"))
-    assert written == [{"image_id": i, "caption": "a"} for i in [139, "0139", "12_ab", "٣"]]
-    assert [row.image_id for row in read_predictions(path)] == ids
 
 
 def test_a_crash_while_writing_leaves_the_old_file_and_nothing_else(tmp_path, monkeypatch):

@@ -8,8 +8,7 @@ import pytest
 from PIL import Image
 
 from hfcap.charts import histogram
-from hfcap.predictions import write_predictions
-from hfcap.report import Example, read_examples, thumbnail_uri, write_report
+from hfcap.report import Example, thumbnail_uri, write_report
 
 METRICS = {
     "schema_version": 1,
@@ -226,14 +225,6 @@ def test_a_report_without_examples_is_refused(tmp_path):
     with pytest.raises(ValueError, match="no examples"):
         _write(tmp_path, "Title", METRICS, [])
     assert not list(tmp_path.iterdir())
-
-
-def test_examples_come_from_the_captions_of_runs(tmp_path):
-    row = {"image_id": "1", "caption": "a", "captions": ["r"], "cider": 0.5}
-    other = {"image_id": "1", "caption": "b", "cider": 0.25}
-    after = write_predictions(tmp_path / "after.jsonl", [row, {"image_id": "2", "caption": ""}])
-    before = write_predictions(tmp_path / "before.jsonl", [other])
-    assert read_examples(after, before) == [Example("1", "a", ["r"], 0.5, "b", 0.25), Example("2", "")]
 
 
 # Thumbnails

@@ -26,6 +26,13 @@ def evaluate(args: argparse.Namespace) -> None:
     evaluate_files(args)
 
 
+def positive(text: str) -> int:
+    """Read a number of beams, tokens or photos, for `argparse`."""
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}; wanted a whole number, 1 or more")
+    return int(text)
+
+
 def make_parser() -> argparse.ArgumentParser:
     """Build the parser of all commands."""
     parser = argparse.ArgumentParser(prog="hfcap", description=__doc__.splitlines()[0])
@@ -38,11 +45,16 @@ def make_parser() -> argparse.ArgumentParser:
         "--load_in_4bit", "--load-in-4bit", action="store_true", help="load the language model (of an adapter) in NF4"
     )
     command.add_argument("--prompt", help="instruction for models that take one (the one of the training by default)")
-    command.add_argument("--num_beams", "--num-beams", type=int, help="beams (the model's own setting by default)")
     command.add_argument(
-        "--max_new_tokens", "--max-new-tokens", type=int, help="longest caption (the model's own setting by default)"
+        "--num_beams", "--num-beams", type=positive, help="beams (the model's own setting by default)"
     )
-    command.add_argument("--batch_size", "--batch-size", type=int, default=8, help="photos decoded together")
+    command.add_argument(
+        "--max_new_tokens",
+        "--max-new-tokens",
+        type=positive,
+        help="longest caption (the model's own setting by default)",
+    )
+    command.add_argument("--batch_size", "--batch-size", type=positive, default=8, help="photos decoded together")
     command.add_argument("--json", action="store_true", help="JSON lines {image_id, path, caption}, no table")
     command.add_argument(
         "--output", metavar="FILE", help="write JSON lines to this file; run again, it captions what is missing"
@@ -59,7 +71,10 @@ def make_parser() -> argparse.ArgumentParser:
         metavar="SOURCE",
         help="JSONL {image_id, captions}, COCO or Karpathy JSON, or a data source (folder, 'scenes', Hub id)",
     )
-    command.add_argument("--split", help="split of a Karpathy file (all by default) or data source (validation)")
+    command.add_argument(
+        "--split",
+        help="split of a Karpathy file or of JSONL with a `split` (all by default), or of a data source (validation)",
+    )
     command.add_argument("--metrics", default="bleu,rouge_l,cider", help="of bleu, meteor, rouge_l, cider, cider_d")
     command.add_argument(
         "--idf", metavar="FILE", help="document frequencies for CIDEr (of these references by default)"

@@ -21,7 +21,8 @@ class VerificationError(WorkError):
 def run_main(main: Callable[[], None]) -> None:
     """Run `main`; a `ConfigError` (exit code 2) or `WorkError` (1) becomes one line on stderr, without a traceback.
 
-    What hfcap itself finds notable is shown, by the first process.
+    So does an `OSError` that names a file (2): a path that cannot be read or written. What hfcap itself finds notable
+    is shown, by the first process.
     """
     logging.basicConfig(format="%(message)s")
     logging.getLogger("hfcap").setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
@@ -30,3 +31,9 @@ def run_main(main: Callable[[], None]) -> None:
     except (ConfigError, WorkError) as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
+    except OSError as error:
+        if error.filename is None:
+            raise
+        path = error.filename if error.filename2 is None else error.filename2  # a rename fails for where it goes to
+        print(f"error: {path}: {error.strerror}; mend or change the path", file=sys.stderr)
+        sys.exit(2)

@@ -1,7 +1,8 @@
 """`hfcap evaluate`: judge captions in files, without a model and without torch."""
 
+import logging
 from argparse import Namespace
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,8 @@ from hfcap.errors import ConfigError
 from hfcap.metrics import compare_systems, compute_metrics, confidence_intervals, document_frequencies
 from hfcap.predictions import Pairs, Row, pair, read_predictions, read_references
 from hfcap.report import Example, write_report
+
+logger = logging.getLogger(__name__)
 
 LoadImage = Callable[[str], Image.Image | None]
 
@@ -24,6 +27,8 @@ def evaluate_files(args: Namespace) -> None:
     """
     metrics = tuple(args.metrics.split(","))
     idf = None if args.idf is None else Path(args.idf)
+    if args.images is not None and args.report is None:
+        raise ConfigError(f"--images {args.images}: pictures are for the report; add --report FILE, or leave them out")
     try:
         references, load_image = _read_references(args)
         systems = [
@@ -32,6 +37,8 @@ def evaluate_files(args: Namespace) -> None:
         pairs = systems[-1]
         if args.save_idf is not None:
             document_frequencies(pairs.references).save(args.save_idf)
+        if args.images is not None:
+            load_image = _finder(args.images, pairs.image_ids)
         figures = [confidence_intervals(p.candidates, p.references, metrics, idf=idf) for p in systems]
         differences = None
         if args.compare is not None:
@@ -47,7 +54,6 @@ def evaluate_files(args: Namespace) -> None:
     if args.output is not None:
         runs.write_metrics(args.output, **records[-1])
     if args.report is not None:
-        load_image = load_image if args.images is None else _finder(Path(args.images))
         _write_report(args, systems, records, differences, idf, load_image)
 
 
@@ -140,9 +146,34 @@ def _write_report(
     )
 
 
-def _finder(folder: Path) -> LoadImage:
-    """Find pictures by image id: the file's name, with or without its extension."""
-    from hfcap.data.pictures import load_picture  # brings `datasets`, which figures alone do not need
+def _finder(folder: str, image_ids: Sequence[str]) -> LoadImage:
+    """Find pictures by image id: the name that `hfcap caption` gives a file, or its name with or without extension.
 
-    files = {key: path for path in folder.rglob("*") if path.is_file() for key in (path.name, path.stem)}
-    return lambda image_id: load_picture(files[image_id]) if image_id in files else None
+    One that cannot be read is left out and named.
+
+    Raises:
+        ConfigError: no such folder, or no picture in it.
+    """
+    from hfcap.data.pictures import load_picture, why_bad_picture  # these bring `datasets`, which figures do not need
+    from hfcap.generation.photos import find_photos
+
+    photos = find_photos([folder])
+    files = {key: photo.path for photo in photos for key in (photo.path.name, photo.path.stem)}
+    files |= {photo.image_id: photo.path for photo in photos}
+    if files.keys().isdisjoint(image_ids):
+        logger.warning(
+            "--images %s: no picture has the name of an image id (first picture %r, first id %r), so the report has "
+            "none; name them alike, or leave --images out",
+            *(folder, photos[0].path.name, image_ids[0]),
+        )
+
+    def load_image(image_id: str) -> Image.Image | None:
+        if image_id not in files:
+            return None
+        reason = why_bad_picture(files[image_id])
+        if reason is None:
+            return load_picture(files[image_id])
+        logger.warning("%s is left out of the report: %s", files[image_id], reason)
+        return None
+
+    return load_image

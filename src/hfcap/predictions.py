@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from hfcap.data.records import split_named
 from hfcap.files import write_atomic
 from hfcap.json_files import caption_of, check_caption, image_id_of, json_type, objects_of, read_json, read_jsonl
 
@@ -96,19 +97,20 @@ def read_references(path: str | os.PathLike, split: str | None = None) -> list[R
 
     Args:
         path: the file.
-        split: "train" (with Karpathy's restval), "validation" or "test": which images of a Karpathy file; all by
-            default.
+        split: "train" (with Karpathy's restval), "validation" or "test": which images of a Karpathy file, or of JSONL
+            with a `split`; all by default.
 
     Raises:
-        ValueError: as for `read_predictions`; also an image without any reference.
+        ValueError: as for `read_predictions`; also an image without any reference, and a split of a file without.
     """
     if _is_jsonl(path):
-        rows = [
-            Row(image_id_of(entry, where), _texts(entry, where), where, entry) for entry, where in read_jsonl(path)
-        ]
+        entries = read_jsonl(path) if split is None else _of_split(list(read_jsonl(path)), split, path)
+        rows = [Row(image_id_of(entry, where), _texts(entry, where), where, entry) for entry, where in entries]
         return _checked(rows, path)
     content = read_json(path)
     if isinstance(content, dict) and "annotations" in content:
+        if split is not None:
+            raise ValueError(f"{path}: no split {split!r}, COCO annotations have none; leave --split out")
         return _checked(coco_references(content, path), path)
     if isinstance(content, dict) and "images" in content:
         return _checked(karpathy_references(content, path, split), path)
@@ -167,24 +169,6 @@ def write_predictions(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]]
     return write_atomic(path, "".join(json.dumps(dict(row), ensure_ascii=False) + "\n" for row in rows))
 
 
-def write_coco_results(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]]) -> Path:
-    """Write rows with `image_id` and `caption` as COCO results JSON, atomically. Returns the path.
-
-    COCO's tools look ids up as integers, so an id that is an integer's own spelling ("139", not "0139") becomes one.
-    """
-    results = []
-    for number, row in enumerate(rows, start=1):
-        image_id = image_id_of(row, f"row {number}")
-        is_integer = image_id.isascii() and image_id.isdigit() and str(int(image_id)) == image_id
-        results.append(
-            {
-                "image_id": int(image_id) if is_integer else image_id,
-                "caption": caption_of(row, "caption", f"row {number}", allow_empty=True),
-            }
-        )
-    return write_atomic(path, json.dumps(results, ensure_ascii=False, indent=0) + "\n")
-
-
 def coco_references(content: dict, path: str | os.PathLike, allow_empty: bool = False) -> list[Row]:
     """Group the annotations of a COCO file's content by image, in the order of their first annotations."""
     by_image: dict[str, Row] = {}
@@ -232,6 +216,16 @@ def _is_jsonl(path: str | os.PathLike) -> bool:
     except ValueError:  # malformed or not UTF-8: the JSON reader says so, with the line
         return False
     return isinstance(entry, dict) and "image_id" in entry
+
+
+def _of_split(entries: list[tuple[dict, str]], split: str, path: str | os.PathLike) -> list[tuple[dict, str]]:
+    """The entries whose `split` says so; as in data sources, where some have one the others are for training."""
+    if not any("split" in entry for entry, _ in entries):
+        raise ValueError(f"{path}: no split {split!r}, none of its lines has a `split`; add it, or leave --split out")
+    names = [split_named(str(entry.get("split") or "train")) for entry, _ in entries]
+    if split_named(split) not in names:
+        raise ValueError(f"{path}: no image in split {split!r}; the file has {', '.join(sorted(set(names)))}")
+    return [entry for entry, name in zip(entries, names, strict=True) if name == split_named(split)]
 
 
 def _texts(entry: Mapping[str, Any], where: str) -> list[str]:

@@ -14,7 +14,6 @@ from PIL import Image
 
 from hfcap.charts import Chart, histogram
 from hfcap.files import write_atomic
-from hfcap.predictions import read_predictions
 from hfcap.runs import METRIC_NAMES
 
 THUMBNAIL_PIXELS = 360  # longest side: sharp at the size it is shown, some 15 KB each
@@ -111,35 +110,6 @@ def write_report(
         num_references=_range([len(example.references) for example in examples]),
     )
     return write_atomic(path, text)
-
-
-def read_examples(
-    path: str | os.PathLike, before_path: str | os.PathLike | None = None, score: str = "cider"
-) -> list[Example]:
-    """Read a run's `captions.jsonl`: `caption`, its references as `captions`, and the image's score where it is there.
-
-    Args:
-        path: the captions to show.
-        before_path: another run's captions of the same images, to compare with.
-        score: name of the per-image score in both files.
-    """
-    before = {}
-    if before_path is not None:
-        before = {row.image_id: row for row in read_predictions(before_path, allow_empty=True)}
-    examples = []
-    for row in read_predictions(path, allow_empty=True):
-        other = before.get(row.image_id)
-        examples.append(
-            Example(
-                image_id=row.image_id,
-                caption=row.captions[0],
-                references=row.extra.get("captions", ()),
-                score=row.extra.get(score),
-                before_caption=other.captions[0] if other else None,
-                before_score=other.extra.get(score) if other else None,
-            )
-        )
-    return examples
 
 
 def thumbnail_uri(image: Image.Image, pixels: int = THUMBNAIL_PIXELS) -> tuple[str, int, int]:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from huggingface_hub import constants
 
 from hfcap import cli
 from hfcap.errors import ConfigError
@@ -172,6 +173,69 @@ def test_parts_of_several_processes_become_one_file(tmp_path):
     assert set(last.rows()) == set("01234")
     last.finish(photo.image_id for photo in photos)
     assert [row.image_id for row in read_predictions(tmp_path / "c.jsonl")] == list("01234")
+
+
+def test_a_name_with_brackets_is_no_pattern(folder, captioner, tmp_path, capsys):
+    *_, path = captioner
+    output = tmp_path / "captions [1].jsonl"
+    cli.main(["caption", str(folder), "--model", path, "--output", str(output)])
+    assert [row.image_id for row in read_predictions(output, allow_empty=True)] == ids_of([folder])
+    assert f"{output}: 5 of 5 photos have a caption" in capsys.readouterr().out
+    assert not list(tmp_path.glob("*.part-*"))
+
+
+def test_a_run_without_any_readable_photo_does_not_block_the_next(folder, captioner, tmp_path, capsys):
+    *_, path = captioner
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad" / "zero.jpg").write_bytes(b"")
+    output = tmp_path / "captions.jsonl"
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["caption", str(tmp_path / "bad"), "--model", path, "--output", str(output)])
+    assert exit_.value.code == 1
+    assert not list(tmp_path.glob("captions.jsonl*"))
+    cli.main(["caption", str(tmp_path / "bad"), str(folder), "--model", path, "--output", str(output)])
+    assert f"{output}: 5 of 6 photos have a caption" in capsys.readouterr().out
+
+
+def test_a_file_name_that_is_not_utf8_is_left_out_and_named(folder, captioner, tmp_path, capsys, caplog):
+    *_, path = captioner
+    latin = os.fsencode(folder) + b"/caf\xe9.png"
+    with open(latin, "wb") as file:
+        file.write((folder / "beach.png").read_bytes())
+    output = tmp_path / "captions.jsonl"
+    with caplog.at_level("INFO", "hfcap"):
+        cli.main(["caption", str(folder), "--model", path, "--output", str(output)])
+    assert len(read_predictions(output, allow_empty=True)) == 5
+    assert r"caf\udce9.png'; rename the file" in caplog.text
+    with pytest.raises(ConfigError, match=r"caf\\udce9\.png'; rename the file"):
+        find_photos([os.fsdecode(latin)])
+
+
+@pytest.mark.parametrize("option", ["--num_beams", "--max_new_tokens", "--batch_size"])
+@pytest.mark.parametrize("value", ["0", "few"])
+def test_counts_are_whole_numbers_above_zero(folder, capsys, option, value):
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["caption", str(folder), "--model", "owner/name", option, value])
+    assert exit_.value.code == 2
+    assert f"{value!r}; wanted a whole number, 1 or more" in capsys.readouterr().err
+
+
+def test_a_model_that_cannot_be_had_is_one_line(folder, capsys, monkeypatch):
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["caption", str(folder), "--model", "user/none"])
+    assert exit_.value.code == 2
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert len(lines) == 1 and lines[0].startswith("error: model: user/none cannot be loaded")
+
+
+def test_an_output_that_cannot_be_written_is_one_line(folder, captioner, capsys):
+    *_, path = captioner
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["caption", str(folder), "--model", path, "--output", "/proc/captions.jsonl"])
+    assert exit_.value.code == 2
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert error.startswith("error: /proc/") and error.endswith("No such file or directory; mend or change the path")
 
 
 @pytest.mark.slow

@@ -97,8 +97,8 @@ def test_pictures_given_find_their_references_in_the_run(make_run, in_process, t
     run = make_run()
     (run / runs.CAPTIONS).write_text(
         "".join(
-            json.dumps({"image_id": f"picture{index}", "caption": "a dot", "captions": ["a red dot"]}) + "\n"
-            for index in range(3)
+            json.dumps({"image_id": f"picture{index}", "caption": caption, "captions": ["a red dot"]}) + "\n"
+            for index, caption in enumerate(["a dot", "", "a dot"])
         )
     )
     for index, picture in enumerate(pictures[:3]):
@@ -108,6 +108,24 @@ def test_pictures_given_find_their_references_in_the_run(make_run, in_process, t
     cli.main(command)
     record = json.loads((tmp_path / "ready" / "verification.json").read_text())
     assert record["captions"]["compared"] == 3
+
+
+def test_a_picture_given_that_cannot_be_read_is_named(make_run, tmp_path, pictures):
+    run = make_run()
+    pictures[0].save(tmp_path / "half.jpg")
+    whole = (tmp_path / "half.jpg").read_bytes()
+    (tmp_path / "half.jpg").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(ConfigError, match=r"--pictures .*half\.jpg: OSError: .*; mend it, or leave it out"):
+        export_run(run, tmp_path / "ready", pictures=[tmp_path / "half.jpg"])
+    assert names(tmp_path) == {"run", "half.jpg"}
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(make_run, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["export", str(make_run()), "--to", "/proc/ex"])
+    assert exit_.value.code == 2
+    error = capsys.readouterr().err.strip()
+    assert error.startswith("error: /proc/") and "No such file or directory" in error and error.count("\n") == 0
 
 
 def spoil_weights(model, folder, **_):

@@ -14,8 +14,9 @@ from hfcap import cli, runs
 from hfcap.errors import VerificationError
 from hfcap.evaluation import judge
 from hfcap.generation.caption import caption_rows
+from hfcap.hub import export, verify
 from hfcap.hub import publish as publishing
-from hfcap.hub import verify
+from hfcap.hub.adapters import Base
 from hfcap.hub.card import write_card
 from hfcap.hub.push import Target
 from hfcap.predictions import write_predictions
@@ -215,6 +216,56 @@ def test_a_run_that_was_not_judged_is_not_published(make_run, capsys):
     with pytest.raises(SystemExit) as exit_:
         cli.main(["push", str(make_run()), "--repo", "user/dogs"])
     assert exit_.value.code == 2 and "evaluate the run first" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("README.md", "# All mine\n", "Move what is yours"),
+        ("metrics.json", '{"schema_version": 0}', "schema_version is 0"),
+        ("captions.jsonl", '{"image_id": "1"}\n', "no caption"),
+    ],
+)
+def test_a_record_that_cannot_be_read_is_one_line(make_judged_run, monkeypatch, capsys, name, text, message):
+    monkeypatch.setattr(publishing, "export_run", lambda *_, **__: pytest.fail("something was exported"))
+    run = make_judged_run()
+    if name == "captions.jsonl":
+        (run / "card.json").unlink()
+    (run / name).write_text(text)
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["push", str(run), "--repo", "user/dogs"])
+    assert exit_.value.code == 2
+    error = capsys.readouterr().err.strip()
+    assert message in error and error.count("\n") == 0
+
+
+def test_the_card_of_an_adapter_loads_the_base_that_it_was_trained_on(
+    make_lora_run, in_process, scene_rows, tmp_path, monkeypatch
+):
+    run = make_lora_run()
+    merge_adapter(str(run.parent / "base" / runs.MODEL), run / runs.ADAPTER, run / runs.MERGED)
+    _judge(run, *load_captioner(str(run / runs.MERGED)), scene_rows)
+    cards = []
+    monkeypatch.setattr(publishing, "push_folder", lambda folder, *_: cards.append((folder / "README.md").read_text()))
+    for revision in ("0123456789abcdef", None):
+        if revision is None:
+            monkeypatch.setattr(export, "shipped_base", lambda *_: Base("user/base"))
+        publishing.publish(run / runs.ADAPTER, Target("user/dogs"), base_model=f"user/base@{revision or 'main'}")
+    assert 'from_pretrained("user/base", revision="0123456789abcdef")\n' in cards[0]
+    assert 'from_pretrained("user/base")\n' in cards[1]
+
+
+def test_another_licence_takes_the_place_of_the_old_one_with_its_name(make_judged_run, in_process, monkeypatch):
+    run = make_judged_run()
+    text = (run / "README.md").read_text()
+    (run / "README.md").write_text(text.replace("---\n", "---\nlicense: other\nlicense_name: my-own\n", 1))
+    cards = []
+    monkeypatch.setattr(publishing, "push_folder", lambda folder, *_: cards.append((folder / "README.md").read_text()))
+    for given in ({}, {"license": "mit"}):
+        publishing.publish(run, Target("user/dogs"), given)
+    first, second = (yaml.safe_load(card.split("---\n")[1]) for card in cards)
+    assert (first["license"], first["license_name"]) == ("other", "my-own")
+    assert second["license"] == "mit" and "license_name" not in second
 
 
 def test_records_alone_give_the_same_card(make_judged_run, tmp_path, capsys):

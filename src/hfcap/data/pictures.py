@@ -198,8 +198,8 @@ def check_max_pixels(max_pixels: int) -> None:
         )
 
 
-def why_bad_picture(image: dict | None, max_pixels: int = MAX_PIXELS) -> str | None:
-    """Return why an undecoded picture cannot be read, or None if it can."""
+def why_bad_picture(image: str | PathLike | dict | None, max_pixels: int = MAX_PIXELS) -> str | None:
+    """Return why an undecoded picture (see `read_bytes`) cannot be read, or None if it can."""
     try:
         data = read_bytes(image)
         if not data:

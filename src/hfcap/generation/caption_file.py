@@ -7,6 +7,7 @@ processes, finds what was written before the break; a line that was cut in half 
 
 import json
 from collections.abc import Iterable, Mapping
+from glob import escape
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -54,7 +55,7 @@ class CaptionFile:
 
     def rows(self) -> dict[str, dict[str, Any]]:
         """All rows written so far, by any process, by image id."""
-        files = [self.path, *sorted(self.path.parent.glob(f"{self.path.name}.part-*"))]
+        files = [self.path, *self._parts()]
         lines = [line for file in files if file.exists() for line in _whole_lines(file)]
         return {row["image_id"]: row for row in map(json.loads, lines)}
 
@@ -68,15 +69,23 @@ class CaptionFile:
         self._file.write((json.dumps(dict(row), ensure_ascii=False) + "\n").encode())
         self._file.flush()
 
-    def finish(self, image_ids: Iterable[str]) -> None:
-        """Put all rows into the file, those of `image_ids` first and in that order; one process does, after all."""
+    def finish(self, image_ids: Iterable[str]) -> int:
+        """Put all rows into the file, those of `image_ids` first and in that order; one process does, after all.
+
+        Without any row there is no file. Returns how many of `image_ids` have a caption.
+        """
         if self._file is not None:
             self._file.close()
         rows = self.rows()
         first = [rows.pop(image_id) for image_id in image_ids if image_id in rows]
-        write_predictions(self.path, [*first, *rows.values()])
-        for part in self.path.parent.glob(f"{self.path.name}.part-*"):
+        if first or rows:
+            write_predictions(self.path, [*first, *rows.values()])
+        for part in self._parts():
             part.unlink()
+        return len(first)
+
+    def _parts(self) -> list[Path]:
+        return sorted(self.path.parent.glob(f"{escape(self.path.name)}.part-*"))
 
 
 def _whole_lines(file: Path) -> list[bytes]:

@@ -1,6 +1,7 @@
 """`hfcap caption`: photos, or folders of them, to captions; over several processes, and resumed after a break."""
 
 import json
+import logging
 import sys
 from argparse import Namespace
 from collections import Counter
@@ -12,6 +13,8 @@ from pathlib import Path
 from hfcap import runs
 from hfcap.data.readers import PICTURE_SUFFIXES
 from hfcap.errors import ConfigError, WorkError
+
+logger = logging.getLogger(__name__)
 
 DECODING = ("num_beams", "max_new_tokens")  # options of the command that override the model's own settings
 MAX_LISTED = 5
@@ -46,12 +49,14 @@ def find_photos(paths: Sequence[str]) -> list[Photo]:
     """List the files named, and the pictures in folders named and below, each once and in order.
 
     The id of a file is its name without the extension, in a folder its path from there ("2024/beach"). Where that
-    would name two files, the extension stays ("beach.jpg"), and then the path as it was given.
+    would name two files, the extension stays ("beach.jpg"), and then the path as it was given. A file whose name
+    is not UTF-8, which no JSON can hold, is left out and named.
 
     Raises:
-        ConfigError: a path does not exist, or a folder holds no picture.
+        ConfigError: a path does not exist, or a folder holds no picture; no file has a name in UTF-8.
     """
     found: dict[Path, list[str]] = {}  # path: ids to choose from, the shortest first
+    unnameable: list[str] = []
     for path in map(Path, paths):
         if path.is_dir():
             inside = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file()]
@@ -63,13 +68,30 @@ def find_photos(paths: Sequence[str]) -> list[Photo]:
         else:
             raise ConfigError(f"{path}: no such file or folder")
         for file in inside:
+            if not _is_utf8(file):
+                unnameable.append(repr(str(file)))
+                continue
             name = file.relative_to(path) if path.is_dir() else Path(file.name)
             found.setdefault(file, [name.with_suffix("").as_posix(), name.as_posix(), file.as_posix()])
+    if unnameable:
+        more = f" and {len(unnameable) - MAX_LISTED} more" if len(unnameable) > MAX_LISTED else ""
+        text = f"names that are not UTF-8, left out: {', '.join(unnameable[:MAX_LISTED])}{more}; rename the file"
+        if not found:
+            raise ConfigError(text)
+        logger.info(text)
     ids = [choices[0] for choices in found.values()]
     for level in (1, 2):
         count = Counter(ids)
         ids = [own if count[own] == 1 else choices[level] for own, choices in zip(ids, found.values(), strict=True)]
     return [Photo(image_id, path) for image_id, path in zip(ids, found, strict=True)]
+
+
+def _is_utf8(path: Path) -> bool:
+    try:
+        str(path).encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def caption_photos(args: Namespace) -> None:
@@ -113,8 +135,8 @@ def caption_photos(args: Namespace) -> None:
     skipped, empty = gather_object(skipped), gather_object(empty)  # here all have written theirs
     if state.is_main_process:
         if output is not None:
-            output.finish([photo.image_id for photo in photos])
-            print(f"{args.output}: {len(photos) - len(skipped)} of {len(photos)} photos have a caption")
+            num_captions = output.finish([photo.image_id for photo in photos])
+            print(f"{args.output}: {num_captions} of {len(photos)} photos have a caption")
         _say_what_is_odd(skipped, empty)
     if len(skipped) == len(missing) > 0:
         raise WorkError(f"not one of {len(missing)} photos could be read; the reasons are above")

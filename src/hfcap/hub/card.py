@@ -13,6 +13,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import yaml
 from huggingface_hub import ModelCard
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -22,6 +23,7 @@ from hfcap.hub.card_facts import FACTS, Facts, is_hub_id, read_facts, write_fact
 from hfcap.hub.card_metadata import (
     EVAL_RESULTS,
     TAGS,
+    WRITTEN,
     Given,
     card_metadata,
     data_name,
@@ -134,7 +136,7 @@ def read_given(card: Path, run: Mapping[str, Any], facts: Facts) -> Given:
     Taken over are the words between the two comments, and the metadata that hfcap does not derive.
 
     Raises:
-        ValueError: a card without the two comments, whose words would be lost.
+        ValueError: a card without the two comments, whose words would be lost, or with metadata that is not YAML.
     """
     if not card.is_file():
         return Given()
@@ -145,7 +147,10 @@ def read_given(card: Path, run: Mapping[str, Any], facts: Facts) -> Given:
             f"{card} was not written by this version of hfcap: it has no {WORDS_START!r}. Move what is yours out of "
             "it, remove it, and write it again"
         )
-    data = ModelCard(text).data
+    try:
+        data = ModelCard(text).data
+    except yaml.YAMLError as error:
+        raise ValueError(f"{card}: its metadata is not YAML ({' '.join(str(error).split())}); mend it") from error
     derived = card_metadata(Given(), {"metrics": {}, "num_images": 0}, run, facts)
     base_model = _list(data.base_model)
     return Given(
@@ -155,6 +160,7 @@ def read_given(card: Path, run: Mapping[str, Any], facts: Facts) -> Given:
         datasets=tuple(_list(data.datasets)),
         base_model=() if base_model == _list(derived.base_model) else tuple(base_model),
         tags=tuple(tag for tag in data.tags or () if tag not in (*TAGS, *(derived.tags or ()))),
+        more={key: value for key, value in data.to_dict().items() if key not in WRITTEN},
     )
 
 

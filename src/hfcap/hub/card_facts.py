@@ -40,6 +40,7 @@ class Facts:
         base: for an adapter, the base it names.
         habits: measured on the captions of the evaluation.
         samples: `{"image_id", "caption", "thumbnail"}` of pictures drawn at random; `thumbnail` is a path or None.
+        base_revision: the commit of that base, where the adapter names one.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Facts:
     base: str | None
     habits: Habits
     samples: list[dict[str, str | None]]
+    base_revision: str | None = None
 
 
 def read_facts(folder: Path, recorded: bool | None = None) -> Facts:

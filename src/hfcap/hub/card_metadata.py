@@ -1,7 +1,7 @@
 """The machine-readable half of a model card: the YAML at its top, and `.eval_results/*.yaml`."""
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,9 @@ from hfcap.hub.card_facts import Facts, hub_ids
 
 HFCAP_TAG = "hfcap"
 TAGS = ("image-captioning", HFCAP_TAG)
+# The metadata that `card_metadata` writes itself; what else a card has is a person's.
+WRITTEN = ("language", "license", "library_name", "pipeline_tag", "tags", "datasets", "base_model")
+WRITTEN += ("base_model_relation", "model_name", "model-index")
 EVAL_RESULTS = Path(".eval_results/image-captioning.yaml")
 
 
@@ -27,6 +30,7 @@ class Given:
         datasets: Hub ids of the training data.
         base_model: Hub ids of the pretrained parts; by default those that the run was started from.
         tags: more tags.
+        more: metadata that hfcap does not write itself, such as `license_name` and `license_link`.
     """
 
     words: str = ""
@@ -35,6 +39,7 @@ class Given:
     datasets: tuple[str, ...] = ()
     base_model: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
+    more: Mapping[str, Any] = field(default_factory=dict)
 
 
 def card_metadata(given: Given, metrics: Mapping[str, Any], run: Mapping[str, Any], facts: Facts) -> ModelCardData:
@@ -76,6 +81,7 @@ def card_metadata(given: Given, metrics: Mapping[str, Any], run: Mapping[str, An
             for key, name, value, interval in figures(metrics)
         ],
         **relation,
+        **given.more,
     )
 
 

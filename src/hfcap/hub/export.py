@@ -33,7 +33,7 @@ from hfcap.hub.adapters import (
 from hfcap.hub.formats import choose_format, to_stock
 from hfcap.hub.pictures import NUM_COMPARED, NUM_JUDGED, pictures_of_run
 from hfcap.models.facts import facts_of
-from hfcap.training.build import load_processor
+from hfcap.training.build import captioner_type, load_processor
 from hfcap.training.merge import check_merge, load_base, merge_adapter, read_adapter
 
 FORMATS = ("auto", "native", "hfcap", "remote-code")
@@ -205,6 +205,7 @@ def _load_model(source: Source, base: Base | None) -> tuple[PreTrainedModel, Pro
 def _load_as_saved(weights: str) -> tuple[PreTrainedModel, ProcessorMixin]:
     """Model in its own dtype and with its own settings, both untouched, and processor."""
     check_checkpoint(weights)
+    captioner_type(weights)
     model = AutoModelForImageTextToText.from_pretrained(weights, use_safetensors=True).eval()
     return model, load_processor(weights, facts_of(model.config))
 

@@ -6,12 +6,12 @@ from pathlib import Path
 from typing import Any
 
 from hfcap import runs
-from hfcap.data.pictures import load_picture, undecoded
+from hfcap.data.pictures import load_picture, undecoded, why_bad_picture
 from hfcap.data.scenes import load_scenes
 from hfcap.errors import ConfigError
 from hfcap.hub.card import THUMBNAILS
 from hfcap.predictions import read_predictions
-from hfcap.training.arguments import DataArguments
+from hfcap.training.arguments import SourceArguments
 from hfcap.training.preparation import load_split
 
 NUM_COMPARED = 8  # captions that must not change at all
@@ -31,9 +31,15 @@ def pictures_of_run(
         run: folder of the run's records; it may have none.
         given: picture files.
         count: how many at most.
+
+    Raises:
+        ConfigError: a picture given that cannot be read.
     """
     if given:
         references = _references(run)
+        for path in given[:count]:
+            if reason := why_bad_picture(path):
+                raise ConfigError(f"--pictures {path}: {reason}; mend it, or leave it out")
         rows = [{"image": load_picture(path), "captions": references.get(path.stem, [])} for path in given[:count]]
         return rows, f"{len(rows)} pictures given"
     path = run / runs.RUN
@@ -51,10 +57,10 @@ def pictures_of_run(
     return rows, f"{len(rows)} embedded drawings"
 
 
-def data_arguments(run: Mapping[str, Any]) -> DataArguments:
+def data_arguments(run: Mapping[str, Any]) -> SourceArguments:
     """The data settings that a record of `run.json` holds."""
     arguments = run["arguments"]
-    return DataArguments(**{f.name: arguments[f.name] for f in fields(DataArguments) if f.name in arguments})
+    return SourceArguments(**{f.name: arguments[f.name] for f in fields(SourceArguments) if f.name in arguments})
 
 
 def write_thumbnails(folder: Path, run: Mapping[str, Any], image_ids: Sequence[str]) -> dict[str, str]:
@@ -79,4 +85,4 @@ def _references(run: Path) -> dict[str, list[str]]:
     path = run / runs.CAPTIONS
     if not path.is_file():
         return {}
-    return {row.image_id: row.extra.get("captions", []) for row in read_predictions(path)}
+    return {row.image_id: row.extra.get("captions", []) for row in read_predictions(path, allow_empty=True)}

@@ -27,7 +27,8 @@ def publish(run: str | Path, target: Target, given: Mapping[str, Any] | None = N
         export_options: `format`, `merge`, `dtype`, `base_model`, `pictures` of `export_run`.
 
     Raises:
-        ConfigError: a run that was not evaluated, or what `export_run` and `push_folder` cannot do.
+        ConfigError: a run that was not evaluated, a card or a record of it that cannot be read, or what `export_run`
+            and `push_folder` cannot do.
         VerificationError: the export is not what it must be.
         WorkError: the upload failed.
     """
@@ -35,11 +36,18 @@ def publish(run: str | Path, target: Target, given: Mapping[str, Any] | None = N
     for name in (runs.RUN, runs.METRICS):
         if not (records / name).is_file():
             raise ConfigError(f"{records} has no {name}: a card says what was measured; evaluate the run first")
-    facts = read_facts(records, recorded=(records / FACTS).is_file())
-    said = read_given(records / runs.CARD, runs.read_run(records / runs.RUN), facts)
+    try:
+        runs.read_metrics(records / runs.METRICS)  # written into the card at the end
+        facts = read_facts(records, recorded=(records / FACTS).is_file())
+        said = read_given(records / runs.CARD, runs.read_run(records / runs.RUN), facts)
+    except (ValueError, OSError) as error:
+        raise ConfigError(str(error)) from error
+    given = dict(given or {})
+    if given.get("license", said.license) != said.license:  # name and link are those of the other licence
+        given["more"] = {key: value for key, value in said.more.items() if not key.startswith("license_")}
     with TemporaryDirectory(prefix="hfcap-publish-") as scratch:
         ready = export_run(run, Path(scratch) / "ready", **export_options)
-        write_shipped_card(records, ready, shipped_facts(facts, ready, target.repo_id), replace(said, **(given or {})))
+        write_shipped_card(records, ready, shipped_facts(facts, ready, target.repo_id), replace(said, **given))
         done = push_folder(ready, target, f"Upload {facts.name}")
     print(done)
     return done
@@ -54,9 +62,10 @@ def publish_if_asked(run: Path, args: CaptionTrainingArguments) -> None:
 def shipped_facts(facts: Facts, export: Path, repo_id: str) -> Facts:
     """The facts of a run's export: how it loads, and what its own files say."""
     record = json.loads((export / VERIFICATION).read_text(encoding="utf-8"))
-    base = None
+    settings = {}
     if record["format"] == "adapter":
-        base = json.loads((export / ADAPTER_CONFIG).read_text(encoding="utf-8"))["base_model_name_or_path"]
+        settings = json.loads((export / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+    base = settings.get("base_model_name_or_path")
     own = weight_facts(export)
     own["model_type"] = facts.model_type if base else own["model_type"]
     return replace(
@@ -67,4 +76,5 @@ def shipped_facts(facts: Facts, export: Path, repo_id: str) -> Facts:
         artifact=record["artifact"],
         form=record["format"],
         base=base,
+        base_revision=settings.get("revision"),
     )

@@ -143,7 +143,6 @@ _HOST = r"""[^ \t\n\f\r`"<>|(){}!?$',.:;/=@\[\\\]^_0-9A-Z-]+"""
 _PATH = rf"(?:/[^{_NO_URL}]+{_URL_LAST})?"
 _MAIL = rf"[^{_NO_URL}\u00a0.{{}}]+"
 _DASH = "[- \u00a0]"
-_LATER = "(?![A-Za-z])"
 _EXTENSIONS = _words(
     "bat bmp c class cgi cpp dll doc docx exe gif gz h htm html jar java jpeg jpg mov mp3 pdf php pl png ppt ps py "
     "sql tar txt wav x xml zip"

@@ -15,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 
+from hfcap.errors import ConfigError, WorkError
+
 from .corpus import Corpus
 
 # Parameters of METEOR 1.5 for English: exact, stem, synonym and paraphrase matches weigh this much.
@@ -23,7 +25,7 @@ _ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.20, 0.60, 0.75
 _NUM_STATISTICS = 23
 
 
-class MeteorUnavailableError(RuntimeError):
+class MeteorUnavailableError(ConfigError):
     """METEOR cannot run here; the message says what to install."""
 
 
@@ -40,7 +42,7 @@ def meteor_statistics(corpus: Corpus) -> np.ndarray:
 
     Raises:
         MeteorUnavailableError: Java or pycocoevalcap is missing.
-        RuntimeError: the jar failed; the message holds its last words.
+        WorkError: the jar failed; the message holds its last words.
     """
     jar = _find_jar()
     lines = []
@@ -53,7 +55,7 @@ def meteor_statistics(corpus: Corpus) -> np.ndarray:
     answers = finished.stdout.decode().splitlines()
     if finished.returncode != 0 or len(answers) != len(lines):
         last_words = finished.stderr.decode(errors="replace").strip()[-500:]
-        raise RuntimeError(
+        raise WorkError(
             f"METEOR's jar ended with code {finished.returncode} and {len(answers)} answers for {len(lines)} images. "
             f"It wants 2 GB of memory. Its last words: {last_words or '(none)'}"
         )

@@ -20,8 +20,8 @@ from hfcap.training.limits import CAPTION_FIGURES, TAGGING_FIGURES, check_best_m
 
 
 @dataclass
-class DataArguments:
-    """Where the captioned pictures come from and how a step uses them."""
+class SourceArguments:
+    """Where the captioned pictures come from, and which of them are evaluated."""
 
     data: str = field(
         default="scenes",
@@ -35,12 +35,10 @@ class DataArguments:
     captions_column: str | None = field(
         default=None, metadata={"help": "Column of the captions; recognised by default."}
     )
-    train_split: str = field(default="train", metadata={"help": "Split to train on."})
     eval_split: str = field(default="validation", metadata={"help": "Split to evaluate on."})
-    max_train_images: int | None = field(
-        default=None, metadata={"help": "Use the first images only; with 'scenes', how many to draw."}
+    max_eval_images: int | None = field(
+        default=None, metadata={"help": "Evaluate the first images only; with 'scenes', how many to draw."}
     )
-    max_eval_images: int | None = field(default=None, metadata={"help": "The same for the evaluation split."})
     scenes_style: Literal["caption", "alt_text"] = field(
         default="caption", metadata={"help": "Wording of the embedded data set's references."}
     )
@@ -52,8 +50,20 @@ class DataArguments:
     )
     max_pixels: int = field(default=MAX_PIXELS, metadata={"help": "A picture of more pixels cannot be read."})
     streaming: bool = field(
-        default=False, metadata={"help": "Hold one training image at a time; needs max_steps (docs/data.md)."}
+        default=False,
+        metadata={"help": "Hold one training image at a time (needs max_steps), and the evaluation split in memory."},
     )
+    prompt: str | None = field(
+        default=None, metadata={"help": "Instruction before the caption; a row's own `prompt` wins."}
+    )
+
+
+@dataclass
+class DataArguments(SourceArguments):
+    """`SourceArguments` of a training: what it reads as well, and how a step uses it."""
+
+    train_split: str = field(default="train", metadata={"help": "Split to train on."})
+    max_train_images: int | None = field(default=None, metadata={"help": "The same for the training split."})
     references: int | None = field(
         default=None, metadata={"help": "References of an image a step uses, drawn anew each epoch; all by default."}
     )
@@ -70,9 +80,6 @@ class DataArguments:
         },
     )
     max_caption_tokens: int = field(default=64, metadata={"help": "Longer references are cut."})
-    prompt: str | None = field(
-        default=None, metadata={"help": "Instruction before the caption; a row's own `prompt` wins."}
-    )
 
     def __post_init__(self):
         check_smallest(self)

@@ -24,7 +24,13 @@ from hfcap.distributed import main_process_decides
 from hfcap.errors import ConfigError
 from hfcap.files import write_json
 from hfcap.models.vision_features import find_encoder, take_features
-from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, ModelArguments, RunArguments
+from hfcap.training.arguments import (
+    CaptionTrainingArguments,
+    DataArguments,
+    ModelArguments,
+    RunArguments,
+    SourceArguments,
+)
 from hfcap.training.checkpoints import last_complete_checkpoint, remove_incomplete_checkpoints
 from hfcap.training.compatibility import checkpoint_engine, current_backend
 from hfcap.training.dataset import CaptionDataset, CaptionStream
@@ -72,12 +78,27 @@ def load_splits(
         ConfigError: the source, a split or a column does not exist, or a picture cannot be read.
     """
     train = load_split(args, args.train_split, args.max_train_images, run)
-    evaluation = load_split(args, args.eval_split, args.max_eval_images, run)
-    return train, _in_memory(evaluation) if args.streaming else evaluation
+    return train, load_evaluation_split(args, run)
+
+
+def load_evaluation_split(args: SourceArguments, folder: Path) -> datasets.Dataset:
+    """Rows of the evaluation split (see `load_split`); every evaluation goes over them, so a stream is held in memory.
+
+    Raises:
+        ConfigError: as for `load_splits`.
+    """
+    rows = load_split(args, args.eval_split, args.max_eval_images, folder)
+    if not args.streaming:
+        return rows
+    try:
+        encoded = list(rows.cast_column("image", Image(decode=False)))
+    except ValueError as error:  # a stream says what is wrong when it is read
+        raise ConfigError(f"data: {error}") from error
+    return datasets.Dataset.from_list(encoded, features=rows.features)
 
 
 def load_split(
-    args: DataArguments, split: str, limit: int | None, folder: Path
+    args: SourceArguments, split: str, limit: int | None, folder: Path
 ) -> datasets.Dataset | datasets.IterableDataset:
     """Rows `{image_id, image, captions, …}` of one split, the first `limit` of them.
 
@@ -98,13 +119,6 @@ def load_split(
         return load_captions(args.data, split, num_images=limit, **options)
     except ValueError as error:
         raise ConfigError(f"data: {error}") from error
-
-
-def _in_memory(stream: datasets.IterableDataset) -> datasets.Dataset:
-    """Hold an evaluation split, pictures encoded: every evaluation goes over it."""
-    features = stream.features
-    rows = list(stream.cast_column("image", Image(decode=False)))
-    return datasets.Dataset.from_list(rows, features=features)
 
 
 def list_skipped(path: Path, split: str, skipped: dict[str, str]) -> None:
