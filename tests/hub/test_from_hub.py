@@ -1,6 +1,7 @@
 """What is asked of a Hub before anything is downloaded: pickled weights, and another base than was trained on."""
 
 import hashlib
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -95,6 +96,30 @@ def test_another_base_on_the_hub_is_refused_with_both_hashes(hub, asked, in_proc
     with pytest.raises(VerificationError, match=rf"model\.safetensors is {there} there and {here} in "):
         export_run(run / runs.ADAPTER, tmp_path / "ready", base_model=f"user/base@{commit}")
     assert not (tmp_path / "ready").exists()
+
+
+def test_an_adapter_is_put_on_the_revision_of_its_base(hub, make_lora_run, tmp_path):
+    """The base has moved on since: other weights are on its main branch."""
+    run = make_lora_run()
+    base = run.parent / "base" / runs.MODEL
+    commit = put(hub, "user/base", base)
+    tensors = load_file(base / "model.safetensors")
+    expected = tensors["model.language_model.norm.weight"].clone()
+    tensors["model.language_model.norm.weight"] += 1
+    save_file(tensors, base / "model.safetensors", metadata={"format": "pt"})
+    put(hub, "user/base", base)
+    settings = json.loads((run / runs.ADAPTER / "adapter_config.json").read_text())
+    settings |= {"base_model_name_or_path": "user/base", "revision": commit}
+    (run / runs.ADAPTER / "adapter_config.json").write_text(json.dumps(settings))
+    script = (
+        "import sys; from hfcap.training.build import load_captioner; "
+        "model, _ = load_captioner(sys.argv[1]); "
+        "print(model.get_base_model().model.language_model.norm.weight.mean().item())"
+    )
+    command = [sys.executable, "-c", script, str(run / runs.ADAPTER)]
+    done = subprocess.run(command, env=client(hub, tmp_path / "home"), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert float(done.stdout.splitlines()[-1]) == pytest.approx(expected.mean().item(), abs=1e-5)
 
 
 def hash_of(path: Path) -> str:

@@ -245,13 +245,13 @@ def _join_encoder_decoder(model_args, encoder, image_processor, tokenizer) -> tu
     return model, processor
 
 
-def captioner_type(source: str) -> str:
+def captioner_type(source: str, revision: str | None = None) -> str:
     """Read the model type of a saved captioner, which `hfcap.models.facts` knows, from its configuration alone.
 
     Raises:
         ConfigError: there is no model, or one of an unknown type.
     """
-    model_type = pretrained_config("model", source).model_type
+    model_type = pretrained_config("model", source, revision).model_type
     facts_of_type(model_type)
     return model_type
 
@@ -262,7 +262,7 @@ def load_captioner(
     """Load a captioner and its processor from a folder or a Hub id, ready to train and to generate.
 
     Args:
-        source: a model, or an adapter, which is put on the base that its configuration names.
+        source: a model, or an adapter, which is put on the base that its configuration names, at its revision.
         load_in_4bit: the language model, or that of the adapter's base, in NF4 (`strategies.four_bit_config`).
         image_processor_config: settings of the image processor to change; they are saved with it.
 
@@ -274,16 +274,21 @@ def load_captioner(
             have.
     """
     adapter = Path(source, "adapter_config.json")
-    base = json.loads(adapter.read_text())["base_model_name_or_path"] if adapter.exists() else source
-    for folder in {base, source}:
-        check_checkpoint(folder)
-    facts = facts_of_type(captioner_type(base))
+    names = json.loads(adapter.read_text()) if adapter.exists() else {}
+    base, revision = names.get("base_model_name_or_path", source), names.get("revision")
+    check_checkpoint(source)
+    check_checkpoint(base, revision)
+    facts = facts_of_type(captioner_type(base, revision))
     processor = load_processor(source, facts)
     if image_processor_config:
         processor.image_processor = _changed(processor.image_processor, image_processor_config)
     quantization_config = four_bit_config(facts, compute_dtype()) if load_in_4bit else None
     model = AutoModelForImageTextToText.from_pretrained(
-        base, dtype=torch.float32, quantization_config=quantization_config, use_safetensors=True
+        base,
+        revision=revision or "main",
+        dtype=torch.float32,
+        quantization_config=quantization_config,
+        use_safetensors=True,
     )
     keep_4bit_layers_unpacked(model)
     complete_settings(model, processor)

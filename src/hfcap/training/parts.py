@@ -93,14 +93,14 @@ def check_decoder(family: str, config_class: type[PreTrainedConfig]) -> None:
         )
 
 
-def pretrained_config(option: str, source: str) -> PreTrainedConfig:
-    """Configuration of a pretrained part.
+def pretrained_config(option: str, source: str, revision: str | None = None) -> PreTrainedConfig:
+    """Configuration of a pretrained part, on the Hub at a revision.
 
     Raises:
         ConfigError: there is none.
     """
     with loading(option, source):
-        return AutoConfig.from_pretrained(source)
+        return AutoConfig.from_pretrained(source, revision=revision or "main")
 
 
 @contextmanager
