@@ -11,8 +11,9 @@ from transformers import PreTrainedModel
 from hfcap.distributed import in_step
 from hfcap.generation.decoding import generate
 from hfcap.generation.inputs import CaptionPrefix, encode_prefix, end_token_id, join_vision
+from hfcap.models.attention import eager_sdpa
 from hfcap.models.facts import facts_of
-from hfcap.models.model_utils import eager_sdpa, full_precision
+from hfcap.models.model_utils import full_precision
 
 READERS = 4  # threads that read and preprocess pictures
 MAX_WAITING = 8  # batches' worth of preprocessed rows that wait for others of their length

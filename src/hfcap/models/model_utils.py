@@ -1,13 +1,11 @@
 """Small rules that both model families obey, about modules in eval(), 4-bit layers, compiled layers, and masks."""
 
 from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 
 import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
-
-from hfcap.models.packed_sdpa import PACKED_SDPA
 
 
 def keep_frozen_in_eval(model: nn.Module) -> None:
@@ -79,23 +77,6 @@ def compile_layers(model: nn.Module) -> None:
 def is_compiled(model: nn.Module) -> bool:
     """Whether `model` or a part of it was compiled in place."""
     return any(part._compiled_call_impl is not None for part in model.modules())
-
-
-@contextmanager
-def eager_sdpa(model: nn.Module) -> Iterator[None]:
-    """Within this context nothing of `model` is compiled, and stock SDPA attends, whatever does so in training.
-
-    `generate` sees a new shape at every step, and an evaluation at every batch: each would be compiled again.
-    """
-    in_training = model.config.get_text_config(decoder=True)._attn_implementation
-    if in_training in ("flex_attention", PACKED_SDPA):
-        model.set_attn_implementation({"text_config": "sdpa"})
-    try:
-        with torch.compiler.set_stance("force_eager") if is_compiled(model) else nullcontext():
-            yield
-    finally:
-        if in_training in ("flex_attention", PACKED_SDPA):
-            model.set_attn_implementation({"text_config": in_training})
 
 
 @contextmanager

@@ -128,7 +128,7 @@ def set_decoding(model: PreTrainedModel, args: CaptionTrainingArguments) -> None
 def choose_kernels(model: PreTrainedModel | PeftModel, model_args: ModelArguments) -> None:
     """Let `model` train with FlexAttention and with compiled layers, where a run asks for them; both change rounding.
 
-    Neither is saved, and captioning does without them (`hfcap.models.model_utils.eager_sdpa`).
+    Neither is saved, and captioning does without them (`hfcap.models.attention.eager_sdpa`).
 
     Raises:
         ConfigError: FlexAttention for a language model with which it was not shown to give the gradient of SDPA.

@@ -7,6 +7,7 @@ from itertools import islice
 import torch
 from torch import nn
 
+from hfcap.models.attention import uses_packed_sdpa
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.dataset import CaptionDataset, CaptionStream
 from hfcap.training.loss import token_loss
@@ -58,7 +59,7 @@ def describe_run(model: nn.Module, collator: CaptionCollator, data: CaptionDatas
     num_rows, length = batch["segment_ids"].shape
     _, images, tokens, positions = count_batch(batch).tolist()
     targets = int((batch["shift_labels"] != IGNORE_INDEX).sum())
-    with torch.autocast(model.device.type, torch.bfloat16, enabled=args.bf16):
+    with torch.autocast(model.device.type, torch.bfloat16, enabled=args.bf16), uses_packed_sdpa(model):
         seconds = min(_timed_step(model, batch) for _ in range(2))
     steps = args.max_steps
     if steps <= 0:

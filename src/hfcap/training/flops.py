@@ -8,8 +8,9 @@ from torch import nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
+from hfcap.models.attention import eager_sdpa
 from hfcap.models.facts import facts_of
-from hfcap.models.model_utils import eager_sdpa, full_precision, in_eval
+from hfcap.models.model_utils import full_precision, in_eval
 from hfcap.training.strategies import num_values
 
 

@@ -17,9 +17,9 @@ from hfcap.distributed import all_join, prepare_fsdp
 from hfcap.errors import WorkError
 from hfcap.generation.sharded import caption_sharded
 from hfcap.metrics import compute_metrics
+from hfcap.models.attention import PACKED_SDPA, eager_sdpa, uses_packed_sdpa
 from hfcap.models.facts import facts_of, is_packable
-from hfcap.models.model_utils import eager_sdpa, full_precision, is_compiled, keep_frozen_in_eval
-from hfcap.models.packed_sdpa import PACKED_SDPA, uses_packed_sdpa
+from hfcap.models.model_utils import full_precision, keep_frozen_in_eval
 from hfcap.training.checkpoints import fill_optimizer_state, load_weights, whole_or_removed
 from hfcap.training.dataset import CaptionDataset
 from hfcap.training.flops import needed_flops
@@ -164,8 +164,7 @@ class CaptionTrainer(Trainer):
 
     def train(self, *args, **kwargs):
         """Train as `Trainer` does; afterwards `throughput_summary` holds the figures of the whole training."""
-        compiled = self.args.torch_compile or is_compiled(self.model)
-        with nullcontext() if compiled else uses_packed_sdpa(self.model):
+        with nullcontext() if self.args.torch_compile else uses_packed_sdpa(self.model):
             output = super().train(*args, **kwargs)
         self.throughput.take()
         total, num_processes = self._of_all(self.throughput.total), self.args.world_size

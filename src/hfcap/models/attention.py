@@ -1,12 +1,13 @@
-"""SDPA for packed rows that leaves out what no query sees and no target reads; loss and gradient stay the same.
+"""How the language model attends: in training by SDPA for packed rows, or FlexAttention, and elsewhere by stock SDPA.
 
-Most of a packed row is the prefix of its first image, which no mask is needed for: it is causal. And in the last layer
-nothing reads the prefix but through its keys and values, since the head runs at targets: neither its attention nor its
-MLP is computed there. What is said of a row's prefix holds for the positions that lie in it in every row of the batch.
+SDPA for packed rows leaves out what no query sees and no target reads; loss and gradient stay the same. Most of a row
+is the prefix of its first image, which no mask is needed for: it is causal. And in the last layer nothing reads the
+prefix but through its keys and values, since the head runs at targets: neither its attention nor its MLP is computed
+there. What is said of a row's prefix holds for the positions that lie in it in every row of the batch.
 """
 
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import torch
 from torch import nn
@@ -16,6 +17,7 @@ from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
 from hfcap.models.facts import facts_of, is_packable
+from hfcap.models.model_utils import is_compiled
 
 PACKED_SDPA = "hfcap_packed_sdpa"
 
@@ -61,11 +63,12 @@ AttentionMaskInterface.register(PACKED_SDPA, sdpa_mask)
 def uses_packed_sdpa(model: PreTrainedModel) -> Iterator[None]:
     """Within this context the language model of `model` takes masks of the last rows alone, where it used SDPA.
 
-    Encoder-decoders are left as they are, since their prefix is a start token, and so are models that are not packed.
+    Encoder-decoders are left as they are, since their prefix is a start token, and so are models that are not packed,
+    and compiled layers: inductor cannot pass slices to SDPA (torch 2.13).
     """
-    language_model = model.config.get_text_config(decoder=True)
+    uses_sdpa = model.config.get_text_config(decoder=True)._attn_implementation == "sdpa"
     has_prefix = is_packable(model.config) and facts_of(model.config).image_tokens
-    if not has_prefix or language_model._attn_implementation != "sdpa":
+    if not (uses_sdpa and has_prefix) or is_compiled(model):
         yield
         return
     model.set_attn_implementation({"text_config": PACKED_SDPA})
@@ -105,3 +108,20 @@ def _leave_out_prefix(layer: nn.Module) -> list[torch.utils.hooks.RemovableHandl
         layer.mlp.register_forward_pre_hook(before_mlp),
         layer.mlp.register_forward_hook(after_mlp),
     ]
+
+
+@contextmanager
+def eager_sdpa(model: nn.Module) -> Iterator[None]:
+    """Within this context nothing of `model` is compiled, and stock SDPA attends, whatever does so in training.
+
+    `generate` sees a new shape at every step, and an evaluation at every batch: each would be compiled again.
+    """
+    in_training = model.config.get_text_config(decoder=True)._attn_implementation
+    if in_training in ("flex_attention", PACKED_SDPA):
+        model.set_attn_implementation({"text_config": "sdpa"})
+    try:
+        with torch.compiler.set_stance("force_eager") if is_compiled(model) else nullcontext():
+            yield
+    finally:
+        if in_training in ("flex_attention", PACKED_SDPA):
+            model.set_attn_implementation({"text_config": in_training})
