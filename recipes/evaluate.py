@@ -24,9 +24,10 @@ from hfcap import runs
 from hfcap.errors import ConfigError, run_main
 from hfcap.evaluation import evaluate_captioner, results_table, show_captions, write_evaluation
 from hfcap.generation.inputs import caption_prompt
-from hfcap.training.arguments import SourceArguments, parse_arguments
+from hfcap.training.arguments import SourceArguments
 from hfcap.training.build import load_captioner
 from hfcap.training.dataset import CaptionDataset
+from hfcap.training.parsing import parse_arguments
 from hfcap.training.preparation import load_evaluation_split, use_all_cores
 
 

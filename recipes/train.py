@@ -26,7 +26,7 @@ from hfcap.distributed import whole_weights
 from hfcap.errors import run_main
 from hfcap.generation.inputs import caption_prompt, keep_caption_prompt
 from hfcap.hub.publish import publish_if_asked
-from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, ModelArguments, parse_arguments
+from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, ModelArguments
 from hfcap.training.build import build_captioner, captioner_type, choose_kernels, load_captioner, set_decoding
 from hfcap.training.callbacks import SampleCaptions
 from hfcap.training.checkpoints import last_complete_checkpoint
@@ -41,6 +41,7 @@ from hfcap.training.compatibility import (
 )
 from hfcap.training.dry_run import describe_run
 from hfcap.training.finish import finish_run
+from hfcap.training.parsing import parse_arguments
 from hfcap.training.preparation import (
     caption_datasets,
     load_splits,

@@ -16,11 +16,12 @@ from transformers import set_seed
 from hfcap import runs
 from hfcap.errors import run_main
 from hfcap.files import write_json
-from hfcap.training.arguments import DataArguments, EncoderArguments, EncoderTrainingArguments, parse_arguments
+from hfcap.training.arguments import DataArguments, EncoderArguments, EncoderTrainingArguments
 from hfcap.training.build import build_encoder
 from hfcap.training.checkpoints import last_complete_checkpoint, whole_or_removed
 from hfcap.training.compatibility import check_encoder, current_backend
 from hfcap.training.dataset import CaptionDataset
+from hfcap.training.parsing import parse_arguments
 from hfcap.training.preparation import load_splits, open_run, stopping_callbacks, use_all_cores
 from hfcap.training.tagging import CaptionTagger, TagCollator, TaggingTrainer, choose_words, tag_scores
 

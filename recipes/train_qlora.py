@@ -25,7 +25,7 @@ from hfcap.evaluation import evaluate_captioner, judge, results_table, show_capt
 from hfcap.generation.inputs import caption_prompt, keep_caption_prompt
 from hfcap.hub.card import write_card
 from hfcap.hub.publish import publish_if_asked
-from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, QLoraArguments, parse_arguments
+from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, QLoraArguments
 from hfcap.training.build import captioner_type, choose_kernels, load_captioner
 from hfcap.training.callbacks import SampleCaptions
 from hfcap.training.checkpoints import last_complete_checkpoint
@@ -40,6 +40,7 @@ from hfcap.training.compatibility import (
 )
 from hfcap.training.dry_run import describe_run
 from hfcap.training.finish import keep_throughput, save_merged
+from hfcap.training.parsing import parse_arguments
 from hfcap.training.preparation import (
     caption_datasets,
     load_splits,

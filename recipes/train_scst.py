@@ -20,7 +20,7 @@ from hfcap import runs
 from hfcap.errors import ConfigError, run_main
 from hfcap.generation.inputs import caption_prompt, keep_caption_prompt
 from hfcap.hub.publish import publish_if_asked
-from hfcap.training.arguments import DataArguments, ModelArguments, parse_arguments
+from hfcap.training.arguments import DataArguments, ModelArguments
 from hfcap.training.build import captioner_type, choose_kernels, load_captioner, set_decoding
 from hfcap.training.callbacks import SampleCaptions
 from hfcap.training.checkpoints import last_complete_checkpoint
@@ -35,6 +35,7 @@ from hfcap.training.compatibility import (
 )
 from hfcap.training.dry_run import describe_run
 from hfcap.training.finish import evaluate_trained, finish_run
+from hfcap.training.parsing import parse_arguments
 from hfcap.training.preparation import (
     caption_datasets,
     load_splits,

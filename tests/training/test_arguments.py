@@ -8,10 +8,10 @@ from hfcap.training.arguments import (
     EncoderTrainingArguments,
     ModelArguments,
     fast_bfloat16,
-    parse_arguments,
 )
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.limits import CAPTION_FIGURES
+from hfcap.training.parsing import parse_arguments
 from hfcap.training.scst import ScstArguments
 from tiny_training import make_trainer
 

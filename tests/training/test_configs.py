@@ -16,9 +16,8 @@ from hfcap.training.arguments import (
     EncoderTrainingArguments,
     ModelArguments,
     QLoraArguments,
-    parse_arguments,
-    read_config,
 )
+from hfcap.training.parsing import parse_arguments, read_config
 from hfcap.training.scst import ScstArguments
 
 ROOT = Path(__file__).parents[2]

@@ -8,7 +8,8 @@ from accelerate.state import AcceleratorState
 
 from hfcap import runs
 from hfcap.errors import ConfigError
-from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, parse_arguments
+from hfcap.training.arguments import CaptionTrainingArguments, DataArguments
+from hfcap.training.parsing import parse_arguments
 from hfcap.training.preparation import open_run, train_part_first
 
 

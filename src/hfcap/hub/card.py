@@ -19,7 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from hfcap import runs
 from hfcap.files import write_atomic, write_json
-from hfcap.hub.card_facts import FACTS, Facts, is_hub_id, read_facts, write_facts
+from hfcap.hub.card_facts import FACTS, THUMBNAILS, Facts, is_hub_id, read_facts, write_facts
 from hfcap.hub.card_metadata import (
     EVAL_RESULTS,
     TAGS,
@@ -33,7 +33,6 @@ from hfcap.hub.card_metadata import (
     takes_prompt,
 )
 
-THUMBNAILS = "thumbnails"
 WORDS_START = "<!-- Your own words go here; they are kept when hfcap writes this card again. -->"
 WORDS_END = "<!-- End of your own words. -->"
 

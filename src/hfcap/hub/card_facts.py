@@ -21,6 +21,7 @@ from hfcap.files import write_json
 from hfcap.hub.habits import Habits, measure_habits
 from hfcap.predictions import read_predictions
 
+THUMBNAILS = "thumbnails"  # folder of the pictures that a card shows
 FACTS = "card.json"
 NUM_SAMPLES = 6
 

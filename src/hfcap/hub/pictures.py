@@ -9,7 +9,7 @@ from hfcap import runs
 from hfcap.data.pictures import load_picture, undecoded, why_bad_picture
 from hfcap.data.scenes import load_scenes
 from hfcap.errors import ConfigError
-from hfcap.hub.card import THUMBNAILS
+from hfcap.hub.card_facts import THUMBNAILS
 from hfcap.predictions import read_predictions
 from hfcap.training.arguments import SourceArguments
 from hfcap.training.preparation import load_split

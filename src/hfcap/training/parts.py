@@ -11,7 +11,7 @@ from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig
 
 from hfcap.errors import ConfigError
 from hfcap.models.facts import PACKABLE_CROSS_ATTENTION
-from hfcap.training.arguments import nearest
+from hfcap.training.parsing import nearest
 
 _TOKENS = dict.fromkeys(
     ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "image_token_id"),

@@ -1,0 +1,104 @@
+"""From a YAML file and the command line to dataclasses of arguments, with one clear line for what is wrong."""
+
+import json
+import sys
+from collections.abc import Iterable
+from dataclasses import fields
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any, NoReturn, get_args, get_type_hints
+
+import yaml
+from transformers import HfArgumentParser
+
+from hfcap.errors import ConfigError
+
+
+class _Parser(HfArgumentParser):
+    """`HfArgumentParser` whose errors are one line."""
+
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(message)
+
+
+def _flags(config: dict[str, Any]) -> list[str]:
+    """Command-line options that mean the same as a YAML mapping, nulls apart, so that one parser checks both."""
+    flags = []
+    for key, value in config.items():
+        if value is None:
+            continue
+        values = value if isinstance(value, list) else [value]
+        flags += [f"--{key}", *(json.dumps(v) if isinstance(v, dict) else str(v) for v in values)]
+    return flags
+
+
+def read_config(path: str | Path) -> dict[str, Any]:
+    """Read a YAML file of settings.
+
+    Raises:
+        ConfigError: the file is missing, is not YAML, or is not a mapping.
+    """
+    try:
+        config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"--config {path}: {error.strerror}") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"--config {path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(config, dict):
+        raise ConfigError(f"--config {path}: expected `key: value` lines, got {type(config).__name__}")
+    return config
+
+
+def parse_arguments(
+    *dataclasses: type, argv: list[str] | None = None, default_config: str | Path | None = None
+) -> tuple:
+    """Fill dataclasses from `--config FILE.yaml` and the command line; the command line wins.
+
+    Args:
+        dataclasses: classes whose fields are the accepted keys.
+        argv: arguments, `sys.argv[1:]` by default.
+        default_config: the YAML file of a recipe called without `--config`.
+
+    Returns:
+        One instance of each class, in their order.
+
+    Raises:
+        ConfigError: an unknown key (with the nearest known one), a value of a wrong type, null where a setting must
+            have a value, or an unreadable file.
+    """
+    argv = list(sys.argv[1:] if argv is None else argv)
+    config_path = default_config
+    if "--config" in argv:
+        at = argv.index("--config")
+        if at + 1 == len(argv):
+            raise ConfigError("--config: expected a YAML file after it")
+        config_path = argv[at + 1]
+        del argv[at : at + 2]
+    config = read_config(config_path) if config_path is not None else {}
+    known = {f.name for dataclass in dataclasses for f in fields(dataclass) if f.init}
+    for key in config:
+        if key not in known:
+            raise ConfigError(f"{config_path}: unknown key {key!r}{nearest(key, known)}")
+    hints = {name: hint for dataclass in dataclasses for name, hint in get_type_hints(dataclass).items()}
+    nulls = [key for key, value in config.items() if value is None]
+    for key in nulls:
+        if type(None) not in get_args(hints[key]):
+            raise ConfigError(f"{config_path}: {key} is null; give a value, or leave it out for its default")
+    parser = _Parser(dataclasses, allow_abbrev=False)
+    parser.set_defaults(**dict.fromkeys(nulls))
+    try:
+        *parsed, unknown = parser.parse_args_into_dataclasses(_flags(config) + argv, return_remaining_strings=True)
+    except ConfigError:
+        raise
+    except ValueError as error:  # from the checks in TrainingArguments
+        raise ConfigError(" ".join(str(error).split())) from error
+    if unknown:
+        name = unknown[0].removeprefix("--").split("=")[0]
+        raise ConfigError(f"unknown argument {unknown[0]!r}{nearest(name, known)}")
+    return tuple(parsed)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Ask, at the end of an error, whether a wrong name was meant to be the known one most like it."""
+    matches = get_close_matches(name.replace("-", "_"), known, n=1)
+    return f"; did you mean {matches[0]!r}?" if matches else ""
