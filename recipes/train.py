@@ -73,12 +73,12 @@ def main(argv: list[str] | None = None) -> Path:
 
     # ---- rows, model, processor
     rows = load_splits(data_args, run)
-    if model_args.encoder_training is not None:
-        config = str(ROOT / model_args.encoder_training)
-        train_part_first(train_encoder.main, ["--config", config], Path(model_args.encoder), args)
     if not args.dry_run and open_run(run, parsed, rows):
         publish_if_asked(run, args)
         return run
+    if model_args.encoder_training is not None:
+        config = str(ROOT / model_args.encoder_training)
+        train_part_first(train_encoder.main, ["--config", config], Path(model_args.encoder), args)
     set_seed(args.seed)
     with whole_weights(args):
         if base is not None:

@@ -192,11 +192,16 @@ def test_the_encoder_is_trained_first_and_kept(llava_runs):
 
 def test_a_second_run_says_what_is_there(llava_runs, recipes, capsys):
     tmp_path, config, _ = llava_runs
+    (tmp_path / "encoder").rename(tmp_path / "elsewhere")  # the base has its weights
     recipes["train_qlora"](["--config", config])
     output = capsys.readouterr().out
     assert output.count("is done: BLEU-4") == 2  # the base and the adapted model
-    assert f"{tmp_path / 'encoder'} is done: {tmp_path / 'encoder' / 'model'} holds the encoder" in output
     assert "train_runtime" not in output
+    assert not (tmp_path / "encoder").exists()
+    (tmp_path / "elsewhere").rename(tmp_path / "encoder")
+    recipes["train_encoder"](["--config", str(tmp_path / "encoder.yaml")])
+    holds = f"{tmp_path / 'encoder'} is done: {tmp_path / 'encoder' / 'model'} holds the encoder"
+    assert holds in capsys.readouterr().out
 
 
 @pytest.mark.slow

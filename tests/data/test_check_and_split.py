@@ -205,6 +205,18 @@ def test_a_split_of_other_rows_is_refused(clean, tmp_path, capsys):
     assert "is {'images': 12, 'captions': 59" in error
 
 
+def test_a_split_that_an_earlier_version_wrote_is_known(clean, tmp_path, capsys):
+    folder, splits = clean
+    command = ["data", "split", write(folder, splits), "--output", str(tmp_path / "split")]
+    main(command)
+    record = json.loads((tmp_path / "split" / "split.json").read_text())
+    del record["rows"]
+    (tmp_path / "split" / "split.json").write_text(json.dumps(record))
+    capsys.readouterr()
+    main(command)
+    assert "is there already" in capsys.readouterr().out
+
+
 def test_further_pictures_are_left_out_of_a_split(tmp_path):
     image = Features({"image": ImageFeature(), "mask": ImageFeature(), "captions": List(Value("string"))})
     pictures = [row["image"] for row in load_scenes("test", 4, "caption", image_size=32)]

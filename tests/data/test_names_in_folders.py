@@ -51,6 +51,12 @@ def test_links_to_folders_are_followed_but_not_in_circles(folder):
     assert split_names(str(folder)) == ["test", "train", "validation"]
 
 
+def test_a_link_to_a_folder_beside_it_gives_no_caption_twice(folder):
+    put_pair(folder / "v2" / "0.png")
+    (folder / "latest").symlink_to(folder / "v2")
+    assert captions(folder) == ["a dog"]
+
+
 def test_a_linked_image_folder_is_found(folder):
     real = folder.parent / "real"
     put(real / "1.png")

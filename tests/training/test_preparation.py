@@ -28,6 +28,17 @@ def test_a_setting_that_an_earlier_version_did_not_have_was_as_it_is_by_default(
         open_again(tmp_path, scene_rows, "--color_jitter", "0.2")
 
 
+def test_a_run_with_early_stopping_that_an_earlier_version_began_goes_on(tmp_path, scene_rows):
+    """It restored no state of callbacks."""
+    argv = ("--early_stopping_patience", "2")
+    open_again(tmp_path, scene_rows, *argv)
+    record = json.loads((tmp_path / "run.json").read_text())
+    assert record["arguments"]["restore_callback_states_from_checkpoint"]
+    record["arguments"]["restore_callback_states_from_checkpoint"] = False
+    (tmp_path / "run.json").write_text(json.dumps(record))
+    assert not open_again(tmp_path, scene_rows, *argv)
+
+
 def test_a_run_is_done_when_its_last_file_is_there(tmp_path, scene_rows, capsys):
     open_again(tmp_path, scene_rows)
     figures = {key: {"value": value, "ci95": (0.0, 1.0)} for key, value in (("bleu_4", 0.25), ("cider", 0.5))}

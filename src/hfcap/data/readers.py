@@ -133,6 +133,7 @@ def read_sidecars(folder: Path) -> Iterator[SourceRow]:
     The first folder's name may tell the split. A picture without a text file has no captions. Names that differ in
     case only are the same (`DOG.JPG`, `dog.txt`), unless the text file is another picture's by its very name.
     """
+    seen: set[tuple[str | None, Path]] = set()  # a link may lead to a folder that is there as well
     for parent, names in walk(folder):
         pictures = [path for path in map(Path, names) if path.suffix.lower() in PICTURE_SUFFIXES]
         split = split_of_folders(parent.relative_to(folder).parts[:1])
@@ -143,6 +144,10 @@ def read_sidecars(folder: Path) -> Iterator[SourceRow]:
         taken = {path.stem for path in pictures}
         in_lower_case = {stem.lower(): texts for stem, texts in texts_of_stem.items() if stem not in taken}
         for path in pictures:
+            place = (split, parent.resolve() / path)
+            if place in seen:
+                continue
+            seen.add(place)
             texts = texts_of_stem.get(path.stem) or in_lower_case.get(path.stem.lower(), [])
             if len(texts) > 1:
                 raise ValueError(f"{texts[0]} and {texts[1]} both caption {path}; keep one of the two")

@@ -134,7 +134,8 @@ def _earlier_record(output: Path) -> dict:
 
 
 def _check_same(output: Path, earlier: dict, record: dict) -> None:
-    changed = [name for name in record if earlier.get(name) != record[name]]
+    # Earlier versions did not write `rows`.
+    changed = [name for name in record if name in earlier and earlier[name] != record[name]]
     if changed:
         raise ValueError(
             f"{output} holds another split: {changed[0]} was {earlier.get(changed[0])!r}, is {record[changed[0]]!r}; "

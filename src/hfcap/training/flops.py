@@ -1,7 +1,8 @@
 """Floating-point operations that a training step needs, for the MFU."""
 
+import math
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 import torch
 from torch import nn
@@ -11,7 +12,10 @@ from torch.utils.flop_counter import flop_registry
 from hfcap.models.attention import eager_sdpa
 from hfcap.models.facts import facts_of
 from hfcap.models.model_utils import full_precision, in_eval
-from hfcap.training.strategies import num_values
+from hfcap.training.strategies import num_values, part_of, projector_modules
+
+# Of bitsandbytes 0.50: (input, packed weights, shape of the weights, …).
+FOUR_BIT_PRODUCTS = ("bitsandbytes::gemm_4bit", "bitsandbytes::gemv_4bit")
 
 
 def needed_flops(model: nn.Module, forward: Callable[[], object]) -> float:
@@ -19,9 +23,9 @@ def needed_flops(model: nn.Module, forward: Callable[[], object]) -> float:
 
     `forward` is run once, uncompiled, with SDPA, in eval() and without a gradient, and its operations are counted.
     Backward takes as much again for the gradient that is passed on, and once more for that of weights. A frozen
-    encoder has neither, a frozen language model (projector, LoRA) the first alone; of parts that train in part the
-    share of their parameters that does is taken. Recomputation and optimizer are left out. The last layer counts
-    whole, though `packed_sdpa` leaves out a part of it; and so does attention that is not SDPA.
+    encoder has neither. Behind it the first is always there, and the second for the share of weights that train (next
+    to none with LoRA). Recomputation and optimizer are left out. The last layer counts whole, though `packed_sdpa`
+    leaves out a part of it; and so does attention that is not SDPA.
 
     Args:
         model: captioner, wrapped by PEFT or not.
@@ -31,56 +35,65 @@ def needed_flops(model: nn.Module, forward: Callable[[], object]) -> float:
         Operations of forward and backward pass; a multiplication and an addition are two.
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    encoder = base.get_submodule(facts_of(base.config).encoder[0].removesuffix("."))
+    facts = facts_of(base.config)
     counter = _FlopCounter()
-    hooks = [
-        encoder.register_forward_pre_hook(lambda *_: setattr(counter, "part", "encoder")),
-        encoder.register_forward_hook(lambda *_: setattr(counter, "part", "rest")),
-    ]
+    # The projector of some types lies inside the encoder.
+    modules = {facts.encoder[0].removesuffix("."): "encoder", **dict.fromkeys(projector_modules(base), "rest")}
+
+    def leave(*_) -> None:
+        counter.parts.pop()
+
+    hooks = []
+    for name, part in modules.items():
+        module = base.get_submodule(name)
+        hooks.append(module.register_forward_pre_hook(lambda *_, part=part: counter.parts.append(part)))
+        hooks.append(module.register_forward_hook(leave))
     try:
         with torch.no_grad(), in_eval(model), full_precision(model), eager_sdpa(model), counter:
             forward()
     finally:
         for hook in hooks:
             hook.remove()
-    of_encoder = set(encoder.parameters())
-    encoder_trains = _trained_share(encoder.parameters()) > 0
-    rest_trains = _trained_share(p for p in model.parameters() if p not in of_encoder)
+    encoder_trains, rest, rest_trains = False, 0, 0
+    for name, parameter in base.named_parameters():
+        if part_of(name, facts) == "encoder":
+            encoder_trains |= parameter.requires_grad
+        else:
+            rest += num_values(parameter)
+            rest_trains += num_values(parameter) if parameter.requires_grad else 0
     flops = counter.flops
     return (
         (flops["encoder", "matmul"] + flops["encoder", "attention"]) * (3 if encoder_trains else 1)
-        + flops["rest", "matmul"] * (2 + rest_trains)
+        + flops["rest", "matmul"] * (2 + rest_trains / rest)
         + flops["rest", "attention"] * 3
     )
-
-
-def _trained_share(parameters: Iterable[nn.Parameter]) -> float:
-    """Part of the values of parameters that trains."""
-    counts = [(num_values(parameter), parameter.requires_grad) for parameter in parameters]
-    return sum(count for count, trains in counts if trains) / sum(count for count, _ in counts)
 
 
 class _FlopCounter(TorchDispatchMode):
     """Listens to operations. PyTorch's own counter decomposes them into others, whose results differ in the last bit.
 
     Attributes:
-        part: what runs now.
+        parts: what runs now is the last one.
         flops: operations by part and kind, "matmul" or "attention".
     """
 
     def __init__(self):
         super().__init__()
-        self.part = "rest"
+        self.parts = ["rest"]
         self.flops: Counter[tuple[str, str]] = Counter()
 
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = kwargs or {}
         output = func(*args, **kwargs)
+        part = self.parts[-1]
         if "scaled_dot_product" in func._schema.name:
             named = dict(zip((argument.name for argument in func._schema.arguments), args, strict=False)) | kwargs
-            self.flops[self.part, "attention"] += _attention_flops(named)
+            self.flops[part, "attention"] += _attention_flops(named)
         elif func._overloadpacket in flop_registry:
-            self.flops[self.part, "matmul"] += flop_registry[func._overloadpacket](*args, **kwargs, out_val=output)
+            self.flops[part, "matmul"] += flop_registry[func._overloadpacket](*args, **kwargs, out_val=output)
+        elif func._schema.name in FOUR_BIT_PRODUCTS:
+            rows = args[0].numel() // args[0].shape[-1]
+            self.flops[part, "matmul"] += 2 * rows * math.prod(args[2])
         return output
 
 

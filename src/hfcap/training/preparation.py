@@ -201,6 +201,7 @@ NOT_COMPARED = {
     "dataloader_persistent_workers",
     "dataloader_pin_memory",
     "ddp_find_unused_parameters",
+    "restore_callback_states_from_checkpoint",
     "attn_implementation",
     "compile_layers",
     "pad_to_multiple_of",
