@@ -7,6 +7,7 @@ from hfcap.errors import ConfigError
 from hfcap.generation.inputs import caption_prompt
 from hfcap.hub import verify
 from hfcap.hub.formats import choose_format, to_stock
+from hfcap.hub.remote_code import AUTO_MAP, add_code
 from hub.tiny_exports import TINY_VIT, see
 
 SIGLIP = {**TINY_VIT, "model_type": "siglip_vision_model"}
@@ -69,3 +70,13 @@ def test_a_stock_captioner_stays_what_it_is(build):
     assert choose_format(stock) == ("native", "LlavaForConditionalGeneration is a class of transformers")
     with pytest.raises(ConfigError, match="use native"):
         choose_format(stock, "remote-code")
+
+
+@pytest.mark.parametrize("model_type", AUTO_MAP)
+def test_the_code_beside_a_checkpoint_is_whole_without_hfcap(tmp_path, model_type):
+    """`add_code` raises where a module imports more of hfcap than its siblings."""
+    for name in ("config.json", "processor_config.json"):
+        (tmp_path / name).write_text("{}")
+    names = add_code(tmp_path, model_type)
+    assert {reference.split(".")[0] + ".py" for reference in AUTO_MAP[model_type].values()} < set(names)
+    assert sorted(path.name for path in tmp_path.glob("*.py")) == names
