@@ -3,11 +3,12 @@
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import fields
 from textwrap import shorten
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PreTrainedConfig
+from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, GenerationConfig, PreTrainedConfig
 
 from hfcap.errors import ConfigError
 from hfcap.models.facts import PACKABLE_CROSS_ATTENTION
@@ -37,8 +38,10 @@ SET_BY_HFCAP: dict[str, dict[str, str]] = {
         "model_type": "the option family sets it",
     },
 }
-# Older names that transformers makes `rope_parameters` of.
-_ROPE = {"rope_theta", "rope_scaling", "partial_rotary_factor"}
+# Every class takes these for a `GenerationConfig` and drops them, so that they would go unread.
+_DROPPED = set(GenerationConfig().to_dict())
+# Masks and caches read it from any configuration that has it.
+_READ_LATER = {"layer_types"}
 
 
 def config_class_of(option: str, config: Mapping) -> type[PreTrainedConfig]:
@@ -63,18 +66,38 @@ def check_keys(option: str, config: Mapping, config_class: type[PreTrainedConfig
             refuses.
     """
     known = {field.name for field in fields(config_class) if field.init} | set(config_class.attribute_map)
-    if "rope_parameters" in known:
-        known |= _ROPE
     taken = SET_BY_HFCAP[option]
-    for key in config:
-        if key in taken:
-            raise ConfigError(f"{option}: leave out {key!r}: {taken[key]}")
-        if key not in known and key != "model_type":
-            raise ConfigError(
-                f"{option}: {config_class.model_type} has no {key!r}{nearest(key, sorted(known - set(taken)))}"
-            )
+    settings = {key: value for key, value in config.items() if key != "model_type"}
     with one_line(option):
-        config_class(**{key: value for key, value in config.items() if key != "model_type"})
+        for key in config:
+            if key in taken:
+                raise ConfigError(f"{option}: leave out {key!r}: {taken[key]}")
+            if key not in known | {"model_type"} and not _is_read(key, settings, config_class):
+                raise ConfigError(
+                    f"{option}: {config_class.model_type} has no {key!r}{nearest(key, sorted(known - set(taken)))}"
+                )
+        config_class(**deepcopy(settings))
+
+
+def _is_read(key: str, settings: Mapping, config_class: type[PreTrainedConfig]) -> bool:
+    """Whether a key that is no field makes a difference to a configuration, beyond an attribute of its name."""
+    if key in _READ_LATER:
+        return True
+    unsettable = getattr(inspect.getattr_static(config_class, key, None), "fset", key) is None
+    if key in _DROPPED or unsettable:
+        return False
+    try:
+        without = _state(config_class, {name: value for name, value in settings.items() if name != key})
+    except (ValueError, StrictDataclassError):
+        return True  # the others do not fit each other without it
+    kept_privately = f"_{key}" in without  # so that the default makes no difference
+    return kept_privately or _state(config_class, settings) != without | {key: settings[key]}
+
+
+def _state(config_class: type[PreTrainedConfig], settings: Mapping) -> dict[str, object]:
+    """All that a configuration of these settings holds: `to_dict` leaves private attributes out."""
+    config = config_class(**deepcopy(settings))  # a copy: classes write defaults into nested settings
+    return vars(config) | config.to_dict()
 
 
 def check_decoder(family: str, config_class: type[PreTrainedConfig]) -> None:
