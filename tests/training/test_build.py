@@ -79,14 +79,22 @@ def test_an_encoder_sees_what_its_image_processor_makes(name, side, sizes, token
         model(input_ids=batch["input_ids"], pixel_values=batch["pixel_values"])
 
 
-def test_an_encoder_for_one_size_alone_says_which(tmp_path):
-    save_encoder(tmp_path, "ViT", 56, 28, **VIT_SIZES)
+@pytest.mark.parametrize("side", [56, [56, 56]])
+def test_an_encoder_for_one_size_alone_says_which(side, tmp_path):
+    save_encoder(tmp_path, "ViT", side, 28, **VIT_SIZES)
     parts = {"encoder": str(tmp_path), "decoder_config": TINY_LLAMA, "vocab_size": 270}
     args = CaptionTrainingArguments()
-    with pytest.raises(ConfigError, match=r"the vit encoder is for pictures of 56 .* makes 28; give image_size"):
+    with pytest.raises(ConfigError, match=r"pictures of .*56.* makes 28; give image_size: 56, or an encoder for 28"):
         build_captioner(ModelArguments(**parts), args, ["a dog runs"] * 6)
     model, _ = build_captioner(ModelArguments(**parts, image_size=56), args, ["a dog runs"] * 6)
     assert model.config.image_seq_length == 16
+
+
+def test_an_encoder_for_oblong_pictures_is_not_said_to_take_square_ones(tmp_path):
+    save_encoder(tmp_path, "ViT", [56, 42], 28, **VIT_SIZES)
+    model_args = ModelArguments(encoder=str(tmp_path), decoder_config=TINY_LLAMA, vocab_size=270)
+    with pytest.raises(ConfigError, match=r"for pictures of \[56, 42\] pixels, .* makes 28; give an encoder for 28$"):
+        build_captioner(model_args, CaptionTrainingArguments(), ["a dog runs"] * 6)
 
 
 def test_parts_that_do_not_fit_are_one_line():
