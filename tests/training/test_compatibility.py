@@ -136,6 +136,7 @@ def test_what_would_go_unread_in_a_configuration_is_refused(settings, message):
         ("llava", {"model_type": "mistral", "num_hidden_layers": 1, "layer_types": ["full_attention"]}, {}),
         ("llava", {"model_type": "falcon", "n_embed": 48, "num_attention_heads": 3}, {}),
         ("llava", {"model_type": "modernbert-decoder", "global_rope_theta": 5e4}, {}),
+        ("llava", {"model_type": "zamba2", "attention_hidden_size": 64}, {}),  # computed where it is not given
     ],
 )
 def test_what_a_configuration_reads_may_stand_there(family, decoder_config, bridge_config):

@@ -83,15 +83,16 @@ def _is_read(key: str, settings: Mapping, config_class: type[PreTrainedConfig]) 
     """Whether a key that is no field makes a difference to a configuration, beyond an attribute of its name."""
     if key in _READ_LATER:
         return True
-    unsettable = getattr(inspect.getattr_static(config_class, key, None), "fset", key) is None
-    if key in _DROPPED or unsettable:
-        return False
+    if getattr(inspect.getattr_static(config_class, key, None), "fset", key) is None:
+        return False  # a property that cannot be set
     try:
         without = _state(config_class, {name: value for name, value in settings.items() if name != key})
     except (ValueError, StrictDataclassError):
         return True  # the others do not fit each other without it
-    kept_privately = f"_{key}" in without  # so that the default makes no difference
-    return kept_privately or _state(config_class, settings) != without | {key: settings[key]}
+    if key in without or f"_{key}" in without:
+        return True  # computed, or kept privately, where it is not given
+    state = _state(config_class, settings)
+    return state != without | {key: settings[key]} and not (state == without and key in _DROPPED)
 
 
 def _state(config_class: type[PreTrainedConfig], settings: Mapping) -> dict[str, object]:
