@@ -21,12 +21,13 @@ from pathlib import Path
 from accelerate import PartialState
 
 from hfcap import runs
-from hfcap.errors import ConfigError, run_main
+from hfcap.errors import run_main
 from hfcap.evaluation import evaluate_captioner, results_table, show_captions, write_evaluation
 from hfcap.generation.inputs import caption_prompt
 from hfcap.training.arguments import SourceArguments
 from hfcap.training.build import load_captioner
 from hfcap.training.dataset import CaptionDataset
+from hfcap.training.limits import check_smallest
 from hfcap.training.parsing import parse_arguments
 from hfcap.training.preparation import load_evaluation_split, use_all_cores
 
@@ -43,10 +44,7 @@ class EvaluationArguments:
     length_penalty: float | None = field(default=None, metadata={"help": "The model's own setting by default."})
 
     def __post_init__(self):
-        for name in ("batch_size", "num_beams"):
-            value = getattr(self, name)
-            if value is not None and value < 1:
-                raise ConfigError(f"{name} is {value}; wanted 1 or more")
+        check_smallest(self)
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -59,6 +59,9 @@ def test_a_model_of_the_hub_on_a_stream_leaves_no_folder_of_its_name(evaluate, f
         (["--train_split", "train"], "unknown argument '--train_split'"),
         (["--batch_size", "0"], "batch_size is 0; wanted 1 or more"),
         (["--num_beams", "0"], "num_beams is 0; wanted 1 or more"),
+        (["--max_eval_images", "0"], "max_eval_images is 0; wanted 1 or more"),
+        (["--max_pixels", "0"], "max_pixels is 0; wanted 1 or more"),
+        (["--scenes_image_size", "0"], "scenes_image_size is 0; wanted 1 or more"),
         (["--data", "nowhere/to be found", "--streaming", "true"], "data: there is no file or folder"),
     ],
 )

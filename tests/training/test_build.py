@@ -79,14 +79,22 @@ def test_an_encoder_sees_what_its_image_processor_makes(name, side, sizes, token
         model(input_ids=batch["input_ids"], pixel_values=batch["pixel_values"])
 
 
-def test_an_encoder_for_one_size_alone_says_which(tmp_path):
-    save_encoder(tmp_path, "ViT", 56, 28, **VIT_SIZES)
+@pytest.mark.parametrize("side", [56, [56, 56]])
+def test_an_encoder_for_one_size_alone_says_which(side, tmp_path):
+    save_encoder(tmp_path, "ViT", side, 28, **VIT_SIZES)
     parts = {"encoder": str(tmp_path), "decoder_config": TINY_LLAMA, "vocab_size": 270}
     args = CaptionTrainingArguments()
-    with pytest.raises(ConfigError, match=r"the vit encoder is for pictures of 56 .* makes 28; give image_size"):
+    with pytest.raises(ConfigError, match=r"pictures of .*56.* makes 28; give image_size: 56, or an encoder for 28"):
         build_captioner(ModelArguments(**parts), args, ["a dog runs"] * 6)
     model, _ = build_captioner(ModelArguments(**parts, image_size=56), args, ["a dog runs"] * 6)
     assert model.config.image_seq_length == 16
+
+
+def test_an_encoder_for_oblong_pictures_is_not_said_to_take_square_ones(tmp_path):
+    save_encoder(tmp_path, "ViT", [56, 42], 28, **VIT_SIZES)
+    model_args = ModelArguments(encoder=str(tmp_path), decoder_config=TINY_LLAMA, vocab_size=270)
+    with pytest.raises(ConfigError, match=r"for pictures of \[56, 42\] pixels, .* makes 28; give an encoder for 28$"):
+        build_captioner(model_args, CaptionTrainingArguments(), ["a dog runs"] * 6)
 
 
 def test_parts_that_do_not_fit_are_one_line():
@@ -103,29 +111,63 @@ def test_an_encoder_without_an_image_processor_is_one_line(tmp_path):
         build_captioner(model_args, CaptionTrainingArguments(), ["a dog runs"] * 6)
 
 
-@pytest.mark.parametrize("family", ["llava", "encoder_decoder"])
-def test_captions_that_the_decoder_has_no_positions_for_are_refused(family):
-    parts = {"encoder_config": TINY_ENCODER, "decoder_config": TINY_GPT2 | {"n_positions": 32}, "image_size": 32}
-    args = CaptionTrainingArguments()
-    model, processor = build_captioner(ModelArguments(family=family, **parts, vocab_size=270), args, ["a dog"] * 6)
-    # Four image tokens and a BOS; the start token, or the line break after the picture, starts the caption.
-    before = 0 if family == "encoder_decoder" else 5
-    for name, tokens, new_tokens, got in (
-        ("max_caption_tokens", 64, 8, 64),
-        ("max_new_tokens", 8, 40, 40),
-        ("max_caption_tokens", 33 - before, 8, 33 - before),
-    ):
-        model.generation_config.max_new_tokens = new_tokens
-        collator = CaptionCollator(processor, model.config, max_caption_tokens=tokens)
-        with pytest.raises(ConfigError, match=rf"{name} is {got}, and {before} .*set {name} to {32 - before} or"):
-            check_positions(model, collator)
-    model.generation_config.max_new_tokens = 32 - before
-    collator = CaptionCollator(processor, model.config, max_caption_tokens=32 - before)
+SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "max_position_embeddings": 32}
+
+
+def build_with(family, decoder_config):
+    parts = {"encoder_config": TINY_ENCODER, "decoder_config": decoder_config, "image_size": 32, "vocab_size": 270}
+    return build_captioner(ModelArguments(family=family, **parts), CaptionTrainingArguments(), ["a dog"] * 6)
+
+
+def train_and_caption(model, processor, tokens):
+    """One row of `tokens` caption tokens through the model, and a caption as long out of it."""
+    model.generation_config.max_new_tokens = tokens
+    collator = CaptionCollator(processor, model.config, max_caption_tokens=tokens)
     check_positions(model, collator)
     row = {"image": Image.new("RGB", (32, 32)), "captions": ["a dog " * 40]}
     with torch.no_grad():
         model(**model_inputs(collator([row]), model))
-    assert len(caption_rows(model, processor, [row])) == 1
+    assert len(caption_rows(model, processor, [row], min_new_tokens=tokens)) == 1
+
+
+@pytest.mark.parametrize(
+    ("family", "decoder_config", "positions"),
+    [
+        ("llava", TINY_GPT2 | {"n_positions": 32}, 32),
+        ("encoder_decoder", TINY_GPT2 | {"n_positions": 32}, 32),
+        ("encoder_decoder", {"model_type": "roberta", **SMALL}, 31),  # the first is that of padding
+        ("llava", {"model_type": "opt", **SMALL, "ffn_dim": 32, "word_embed_proj_dim": 32}, 32),  # of 34 rows
+    ],
+)
+def test_captions_that_the_decoder_has_no_positions_for_are_refused(family, decoder_config, positions):
+    model, processor = build_with(family, decoder_config)
+    # Four image tokens and a BOS; the start token, or the line break after the picture, starts the caption.
+    before = 0 if family == "encoder_decoder" else 5
+    most = positions - before
+    for name, tokens, new_tokens, got in (
+        ("max_caption_tokens", 64, 8, 64),
+        ("max_new_tokens", 8, 40, 40),
+        ("max_caption_tokens", most + 1, 8, most + 1),
+    ):
+        model.generation_config.max_new_tokens = new_tokens
+        collator = CaptionCollator(processor, model.config, max_caption_tokens=tokens)
+        with pytest.raises(ConfigError, match=rf"{name} is {got}, and {before} .*set {name} to {most} or"):
+            check_positions(model, collator)
+    train_and_caption(model, processor, most)
+
+
+@pytest.mark.parametrize(
+    "decoder_config",
+    [
+        TINY_LLAMA | {"max_position_embeddings": 32},
+        {"model_type": "falcon", **SMALL, "alibi": True},
+        {"model_type": "xglm", "d_model": 32, "ffn_dim": 32, "num_layers": 1, "attention_heads": 2}
+        | {"max_position_embeddings": 32},
+    ],
+    ids=lambda config: config["model_type"],
+)
+def test_positions_that_are_computed_have_no_end(decoder_config):
+    train_and_caption(*build_with("llava", decoder_config), 64)
 
 
 @pytest.mark.parametrize("family", ["llava", "encoder_decoder"])

@@ -1,6 +1,7 @@
 """The table of what works with what: its tests exist, its page is current, and what it lacks is refused."""
 
 import json
+from copy import deepcopy
 from pathlib import Path
 
 import huggingface_hub
@@ -95,7 +96,15 @@ SCRATCH = {"encoder_config": TINY_ENCODER, "decoder_config": TINY_GPT2, "image_s
         ({"bridge_config": {"model_type": "hfcap_llava"}}, "leave out 'model_type': the option family sets it"),
         ({"bridge_config": {"vision_grid": [2, 2]}}, "leave out 'vision_grid': it is measured"),
         ({"decoder_config": TINY_GPT2 | {"num_layer": 7}}, "decoder_config: gpt2 has no 'num_layer'; did you mean"),
+        ({"decoder_config": TINY_GPT2 | {"num_layer": None}}, "decoder_config: gpt2 has no 'num_layer'; did you mean"),
+        ({"decoder_config": TINY_GPT2 | {"rope_theta": 1e6}}, "decoder_config: gpt2 has no 'rope_theta'"),
+        ({"decoder_config": TINY_GPT2 | {"num_beams": 4}}, "decoder_config: gpt2 has no 'num_beams'"),
+        ({"decoder_config": TINY_GPT2 | {"use_return_dict": True}}, "gpt2 has no 'use_return_dict'; did you mean"),
         ({"decoder_config": TINY_GPT2 | {"vocab_size": 9}}, "leave out 'vocab_size': the option vocab_size sets it"),
+        (
+            {"decoder_config": TINY_GPT2 | {"torch_dtype": "float16"}},
+            "leave out 'torch_dtype': weights train in float32",
+        ),
         ({"decoder_config": TINY_GPT2 | {"add_cross_attention": True}}, "the option family sets it"),
         ({"decoder_config": TINY_LLAMA}, "needs a decoder with cross-attention, and llama has none: .*gpt2 and bert"),
         (
@@ -122,11 +131,23 @@ def test_what_would_go_unread_in_a_configuration_is_refused(settings, message):
     [
         ("encoder_decoder", {"model_type": "gpt2", "hidden_size": 32}, {"num_bridge_layers": 2, "image_dropout": 0.1}),
         ("llava", TINY_LLAMA | {"rope_theta": 1e6}, {"pixel_shuffle_factor": 2}),
+        # Keys that are no fields, as given and at their default.
+        ("llava", TINY_LLAMA | {"attn_implementation": "eager", "rope_scaling": {"rope_type": "default"}}, {}),
+        ("llava", TINY_LLAMA | {"partial_rotary_factor": 0.5}, {}),
+        ("llava", {"model_type": "gemma3_text", "sliding_window_pattern": 2}, {}),
+        ("llava", {"model_type": "gemma3_text", "sliding_window_pattern": 6}, {}),
+        ("llava", {"model_type": "cohere2", "sliding_window_pattern": 2}, {}),
+        ("llava", {"model_type": "mistral", "num_hidden_layers": 1, "layer_types": ["full_attention"]}, {}),
+        ("llava", {"model_type": "falcon", "n_embed": 48, "num_attention_heads": 3}, {}),
+        ("llava", {"model_type": "modernbert-decoder", "global_rope_theta": 5e4}, {}),
+        ("llava", {"model_type": "zamba2", "attention_hidden_size": 64}, {}),  # computed where it is not given
     ],
 )
 def test_what_a_configuration_reads_may_stand_there(family, decoder_config, bridge_config):
     settings = SCRATCH | {"decoder_config": decoder_config, "bridge_config": bridge_config}
+    given = deepcopy(settings)
     check_parts(ModelArguments(family=family, **settings))
+    assert settings == given
 
 
 @pytest.fixture

@@ -54,10 +54,15 @@ def test_a_run_is_done_when_its_last_file_is_there(tmp_path, scene_rows, capsys)
 def test_a_dry_run_trains_no_part(tmp_path):
     args = CaptionTrainingArguments(output_dir=str(tmp_path), use_cpu=True, dry_run=True)
     called = []
-    with pytest.raises(ConfigError, match=r"dry_run trains nothing, and \S+part is not there yet: .*--config a\.yaml"):
-        train_part_first(called.append, ["--config", "a.yaml"], tmp_path / "part", args)
+
+    def main(argv):
+        called.append(argv)
+
+    command = rf"accelerate launch recipes/{__name__}\.py --config a\.yaml$"
+    with pytest.raises(ConfigError, match=rf"dry_run trains nothing, and \S+part is not there yet: {command}"):
+        train_part_first(main, ["--config", "a.yaml"], tmp_path / "part", args)
     (tmp_path / "part").mkdir()
-    train_part_first(called.append, [], tmp_path / "part", args)
+    train_part_first(main, [], tmp_path / "part", args)
     assert not called
 
 

@@ -52,6 +52,9 @@ class SourceArguments:
         default=None, metadata={"help": "Instruction before the caption; a row's own `prompt` wins."}
     )
 
+    def __post_init__(self):
+        check_smallest(self)
+
 
 @dataclass
 class DataArguments(SourceArguments):
@@ -77,7 +80,7 @@ class DataArguments(SourceArguments):
     max_caption_tokens: int = field(default=64, metadata={"help": "Longer references are cut."})
 
     def __post_init__(self):
-        check_smallest(self)
+        super().__post_init__()
         if not SMALLEST_CROP <= self.crop <= 1:
             raise ConfigError(
                 f"crop is {self.crop}; wanted {SMALLEST_CROP} to 1 (no crop): a smaller part may lack what captions "

@@ -173,11 +173,13 @@ def picture_size(encoder: PreTrainedModel, image_processor: BaseImageProcessor) 
     try:
         measure_image_features(encoder, size)
     except (ValueError, RuntimeError) as error:
-        if own in (None, size):
+        sides = list(own) if isinstance(own, (list, tuple)) else [own, own]
+        if own is None or sides == [height, width]:
             raise
+        option = f"image_size: {sides[0]}, or " if sides[0] == sides[1] else ""  # its sides are equal
         raise ConfigError(
             f"image_size: the {encoder.config.model_type} encoder is for pictures of {own} pixels, and its image "
-            f"processor makes {size}; give image_size: {own}, or an encoder for {size}"
+            f"processor makes {size}; give {option}an encoder for {size}"
         ) from error
     return size
 

@@ -5,34 +5,52 @@ from dataclasses import dataclass
 from itertools import islice
 
 import torch
+from peft import PeftModel
+from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hfcap.errors import ConfigError
 from hfcap.generation.inputs import CaptionPrefix, encode_prefix, end_token_id, join_vision
-from hfcap.models.facts import facts_of, is_packable
+from hfcap.models.facts import CaptionerFacts, facts_of, is_packable
 from hfcap.training.packing import join_images, pack_references, pad_rows
 
 
-def check_positions(model: PreTrainedModel, collator: "CaptionCollator") -> None:
+def check_positions(model: PreTrainedModel | PeftModel, collator: "CaptionCollator") -> None:
     """Check that the language model has positions for the longest caption, in training and when it is generated.
+
+    Learned positions have an end; rotary ones, ALiBi and computed sinusoids have none. Of prompts, that of the run
+    alone is counted: a row's own may be longer.
 
     Raises:
         ConfigError: it has too few.
     """
-    text_config = model.config.get_text_config(decoder=True)
-    positions = getattr(text_config, "max_position_embeddings", None)
+    positions = learned_positions(model, collator.facts)
+    if positions is None:
+        return
     lengths = {
         "max_caption_tokens": collator.max_caption_tokens,
         "max_new_tokens": model.generation_config.max_new_tokens,
     }
     before = collator.prefix_length(None) - 1  # the last token before the caption predicts its first
     for name, length in lengths.items():
-        if None not in (length, positions) and before + length > positions:
+        if length is not None and before + length > positions:
             raise ConfigError(
                 f"{name} is {length}, and {before} tokens of picture and prompt stand before a caption, but "
-                f"{text_config.model_type} has {positions} positions: set {name} to {positions - before} or less, or "
-                "take a decoder with more"
+                f"{model.config.get_text_config(decoder=True).model_type} has {positions} positions: set {name} to "
+                f"{positions - before} or less, or take a decoder with more"
             )
+
+
+def learned_positions(model: PreTrainedModel | PeftModel, facts: CaptionerFacts) -> int | None:
+    """Count the tokens that the embedding of positions in the language model has room for; None: there is none."""
+    base = model.get_base_model() if isinstance(model, PeftModel) else model
+    for name, module in base.named_modules():
+        last = name.rpartition(".")[2]
+        if name.startswith(facts.lm) and isinstance(module, nn.Embedding) and ("position" in last or last == "wpe"):
+            # Rows that no token has: OPT and BART start behind an offset, RoBERTa behind the row of padding.
+            first = getattr(module, "offset", 0) + (0 if module.padding_idx is None else module.padding_idx + 1)
+            return module.num_embeddings - first
+    return None
 
 
 @dataclass

@@ -17,6 +17,7 @@ SMALLEST = {
     "lora_r": 1,
     "lora_alpha": 1,
     "lora_dropout": 0,
+    "batch_size": 1,
     "per_device_train_batch_size": 1,
     "per_device_eval_batch_size": 1,
     "gradient_accumulation_steps": 1,

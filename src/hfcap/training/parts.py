@@ -3,11 +3,12 @@
 import inspect
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import deepcopy
 from dataclasses import fields
 from textwrap import shorten
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, PreTrainedConfig
+from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, GenerationConfig, PreTrainedConfig
 
 from hfcap.errors import ConfigError
 from hfcap.models.facts import PACKABLE_CROSS_ATTENTION
@@ -21,11 +22,13 @@ _MEASURED = dict.fromkeys(("image_seq_length", "vision_hidden_size", "vision_gri
 _PARTS = dict.fromkeys(
     ("encoder", "decoder", "vision_config", "text_config"), "the parts have encoder_config and decoder_config"
 )
+_DTYPE = dict.fromkeys(("dtype", "torch_dtype"), "weights train in float32; the option precision sets their products")
 # Keys of each configuration that hfcap sets itself, and from what.
 SET_BY_HFCAP: dict[str, dict[str, str]] = {
-    "encoder_config": {},
+    "encoder_config": _DTYPE,
     "decoder_config": {
         **_TOKENS,
+        **_DTYPE,
         "vocab_size": "the option vocab_size sets it",
         **dict.fromkeys(("is_decoder", "add_cross_attention"), "the option family sets it"),
     },
@@ -37,8 +40,10 @@ SET_BY_HFCAP: dict[str, dict[str, str]] = {
         "model_type": "the option family sets it",
     },
 }
-# Older names that transformers makes `rope_parameters` of.
-_ROPE = {"rope_theta", "rope_scaling", "partial_rotary_factor"}
+# Every class takes these for a `GenerationConfig` and drops them, so that they would go unread.
+_DROPPED = set(GenerationConfig().to_dict())
+# Masks and caches read it from any configuration that has it.
+_READ_LATER = {"layer_types"}
 
 
 def config_class_of(option: str, config: Mapping) -> type[PreTrainedConfig]:
@@ -63,18 +68,39 @@ def check_keys(option: str, config: Mapping, config_class: type[PreTrainedConfig
             refuses.
     """
     known = {field.name for field in fields(config_class) if field.init} | set(config_class.attribute_map)
-    if "rope_parameters" in known:
-        known |= _ROPE
     taken = SET_BY_HFCAP[option]
-    for key in config:
-        if key in taken:
-            raise ConfigError(f"{option}: leave out {key!r}: {taken[key]}")
-        if key not in known and key != "model_type":
-            raise ConfigError(
-                f"{option}: {config_class.model_type} has no {key!r}{nearest(key, sorted(known - set(taken)))}"
-            )
+    settings = {key: value for key, value in config.items() if key != "model_type"}
     with one_line(option):
-        config_class(**{key: value for key, value in config.items() if key != "model_type"})
+        for key in config:
+            if key in taken:
+                raise ConfigError(f"{option}: leave out {key!r}: {taken[key]}")
+            if key not in known | {"model_type"} and not _is_read(key, settings, config_class):
+                raise ConfigError(
+                    f"{option}: {config_class.model_type} has no {key!r}{nearest(key, sorted(known - set(taken)))}"
+                )
+        config_class(**deepcopy(settings))
+
+
+def _is_read(key: str, settings: Mapping, config_class: type[PreTrainedConfig]) -> bool:
+    """Whether a key that is no field makes a difference to a configuration, beyond an attribute of its name."""
+    if key in _READ_LATER:
+        return True
+    if getattr(inspect.getattr_static(config_class, key, None), "fset", key) is None:
+        return False  # a property that cannot be set
+    try:
+        without = _state(config_class, {name: value for name, value in settings.items() if name != key})
+    except (ValueError, StrictDataclassError):
+        return True  # the others do not fit each other without it
+    if key in without or f"_{key}" in without:
+        return True  # computed, or kept privately, where it is not given
+    state = _state(config_class, settings)
+    return state != without | {key: settings[key]} and not (state == without and key in _DROPPED)
+
+
+def _state(config_class: type[PreTrainedConfig], settings: Mapping) -> dict[str, object]:
+    """All that a configuration of these settings holds: `to_dict` leaves private attributes out."""
+    config = config_class(**deepcopy(settings))  # a copy: classes write defaults into nested settings
+    return vars(config) | config.to_dict()
 
 
 def check_decoder(family: str, config_class: type[PreTrainedConfig]) -> None:
