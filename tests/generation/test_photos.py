@@ -244,8 +244,11 @@ def test_two_processes_share_the_photos(folder, captioner, tmp_path, capsys):
     cli.main(["caption", str(folder), "--model", path, "--json"])
     expected = lines_of(capsys.readouterr().out)
     output = tmp_path / "captions.jsonl"
-    command = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "hfcap.cli", "caption", str(folder)]
-    command += ["--model", path, "--output", str(output)]
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "hfcap.cli", "caption", str(folder), "--model", path, "--output", str(output)]
     process = subprocess.run([sys.executable, *command], capture_output=True, text=True, env=os.environ, timeout=300)
     assert process.returncode == 0, process.stderr[-3000:]
     assert lines_of(output.read_text()) == expected
+    assert process.stdout == f"{output}: 5 of 5 photos have a caption\n"  # one of the two says so
+    process = subprocess.run([sys.executable, *command[:-2], "--json"], capture_output=True, text=True, timeout=300)
+    assert process.stdout.count('"image_id"') == 5, process.stdout  # each photo is captioned by one of the two

@@ -7,7 +7,6 @@ from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 
 from hfcap import runs
@@ -105,14 +104,13 @@ def caption_photos(args: Namespace) -> None:
     """
     photos = find_photos(args.pictures)
 
-    from accelerate import PartialState
     from accelerate.utils import gather_object
 
+    from hfcap.distributed import join_processes
     from hfcap.generation.caption_file import CaptionFile
 
     model = runs.resolve_model(args.model).path
-    # One process may wait for another's last batch longer than the half hour that is usual between two gradients.
-    state = PartialState(timeout=timedelta(days=1))
+    state = join_processes()
     output, missing = None, photos
     if args.output is not None:
         settings = {name: getattr(args, name) for name in ("prompt", "load_in_4bit", *DECODING)}
