@@ -83,6 +83,17 @@ def test_bad_pictures_are_skipped_named_and_counted(folder, captioner, capsys):
     assert "half.png: " in shown.err
 
 
+def test_a_second_run_that_finds_bad_pictures_alone_is_complete(folder, captioner, tmp_path, capsys):
+    *_, path = captioner
+    (folder / "a" / "zero.jpg").write_bytes(b"")
+    command = ["caption", str(folder), "--model", path, "--output", str(tmp_path / "captions.jsonl")]
+    cli.main(command)
+    cli.main(command)
+    shown = capsys.readouterr()
+    assert shown.out.splitlines()[-1] == f"{tmp_path / 'captions.jsonl'}: 5 of 6 photos have a caption"
+    assert shown.err.count("zero.jpg: ") == 2
+
+
 def test_not_one_readable_photo_is_exit_code_1(folder, captioner, capsys):
     *_, path = captioner
     (folder / "a" / "zero.jpg").write_bytes(b"")
@@ -99,6 +110,16 @@ def test_empty_captions_are_counted_and_shown(folder, captioner, capsys, monkeyp
     shown = capsys.readouterr()
     assert shown.out.splitlines()[0] == f"{folder / 'a' / '1.png'}\t"
     assert f"5 photos got an empty caption: {folder / 'a' / '1.png'}, " in shown.err
+
+
+def test_a_caption_of_two_lines_is_one_line_of_the_table(folder, captioner, capsys, monkeypatch):
+    *_, path = captioner
+    monkeypatch.setattr("hfcap.generation.caption.caption_stream", lambda *_args, **_settings: [(0, "a red\n square")])
+    photo = str(folder / "beach.png")
+    cli.main(["caption", photo, "--model", path])
+    assert capsys.readouterr().out == f"{photo}\ta red square\n"
+    cli.main(["caption", photo, "--model", path, "--json"])
+    assert json.loads(capsys.readouterr().out)["caption"] == "a red\n square"
 
 
 def test_a_broken_run_goes_on_where_it_was(folder, captioner, tmp_path, capsys, monkeypatch):

@@ -129,15 +129,16 @@ def caption_photos(args: Namespace) -> None:
         if output is not None:
             output.append(row)
         else:
-            print(json.dumps(row, ensure_ascii=False) if args.json else f"{row['path']}\t{row['caption']}", flush=True)
+            one_line = f"{row['path']}\t{' '.join(row['caption'].split())}"
+            print(json.dumps(row, ensure_ascii=False) if args.json else one_line, flush=True)
     skipped, empty = gather_object(skipped), gather_object(empty)  # here all have written theirs
     if state.is_main_process:
         if output is not None:
             num_captions = output.finish([photo.image_id for photo in photos])
             print(f"{args.output}: {num_captions} of {len(photos)} photos have a caption")
         _say_what_is_odd(skipped, empty)
-    if len(skipped) == len(missing) > 0:
-        raise WorkError(f"not one of {len(missing)} photos could be read; the reasons are above")
+    if len(skipped) == len(photos):
+        raise WorkError(f"not one of {len(photos)} photos could be read; the reasons are above")
 
 
 def _captions(args: Namespace, source: str, photos: list[Photo], skipped: list[str]) -> Iterator[dict[str, str]]:
