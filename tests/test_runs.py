@@ -226,7 +226,7 @@ def test_git_state_sees_changes_and_ignores_foreign_checkouts(tmp_path):
     _git(tmp_path, "init")
     _git(tmp_path, "add", "src")
     _git(tmp_path, "commit", "-m", "one", "--no-verify")
-    (tmp_path / ".gitignore").write_text("site-packages\n.gitignore\n")
+    _touch(tmp_path / "data" / "photo.jpg")  # untracked, as is `installed`
     state = git_state(package)
     assert len(state["commit"]) == 40
     assert state["dirty"] is False
