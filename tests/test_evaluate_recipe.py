@@ -73,6 +73,7 @@ def test_two_processes_share_the_pictures(evaluate, folder, build_tiny, capsys):
     options = ["--model", str(folder / "weights"), "--data", str(folder), "--output_dir"]
     evaluate([*options, str(folder / "one")])
     shown = capsys.readouterr().out
+    shown = shown[shown.index(" " * 28) :].replace(str(folder / "one"), str(folder / "two"))  # from the table on
     (folder / "counted.py").write_text(COUNTED)
     configs = RECIPE.parents[1] / "configs" / "accelerate" / "ddp.yaml"
     command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(configs)]
@@ -81,7 +82,8 @@ def test_two_processes_share_the_pictures(evaluate, folder, build_tiny, capsys):
     process = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, timeout=300)
     assert process.returncode == 0, process.stderr[-3000:]
     assert [(folder / f"share-{rank}").read_text() for rank in range(2)] == ["2", "1"]
-    assert process.stdout == shown.replace(str(folder / "one"), str(folder / "two"))
+    assert process.stdout.endswith(shown)
+    assert process.stdout.count("Results in ") == 1
     for name in ("captions.jsonl", "metrics.json"):
         assert (folder / "two" / name).read_bytes() == (folder / "one" / name).read_bytes()
 
