@@ -6,7 +6,7 @@ r"""Caption a data set with any checkpoint, and judge the captions.
     # an adapter on its 4-bit base, as it was trained
     python recipes/evaluate.py --model outputs/scenes-qlora/adapter --load_in_4bit \
         --data scenes --scenes_style alt_text --scenes_image_size 64
-    # several GPUs, each with its share of the pictures
+    # several GPUs or CPU processes, each with its share of the pictures
     accelerate launch --config_file configs/accelerate/ddp.yaml recipes/evaluate.py --model outputs/scenes-base
     # photos of any size and orientation
     python recipes/evaluate.py --model outputs/flickr8k-encoder-decoder --data ../shared/data/flickr8k_original
@@ -18,9 +18,8 @@ folder, or `outputs/NAME-evaluation` for a model of the Hub).
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from accelerate import PartialState
-
 from hfcap import runs
+from hfcap.distributed import join_processes
 from hfcap.errors import run_main
 from hfcap.evaluation import evaluate_captioner, results_table, show_captions, write_evaluation
 from hfcap.generation.inputs import caption_prompt
@@ -50,6 +49,7 @@ class EvaluationArguments:
 def main(argv: list[str] | None = None) -> None:
     """Evaluate one checkpoint on one split."""
     data_args, args = parse_arguments(SourceArguments, EvaluationArguments, argv=argv)
+    state = join_processes()
     source = runs.resolve_model(args.model)
     run = Path(args.model)
     # For a Hub id not ./OWNER/NAME: the next command would take that folder for the model.
@@ -59,13 +59,13 @@ def main(argv: list[str] | None = None) -> None:
     use_all_cores()
     model, processor = load_captioner(source.path, args.load_in_4bit)
     if not args.load_in_4bit:  # which is on its device already
-        model.to(PartialState().device)
+        model.to(state.device)
     prompt = data_args.prompt or caption_prompt(processor)
     decoding = {
         name: getattr(args, name) for name in ("num_beams", "length_penalty") if getattr(args, name) is not None
     }
     evaluation = evaluate_captioner(model, processor, CaptionDataset(rows), prompt, args.batch_size, **decoding)
-    if PartialState().is_main_process:
+    if state.is_main_process:
         write_evaluation(folder, evaluation, rows, f"{args.model} on {data_args.data}", source.artifact)
         print(results_table({run.name: (None, evaluation)}), show_captions(evaluation), sep="\n\n")
         print(f"\nResults in {folder}")

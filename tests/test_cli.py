@@ -59,9 +59,11 @@ def test_two_systems_are_compared_image_by_image(files, tmp_path, capsys):
     command = ["evaluate", "--compare", files["bad"], files["good"], "--references", files["references"]]
     cli.main([*command, "--report", str(report)])
     output = capsys.readouterr().out
+    assert output.startswith(f"A: {files['bad']}\nB: {files['good']}, whose figures follow\n")
     assert "B - A" in output
     assert "p = " in output
     page = report.read_text()
+    assert f"<h1>A: {files['bad']}, B: {files['good']}</h1>" in page
     assert "&lt;b&gt;&amp; a dog&lt;/b&gt;" in page
     assert "<b>& a dog" not in page
 

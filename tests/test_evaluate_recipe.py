@@ -1,7 +1,10 @@
 """`recipes/evaluate.py` in this process: where the results go, and which settings it takes."""
 
 import json
+import os
 import runpy
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,17 @@ from hfcap.errors import ConfigError
 from hfcap.training.build import load_captioner
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "evaluate.py"
+
+COUNTED = """  # the recipe; each process notes how many pictures it captions
+import os, runpy
+from hfcap.generation import sharded
+caption_rows = sharded.caption_rows
+def counted(model, processor, rows, *args, **kwargs):
+    open("share-" + os.environ["RANK"], "w").write(str(len(rows)))
+    return caption_rows(model, processor, rows, *args, **kwargs)
+sharded.caption_rows = counted
+runpy.run_path(os.environ["RECIPE"], run_name="__main__")
+"""
 
 
 @pytest.fixture
@@ -49,6 +63,29 @@ def test_a_model_of_the_hub_on_a_stream_leaves_no_folder_of_its_name(evaluate, f
     evaluate([*command, "--streaming", "true", "--output_dir", "streamed"])
     assert (folder / "streamed" / "captions.jsonl").read_text() == captions
     assert loaded == ["owner/cap", "owner/cap"]
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:CIDEr:UserWarning")
+def test_two_processes_share_the_pictures(evaluate, folder, build_tiny, capsys):
+    for part in build_tiny("llava"):
+        part.save_pretrained(folder / "weights")
+    options = ["--model", str(folder / "weights"), "--data", str(folder), "--output_dir"]
+    evaluate([*options, str(folder / "one")])
+    shown = capsys.readouterr().out
+    shown = shown[shown.index(" " * 28) :].replace(str(folder / "one"), str(folder / "two"))  # from the table on
+    (folder / "counted.py").write_text(COUNTED)
+    configs = RECIPE.parents[1] / "configs" / "accelerate" / "ddp.yaml"
+    command = [sys.executable, "-m", "accelerate.commands.launch", "--config_file", str(configs)]
+    command += ["--main_process_port", "0", str(folder / "counted.py"), *options, str(folder / "two")]
+    environment = os.environ | {"RECIPE": str(RECIPE)}
+    process = subprocess.run(command, capture_output=True, text=True, cwd=folder, env=environment, timeout=300)
+    assert process.returncode == 0, process.stderr[-3000:]
+    assert [(folder / f"share-{rank}").read_text() for rank in range(2)] == ["2", "1"]
+    assert process.stdout.endswith(shown)
+    assert process.stdout.count("Results in ") == 1
+    for name in ("captions.jsonl", "metrics.json"):
+        assert (folder / "two" / name).read_bytes() == (folder / "one" / name).read_bytes()
 
 
 @pytest.mark.parametrize(

@@ -27,3 +27,10 @@ def test_empty_captions_are_counted_and_shown(scene_rows):
     shown = show_captions(judge(captions, rows, {}))
     assert f"Of all 3 captions 1 are empty, the first that of {rows[1]['image_id']}" in shown
     assert "empty" not in show_captions(judge(["a red square"] * 3, rows, {}))
+
+
+@pytest.mark.filterwarnings("ignore:CIDEr:UserWarning")
+def test_each_caption_is_shown_on_one_line(scene_rows):
+    rows = scene_rows.select(range(1)).remove_columns("captions").add_column("captions", [["one\nreference"]])
+    shown = show_captions(judge(["a red\n\n square\t"], rows, {})).splitlines()
+    assert shown[1:3] == ["    caption    a red square", "    reference  one reference"]

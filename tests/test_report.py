@@ -102,6 +102,12 @@ def test_the_whole_text_of_a_small_report(tmp_path):
     ]
 
 
+def test_a_figure_of_nothing_has_a_bar_without_width(tmp_path):
+    for value in (0.0, 1e-10):
+        metrics = METRICS | {"metrics": {"bleu_4": {"value": value, "ci95": [value, value]}}}
+        assert 'style="left:0.00%;width:0.00%"' in _write(tmp_path, "Title", metrics, EXAMPLES)
+
+
 def test_the_same_input_gives_the_same_page(tmp_path):
     first = _write(tmp_path, load_image=_picture)
     assert _write(tmp_path, "Title", METRICS, EXAMPLES[::-1], load_image=_picture) == first

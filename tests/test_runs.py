@@ -226,10 +226,13 @@ def test_git_state_sees_changes_and_ignores_foreign_checkouts(tmp_path):
     _git(tmp_path, "init")
     _git(tmp_path, "add", "src")
     _git(tmp_path, "commit", "-m", "one", "--no-verify")
-    (tmp_path / ".gitignore").write_text("site-packages\n.gitignore\n")
+    _touch(tmp_path / "data" / "photo.jpg")  # untracked, as is `installed`
     state = git_state(package)
     assert len(state["commit"]) == 40
     assert state["dirty"] is False
+    _touch(package / "new.py")
+    assert git_state(package)["dirty"] is True
+    (package / "new.py").unlink()
     (package / "a.py").write_text("changed")
     assert git_state(package) == {"commit": state["commit"], "dirty": True}
     assert git_state(installed) is None  # an installed copy inside somebody else's checkout

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from datetime import timedelta
 from typing import TypeVar
 
 import torch
@@ -18,6 +19,15 @@ from transformers.integrations.fsdp import is_fsdp_managed_module
 from hfcap.errors import ConfigError
 
 T = TypeVar("T")
+
+
+def join_processes() -> PartialState:
+    """Join the processes that a launcher started, where no `TrainingArguments` do; call it before all else.
+
+    Without `cpu`, accelerate takes processes on CPUs for strangers. And one may wait for another's captions longer
+    than the half hour that is usual between two gradients.
+    """
+    return PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=1))
 
 
 def main_process_decides(decide: Callable[[], T]) -> T:

@@ -198,7 +198,8 @@ def show_captions(evaluation: Evaluation, count: int = 8) -> str:
     """Captions of the first images, each beside its first reference, for people; on `scenes` with what is wrong."""
     lines = []
     for row in evaluation.rows[:count]:
-        lines += [f"  {row['image_id']}", f"    caption    {row['caption']}", f"    reference  {row['captions'][0]}"]
+        caption, reference = (" ".join(text.split()) for text in (row["caption"], row["captions"][0]))
+        lines += [f"  {row['image_id']}", f"    caption    {caption}", f"    reference  {reference}"]
         if row.get("wrong_facts"):
             lines.append(f"    wrong      {', '.join(row['wrong_facts'])}")
     if "wrong_facts" in evaluation.rows[0]:

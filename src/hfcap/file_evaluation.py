@@ -46,6 +46,8 @@ def evaluate_files(args: Namespace) -> None:
             differences = compare_systems(systems[0].candidates, pairs.candidates, pairs.references, metrics, idf=idf)
     except (OSError, ValueError) as error:
         raise ConfigError(str(error)) from error
+    if args.compare is not None:
+        print("A: {}\nB: {}, whose figures follow".format(*args.compare))
     print(_table(figures[-1], differences))
     missing = f", {pairs.num_missing} without a caption left out" if pairs.num_missing else ""
     print(f"{len(pairs.candidates)} images{missing}")
@@ -136,7 +138,7 @@ def _write_report(
         }
     write_report(
         args.report,
-        " and ".join(Path(path).name for path in args.compare or [args.predictions]),
+        args.predictions if args.compare is None else "A: {}, B: {}".format(*args.compare),
         records[-1],
         examples,
         load_image=load_image,

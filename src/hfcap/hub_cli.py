@@ -83,7 +83,7 @@ def export(args: argparse.Namespace) -> None:
     """Write a run as a folder for the Hub, and load it in a clean process to see that nothing was lost."""
     from hfcap.hub.export import export_run
 
-    export_run(args.model, args.to, **_export_options(args))
+    print(f"Ready: {export_run(args.model, args.to, **_export_options(args))}")
 
 
 def push(args: argparse.Namespace) -> None:

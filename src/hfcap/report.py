@@ -150,7 +150,7 @@ def _figures(metrics: Mapping[str, Any], before: Mapping[str, Any] | None) -> li
         low, high = (100 * bound for bound in figure["ci95"])
         value = 100 * figure["value"]
         before_value = None if other is None else 100 * other["value"]
-        scale = max(high, value, before_value or 0, 1e-9) * 1.1
+        scale = max(high, value, before_value or 0, 1) * 1.1  # at least a point: next to nothing is a short bar
         figures.append((key, Figure(METRIC_NAMES.get(key, key), value, low, high, before_value, scale)))
     return figures
 

@@ -295,9 +295,10 @@ def library_versions() -> dict[str, str]:
 
 
 def git_state(folder: str | os.PathLike) -> dict[str, Any] | None:
-    """Commit of the checkout that tracks `folder`, and whether it was changed since: `{"commit": str, "dirty": bool}`.
+    """Commit of the checkout that tracks `folder`, and whether files differ from it: `{"commit": str, "dirty": bool}`.
 
-    None without git, outside a checkout, and for an installed copy that lies inside somebody else's checkout.
+    Untracked files count in `folder` alone; elsewhere they may be data. None without git, outside a checkout, and for an installed copy
+    that lies inside somebody else's checkout.
     """
 
     def git(*arguments: str) -> str:
@@ -307,7 +308,9 @@ def git_state(folder: str | os.PathLike) -> dict[str, Any] | None:
     try:
         if not git("ls-files", "--", "."):
             return None
-        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(git("status", "--porcelain"))}
+        changes = git("status", "--porcelain", "--untracked-files=no")
+        changes += git("ls-files", "--others", "--exclude-standard", "--", ".")
+        return {"commit": git("rev-parse", "HEAD"), "dirty": bool(changes)}
     except (OSError, subprocess.SubprocessError):
         return None
 

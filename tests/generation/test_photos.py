@@ -53,6 +53,15 @@ def test_ids_are_paths_from_the_folder_and_never_clash(folder, scene_rows):
     assert ids_of([folder]) == ["a/1", "b/1", "b/2", "beach.jpg", "beach.png", "ü ñ"]
 
 
+def test_hidden_files_are_left_out_and_links_to_folders_are_followed(folder):
+    for name in (".hidden.png", "a/.hidden/1.png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        (folder / name).write_bytes((folder / "beach.png").read_bytes())
+    (folder / "linked").symlink_to(folder / "a")
+    (folder / "a" / "round").symlink_to(folder)
+    assert ids_of([folder]) == ["a/1", "b/1", "b/2", "beach", "linked/1", "ü ñ"]
+
+
 @pytest.mark.parametrize("missing", ["nowhere.jpg", "empty"])
 def test_a_path_without_pictures_is_refused(tmp_path, missing):
     (tmp_path / "empty").mkdir()
@@ -73,14 +82,28 @@ def test_every_photo_is_captioned_as_by_caption_rows(folder, captioner, scene_ro
 def test_bad_pictures_are_skipped_named_and_counted(folder, captioner, capsys):
     *_, path = captioner
     (folder / "a" / "zero.jpg").write_bytes(b"")
+    (folder / "a" / "text.jpg").write_text("no picture")
     whole = (folder / "beach.png").read_bytes()
     (folder / "b" / "half.png").write_bytes(whole[: len(whole) // 2])
     cli.main(["caption", str(folder), "--model", path, "--json"])
     shown = capsys.readouterr()
     assert len(lines_of(shown.out)) == 5
-    assert "2 photos could not be read and were skipped" in shown.err
-    assert "zero.jpg: " in shown.err
-    assert "half.png: " in shown.err
+    assert "3 photos could not be read: " in shown.err
+    assert f"skipped {folder / 'a' / 'zero.jpg'}: an empty file\n" in shown.err
+    assert f"skipped {folder / 'a' / 'text.jpg'}: no picture, or a format that cannot be read\n" in shown.err
+    assert "half.png: OSError: " in shown.err
+    assert "BytesIO" not in shown.err
+
+
+def test_a_second_run_that_finds_bad_pictures_alone_is_complete(folder, captioner, tmp_path, capsys):
+    *_, path = captioner
+    (folder / "a" / "zero.jpg").write_bytes(b"")
+    command = ["caption", str(folder), "--model", path, "--output", str(tmp_path / "captions.jsonl")]
+    cli.main(command)
+    cli.main(command)
+    shown = capsys.readouterr()
+    assert shown.out.splitlines()[-1] == f"{tmp_path / 'captions.jsonl'}: 5 of 6 photos have a caption"
+    assert shown.err.count("zero.jpg: ") == 2
 
 
 def test_not_one_readable_photo_is_exit_code_1(folder, captioner, capsys):
@@ -89,7 +112,9 @@ def test_not_one_readable_photo_is_exit_code_1(folder, captioner, capsys):
     with pytest.raises(SystemExit) as exit_:
         cli.main(["caption", str(folder / "a" / "zero.jpg"), "--model", path])
     assert exit_.value.code == 1
-    assert "not one of 1 photos could be read" in capsys.readouterr().err
+    shown = capsys.readouterr().err
+    assert "1 photo could not be read: " in shown
+    assert "of 1 photo none could be read; the reasons are above" in shown
 
 
 def test_empty_captions_are_counted_and_shown(folder, captioner, capsys, monkeypatch):
@@ -99,6 +124,16 @@ def test_empty_captions_are_counted_and_shown(folder, captioner, capsys, monkeyp
     shown = capsys.readouterr()
     assert shown.out.splitlines()[0] == f"{folder / 'a' / '1.png'}\t"
     assert f"5 photos got an empty caption: {folder / 'a' / '1.png'}, " in shown.err
+
+
+def test_a_caption_of_two_lines_is_one_line_of_the_table(folder, captioner, capsys, monkeypatch):
+    *_, path = captioner
+    monkeypatch.setattr("hfcap.generation.caption.caption_stream", lambda *_args, **_settings: [(0, "a red\n square")])
+    photo = str(folder / "beach.png")
+    cli.main(["caption", photo, "--model", path])
+    assert capsys.readouterr().out == f"{photo}\ta red square\n"
+    cli.main(["caption", photo, "--model", path, "--json"])
+    assert json.loads(capsys.readouterr().out)["caption"] == "a red\n square"
 
 
 def test_a_broken_run_goes_on_where_it_was(folder, captioner, tmp_path, capsys, monkeypatch):
@@ -244,8 +279,11 @@ def test_two_processes_share_the_photos(folder, captioner, tmp_path, capsys):
     cli.main(["caption", str(folder), "--model", path, "--json"])
     expected = lines_of(capsys.readouterr().out)
     output = tmp_path / "captions.jsonl"
-    command = ["-m", "torch.distributed.run", "--nproc-per-node", "2", "-m", "hfcap.cli", "caption", str(folder)]
-    command += ["--model", path, "--output", str(output)]
+    command = ["-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    command += ["-m", "hfcap.cli", "caption", str(folder), "--model", path, "--output", str(output)]
     process = subprocess.run([sys.executable, *command], capture_output=True, text=True, env=os.environ, timeout=300)
     assert process.returncode == 0, process.stderr[-3000:]
     assert lines_of(output.read_text()) == expected
+    assert process.stdout == f"{output}: 5 of 5 photos have a caption\n"  # one of the two says so
+    process = subprocess.run([sys.executable, *command[:-2], "--json"], capture_output=True, text=True, timeout=300)
+    assert process.stdout.count('"image_id"') == 5, process.stdout  # each photo is captioned by one of the two

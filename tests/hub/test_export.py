@@ -36,7 +36,9 @@ def test_auto_takes_the_most_native_form(make_run, in_process, tmp_path, family,
     assert (record["format"], record["artifact"]) == (form, "model")
     assert record["captions"] == {"compared": 8, "of": "8 pictures of scenes, validation"}
     assert {Path(name).suffix for name in names(folder)} <= {".safetensors", ".json", ".jinja"}
-    assert f"Format: {form} (" in capsys.readouterr().out
+    shown = capsys.readouterr().out
+    assert f"Format: {form} (" in shown
+    assert str(folder) not in shown  # `hfcap export` names the folder; that of `hfcap push` is gone in the end
     assert not list(tmp_path.glob(".ready*"))
 
 
@@ -93,7 +95,7 @@ def test_a_change_of_dtype_needs_references(make_run, in_process, tmp_path):
         export_run(run, tmp_path / "ready", dtype="bfloat16")
 
 
-def test_pictures_given_find_their_references_in_the_run(make_run, in_process, tmp_path, pictures, monkeypatch):
+def test_pictures_given_find_their_references_in_the_run(make_run, in_process, tmp_path, pictures, capsys):
     run = make_run()
     (run / runs.CAPTIONS).write_text(
         "".join(
@@ -108,6 +110,7 @@ def test_pictures_given_find_their_references_in_the_run(make_run, in_process, t
     cli.main(command)
     record = json.loads((tmp_path / "ready" / "verification.json").read_text())
     assert record["captions"]["compared"] == 3
+    assert capsys.readouterr().out.endswith(f"\nReady: {tmp_path / 'ready'}\n")
 
 
 def test_a_picture_given_that_cannot_be_read_is_named(make_run, tmp_path, pictures):

@@ -47,13 +47,14 @@ def test_empty_batch(reward):
     assert reward.score([], []).shape == (0,)
 
 
-def test_reward_errors(reward):
+def test_reward_errors(reward, monkeypatch):
     with pytest.raises(ValueError, match="got 1 candidates and 2 image ids"):
         reward.score(["a"], IDS[:2])
     with pytest.raises(KeyError, match=f"no references for image 'nope'; there are {len(IDS)} images"):
         reward.score(["a"], ["nope"])
     with pytest.raises(ValueError, match="image x has 0 references"):
         CiderDReward({"x": []})
+    monkeypatch.setattr("hfcap.metrics.cider._has_warned", False)
     with pytest.warns(UserWarning, match="--idf"):
         CiderDReward({"x": ["a dog"]})
 

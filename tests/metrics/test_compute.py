@@ -38,9 +38,12 @@ def test_unknown_metric_is_refused():
         compute_metrics(["a"], [["a"]], ("bleu", "spice"))
 
 
-def test_one_image_warns_and_gives_zero():
-    with pytest.warns(UserWarning, match="--idf"):
+def test_one_image_gives_zero_and_a_small_set_warns_once(monkeypatch):
+    monkeypatch.setattr("hfcap.metrics.cider._has_warned", False)
+    with pytest.warns(UserWarning, match=r"with 1 image.* --max_eval_images, .*--idf") as caught:
         assert compute_metrics(["a dog"], [["a dog"]], ("cider",))["cider"] == 0.0
+        compute_metrics(["a dog", "a cat"], [["a dog"], ["a cat"]], ("cider",))
+    assert len(caught) == 1
 
 
 @pytest.mark.filterwarnings("ignore:CIDEr weighs")

@@ -33,8 +33,10 @@ TEMPERATURE = 0.8
 @pytest.fixture(scope="module")
 def reward(scene_rows):
     references = dict(zip(scene_rows["image_id"], scene_rows["captions"], strict=True))
-    with pytest.warns(UserWarning, match="document frequencies"):
-        return caption_reward(references)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("hfcap.metrics.cider._has_warned", False)
+        with pytest.warns(UserWarning, match="document frequencies"):
+            return caption_reward(references)
 
 
 def make_trainer(tmp_path, build_tiny, rows, reward, family, batch_size=4, suppressed=None, packing=True):

@@ -7,11 +7,12 @@ from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
 from pathlib import Path
 
+from PIL import UnidentifiedImageError
+
 from hfcap import runs
-from hfcap.data.readers import PICTURE_SUFFIXES
+from hfcap.data.readers import PICTURE_SUFFIXES, walk
 from hfcap.errors import ConfigError, WorkError
 
 logger = logging.getLogger(__name__)
@@ -50,7 +51,7 @@ def find_photos(paths: Sequence[str]) -> list[Photo]:
 
     The id of a file is its name without the extension, in a folder its path from there ("2024/beach"). Where that
     would name two files, the extension stays ("beach.jpg"), and then the path as it was given. A file whose name
-    is not UTF-8, which no JSON can hold, is left out and named.
+    is not UTF-8, which no JSON can hold, is left out and named; hidden files in folders are left out.
 
     Raises:
         ConfigError: a path does not exist, or a folder holds no picture; no file has a name in UTF-8.
@@ -59,7 +60,8 @@ def find_photos(paths: Sequence[str]) -> list[Photo]:
     unnameable: list[str] = []
     for path in map(Path, paths):
         if path.is_dir():
-            inside = [p for p in sorted(path.rglob("*")) if p.suffix.lower() in PICTURE_SUFFIXES and p.is_file()]
+            files = sorted(parent / name for parent, names in walk(path) for name in names)
+            inside = [file for file in files if file.suffix.lower() in PICTURE_SUFFIXES and file.is_file()]
             if not inside:
                 suffixes = ", ".join(sorted(PICTURE_SUFFIXES))
                 raise ConfigError(f"{path}: no picture in this folder (looked for {suffixes})")
@@ -105,14 +107,13 @@ def caption_photos(args: Namespace) -> None:
     """
     photos = find_photos(args.pictures)
 
-    from accelerate import PartialState
     from accelerate.utils import gather_object
 
+    from hfcap.distributed import join_processes
     from hfcap.generation.caption_file import CaptionFile
 
     model = runs.resolve_model(args.model).path
-    # One process may wait for another's last batch longer than the half hour that is usual between two gradients.
-    state = PartialState(timeout=timedelta(days=1))
+    state = join_processes()
     output, missing = None, photos
     if args.output is not None:
         settings = {name: getattr(args, name) for name in ("prompt", "load_in_4bit", *DECODING)}
@@ -131,15 +132,16 @@ def caption_photos(args: Namespace) -> None:
         if output is not None:
             output.append(row)
         else:
-            print(json.dumps(row, ensure_ascii=False) if args.json else f"{row['path']}\t{row['caption']}", flush=True)
+            one_line = f"{row['path']}\t{' '.join(row['caption'].split())}"
+            print(json.dumps(row, ensure_ascii=False) if args.json else one_line, flush=True)
     skipped, empty = gather_object(skipped), gather_object(empty)  # here all have written theirs
     if state.is_main_process:
         if output is not None:
             num_captions = output.finish([photo.image_id for photo in photos])
             print(f"{args.output}: {num_captions} of {len(photos)} photos have a caption")
         _say_what_is_odd(skipped, empty)
-    if len(skipped) == len(missing) > 0:
-        raise WorkError(f"not one of {len(missing)} photos could be read; the reasons are above")
+    if len(skipped) == len(photos):
+        raise WorkError(f"of {_count(photos)} none could be read; the reasons are above")
 
 
 def _captions(args: Namespace, source: str, photos: list[Photo], skipped: list[str]) -> Iterator[dict[str, str]]:
@@ -160,8 +162,9 @@ def _captions(args: Namespace, source: str, photos: list[Photo], skipped: list[s
     with tqdm(total=len(photos), desc="captioning", unit="photo", disable=hidden) as progress:
 
         def skip(index: int, error: Exception) -> None:
-            skipped.append(str(photos[index].path))
-            progress.write(f"skipped {photos[index].path}: {type(error).__name__}: {error}", file=sys.stderr)
+            path = photos[index].path
+            skipped.append(str(path))
+            progress.write(f"skipped {path}: {_why_unreadable(path, error)}", file=sys.stderr)
             progress.update()
 
         decoding = {name: getattr(args, name) for name in DECODING if getattr(args, name) is not None}
@@ -173,8 +176,18 @@ def _captions(args: Namespace, source: str, photos: list[Photo], skipped: list[s
             progress.update()
 
 
+def _why_unreadable(path: Path, error: Exception) -> str:
+    if not isinstance(error, UnidentifiedImageError):
+        return f"{type(error).__name__}: {error}"
+    return "no picture, or a format that cannot be read" if path.stat().st_size else "an empty file"
+
+
+def _count(photos: Sequence) -> str:
+    return f"{len(photos)} photo{'s' * (len(photos) != 1)}"
+
+
 def _say_what_is_odd(skipped: list[str], empty: list[str]) -> None:
-    for paths, what in ((skipped, "could not be read and were skipped"), (empty, "got an empty caption")):
+    for paths, what in ((skipped, "could not be read"), (empty, "got an empty caption")):
         if paths:
             more = f" and {len(paths) - MAX_LISTED} more" if len(paths) > MAX_LISTED else ""
-            print(f"{len(paths)} photos {what}: {', '.join(paths[:MAX_LISTED])}{more}", file=sys.stderr)
+            print(f"{_count(paths)} {what}: {', '.join(paths[:MAX_LISTED])}{more}", file=sys.stderr)

@@ -128,7 +128,7 @@ def export_run(
         else:
             record = _write_model(folder, source, base, format, dtype, pictures)
         write_json(folder / VERIFICATION, record)
-    print(f"Verified in a clean process: {_summary(record)}\nReady: {to}")
+    print(f"Verified in a clean process: {_summary(record)}")
     return Path(to)
 
 

@@ -20,6 +20,7 @@ from .ngrams import MAX_ORDER, CandidateCounts, Counts, NgramIndex
 
 _SIGMA = 6.0
 SMALL_SET = 50
+_has_warned = False
 
 
 class CiderScorer:
@@ -124,7 +125,8 @@ def cider(corpus: Corpus, frequencies: DocumentFrequencies | None = None) -> np.
         (N,) float64, from 0 to 10.
 
     Warns:
-        UserWarning: fewer than 50 images and no `frequencies`: the weights say little, and for one image all are 0.
+        UserWarning: once a process, for fewer than 50 images and no `frequencies`: the weights say little, and for
+            one image all are 0.
     """
     if frequencies is None:
         warn_if_small(len(corpus))
@@ -135,12 +137,15 @@ def cider(corpus: Corpus, frequencies: DocumentFrequencies | None = None) -> np.
 
 
 def warn_if_small(num_images: int) -> None:
-    """Warn that document frequencies of a handful of images make CIDEr near 0 (exactly 0 for one image)."""
-    if num_images < SMALL_SET:
+    """Warn once a process that document frequencies of a handful of images make CIDEr near 0 (0 for one image)."""
+    global _has_warned
+    if num_images < SMALL_SET and not _has_warned:
+        _has_warned = True
         warnings.warn(
             f"CIDEr weighs words by how few of the images they describe; with {num_images} image(s) most weights are "
-            f"near 0 and the score says little (it is 0 for one image). Give document frequencies of a larger corpus "
-            f"(--idf FILE, or idf= in Python), or at least {SMALL_SET} images.",
+            f"near 0 and the score says little (it is 0 for one image). Give at least {SMALL_SET} images (recipes: "
+            "more data, --max_eval_images, --eval_caption_images), or document frequencies of a larger corpus "
+            "(hfcap evaluate: --idf FILE; Python: idf=).",
             UserWarning,
             stacklevel=3,
         )
