@@ -297,8 +297,8 @@ def library_versions() -> dict[str, str]:
 def git_state(folder: str | os.PathLike) -> dict[str, Any] | None:
     """Commit of the checkout that tracks `folder`, and whether files differ from it: `{"commit": str, "dirty": bool}`.
 
-    Untracked files count in `folder` alone; elsewhere they may be data. None without git, outside a checkout, and for an installed copy
-    that lies inside somebody else's checkout.
+    Untracked files count in `folder` alone; elsewhere they may be data. None without git, outside a checkout, and for
+    an installed copy that lies inside somebody else's checkout.
     """
 
     def git(*arguments: str) -> str:
