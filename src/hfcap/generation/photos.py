@@ -76,8 +76,7 @@ def find_photos(paths: Sequence[str]) -> list[Photo]:
             name = file.relative_to(path) if path.is_dir() else Path(file.name)
             found.setdefault(file, [name.with_suffix("").as_posix(), name.as_posix(), file.as_posix()])
     if unnameable:
-        more = f" and {len(unnameable) - MAX_LISTED} more" if len(unnameable) > MAX_LISTED else ""
-        text = f"names that are not UTF-8, left out: {', '.join(unnameable[:MAX_LISTED])}{more}; rename the file"
+        text = f"names that are not UTF-8, left out: {_first(unnameable)}; rename the file"
         if not found:
             raise ConfigError(text)
         logger.info(text)
@@ -182,6 +181,11 @@ def _why_unreadable(path: Path, error: Exception) -> str:
     return "no picture, or a format that cannot be read" if path.stat().st_size else "an empty file"
 
 
+def _first(paths: Sequence[str]) -> str:
+    more = f" and {len(paths) - MAX_LISTED} more" if len(paths) > MAX_LISTED else ""
+    return ", ".join(paths[:MAX_LISTED]) + more
+
+
 def _count(photos: Sequence) -> str:
     return f"{len(photos)} photo{'s' * (len(photos) != 1)}"
 
@@ -189,5 +193,4 @@ def _count(photos: Sequence) -> str:
 def _say_what_is_odd(skipped: list[str], empty: list[str]) -> None:
     for paths, what in ((skipped, "could not be read"), (empty, "got an empty caption")):
         if paths:
-            more = f" and {len(paths) - MAX_LISTED} more" if len(paths) > MAX_LISTED else ""
-            print(f"{_count(paths)} {what}: {', '.join(paths[:MAX_LISTED])}{more}", file=sys.stderr)
+            print(f"{_count(paths)} {what}: {_first(paths)}", file=sys.stderr)

@@ -71,19 +71,18 @@ def uses_packed_sdpa(model: PreTrainedModel) -> Iterator[None]:
     if not (uses_sdpa and has_prefix) or is_compiled(model):
         yield
         return
-    model.set_attn_implementation({"text_config": PACKED_SDPA})
     last_layer = getattr(model.get_decoder(), "layers", [None])[-1]
     # Llama and its relatives; others call the parts of a layer otherwise, and just compute what nobody reads.
     leaves_out = hasattr(last_layer, "self_attn") and hasattr(last_layer, "mlp")
     hooks = _leave_out_prefix(last_layer) if leaves_out else []
     try:
-        yield
+        with _attends_by(model, PACKED_SDPA):
+            yield
     finally:
         for hook in hooks:
             hook.remove()
         if leaves_out:
             del last_layer.self_attn.prefix_is_unread
-        model.set_attn_implementation({"text_config": "sdpa"})
 
 
 def _leave_out_prefix(layer: nn.Module) -> list[torch.utils.hooks.RemovableHandle]:
@@ -117,11 +116,16 @@ def eager_sdpa(model: nn.Module) -> Iterator[None]:
     `generate` sees a new shape at every step, and an evaluation at every batch: each would be compiled again.
     """
     in_training = model.config.get_text_config(decoder=True)._attn_implementation
-    if in_training in ("flex_attention", PACKED_SDPA):
-        model.set_attn_implementation({"text_config": "sdpa"})
+    attention = _attends_by(model, "sdpa") if in_training in ("flex_attention", PACKED_SDPA) else nullcontext()
+    with attention, torch.compiler.set_stance("force_eager") if is_compiled(model) else nullcontext():
+        yield
+
+
+@contextmanager
+def _attends_by(model: nn.Module, implementation: str) -> Iterator[None]:
+    before = model.config.get_text_config(decoder=True)._attn_implementation
+    model.set_attn_implementation({"text_config": implementation})
     try:
-        with torch.compiler.set_stance("force_eager") if is_compiled(model) else nullcontext():
-            yield
+        yield
     finally:
-        if in_training in ("flex_attention", PACKED_SDPA):
-            model.set_attn_implementation({"text_config": in_training})
+        model.set_attn_implementation({"text_config": before})

@@ -195,14 +195,19 @@ def _with_side(image_processor: BaseImageProcessor, side: int) -> BaseImageProce
     return _changed(image_processor, {"size": size} | ({"crop_size": {"height": side, "width": side}} if crop else {}))
 
 
+def _load_decoder(source: str, **settings) -> PreTrainedModel:
+    """Load a language model in float32, some settings of its config changed."""
+    config = pretrained_config("decoder", source)
+    config.update(settings)  # as keywords of the model, those that the config does not have would go to its __init__
+    with loading("decoder", source):
+        return AutoModelForCausalLM.from_pretrained(source, config=config, dtype=torch.float32, use_safetensors=True)
+
+
 def _join_llava(model_args, encoder, image_processor, tokenizer) -> tuple[PreTrainedModel, ProcessorMixin]:
     image_token_id = add_image_token(tokenizer)
     ids = {f"{name}_token_id": getattr(tokenizer, f"{name}_token_id") for name in ("bos", "eos", "pad")}
     if model_args.decoder is not None:
-        with loading("decoder", model_args.decoder):
-            decoder = AutoModelForCausalLM.from_pretrained(
-                model_args.decoder, dtype=torch.float32, use_safetensors=True
-            )
+        decoder = _load_decoder(model_args.decoder)
         # The mean of the others is a sensible start, but costs a covariance; the image token's row is never read.
         decoder.resize_token_embeddings(len(tokenizer), mean_resizing=False)
     else:
@@ -225,13 +230,7 @@ def _join_encoder_decoder(model_args, encoder, image_processor, tokenizer) -> tu
     ids["pad_token_id"] = tokenizer.pad_token_id
     cross_attention = {"is_decoder": True, "add_cross_attention": True}
     if model_args.decoder is not None:
-        with loading("decoder", model_args.decoder):
-            config = AutoConfig.from_pretrained(model_args.decoder)
-            for name, value in cross_attention.items():  # as keywords, those it does not know would go to the model
-                setattr(config, name, value)
-            decoder = AutoModelForCausalLM.from_pretrained(
-                model_args.decoder, config=config, dtype=torch.float32, use_safetensors=True
-            )
+        decoder = _load_decoder(model_args.decoder, **cross_attention)
     else:
         config = AutoConfig.for_model(**model_args.decoder_config, **cross_attention, **ids, vocab_size=len(tokenizer))
         decoder = AutoModelForCausalLM.from_config(config)

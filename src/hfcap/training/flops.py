@@ -12,7 +12,7 @@ from torch.utils.flop_counter import flop_registry
 from hfcap.models.attention import eager_sdpa
 from hfcap.models.facts import facts_of
 from hfcap.models.model_utils import full_precision, in_eval
-from hfcap.training.strategies import num_values, part_of, projector_modules
+from hfcap.training.strategies import count_parameters, projector_modules
 
 # Of bitsandbytes 0.50: (input, packed weights, shape of the weights, …).
 FOUR_BIT_PRODUCTS = ("bitsandbytes::gemm_4bit", "bitsandbytes::gemv_4bit")
@@ -54,17 +54,13 @@ def needed_flops(model: nn.Module, forward: Callable[[], object]) -> float:
     finally:
         for hook in hooks:
             hook.remove()
-    encoder_trains, rest, rest_trains = False, 0, 0
-    for name, parameter in base.named_parameters():
-        if part_of(name, facts) == "encoder":
-            encoder_trains |= parameter.requires_grad
-        else:
-            rest += num_values(parameter)
-            rest_trains += num_values(parameter) if parameter.requires_grad else 0
+    total, trainable = count_parameters(base)
+    encoder_trains = trainable.pop("encoder", 0) > 0
+    del total["encoder"]
     flops = counter.flops
     return (
         (flops["encoder", "matmul"] + flops["encoder", "attention"]) * (3 if encoder_trains else 1)
-        + flops["rest", "matmul"] * (2 + rest_trains / rest)
+        + flops["rest", "matmul"] * (2 + trainable.total() / total.total())
         + flops["rest", "attention"] * 3
     )
 

@@ -154,20 +154,22 @@ def parameter_groups(
     ]
 
 
-def num_values(parameter: nn.Parameter) -> int:
-    """Count the values of a parameter, packed in 4 bits (two in a byte) or divided by ZeRO-3 (empty here) as well."""
-    state = getattr(parameter, "quant_state", None)
-    return getattr(parameter, "ds_numel", parameter.numel()) if state is None else math.prod(state.shape)
+def count_parameters(model: nn.Module) -> tuple[Counter[Part], Counter[Part]]:
+    """Count all and the trainable parameters of each part, packed in 4 bits or divided by ZeRO-3 as well."""
+    facts = facts_of(model.config)
+    total, trainable = Counter(), Counter()
+    for name, parameter in model.named_parameters():
+        # A 4-bit tensor packs two weights in a byte, and one that ZeRO-3 divided is empty here; both know their shape.
+        state = getattr(parameter, "quant_state", None)
+        count = getattr(parameter, "ds_numel", parameter.numel()) if state is None else math.prod(state.shape)
+        total[part_of(name, facts)] += count
+        trainable[part_of(name, facts)] += count if parameter.requires_grad else 0
+    return total, trainable
 
 
 def parameter_table(model: nn.Module) -> str:
     """Table of all and trainable parameters of each part, for people."""
-    facts = facts_of(model.config)
-    total, trainable = Counter(), Counter()
-    for name, parameter in model.named_parameters():
-        count = num_values(parameter)
-        total[part_of(name, facts)] += count
-        trainable[part_of(name, facts)] += count if parameter.requires_grad else 0
+    total, trainable = count_parameters(model)
     lines = [f"{'part':<10} {'parameters':>12} {'trainable':>12}"]
     lines += [f"{part:<10} {total[part]:>12,} {trainable[part]:>12,}" for part in ("encoder", "projector", "lm")]
     lines.append(f"{'all':<10} {total.total():>12,} {trainable.total():>12,}")
