@@ -223,7 +223,7 @@ def test_an_output_of_the_wrong_kind_is_one_line(files, tmp_path, capsys, scene_
         cli.main([*arguments, "--output", str(there)])
     assert exit_.value.code == 2
     said = {"evaluate": "Is a directory", "check": "File exists"}[command]
-    assert capsys.readouterr().err.splitlines()[-1] == f"error: {there}: {said}; mend or change the path"
+    assert capsys.readouterr().err.splitlines()[-1] == f"error: {there}: {said}; fix or change the path"
 
 
 def test_an_error_that_names_no_file_is_a_traceback():

@@ -99,8 +99,12 @@ def make_parser() -> argparse.ArgumentParser:
 
 def main(argv: Sequence[str] | None = None) -> None:
     """Run one command."""
-    args = make_parser().parse_args(sys.argv[1:] if argv is None else argv)
-    run_main(lambda: args.run(args))
+
+    def run() -> None:  # the parser as well, because its help may hold what the terminal's encoding lacks
+        args = make_parser().parse_args(sys.argv[1:] if argv is None else argv)
+        args.run(args)
+
+    run_main(run)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,14 @@
 
 import logging
 import os
+import re
 import sys
+import unicodedata
 from collections.abc import Callable
+from typing import Any
+
+SHOWN = 80  # characters of a value in a message
+LONGEST_LINE = 2000  # of a message: a picture in base64 where a path belongs has 27,000 and more
 
 
 class ConfigError(ValueError):
@@ -18,22 +24,78 @@ class VerificationError(WorkError):
     """Weights or an export that are not what they must be; the line names the tensor, the setting or the caption."""
 
 
+def shown(value: Any, limit: int = SHOWN) -> str:
+    """Return a value for a message: quoted as by `repr`, in `printable` characters, cut with a count if long."""
+    text = value if isinstance(value, str) else repr(value)
+    cut = f"… ({len(text):,} characters)" if len(text) > limit else ""
+    return printable(repr(text[:limit]) if isinstance(value, str) else text[:limit]) + cut
+
+
+def printable(text: str, keep: str = "") -> str:
+    r"""Return the text with what would not show on one line, or would show like something else, as escapes.
+
+    These are control characters (a file's name may hold a line break or a terminal code), halves of surrogate pairs,
+    and the accents of a decomposed text: a composed and a decomposed name look alike and are two names.
+    """
+    apart = not unicodedata.is_normalized("NFC", text)
+
+    def escaped(character: str) -> str:
+        shows = character.isprintable() or character in keep
+        return character if shows and not (apart and unicodedata.combining(character)) else ascii(character)[1:-1]
+
+    return text if text.isprintable() and not apart else "".join(map(escaped, text))
+
+
+def for_terminal(message: str) -> str:
+    """Return a message of one line or more with every line printable and not much longer than `LONGEST_LINE`."""
+    middle = re.compile(rf"(.{{{LONGEST_LINE // 2}}})(.*)(.{{{LONGEST_LINE // 4}}})")
+
+    def cut(line: str) -> str:
+        if len(line) <= LONGEST_LINE:
+            return line
+        return middle.sub(lambda m: f"{m[1]} … ({len(m[2]):,} characters left out) … {m[3]}", line, count=1)
+
+    return "\n".join(cut(printable(line, keep="\t\u00a0\u3000")) for line in message.split("\n"))
+
+
+class _MessageFormatter(logging.Formatter):
+    """Writes only the message, fit for a terminal."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return for_terminal(super().format(record))
+
+
+def encode_anything() -> None:
+    """Let stdout print escapes for characters that its encoding lacks (cp1252, ASCII), as stderr does by default."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
 def run_main(main: Callable[[], None]) -> None:
     """Run `main`; a `ConfigError` (exit code 2) or `WorkError` (1) becomes one line on stderr, without a traceback.
 
     So does an `OSError` that names a file (2): a path that cannot be read or written. What hfcap itself finds notable
-    is shown, by the first process.
+    is shown, by the first process. A reader of the output that goes away (`| head`) ends the command (1).
     """
-    logging.basicConfig(format="%(message)s")
+    encode_anything()
+    handler = logging.StreamHandler()
+    handler.setFormatter(_MessageFormatter("%(message)s"))
+    logging.basicConfig(handlers=[handler])
     logging.getLogger("hfcap").setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
     try:
         main()
+        sys.stdout.flush()
     except (ConfigError, WorkError) as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(for_terminal(f"error: {error}"), file=sys.stderr)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
+    except BrokenPipeError:
+        # Or Python would try to flush what is left, and complain, when it ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     except OSError as error:
         if error.filename is None:
             raise
         path = error.filename if error.filename2 is None else error.filename2  # a rename fails for where it goes to
-        print(f"error: {path}: {error.strerror}; mend or change the path", file=sys.stderr)
+        print(for_terminal(f"error: {path}: {error.strerror}; fix or change the path"), file=sys.stderr)
         sys.exit(2)

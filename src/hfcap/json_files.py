@@ -2,9 +2,13 @@
 
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from hfcap.errors import shown
+
+NAMES_SHOWN = 20
 
 
 def read_text(path: str | os.PathLike) -> str:
@@ -28,15 +32,38 @@ def read_jsonl(path: str | os.PathLike) -> Iterator[tuple[dict, str]]:
             where = f"{path}, line {number}"
             try:
                 line = data.decode("utf-8-sig" if number == 1 else "utf-8")
-                entry = json.loads(line) if line.strip() else {}
+                entry = loads(line) if line.strip() else {}
             except UnicodeDecodeError as error:
                 raise _not_utf8(path, number, error) from None
             except (ValueError, RecursionError) as error:
-                raise ValueError(f"{where}: malformed JSON ({_reason(error)}); one object a line") from None
+                raise ValueError(f"{where}: {_reason(error)}; wanted one object per line") from None
             if not isinstance(entry, dict):
                 raise ValueError(f"{where}: a JSON {json_type(entry)}; wanted an object")
             if line.strip():
                 yield entry, where
+
+
+def loads(text: str | bytes) -> Any:
+    """Return the value of a JSON text.
+
+    Raises:
+        ValueError: malformed, or an object with one key twice, of which `json.loads` keeps the last unsaid.
+        RecursionError: nested too deeply.
+    """
+    return json.loads(text, object_pairs_hook=_each_key_once)
+
+
+def _each_key_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    entry = dict(pairs)
+    if len(entry) < len(pairs):
+        keys = [key for key, _ in pairs]
+        twice = next(key for number, key in enumerate(keys) if key in keys[:number])
+        raise RepeatedKeyError(f"the key {shown(twice)} twice in one object; keep one of the two")
+    return entry
+
+
+class RepeatedKeyError(ValueError):
+    """An object of a JSON file has one key twice."""
 
 
 def read_json(path: str | os.PathLike) -> Any:
@@ -46,15 +73,16 @@ def read_json(path: str | os.PathLike) -> Any:
 
 def parse_json(data: bytes, where: object) -> Any:
     """Return the value in the content of a JSON file; `where` names it in the error."""
+    text = decode_text(data, where)
     try:
-        return json.loads(decode_text(data, where))
+        return loads(text)
     except json.JSONDecodeError as error:
         raise ValueError(
-            f"{where}, line {error.lineno}: malformed JSON ({_reason(error)}); mend it, or name "
-            "the file .jsonl if it holds one object a line"
+            f"{where}, line {error.lineno}: {_reason(error)}; fix it, or name "
+            "the file .jsonl if it holds one object per line"
         ) from None
-    except RecursionError as error:
-        raise ValueError(f"{where}: malformed JSON ({_reason(error)}); mend it") from None
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{where}: {_reason(error)}; fix it") from None
 
 
 def objects_of(value: Any, path: str | os.PathLike, name: str) -> list[tuple[dict, str]]:
@@ -77,7 +105,7 @@ def image_id_of(entry: Mapping[str, Any], where: str) -> str:
 def check_image_id(value: Any, where: str) -> str:
     """Return an id, a string that is not empty or an integer, as a string."""
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
-        raise ValueError(f"{where}: image_id is {value!r}; wanted a string that is not empty, or an integer")
+        raise ValueError(f"{where}: image_id is {shown(value)}; wanted a string that is not empty, or an integer")
     return str(value)
 
 
@@ -105,15 +133,19 @@ def json_type(value: Any) -> str:
     return names.get(type(value), "null")
 
 
-def names_of(entry: Mapping[str, Any]) -> str:
+def names_of(entry: Iterable[str]) -> str:
     """Return the field names of an entry, for messages."""
-    return ", ".join(map(repr, entry)) or "no fields"
+    names = list(map(shown, entry))
+    more = f" and {len(names) - NAMES_SHOWN} more" if len(names) > NAMES_SHOWN else ""
+    return (", ".join(names[:NAMES_SHOWN]) or "no fields") + more
 
 
 def _reason(error: Exception) -> str:
+    if isinstance(error, RepeatedKeyError):
+        return str(error)
     if isinstance(error, json.JSONDecodeError):
-        return f"{error.msg} at column {error.colno}"
-    return "nested too deeply" if isinstance(error, RecursionError) else str(error)
+        return f"malformed JSON ({error.msg} at column {error.colno})"
+    return f"malformed JSON ({'nested too deeply' if isinstance(error, RecursionError) else error})"
 
 
 def _not_utf8(path: object, line: int, error: UnicodeDecodeError) -> ValueError:

@@ -213,7 +213,7 @@ def _is_jsonl(path: str | os.PathLike) -> bool:
         first = file.readline(1_000_000)
     try:
         entry = json.loads(first)
-    except ValueError:  # malformed or not UTF-8: the JSON reader says so, with the line
+    except (ValueError, RecursionError):  # malformed, too deep or not UTF-8: the JSON reader says so, with the line
         return False
     return isinstance(entry, dict) and "image_id" in entry
 

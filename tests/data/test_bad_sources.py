@@ -61,7 +61,7 @@ def messages(*turns):
 
 # name of the file, its content (the second row is bad), what the error says: file and place, then what and the fix.
 BAD_ROWS = {
-    "jsonl: not JSON": ("a.jsonl", f"{GOOD}\n{{oops\n", r"a.jsonl, line 2: malformed JSON .* one object a line"),
+    "jsonl: not JSON": ("a.jsonl", f"{GOOD}\n{{oops\n", r"a.jsonl, line 2: malformed JSON .* one object per line"),
     "jsonl: cut off": ("a.jsonl", f"{GOOD}\n{GOOD[:-3]}", r"a.jsonl, line 2: malformed JSON"),
     "jsonl: nested too deeply": ("a.jsonl", f"{GOOD}\n{'[' * 99999}", r"a.jsonl, line 2: malformed JSON"),
     "jsonl: not UTF-8": ("a.jsonl", GOOD.encode() + b'\n{"image": "\xe9"}', r"line 2: byte 0xe9 .* save .* as UTF-8"),
@@ -75,7 +75,7 @@ BAD_ROWS = {
     "two pictures": ("a.jsonl", f"{GOOD}\n{line(image=['a', 'b'])}", r"line 2: image is a JSON list .*one picture"),
     "picture on the web": ("a.jsonl", f"{GOOD}\n{line(image='https://x.org/a.png')}", r"line 2: .*download the pict"),
     "picture in base64": ("a.jsonl", f"{GOOD}\n{line(image='data:image/png;base64,AA')}", r"line 2: .*download"),
-    "null character": ("a.jsonl", f"{GOOD}\n{line(image='a' + chr(0))}", r"line 2: .*null character; mend the path"),
+    "null character": ("a.jsonl", f"{GOOD}\n{line(image='a' + chr(0))}", r"line 2: .*null character; fix the path"),
     "no captions": ("a.jsonl", f'{GOOD}\n{{"image": "good.png"}}', r"line 2: no captions .*--captions_column"),
     "caption a number": ("a.jsonl", f"{GOOD}\n{line(caption=3)}", r"line 2: caption is a JSON number; wanted a str"),
     "caption a boolean": ("a.jsonl", f"{GOOD}\n{line(caption=True)}", r"line 2: caption is a JSON boolean; wanted"),
@@ -109,7 +109,7 @@ BAD_ROWS = {
     ),
     "csv: a value too many": ("a.csv", f"{CSV}good.png,a dog, a cat\n", r"a.csv, line 3: 3 values for 2 .*quotes"),
     "csv: a value too few": ("a.csv", f"{CSV}good.png\n", r"a.csv, line 3: 1 values for 2 columns"),
-    "csv: an open quote": ("a.csv", f'{CSV}good.png,"a dog\n', r"a.csv, line 3: malformed table .*mend the line"),
+    "csv: an open quote": ("a.csv", f'{CSV}good.png,"a dog\n', r"a.csv, line 3: malformed table .*fix the line"),
     "csv: no header": ("a.csv", "dog\n", r"a.csv, line 1: the header is \['dog'\]; wanted two or more names"),
     "csv: a name twice": ("a.csv", "image,image\na,b\n", r"a.csv, line 1: the header is .*each once"),
     "csv: not UTF-8": ("a.csv", CSV.encode() + b"good.png,\xff\n", r"a.csv, line 3: byte 0xff .*save .* as UTF-8"),
@@ -187,11 +187,12 @@ def test_bad_picture_stops_before_training_or_is_left_out(name, tmp_path):
     source = tmp_path / "captions.jsonl"
     source.write_text(f"{GOOD}\n{line(image=bad, caption='a cat')}\n")
     message = (
-        rf"(?s)1 of 2 images cannot be read:\n  \S+captions.jsonl, line 2 \(image_id .*{reason}.*on_bad_image: skip"
+        rf"(?s)1 of 2 images cannot be read:\n  \S+captions.jsonl, line 2(, picture \S+)? \(image_id .*{reason}.*"
+        "on_bad_image: skip"
     )
     with pytest.raises(ValueError, match=message):
         load_captions(str(source), "train")
-    with pytest.raises(ValueError, match=rf"captions.jsonl, line 2 \(image_id .*{reason}"):
+    with pytest.raises(ValueError, match=rf"captions.jsonl, line 2(, picture \S+)? \(image_id .*{reason}"):
         list(load_captions(str(source), "train", streaming=True))
     for streaming in (False, True):
         skipped = []
@@ -201,7 +202,7 @@ def test_bad_picture_stops_before_training_or_is_left_out(name, tmp_path):
             )
             assert [row["captions"] for row in rows] == [["a dog"]]
         if not streaming:  # a stream's rows are made in a copy of the callback
-            assert [one["where"] for one in skipped] == [f"{source}, line 2"]
+            assert [one["where"].split(", picture ")[0] for one in skipped] == [f"{source}, line 2"]
 
 
 def test_max_pixels_is_configurable(tmp_path):

@@ -95,7 +95,10 @@ def test_each_fault_is_found_once_and_named(clean, tmp_path, capsys):
         "alike": [((T, "4"), (T, "near too"))],
     }
     assert record["has_errors"] and record["splits"]["train"]["num_images"] == 11
-    assert f"train/broken: OSError: image file is truncated ({source}/train.jsonl, line 9)" in printed
+    assert (
+        f"train/broken: OSError: image file is truncated ({source}/train.jsonl, line 9, picture {source}/broken.png)"
+        in printed
+    )
     page = (tmp_path / "out" / "check.html").read_text()
     assert page.count("data:image/jpeg;base64,") >= 12 + 2 * 5  # the grids, and five pairs
     assert "http" not in page.replace("http-equiv", "")  # self-contained

@@ -270,7 +270,7 @@ def test_an_output_that_cannot_be_written_is_one_line(folder, captioner, capsys)
         cli.main(["caption", str(folder), "--model", path, "--output", "/proc/captions.jsonl"])
     assert exit_.value.code == 2
     error = capsys.readouterr().err.splitlines()[-1]
-    assert error.startswith("error: /proc/") and error.endswith("No such file or directory; mend or change the path")
+    assert error.startswith("error: /proc/") and error.endswith("No such file or directory; fix or change the path")
 
 
 @pytest.mark.slow

@@ -159,7 +159,7 @@ def test_what_was_left_out_is_listed_once(folder, tmp_path):
         for _ in range(2):
             assert len(list(train)) == NUM_IMAGES
     lines = [json.loads(line) for line in (tmp_path / "skipped.jsonl").read_text().splitlines()]
-    place = f"{folder}/train.jsonl, line 4"
+    place = f"{folder}/train.jsonl, line 4, picture {folder}/broken.png"
     reason = "not a picture (the file begins with b'no picture')"
     assert lines == [{"split": "train", "image_id": "broken", "where": place, "reason": reason}]
     with pytest.warns(UserWarning, match="skipped"):

@@ -10,9 +10,11 @@ import numpy as np
 from datasets import Dataset
 
 from hfcap.data.picture_facts import PictureFacts, facts_of_pictures, near_duplicates
-from hfcap.data.pictures import MAX_PIXELS
+from hfcap.data.pictures import MAX_PIXELS, bad_picture, undecoded
+from hfcap.data.records import is_blank
 from hfcap.data.rows import WHERE, has_ids, one_row_an_image
 from hfcap.data.sources import load_rows, split_names
+from hfcap.errors import printable
 
 SCHEMA_VERSION = 1
 LONG_CAPTION_WORDS = 50  # where no processor says how many tokens a caption has
@@ -124,15 +126,19 @@ def check_source(
 
 def _in_one_split(split: SplitFacts, max_caption_tokens: int) -> list[Finding]:
     found = []
+    images = undecoded(split.rows.select_columns(["image"]))["image"]
     for row, (image_id, texts) in enumerate(zip(split.ids, split.captions, strict=True)):
         image, where = [(split.name, image_id)], split.where[row]
         if split.pictures[row].reason is not None:
-            found.append(Finding("unreadable_picture", image, where, split.pictures[row].reason))
-        if not any(texts):
+            reason = split.pictures[row].reason
+            place = bad_picture(image_id, where, images[row], reason)["where"]
+            found.append(Finding("unreadable_picture", image, place, reason))
+        if all(map(is_blank, texts)):
             found.append(Finding("image_without_caption", image, where, ""))
         for number, text in enumerate(texts):
-            if not text:
-                found.append(Finding("empty_caption", image, where, f"caption {number + 1} of {len(texts)}"))
+            if is_blank(text):
+                what = f" is {text!r}, a missing value" if text else ""
+                found.append(Finding("empty_caption", image, where, f"caption {number + 1} of {len(texts)}{what}"))
             elif text in texts[:number]:
                 found.append(Finding("repeated_caption", image, where, text))
             length, limit, unit = len(text.split()), LONG_CAPTION_WORDS, "words"
@@ -208,11 +214,11 @@ def check_record(check: Check) -> dict[str, Any]:
 
 def _split_record(split: SplitFacts) -> dict[str, Any]:
     readable = [one for one in split.pictures if one.reason is None]
-    texts = [text for captions in split.captions for text in captions if text]
+    texts = [text for captions in split.captions for text in captions if not is_blank(text)]
     record = {
         "num_images": len(split.ids),
         "num_captions": len(texts),
-        "captions_per_image": _spread([sum(map(bool, captions)) for captions in split.captions]),
+        "captions_per_image": _spread([sum(not is_blank(text) for text in captions) for captions in split.captions]),
         "words_per_caption": _spread([len(text.split()) for text in texts]),
         "width": _spread([one.width for one in readable]),
         "height": _spread([one.height for one in readable]),
@@ -265,9 +271,9 @@ def check_text(check: Check) -> str:
 
 def finding_text(finding: Finding) -> str:
     """Return one line on a finding: images, what about them, and where they stand."""
-    images = " and ".join(f"{split}/{image_id}" for split, image_id in finding.images)
-    text = finding.text if len(finding.text) <= 100 else finding.text[:99] + "…"
-    return f"{images}: {text}".removesuffix(": ") + f" ({finding.where})"
+    images = " and ".join(f"{printable(split)}/{printable(image_id)}" for split, image_id in finding.images)
+    text = printable(finding.text if len(finding.text) <= 100 else finding.text[:99] + "…")
+    return f"{images}: {text}".removesuffix(": ") + f" ({printable(finding.where)})"
 
 
 def _range_text(spread: dict[str, float] | None) -> str:

@@ -1,5 +1,6 @@
 """Sources that the `datasets` library reads: folders of parquet, folders of `save_to_disk`, ids on the Hub."""
 
+import logging
 import re
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -8,7 +9,21 @@ from datasets import Dataset, Features, IterableDataset, List, Value, load_datas
 from datasets import Image as ImageFeature
 from datasets.exceptions import DatasetGenerationError
 
-from hfcap.data.records import CAPTION_COLUMNS, SourceRow, caption_columns, split_named, split_of_file, texts_of
+from hfcap.data.records import (
+    CAPTION_COLUMNS,
+    OTHER_CAPTIONS,
+    Roles,
+    SourceRow,
+    is_captions,
+    roles_of,
+    split_in,
+    split_named,
+    split_of_file,
+    texts_of,
+)
+from hfcap.json_files import names_of
+
+logger = logging.getLogger(__name__)
 
 
 def read_with_datasets(
@@ -18,25 +33,27 @@ def read_with_datasets(
 
     Where the source has one split and a column `split`, the column tells the rows of each.
     """
-    dataset, wanted = _open(source, split, streaming=False)
+    dataset, wanted, roles = _open(source, split, image_column, captions_column, streaming=False)
     if wanted is not None:
-        told = dataset["split"][:]
-        _check_split(source, wanted, list(dict.fromkeys(split_named(str(name)) for name in told)))
-        dataset = dataset.select([row for row, name in enumerate(told) if split_named(str(name)) == wanted])
-    image_column = _image_column(dataset.features, source, image_column)
-    columns = _caption_columns(dataset.features, source, captions_column)
-    used = [name for name in (*columns, "prompt") if name in dataset.column_names]
+        told = _told_splits(dataset, roles)
+        _check_split(source, wanted, list(dict.fromkeys(told)))
+        dataset = dataset.select([row for row, name in enumerate(told) if name == wanted])
+    image_column = roles.image
+    used = [name for name in (*roles.captions, roles.prompt) if name is not None]
     texts = dataset.select_columns(used)[:]
     captions, prompts = [], []
     for row in range(len(dataset)):
         entry = {name: texts[name][row] for name in used}
-        found, prompt, _ = texts_of(entry, captions_column, f"{source}, row {row}")
+        found, prompt, _ = texts_of(entry, f"{source}, row {row}", captions_column=captions_column)
         captions.append(found)
         prompts.append(prompt)
-    if image_column != "image":
-        dataset = dataset.remove_columns(["image"] if "image" in dataset.column_names else [])
-        dataset = dataset.rename_column(image_column, "image")
-    dataset = dataset.remove_columns([name for name in dataset.column_names if name in (*used, "captions")])
+    dataset = dataset.remove_columns(used)
+    for name, own in (("image", image_column), ("image_id", roles.image_id), ("captions", None), ("prompt", None)):
+        if own != name and name in dataset.column_names:
+            logger.info("%s: column %r is left out; %s", source, name, f"{own or 'another column'} has its part")
+            dataset = dataset.remove_columns(name)
+        if own not in (None, name):
+            dataset = dataset.rename_column(own, name)
     dataset = dataset.add_column("captions", captions, feature=List(Value("string")))
     return dataset.add_column("prompt", prompts, feature=Value("string")) if any(prompts) else dataset
 
@@ -45,42 +62,51 @@ def stream_with_datasets(
     source: str, split: str, image_column: str | None = None, captions_column: str | None = None
 ) -> Iterator[SourceRow]:
     """Yield the rows of one split, one at a time, with pictures undecoded."""
-    stream, wanted = _open(source, split, streaming=True)
-    if stream.features is None:  # a source that does not say; the first rows do
-        stream = stream._resolve_features()
-    image_column = _image_column(stream.features, source, image_column)
-    _caption_columns(stream.features, source, captions_column)
-    stream = stream.cast_column(image_column, ImageFeature(decode=False))
+    stream, wanted, roles = _open(source, split, image_column, captions_column, streaming=True)
+    stream = stream.cast_column(roles.image, ImageFeature(decode=False))
     for number, entry in enumerate(stream):
         where = f"{source}, row {number}"
-        if wanted is not None and split_named(str(entry["split"])) != wanted:
+        if wanted is not None and (split_in(entry, roles) or "train") != wanted:
             continue
-        image_id = entry.get("image_id")
-        if "image_id" in entry and image_id in (None, ""):
+        image_id = entry[roles.image_id] if roles.image_id else None
+        if roles.image_id and image_id in (None, ""):
             raise ValueError(f"{where}: no image_id; give each row one")
-        captions, prompt, _ = texts_of(entry, captions_column, where)
+        texts = {name: entry[name] for name in (*roles.captions, roles.prompt) if name is not None}
+        captions, prompt, _ = texts_of(texts, where, captions_column=captions_column)
         yield SourceRow(
-            entry[image_column], captions, where, None if image_id is None else str(image_id), prompt=prompt
+            entry[roles.image], captions, where, None if image_id is None else str(image_id), prompt=prompt
         )
 
 
-def splits_with_datasets(source: str) -> list[str]:
+def splits_with_datasets(
+    source: str, image_column: str | None = None, captions_column: str | None = None
+) -> list[str]:
     """Return the names of the source's splits."""
     splits = _open_all(source, streaming=False)
     only = next(iter(splits.values()))
-    if len(splits) == 1 and "split" in only.column_names:
-        return list(dict.fromkeys(split_named(str(name)) for name in only["split"]))
+    roles = _roles(only.features, source, image_column, captions_column)
+    if len(splits) == 1 and roles.split is not None:
+        return list(dict.fromkeys(_told_splits(only, roles)))
     return list(splits)
 
 
-def _open(source: str, split: str, streaming: bool) -> tuple[Dataset | IterableDataset, str | None]:
-    """Return the split and None, or everything and the split's name where a column `split` has to tell its rows."""
+def _told_splits(dataset: Dataset, roles: Roles) -> list[str]:
+    return [split_in({roles.split: told}, roles) or "train" for told in dataset[roles.split][:]]
+
+
+def _open(
+    source: str, split: str, image_column: str | None, captions_column: str | None, streaming: bool
+) -> tuple[Dataset | IterableDataset, str | None, Roles]:
+    """Return the split, None and the columns' parts, or everything and the split's name where a column has to tell."""
     splits = _open_all(source, streaming)
     only = next(iter(splits.values()))
-    if len(splits) == 1 and "split" in (only.column_names or []):
-        return only, split_named(split)
-    _check_split(source, split, list(splits))
-    return splits[split], None
+    rows = only if len(splits) == 1 else splits.get(split, only)
+    if rows.features is None:  # a source that does not say; the first rows do
+        rows = rows._resolve_features()
+    told = len(splits) == 1 and roles_of(tuple(rows.features), image_column, captions_column).split is not None
+    if not told:
+        _check_split(source, split, list(splits))
+    return rows, split_named(split) if told else None, _roles(rows.features, source, image_column, captions_column)
 
 
 def _open_all(source: str, streaming: bool) -> Mapping[str, Dataset | IterableDataset]:
@@ -123,10 +149,19 @@ def _image_column(features: Features, source: str, image_column: str | None) -> 
     return image_column or ("image" if "image" in pictures else pictures[0])
 
 
-def _caption_columns(features: Features, source: str, captions_column: str | None) -> list[str]:
-    columns = caption_columns(features, captions_column)
-    if columns:
-        return columns
+def _roles(features: Features, source: str, image_column: str | None, captions_column: str | None) -> Roles:
+    """Tell which column plays which part; that of the pictures by its type."""
+    if image_column is None or image_column != captions_column:
+        image_column = _image_column(features, source, image_column)
+    try:
+        roles = roles_of(tuple(features), image_column, captions_column)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from None
+    others = [name for name in features if name not in roles.used and is_captions(name)]
+    if roles.captions:
+        if others and captions_column is None:
+            logger.info(OTHER_CAPTIONS, source, names_of(others))
+        return roles
     if captions_column is not None:
         raise ValueError(f"{source} has no column {captions_column!r}{_there(features)}")
     looked_for = ", ".join(("messages", *CAPTION_COLUMNS))

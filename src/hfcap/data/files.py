@@ -1,5 +1,6 @@
 """Which files of a source hold captions, in which format, of which split."""
 
+import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -7,6 +8,7 @@ from pathlib import Path
 from hfcap.data.readers import (
     CAPTION_SUFFIXES,
     PICTURE_SUFFIXES,
+    check_no_columns,
     place_pictures,
     read_csv,
     read_json_captions,
@@ -15,7 +17,10 @@ from hfcap.data.readers import (
     read_webdataset,
     walk,
 )
-from hfcap.data.records import SourceRow, split_of_file, split_of_folders
+from hfcap.data.records import OTHER_CAPTIONS, SourceRow, is_captions, split_of_file, split_of_folders
+from hfcap.json_files import names_of
+
+logger = logging.getLogger(__name__)
 
 TABLE_SUFFIXES = (".jsonl", ".ndjson", ".csv", ".tsv", ".json")
 TAR_SUFFIXES = (".tar", ".tar.gz", ".tgz")
@@ -89,6 +94,7 @@ def read_caption_files(
         ValueError: the split is not there, naming those that are; whatever the readers find.
     """
     there: dict[str, None] = {}
+    others: dict[str, None] = {}
     found = False
     for file in files:
         if file.split is not None:
@@ -96,12 +102,16 @@ def read_caption_files(
             if file.split != split:
                 continue
         for row in _reader_of(file.path)(file.path, image_folder, image_column, captions_column):
+            if captions_column is None:
+                others |= dict.fromkeys(name for name in row.extra if is_captions(name))
             own_split = file.split or row.split or "train"
             there[own_split] = None
             if own_split == split:
                 found = True
                 _check_names(row)
                 yield row
+    if others:
+        logger.info(OTHER_CAPTIONS, files[0].path, names_of(others))
     if not found:
         names = f"{files[0].path} has" if len(files) == 1 else f"the {len(files)} files beside {files[0].path} have"
         raise ValueError(
@@ -129,12 +139,24 @@ def _check_names(row: SourceRow) -> None:
 
 def _reader_of(path: Path) -> Callable[..., Iterator[SourceRow]]:
     if path.is_dir():
-        return lambda folder, *_: read_sidecars(folder)
+        return _read_sidecars
     if path.name.lower().endswith(TAR_SUFFIXES):
-        return lambda shard, *_: read_webdataset(shard)
+        return _read_webdataset
     suffix = path.suffix.lower()
     read = read_json_captions if suffix == ".json" else read_json_lines if "json" in suffix else read_csv
     return lambda file, image_folder, *columns: place_pictures(read(file, *columns), file, image_folder)
+
+
+def _read_sidecars(folder: Path, _: str | None = None, *columns: str | None) -> Iterator[SourceRow]:
+    check_no_columns(f"pictures of {folder} and their text files have no columns", *(columns or (None, None)))
+    return read_sidecars(folder)
+
+
+def _read_webdataset(
+    shard: Path, _: str | None = None, image_column: str | None = None, captions_column: str | None = None
+) -> Iterator[SourceRow]:
+    check_no_columns(f"{shard} has its pictures as files", image_column, None)
+    return read_webdataset(shard, captions_column)
 
 
 def _one_table_a_split(tables: list[Path], source: Path) -> list[CaptionFile]:

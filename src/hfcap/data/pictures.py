@@ -17,6 +17,8 @@ from datasets import Image as ImageFeature
 from PIL import Image, UnidentifiedImageError
 from tqdm.auto import tqdm
 
+from hfcap.errors import printable
+
 SIXTEEN_BIT_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 CHUNK_SIZE = 256
 PROGRESS_FROM = 2000  # images; fewer are read before a bar would be noticed
@@ -167,12 +169,12 @@ def handle_bad_images(
     bad = find_bad_images(dataset, max_pixels)
     if not bad:
         return dataset
-    ids = dataset.select_columns(["image_id"])["image_id"]
+    rows = undecoded(dataset.select_columns(["image_id", "image"]).select([one.row for one in bad]))
     found = [
-        {"image_id": ids[one.row], "where": places[one.row] if places else f"row {one.row}", "reason": one.reason}
-        for one in bad
+        bad_picture(row["image_id"], places[one.row] if places else f"row {one.row}", row["image"], one.reason)
+        for one, row in zip(bad, rows, strict=True)
     ]
-    lines = [f"{one['where']} (image_id {one['image_id']}): {one['reason']}" for one in found[:MAX_LISTED]]
+    lines = [bad_picture_text(one) for one in found[:MAX_LISTED]]
     if len(bad) > MAX_LISTED:
         lines.append(f"and {len(bad) - MAX_LISTED} more")
     text = f"{len(bad)} of {len(dataset)} images cannot be read:\n  " + "\n  ".join(lines)
@@ -185,6 +187,19 @@ def handle_bad_images(
         on_skip(one)
     bad_rows = {one.row for one in bad}
     return dataset.select([row for row in range(len(dataset)) if row not in bad_rows])
+
+
+def bad_picture(image_id: str, where: str, image: dict | None, reason: str) -> dict[str, str]:
+    """Return the record of a picture that cannot be read; `where` names its file as well as that of its caption."""
+    path = printable((image or {}).get("path") or "")
+    if path and path not in where and path not in reason:
+        where = f"{where}, picture {path}"
+    return {"image_id": image_id, "where": where, "reason": reason}
+
+
+def bad_picture_text(bad: dict[str, str]) -> str:
+    """Return one line on a picture that cannot be read, from its record."""
+    return f"{bad['where']} (image_id {printable(bad['image_id'])}): {bad['reason']}"
 
 
 def check_max_pixels(max_pixels: int) -> None:
@@ -218,7 +233,7 @@ def why_bad_picture(image: str | PathLike | dict | None, max_pixels: int = MAX_P
         return f"not a picture (the file begins with {data[:12]!r})"
     # PIL raises SyntaxError, ValueError, struct.error and others on damaged files, besides OSError.
     except Exception as error:
-        return f"{type(error).__name__}: {error}"
+        return f"{type(error).__name__}: {printable(str(error))}"
     return None
 
 

@@ -4,22 +4,36 @@ Readers say what stands in the files and check its types; they do not open pictu
 together, and a picture's path is as the file gives it: `place_pictures` finds the folder it is relative to.
 """
 
+import ast
 import csv
 import io
-import json
 import os
 import tarfile
+import tokenize
+import unicodedata
 from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from dataclasses import replace
 from itertools import chain, groupby, islice
 from pathlib import Path, PurePosixPath
 
-from hfcap.data.records import SourceRow, caption_columns, source_row, split_named, split_of_folders, texts_of
+from hfcap.data.records import (
+    SourceRow,
+    is_captions,
+    roles_of,
+    source_row,
+    split_in,
+    split_named,
+    split_of_folders,
+    texts_of,
+)
+from hfcap.errors import printable, shown
 from hfcap.json_files import (
     check_image_id,
     decode_text,
     json_type,
+    loads,
+    names_of,
     objects_of,
     parse_json,
     read_json,
@@ -51,38 +65,60 @@ def read_csv(path: Path, image_column: str | None, captions_column: str | None) 
     try:
         header = [name.strip() for name in next(lines, [])]
         if len(header) < 2 or len(set(header)) < len(header):
-            raise ValueError(f"{path}, line 1: the header is {header}; wanted two or more names, each once")
-        with_captions = caption_columns(header, captions_column)
+            raise ValueError(f"{path}, line 1: the header is {shown(header)}; wanted two or more names, each once")
+        with_captions = roles_of(tuple(header), image_column, captions_column).captions
         line = lines.line_num + 1
         for values in lines:
             where, line = f"{path}, line {line}", lines.line_num + 1
             if values and len(values) != len(header):
                 raise ValueError(
-                    f"{where}: {len(values)} values for {len(header)} columns ({', '.join(header)}); "
+                    f"{where}: {len(values)} values for {len(header)} columns ({names_of(header)}); "
                     'put a value with a delimiter in it between "quotes"'
                 )
             if values:
                 entry = dict(zip(header, values, strict=True))
-                entry |= {name: _listed(entry[name]) for name in with_captions}
+                entry |= {name: _listed(entry[name], f"{where}: {name}") for name in with_captions}
                 yield source_row(entry, where, image_column, captions_column)
     except csv.Error as error:
-        raise ValueError(f"{path}, line {lines.line_num}: malformed table ({error}); mend the line") from None
+        raise ValueError(f"{path}, line {lines.line_num}: malformed table ({error}); fix the line") from None
 
 
-def _listed(cell: str) -> str | list[str]:
-    """Return the strings of a JSON list; what is none is a caption as it stands, though it begins like one."""
+def _listed(cell: str, what: str) -> str | list[str | None]:
+    """Return the strings of a JSON list, or of a list as Python prints it, which is how pandas writes one.
+
+    What is none is a caption as it stands, though it begins like one.
+
+    Raises:
+        ValueError: strings side by side, as NumPy prints them: Python reads them as one.
+    """
     if not cell.lstrip().startswith("["):
         return cell
-    try:
-        found = json.loads(cell)
-    except (ValueError, RecursionError):
-        return cell
-    return found if all(isinstance(text, str) for text in found) else cell
+    for parse in (loads, ast.literal_eval):
+        try:
+            found = parse(cell.strip())
+        except (ValueError, SyntaxError, RecursionError, MemoryError):
+            continue
+        if not isinstance(found, list) or not all(text is None or isinstance(text, str) for text in found):
+            return cell
+        if parse is not loads and _num_strings(cell) > len(found) - found.count(None):
+            raise ValueError(
+                f"{what} is {shown(cell)}, strings without commas between them, as NumPy prints an array; "
+                "write a JSON list"
+            )
+        return found
+    return cell
+
+
+def _num_strings(code: str) -> int:
+    tokens = tokenize.generate_tokens(io.StringIO(code.strip()).readline)
+    return sum(token.type == tokenize.STRING for token in tokens)
 
 
 def read_json_captions(path: Path, image_column: str | None, captions_column: str | None) -> Iterator[SourceRow]:
     """Read a `.json` file: COCO annotations, Karpathy's splits, or a list of objects like the lines of JSONL."""
     content = read_json(path)
+    if isinstance(content, dict):
+        check_no_columns(f"{path} names its columns itself", image_column, captions_column)
     if isinstance(content, dict) and "annotations" in content:
         yield from read_coco(content, path)
     elif isinstance(content, dict) and "images" in content:
@@ -130,13 +166,13 @@ def read_karpathy(content: dict, path: Path) -> Iterator[SourceRow]:
 def read_sidecars(folder: Path) -> Iterator[SourceRow]:
     """Read pictures with a text file of the same name (`dog.jpg`, `dog.txt` or `dog.caption`), one caption a line.
 
-    The first folder's name may tell the split. A picture without a text file has no captions. Names that differ in
+    A folder's name may tell the split. A picture without a text file has no captions. Names that differ in
     case only are the same (`DOG.JPG`, `dog.txt`), unless the text file is another picture's by its very name.
     """
     seen: set[tuple[str | None, Path]] = set()  # a link may lead to a folder that is there as well
     for parent, names in walk(folder):
         pictures = [path for path in map(Path, names) if path.suffix.lower() in PICTURE_SUFFIXES]
-        split = split_of_folders(parent.relative_to(folder).parts[:1])
+        split = split_of_folders(parent.relative_to(folder).parts)
         texts_of_stem: dict[str, list[Path]] = defaultdict(list)
         for path in map(Path, names):
             if path.suffix.lower() in CAPTION_SUFFIXES:
@@ -152,8 +188,7 @@ def read_sidecars(folder: Path) -> Iterator[SourceRow]:
             if len(texts) > 1:
                 raise ValueError(f"{texts[0]} and {texts[1]} both caption {path}; keep one of the two")
             captions = _lines(texts[0].read_bytes(), str(texts[0])) if texts else []
-            where = str(texts[0] if texts else parent / path)
-            yield SourceRow(str(parent / path), captions, where, split=split)
+            yield SourceRow(str(parent / path), captions, printable(str(parent / path)), split=split)
 
 
 def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
@@ -170,16 +205,25 @@ def _leads_back(folder: Path) -> bool:
     return folder.is_symlink() and folder.resolve() in {above.resolve() for above in folder.absolute().parents}
 
 
-def read_webdataset(path: Path) -> Iterator[SourceRow]:
+def check_no_columns(why: str, image_column: str | None, captions_column: str | None) -> None:
+    """Raise ValueError for a column that a source cannot have."""
+    for name, value in {"image_column": image_column, "captions_column": captions_column}.items():
+        if value is not None:
+            raise ValueError(f"{name} is {value!r}, but {why}; leave it out")
+
+
+def read_webdataset(path: Path, captions_column: str | None = None) -> Iterator[SourceRow]:
     """Read a tar shard: members of one name up to the first dot are one sample, a picture and its captions.
 
-    Captions stand in a `.txt` or `.caption` member, one a line, or in a `.json` member with the columns of JSONL.
+    Captions stand in a `.txt` or `.caption` member, one per line, or in a `.json` member with the columns of JSONL; in
+    that member where `captions_column` is given. Its split and prompt count in either case.
     Nothing is unpacked to disk. Source: the WebDataset format, https://github.com/webdataset/webdataset.
     """
     try:
         with tarfile.open(path, "r|*") as archive:
             for key, members in groupby(_members(archive, path), key=lambda member: member[0]):
-                yield _sample({name: data for _, name, data in members}, f"{path}, sample {key}")
+                files = {name: data for _, name, data in members}
+                yield _sample(files, f"{path}, sample {printable(key)}", captions_column)
     except (tarfile.TarError, EOFError, OSError) as error:
         raise ValueError(f"{path}: not a whole tar file ({error}); write it anew") from error
 
@@ -199,7 +243,7 @@ def _members(archive: tarfile.TarFile, path: Path) -> Iterator[tuple[str, str, b
         yield str(name.parent / name.name.split(".", 1)[0]), member.name, archive.extractfile(member).read()
 
 
-def _sample(files: dict[str, bytes], where: str) -> SourceRow:
+def _sample(files: dict[str, bytes], where: str, captions_column: str | None) -> SourceRow:
     by_suffix: dict[str, list[str]] = {"picture": [], "text": [], ".json": []}
     for name in files:
         suffix = PurePosixPath(name).suffix.lower()
@@ -214,11 +258,12 @@ def _sample(files: dict[str, bytes], where: str) -> SourceRow:
     entry = parse_json(files[records[0]], f"{where}, {records[0]}") if records else {}
     if not isinstance(entry, dict):
         raise ValueError(f"{where}, {records[0]}: a JSON {json_type(entry)}; wanted an object")
-    image_id = check_image_id(entry["image_id"], where) if "image_id" in entry else None
-    if texts:
-        return SourceRow(image, _lines(files[texts[0]], f"{where}, {texts[0]}"), where, image_id)
-    captions, prompt, _ = texts_of(entry, None, where)
-    return SourceRow(image, captions, where, image_id, prompt=prompt)
+    if texts and captions_column is None:
+        entry = {name: value for name, value in entry.items() if not is_captions(name)}
+        entry["captions"] = _lines(files[texts[0]], f"{where}, {texts[0]}")
+    captions, prompt, roles = texts_of(entry, where, None, captions_column)
+    image_id = check_image_id(entry[roles.image_id], where) if roles.image_id else None
+    return SourceRow(image, captions, where, image_id, split_in(entry, roles), prompt)
 
 
 def _lines(data: bytes, where: str) -> list[str]:
@@ -249,13 +294,23 @@ def place_pictures(rows: Iterable[SourceRow], file: Path, image_folder: str | No
         return iter(())
     looked_in = ", ".join(map(str, folders))
     raise ValueError(
-        f"{first[0].where}: picture {first[0].image!r}, and others after it, is not in {looked_in}; "
-        "give the folder of the pictures with --image_folder"
+        f"{first[0].where}: picture {shown(first[0].image)}, and others after it, is not in {looked_in}; "
+        "give the folder of the pictures with --image_folder, or fix the paths"
     )
 
 
 def _placed(row: SourceRow, folder: Path, flat: bool) -> str:
-    return str(folder / (PurePosixPath(row.image).name if flat else row.image))
+    """Return the picture's path in the folder, as it is written or, where that is a file, as another system has it.
+
+    Windows writes backslashes; macOS decomposes accents, and archives carry such names to other systems.
+    """
+    with_slashes = row.image.replace("\\", "/")
+    spellings = [row.image, with_slashes]
+    if not row.image.isascii():
+        spellings += [unicodedata.normalize(form, with_slashes) for form in ("NFC", "NFD")]
+    names = list(dict.fromkeys(PurePosixPath(name).name if flat else name for name in spellings))
+    paths = [str(folder / name) for name in names]
+    return paths[0] if len(paths) == 1 else next(filter(os.path.isfile, paths), paths[0])
 
 
 def _folders_beside(file: Path) -> list[Path]:

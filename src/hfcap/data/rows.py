@@ -1,7 +1,7 @@
 """Rows as readers find them to rows as training wants them: ids, lists of captions, one row an image (and prompt)."""
 
 import warnings
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import chain, groupby
 from pathlib import Path
 
@@ -10,8 +10,17 @@ import pyarrow.compute as pc
 from datasets import Dataset, Features, List, Value
 from datasets import Image as ImageFeature
 
-from hfcap.data.pictures import CHUNK_SIZE, MAX_PIXELS, content_hashes, hash_or_unreadable, why_bad_picture
-from hfcap.data.records import SourceRow
+from hfcap.data.pictures import (
+    CHUNK_SIZE,
+    MAX_PIXELS,
+    bad_picture,
+    bad_picture_text,
+    content_hashes,
+    hash_or_unreadable,
+    why_bad_picture,
+)
+from hfcap.data.records import SourceRow, is_blank
+from hfcap.errors import printable, shown
 
 WHERE = "where_it_stands"  # column with file and line, there until the pictures are checked
 TEXT = Value("string")
@@ -21,7 +30,8 @@ STREAM_FEATURES = Features({"image_id": TEXT, "image": ImageFeature(), "captions
 def dataset_of(rows: Iterable[SourceRow]) -> Dataset:
     """Put the rows of a reader into a data set of `image`, `captions`, `prompt` if any has one, and the other columns.
 
-    A column that Arrow cannot hold (values of several types, integers above 64 bits) is left out with a warning.
+    A column that Arrow cannot hold (values of several types, integers above 64 bits), or whose name another has taken,
+    is left out with a warning.
     """
     rows = list(rows)
     columns = {
@@ -39,9 +49,15 @@ def dataset_of(rows: Iterable[SourceRow]) -> Dataset:
     for name in {name: None for row in rows for name in row.extra}:
         values = [row.extra.get(name) for row in rows]
         try:
-            columns.setdefault(name, (pa.array(values), None))
-        except (pa.ArrowException, OverflowError, UnicodeEncodeError) as error:
-            warnings.warn(f"column {name!r} is left out, Arrow cannot hold its values: {error}", stacklevel=3)
+            array = pa.array(values)
+        except (pa.ArrowException, OverflowError, UnicodeEncodeError, RecursionError) as error:
+            reason = printable(str(error)[:200])
+            warnings.warn(f"column {shown(name)} is left out, Arrow cannot hold its values: {reason}", stacklevel=3)
+            continue
+        if name in columns:
+            warnings.warn(f"column {name!r} is left out, another has its name in these rows", stacklevel=3)
+        else:
+            columns[name] = (array, None)
     features = {name: feature for name, (_, feature) in columns.items() if feature is not None}
     dataset = Dataset.from_dict(
         {name: values for name, (values, feature) in columns.items() if feature is not None},
@@ -73,9 +89,9 @@ def one_row_an_image(dataset: Dataset, keep_empty: bool = False) -> Dataset:
     captions = dataset.select_columns(["captions"])["captions"][:]
     prompts = dataset.select_columns(["prompt"])["prompt"][:] if "prompt" in dataset.column_names else None
     captions = [[(text or "").strip() for text in texts] for texts in captions]
-    num_empty = sum(not text for texts in captions for text in texts)
+    empty = [text for texts in captions for text in texts if is_blank(text)]
     if not keep_empty:
-        captions = [[text for text in texts if text] for texts in captions]
+        captions = [[text for text in texts if not is_blank(text)] for texts in captions]
     rows_of_id: dict[str, dict[str | None, list[int]]] = {}
     for row, image_id in enumerate(image_ids):
         prompt = prompts[row] if prompts else None
@@ -92,19 +108,22 @@ def one_row_an_image(dataset: Dataset, keep_empty: bool = False) -> Dataset:
         if keep_empty and not full:
             kept.append(next(iter(groups.values()))[0])
     if not keep_empty:
-        warn_of_empty(num_empty, num_without, len(rows_of_id))
+        warn_of_empty(empty, num_without, len(rows_of_id))
     columns = {"image_id": (image_ids, Value("string")), "captions": (captions, List(Value("string")))}
     dataset = _with_columns(dataset, columns)
     return dataset if len(kept) == len(dataset) else dataset.select(kept)
 
 
-def warn_of_empty(num_empty: int, num_without: int, num_images: int) -> None:
-    """Warn of captions and images that were dropped; raise ValueError if no image is left."""
+def warn_of_empty(empty: Sequence[str], num_without: int, num_images: int) -> None:
+    """Warn of captions (blank texts) and images that were dropped; raise ValueError if no image is left."""
     if num_images == num_without:
         raise ValueError(f"none of the {num_images} images has a caption")
-    if num_empty or num_without:
+    if empty or num_without:
+        missing = [text for text in empty if text]
+        kinds = " or ".join(map(repr, dict.fromkeys(missing)))
+        of_these = f" ({len(missing)} of them {kinds}, a missing value)" if missing else ""
         warnings.warn(
-            f"dropped {num_empty} empty captions and {num_without} images without any caption "
+            f"dropped {len(empty)} empty captions{of_these} and {num_without} images without any caption "
             f"(of {num_images} images); remove them from the source to silence this",
             stacklevel=4,
         )
@@ -121,31 +140,33 @@ def stream_of(
     Only rows of an image that stand together are grouped. Without an `image_id` a row is known by its file's name, so
     two pictures of one name are told apart only where they stand together (an error).
     """
-    num_empty = num_without = num_images = 0
+    empty: list[str] = []
+    num_without = num_images = 0
     for image_id, found in groupby(rows, key=_stream_id):
         group = list(found)
         num_images += 1
         if len({_content(row.image) for row in group} if len(group) > 1 else "1") > 1:
             raise ValueError(_clash(image_id, [row.where for row in group]))
-        num_empty += sum(not (text or "").strip() for row in group for text in row.captions)
+        empty += [(text or "").strip() for row in group for text in row.captions if is_blank(text)]
         by_prompt: dict[str | None, list[str]] = {}
         for row in group:
-            texts = [text.strip() for text in row.captions if text and text.strip()]
+            texts = [text.strip() for text in row.captions if not is_blank(text)]
             by_prompt.setdefault(row.prompt, []).extend(texts)
         full = {prompt: texts for prompt, texts in by_prompt.items() if texts}
         num_without += not full
         reason = why_bad_picture(_undecoded(group[0].image), max_pixels) if full else None
         if reason is not None:
-            _skip_or_raise({"image_id": image_id, "where": group[0].where, "reason": reason}, on_bad_image, on_skip)
+            bad = bad_picture(image_id, group[0].where, _undecoded(group[0].image), reason)
+            _skip_or_raise(bad, on_bad_image, on_skip)
             continue
         for number, (prompt, texts) in enumerate(full.items(), start=1):
             own_id = image_id if len(full) == 1 else f"{image_id}#{number}"
             yield {"image_id": own_id, "image": _undecoded(group[0].image), "captions": texts, "prompt": prompt}
-    warn_of_empty(num_empty, num_without, num_images)
+    warn_of_empty(empty, num_without, num_images)
 
 
 def _skip_or_raise(bad: dict[str, str], on_bad_image: str, on_skip: Callable | None) -> None:
-    text = f"{bad['where']} (image_id {bad['image_id']}): {bad['reason']}"
+    text = bad_picture_text(bad)
     if on_bad_image == "error":
         raise ValueError(f"{text}\nRepair or remove it, or set on_bad_image: skip to go on without such pictures.")
     warnings.warn(f"skipped {text}", stacklevel=2)
@@ -223,7 +244,7 @@ def _check_same_picture(dataset: Dataset, rows_of_id: dict[str, list[int]]) -> N
 
 def _clash(image_id: str, places: list[str], count: int = 1) -> str:
     return (
-        f"{count} image_ids stand for different pictures, the first is {image_id!r} "
+        f"{count} image_ids stand for different pictures, the first is {shown(image_id)} "
         f"({', '.join(places[:5])}): give each picture an id of its own"
     )
 

@@ -58,7 +58,7 @@ def load_captions(
         image_folder: folder of the pictures that a file of captions names; by default found beside the file.
         image_column: column of the pictures; by default the only column of type `datasets.Image`, in files of captions
             the first there is of `hfcap.data.records.IMAGE_COLUMNS`.
-        captions_column: column of the captions; by default recognised, see `hfcap.data.records.texts_of`.
+        captions_column: column of the captions; by default recognised, see `hfcap.data.records.roles_of`.
         on_bad_image: what to do with pictures that cannot be decoded: "error" lists them all in one error, "skip"
             leaves them out with a warning. Each picture is decoded once for this check.
         max_pixels: a picture of more pixels counts as one that cannot be decoded.
@@ -133,7 +133,7 @@ def split_names(
     """Return the names of the splits a source has, reading captions' files where their names do not tell."""
     files = _caption_files(source)
     if files is None:
-        return splits_with_datasets(source)
+        return splits_with_datasets(source, image_column, captions_column)
     return splits_of_files(files, image_folder, image_column, captions_column)
 
 
