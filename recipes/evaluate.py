@@ -23,6 +23,7 @@ from hfcap.distributed import join_processes
 from hfcap.errors import run_main
 from hfcap.evaluation import evaluate_captioner, results_table, show_captions, write_evaluation
 from hfcap.generation.inputs import caption_prompt
+from hfcap.generation.settings import change_decoding
 from hfcap.training.arguments import SourceArguments
 from hfcap.training.build import load_captioner
 from hfcap.training.dataset import CaptionDataset
@@ -60,11 +61,10 @@ def main(argv: list[str] | None = None) -> None:
     model, processor = load_captioner(source.path, args.load_in_4bit)
     if not args.load_in_4bit:  # which is on its device already
         model.to(state.device)
+    decoding = {"num_beams": args.num_beams, "length_penalty": args.length_penalty}
+    change_decoding(model, {name: value for name, value in decoding.items() if value is not None})
     prompt = data_args.prompt or caption_prompt(processor)
-    decoding = {
-        name: getattr(args, name) for name in ("num_beams", "length_penalty") if getattr(args, name) is not None
-    }
-    evaluation = evaluate_captioner(model, processor, CaptionDataset(rows), prompt, args.batch_size, **decoding)
+    evaluation = evaluate_captioner(model, processor, CaptionDataset(rows), prompt, args.batch_size)
     if state.is_main_process:
         write_evaluation(folder, evaluation, rows, f"{args.model} on {data_args.data}", source.artifact)
         print(results_table({run.name: (None, evaluation)}), show_captions(evaluation), sep="\n\n")

@@ -32,12 +32,9 @@ from hfcap.training.callbacks import SampleCaptions
 from hfcap.training.checkpoints import last_complete_checkpoint
 from hfcap.training.collators import CaptionCollator, check_positions
 from hfcap.training.compatibility import (
-    check_data,
-    check_decoding,
     check_parts,
-    check_supported,
+    check_settings,
     choose_packing,
-    current_backend,
 )
 from hfcap.training.dry_run import describe_run
 from hfcap.training.finish import finish_run
@@ -66,9 +63,7 @@ def main(argv: list[str] | None = None) -> Path:
     check_parts(model_args)
     base = None if model_args.model is None else runs.resolve_model(model_args.model).path
     model_type = f"hfcap_{model_args.family}" if base is None else captioner_type(base)
-    check_supported(model_args, model_type, current_backend())
-    check_data(data_args, model_args, args)
-    check_decoding(model_args, args)
+    check_settings(data_args, model_args, args, model_type)
     use_all_cores()
 
     # ---- rows, model, processor

@@ -31,12 +31,9 @@ from hfcap.training.callbacks import SampleCaptions
 from hfcap.training.checkpoints import last_complete_checkpoint
 from hfcap.training.collators import CaptionCollator, check_positions
 from hfcap.training.compatibility import (
-    check_data,
-    check_decoding,
     check_model,
-    check_supported,
+    check_settings,
     choose_packing,
-    current_backend,
 )
 from hfcap.training.dry_run import describe_run
 from hfcap.training.finish import keep_throughput, save_merged
@@ -71,17 +68,15 @@ def main(argv: list[str] | None = None) -> Path:
     run = Path(args.output_dir)
     args.output_dir = str(run / runs.CHECKPOINTS)
     check_model(model_args)
-    check_data(data_args, model_args, args)
-    check_decoding(model_args, args)
     use_all_cores()
 
     # ---- the base, and the rows it is adapted to
     if model_args.base_config is not None:
-        check_supported(model_args, "hfcap_llava", current_backend())
+        check_settings(data_args, model_args, args, "hfcap_llava")
         base_argv = ["--config", str(ROOT / model_args.base_config), "--output_dir", model_args.model]
         train_part_first(train.main, base_argv, Path(model_args.model), args)
     base = runs.resolve_model(model_args.model).path
-    check_supported(model_args, captioner_type(base), current_backend())
+    check_settings(data_args, model_args, args, captioner_type(base))
     rows = load_splits(data_args, run)
     if not args.dry_run and open_run(run, parsed, rows):
         publish_if_asked(run, args)

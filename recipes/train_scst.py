@@ -17,7 +17,7 @@ from pathlib import Path
 from transformers import set_seed
 
 from hfcap import runs
-from hfcap.errors import ConfigError, run_main
+from hfcap.errors import run_main
 from hfcap.generation.inputs import caption_prompt, keep_caption_prompt
 from hfcap.hub.publish import publish_if_asked
 from hfcap.training.arguments import DataArguments, ModelArguments
@@ -26,12 +26,10 @@ from hfcap.training.callbacks import SampleCaptions
 from hfcap.training.checkpoints import last_complete_checkpoint
 from hfcap.training.collators import CaptionCollator, check_positions
 from hfcap.training.compatibility import (
-    check_decoding,
     check_model,
     check_parts,
-    check_supported,
+    check_settings,
     choose_packing,
-    current_backend,
 )
 from hfcap.training.dry_run import describe_run
 from hfcap.training.finish import evaluate_trained, finish_run
@@ -43,7 +41,7 @@ from hfcap.training.preparation import (
     stopping_callbacks,
     use_all_cores,
 )
-from hfcap.training.scst import ScstArguments, ScstTrainer, caption_reward
+from hfcap.training.scst import ScstArguments, ScstTrainer, caption_reward, check_scst
 from hfcap.training.strategies import apply_strategy
 
 
@@ -55,19 +53,9 @@ def main(argv: list[str] | None = None) -> Path:
     args.output_dir = str(run / runs.CHECKPOINTS)
     check_model(model_args)
     check_parts(model_args)
-    check_decoding(model_args, args)
     base = runs.resolve_model(model_args.model).path
-    check_supported(model_args, captioner_type(base), current_backend())
-    if current_backend() not in ("single", "ddp"):
-        raise ConfigError(f"self-critical training samples in every step and is not offered on {current_backend()}")
-    if data_args.streaming:
-        raise ConfigError("streaming: the reward needs every image's references at hand; leave it out")
-    if data_args.references is not None:
-        raise ConfigError("references: the reward compares each sample with all of an image's; leave it out")
-    if args.label_smoothing_factor:
-        raise ConfigError("label_smoothing_factor: samples are learned by their reward; leave it out")
-    if args.max_row_tokens is not None:
-        raise ConfigError("max_row_tokens: samples are drawn in each step, so no length is known before; leave it out")
+    check_settings(data_args, model_args, args, captioner_type(base))
+    check_scst(data_args, args)
     use_all_cores()
 
     # ---- rows, model, reward
@@ -75,6 +63,7 @@ def main(argv: list[str] | None = None) -> Path:
     if not args.dry_run and open_run(run, parsed, rows):
         publish_if_asked(run, args)
         return run
+    reward = caption_reward(dict(zip(rows[0]["image_id"], rows[0]["captions"], strict=True)))
     set_seed(args.seed)
     model, processor = load_captioner(base, image_processor_config=model_args.image_processor_config)
     set_decoding(model, args)
@@ -99,7 +88,6 @@ def main(argv: list[str] | None = None) -> Path:
         print(describe_run(model, collator, train_data, args))
         print("A step samples its captions first: that takes longer than the step above, which learns from references")
         return run
-    reward = caption_reward(dict(zip(rows[0]["image_id"], rows[0]["captions"], strict=True)))
 
     # ---- train and judge
     trainer = ScstTrainer(

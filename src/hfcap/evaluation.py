@@ -13,6 +13,7 @@ from hfcap.data.pictures import load_picture, undecoded
 from hfcap.data.scene_checking import FACTS, wrong_facts
 from hfcap.data.scene_facts import scene_from_json
 from hfcap.data.scenes import is_scenes
+from hfcap.generation.settings import recorded_settings
 from hfcap.generation.sharded import caption_sharded
 from hfcap.metrics.bootstrap import intervals
 from hfcap.metrics.compute import score as score_captions
@@ -21,7 +22,6 @@ from hfcap.report import Example, write_report
 from hfcap.training.dataset import CaptionDataset
 
 METRICS = ("bleu", "rouge_l", "cider")
-DECODING = ("num_beams", "length_penalty", "no_repeat_ngram_size", "max_new_tokens", "do_sample", "suppress_tokens")
 
 
 @dataclass(frozen=True)
@@ -69,8 +69,7 @@ def evaluate_captioner(
         generate_kwargs: override the model's `generation_config`.
     """
     captions = caption_sharded(model, processor, data, prompt, batch_size, progress, **generate_kwargs)
-    settings = {key: getattr(model.generation_config, key) for key in DECODING} | generate_kwargs
-    return judge(captions, data.rows, {key: value for key, value in settings.items() if value is not None})
+    return judge(captions, data.rows, recorded_settings(model, **generate_kwargs))
 
 
 def judge(captions: list[str], references: datasets.Dataset, decoding: Mapping[str, Any]) -> Evaluation:

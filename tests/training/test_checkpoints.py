@@ -56,6 +56,15 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, writer):
     assert (whole / "model.safetensors").read_bytes() == b"weights"
 
 
+@pytest.mark.parametrize("error", [ValueError, TypeError, WorkError, KeyboardInterrupt])
+def test_no_error_leaves_half_a_checkpoint(tmp_path, error):
+    make_checkpoint(tmp_path, 3)
+    with pytest.raises(error, match="stops here"), whole_or_removed(tmp_path / "checkpoint-6", tmp_path):
+        make_checkpoint(tmp_path, 6, state=None)
+        raise error("stops here")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-3"]
+
+
 def test_the_number_of_processes_matters_to_deepspeed_alone():
     assert checkpoint_engine("single", 1) == checkpoint_engine("ddp", 2)
     assert checkpoint_engine("zero2", 2) != checkpoint_engine("zero2", 4)

@@ -1,5 +1,6 @@
 """The table of what works with what: its tests exist, its page is current, and what it lacks is refused."""
 
+import importlib
 import json
 from copy import deepcopy
 from pathlib import Path
@@ -11,7 +12,7 @@ from tiny import TINY_ENCODER, TINY_GPT2, TINY_LLAMA
 from transformers import AutoConfig
 
 from hfcap.errors import ConfigError
-from hfcap.training.arguments import ModelArguments
+from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
 from hfcap.training.build import choose_kernels
 from hfcap.training.compatibility import SUPPORT, check_parts, check_supported, current_backend, support_table
 from native_models import build_native
@@ -192,3 +193,29 @@ def test_flex_attention_is_refused_for_rows_that_are_not_packed():
     model, _ = build_native("gemma3", ["a red circle"] * 9)
     with pytest.raises(ConfigError, match="gemma3 with gemma3_text is not packed"):
         choose_kernels(model, ModelArguments(attn_implementation="flex_attention"))
+
+
+@pytest.mark.parametrize("name", ["train", "train_scst", "train_qlora"])
+def test_every_recipe_asks_whether_cached_features_fit_the_pictures(name, build_tiny, tmp_path, monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "recipes")
+    for part in build_tiny("llava"):
+        part.save_pretrained(tmp_path / "model")
+    strategy = [] if name == "train_qlora" else ["--strategy", "frozen_encoder"]
+    argv = [
+        "--model",
+        str(tmp_path / "model"),
+        *strategy,
+        "--feature_cache",
+        "true",
+        "--crop",
+        "0.7",
+        "--use_cpu",
+        "1",
+    ]
+    with pytest.raises(ConfigError, match="crop: cached features"):
+        importlib.import_module(name).main([*argv, "--output_dir", str(tmp_path / "run"), "--dry_run"])
+
+
+def test_a_loss_of_each_process_alone_is_refused():
+    with pytest.raises(ConfigError, match="average_tokens_across_devices"):
+        CaptionTrainingArguments(use_cpu=True, average_tokens_across_devices=False)

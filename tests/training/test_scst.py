@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 import torch
 
+from hfcap.errors import ConfigError
 from hfcap.metrics.ptb_tokenizer import tokenize
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.dataset import CaptionDataset
@@ -39,10 +40,26 @@ def reward(scene_rows):
             return caption_reward(references)
 
 
+# Settings of a checkpoint that change its captions, and are no part of the policy: each alone would show in samples.
+HABITS = {
+    "no_repeat_ngram_size": 2,
+    "repetition_penalty": 3.0,
+    "temperature": 0.1,
+    "min_p": 0.9,
+    "typical_p": 0.1,
+    "epsilon_cutoff": 0.1,
+    "bad_words_ids": [[7], [8], [9]],
+    "sequence_bias": [[[10], 30.0]],
+    "begin_suppress_tokens": [11, 12],
+    "min_new_tokens": 3,
+    "forced_eos_token_id": 13,
+}
+
+
 def make_trainer(tmp_path, build_tiny, rows, reward, family, batch_size=4, suppressed=None, packing=True):
     # GIT stands for the types whose head runs on all positions, and which cannot be packed.
     model, processor = build_native("git", rows["captions"][0]) if family == "git" else build_tiny(family)
-    model.generation_config.no_repeat_ngram_size = 2  # a decoding habit, and no part of the policy
+    model.generation_config.update(**HABITS)
     model.generation_config.suppress_tokens = suppressed
     data = CaptionDataset(rows.select(range(8)))
     args = ScstArguments(
@@ -173,9 +190,27 @@ def test_captions_are_sampled_from_the_policy_whose_log_probabilities_train(
     assert error[policy > 0].max() < 5
 
 
+@pytest.mark.parametrize("family", [*FAMILIES, "git"])
+def test_a_sample_ends_at_any_token_that_ends_a_caption(tmp_path, build_tiny, scene_rows, reward, family, monkeypatch):
+    trainer = make_trainer(tmp_path, build_tiny, scene_rows, reward, family, packing=family != "git")
+    trainer.args.num_samples = 40
+    # As Instruct models list them; half of the vocabulary, so that it happens.
+    ends = [trainer.model.generation_config.eos_token_id, *range(100, 250)]
+    trainer.model.generation_config.eos_token_id = ends
+    torch.manual_seed(0)
+    samples = trainer.sample(trainer.model, [trainer.data_collator.prefix(trainer.train_dataset[0])])
+    assert sum(ids[-1] in range(100, 250) for ids in samples) > 10
+    assert not any(token in ends for ids in samples for token in ids[:-1])
+    # A caption that ended is one for the reward, whichever token ended it.
+    texts = []
+    monkeypatch.setattr(reward, "score", lambda got, ids: texts.extend(got) or np.zeros(len(ids), np.float32))
+    trainer.score(samples, [scene_rows[0]["image_id"]])
+    assert [text.endswith(END_WORD) for text in texts] == [ids[-1] in ends for ids in samples]
+
+
 def test_the_last_token_is_the_first_end():
-    tokens = [[4, 2, 0, 0], [4, 5, 6, 7], [4, 5, 2, 2]]
-    assert [cut_at_end(row, end_id=2) for row in tokens] == [[4, 2], [4, 5, 6, 7], [4, 5, 2]]
+    tokens = [[4, 2, 0, 0], [4, 5, 6, 7], [4, 5, 2, 2], [4, 6, 0, 2]]
+    assert [cut_at_end(row, {2, 6}) for row in tokens] == [[4, 2], [4, 5, 6], [4, 5, 2], [4, 6]]
 
 
 def test_the_end_of_a_caption_is_a_word_of_its_own():
@@ -192,6 +227,11 @@ def test_a_finished_caption_is_worth_more_than_a_cut_one(scene_rows, reward):
     )
     assert whole > unfinished
     assert whole > cut
+
+
+def test_one_image_gives_no_reward_and_is_refused():
+    with pytest.raises(ConfigError, match=r"on 1 image learns nothing.*2 images or more"):
+        caption_reward({"1": ["a dog runs", "a brown dog"]})
 
 
 def test_advantage_is_the_reward_minus_the_mean_of_the_others():

@@ -1,15 +1,17 @@
 """Captions for pictures, in batches."""
 
+import copy
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 
 import torch
+from peft import PeftModel
 from tqdm.auto import tqdm
-from transformers import PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel
 
 from hfcap.distributed import in_step
-from hfcap.generation.decoding import generate
+from hfcap.generation.decoding import decoding_by, generate
 from hfcap.generation.inputs import CaptionPrefix, encode_prefix, end_token_id, join_vision
 from hfcap.models.attention import eager_sdpa
 from hfcap.models.facts import facts_of
@@ -93,12 +95,14 @@ def caption_stream(
             else:
                 yield index, prefix
 
+    settings = copy.deepcopy(model.generation_config)
+    settings.update(**generate_kwargs, num_return_sequences=1)
     was_training = model.training
     model.eval()
     try:
         for batch, is_own in in_step(model, batches_by_length(readable(), batch_size)):
             with torch.inference_mode(), full_precision(model):
-                tokens = generate_tokens(model, processor, [prefix for _, prefix in batch], **generate_kwargs)
+                tokens = generate_tokens(model, processor, [prefix for _, prefix in batch], settings)
             if not is_own:
                 continue
             texts = processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
@@ -137,21 +141,21 @@ def batches_by_length(
 
 
 def generate_tokens(
-    model: PreTrainedModel, processor, prefixes: Sequence[CaptionPrefix], **generate_kwargs
+    model: PreTrainedModel | PeftModel, processor, prefixes: Sequence[CaptionPrefix], settings: GenerationConfig
 ) -> list[list[int]]:
-    """Generate the tokens behind each prefix, padding included; `num_return_sequences` lists for each, in order."""
-    facts, each = facts_of(model.config), generate_kwargs.get("num_return_sequences") or 1
-    if facts.generate_by:
-        # `generate` of these types asks a part of the model, which knows nothing of generation_config.json.
-        generate_kwargs = {"generation_config": model.generation_config, **generate_kwargs}
+    """Generate the tokens behind each prefix by `settings` and no others, padding included.
+
+    `settings.num_return_sequences` lists of token ids for each prefix, in order.
+    """
+    each = settings.num_return_sequences or 1
     tokens = [[]] * (len(prefixes) * each)
     # Prompts of one length need no padding, which some models' positions do not survive.
     for length, _ in in_step(model, sorted({len(prefix.input_ids) for prefix in prefixes})):
         chosen = [i for i, prefix in enumerate(prefixes) if len(prefix.input_ids) == length]
         inputs = join_vision([prefixes[i].vision for i in chosen])
         inputs |= prompt_inputs(model, processor, [prefixes[i] for i in chosen])
-        with eager_sdpa(model):
-            found = generate(model, {k: v.to(model.device) for k, v in inputs.items()}, **generate_kwargs)
+        with eager_sdpa(model), decoding_by(model, settings):
+            found = generate(model, {k: v.to(model.device) for k, v in inputs.items()}, generation_config=settings)
         places = [i * each + k for i in chosen for k in range(each)]
         for place, row in zip(places, found[:, length:].tolist(), strict=True):
             tokens[place] = row

@@ -64,6 +64,27 @@ def generate(
         return model.generate(**inputs, **generate_kwargs)
 
 
+@contextmanager
+def decoding_by(model: PreTrainedModel | PeftModel, settings: GenerationConfig):
+    """Within this context `generate` of `model` knows `settings` alone.
+
+    It fills what it is not told from the model's own settings, and some types ask a part of the model, whose settings
+    are not those of generation_config.json.
+    """
+    if isinstance(model, PeftModel):
+        model = model.get_base_model()
+    part = facts_of(model.config).generate_by
+    owners = [model] if part is None else [model, getattr(model, part)]
+    earlier = [owner.generation_config for owner in owners]
+    for owner in owners:
+        owner.generation_config = settings
+    try:
+        yield
+    finally:
+        for owner, own in zip(owners, earlier, strict=True):
+            owner.generation_config = own
+
+
 def can_share_prefix(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], config: GenerationConfig) -> bool:
     """Whether the candidates of an image may be columns of one row; otherwise stock `generate` expands them.
 
@@ -78,6 +99,7 @@ def can_share_prefix(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor],
         and decoder._attn_implementation in ("sdpa", "eager")
         and all(type(layer) is DynamicLayer for layer in DynamicCache(config=decoder).layers)  # no sliding windows
         and config.get_generation_mode() in SEARCHES
+        and config.guidance_scale in (None, 1)  # it runs the model once more in each step
         and config.use_cache is not False
         and not model.training  # dropout would be drawn once for all candidates
         and config.cache_implementation in (None, "dynamic")

@@ -150,11 +150,13 @@ def _captions(args: Namespace, source: str, photos: list[Photo], skipped: list[s
 
     from hfcap.generation.caption import caption_stream
     from hfcap.generation.inputs import caption_prompt
+    from hfcap.generation.settings import change_decoding
     from hfcap.training.build import load_captioner
     from hfcap.training.preparation import use_all_cores
 
     use_all_cores()
     model, processor = load_captioner(source, args.load_in_4bit)
+    change_decoding(model, {name: getattr(args, name) for name in DECODING if getattr(args, name) is not None})
     if not args.load_in_4bit:  # which is on its device already
         model.to(PartialState().device)
     hidden = args.output is None or not PartialState().is_main_process
@@ -166,10 +168,9 @@ def _captions(args: Namespace, source: str, photos: list[Photo], skipped: list[s
             progress.write(f"skipped {path}: {_why_unreadable(path, error)}", file=sys.stderr)
             progress.update()
 
-        decoding = {name: getattr(args, name) for name in DECODING if getattr(args, name) is not None}
         prompt = args.prompt or caption_prompt(processor)
         rows = PhotoRows(photos)
-        for index, caption in caption_stream(model, processor, rows, prompt, args.batch_size, skip, **decoding):
+        for index, caption in caption_stream(model, processor, rows, prompt, args.batch_size, skip):
             photo = photos[index]
             yield {"image_id": photo.image_id, "path": str(photo.path), "caption": caption}
             progress.update()

@@ -5,12 +5,11 @@ https://arxiv.org/abs/2310.03744), so that with a ViT and without token reductio
 stock class.
 """
 
-import copy
 from typing import ClassVar
 
 import torch
 from torch import nn
-from transformers import AutoModel, PreTrainedModel
+from transformers import AutoModel, GenerationConfig, PreTrainedModel
 from transformers.activations import ACT2FN
 from transformers.generation import GenerationMixin
 from transformers.modeling_outputs import BaseModelOutputWithPast, BaseModelOutputWithPooling, CausalLMOutputWithPast
@@ -262,7 +261,8 @@ class HfcapLlavaForConditionalGeneration(HfcapLlavaPreTrainedModel, GenerationMi
     ) -> "HfcapLlavaForConditionalGeneration":
         """Join a (pretrained) vision encoder and a (pretrained) causal language model by a new projector.
 
-        The two are taken over, not copied. Generation settings (EOS and so on) are the language model's.
+        The two are taken over, not copied. Of the language model's generation settings only the
+        token ids are.
 
         Args:
             vision_tower: any vision encoder; see `image_features.load_vision_encoder`.
@@ -301,8 +301,12 @@ class HfcapLlavaForConditionalGeneration(HfcapLlavaPreTrainedModel, GenerationMi
         model.model.multi_modal_projector.to(language_model.dtype)
         model.lm_head.weight = head.weight
         model.tie_weights()
-        model.generation_config = copy.deepcopy(language_model.generation_config)
-        model.generation_config.suppress_tokens = [image_token_id]
+        # Its token ids alone: a chat model samples and penalises repetition, and a captioner of it must not.
+        ids = {
+            f"{name}_token_id": getattr(language_model.generation_config, f"{name}_token_id")
+            for name in ("bos", "eos", "pad")
+        }
+        model.generation_config = GenerationConfig(**ids, suppress_tokens=[image_token_id])
         return model
 
     def get_output_embeddings(self) -> nn.Module:

@@ -186,6 +186,7 @@ NOT_FOLLOWED = {
     "optim_target_modules": (None, "the parts of a captioner have learning rates of their own"),
     "bf16_full_eval": (False, "a model is judged in the precision it is saved in"),
     "fp16_full_eval": (False, "a model is judged in the precision it is saved in"),
+    "average_tokens_across_devices": (True, "a loss is over the targets of all processes"),
     "prediction_loss_only": (False, "evaluations caption eval_caption_images images"),
     "deepspeed": (None, "accelerate launch --config_file configs/accelerate/deepspeed_zero3.yaml, or another there"),
     "fsdp": (None, "accelerate launch --config_file configs/accelerate/fsdp2.yaml"),

@@ -26,6 +26,15 @@ from transformers.image_processing_utils import BaseImageProcessor
 from hfcap.checkpoint_files import check_checkpoint
 from hfcap.errors import ConfigError
 from hfcap.generation.inputs import BLANK, end_token_id
+from hfcap.generation.settings import (
+    DEFAULT_DECODING,
+    change_decoding,
+    check_savable,
+    drop_unused,
+    end_token_ids,
+    fresh_settings,
+    image_token_ids,
+)
 from hfcap.models import (
     HfcapEncoderDecoderModel,
     HfcapEncoderDecoderProcessor,
@@ -42,8 +51,6 @@ from hfcap.training.parts import loading, one_line, pretrained_config
 from hfcap.training.strategies import compute_dtype, four_bit_config
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
-# How a new captioner decodes, where a run does not say.
-DECODING = {"num_beams": 3, "length_penalty": 1.0, "no_repeat_ngram_size": 0, "max_new_tokens": 40}
 
 
 def train_tokenizer(captions: Iterable[str], vocab_size: int, plain_text: bool = False) -> PreTrainedTokenizerFast:
@@ -109,20 +116,24 @@ def build_captioner(
     join = _join_llava if model_args.family == "llava" else _join_encoder_decoder
     with one_line(f"family: {model_args.family} cannot be made of these parts"):
         model, processor = join(model_args, encoder, image_processor, tokenizer)
-    model.generation_config.update(**DECODING, early_stopping=True)
+    # Those of a pretrained decoder stay behind: it may sample, and penalise repetition.
+    model.generation_config = fresh_settings(model, **DEFAULT_DECODING, early_stopping=True)
     set_decoding(model, args)
     return model, processor
 
 
 def set_decoding(model: PreTrainedModel, args: CaptionTrainingArguments) -> None:
-    """Let `model` decode, now and when it is saved, as a run asks; what a run does not say stays as it is."""
-    settings = model.generation_config
-    given = {name: getattr(args, name) for name in DECODING if getattr(args, name) is not None}
-    settings.update(**given)
-    if "num_beams" in given:
-        settings.early_stopping = args.num_beams > 1
-    if "max_new_tokens" in given:
-        settings.max_length = None  # of a checkpoint: it would count the prompt as well
+    """Let `model` decode, now and when it is saved, as a run asks; what a run does not say stays as it is.
+
+    Raises:
+        ConfigError: see `change_decoding`.
+    """
+    change_decoding(model, given_decoding(args))
+
+
+def given_decoding(args: CaptionTrainingArguments) -> dict[str, int | float]:
+    """Decoding settings that a run states."""
+    return {name: getattr(args, name) for name in DEFAULT_DECODING if getattr(args, name) is not None}
 
 
 def choose_kernels(model: PreTrainedModel | PeftModel, model_args: ModelArguments) -> None:
@@ -336,8 +347,12 @@ def load_processor(source: str, facts: CaptionerFacts) -> ProcessorMixin:
 def complete_settings(model: PreTrainedModel, processor: ProcessorMixin) -> None:
     """Fill in what checkpoints leave open and both training and `generate` need: start, end and padding tokens.
 
-    Captions are a function of the picture: sampling is off where a checkpoint (Qwen-VL) has it on. The longest caption
-    is stated, since the default of `generate` (20 tokens, the prompt among them) would cut every one.
+    Captions are a function of the picture: sampling is off where a checkpoint (Qwen-VL) has it on. No caption has an
+    image token, which stands for features that are not there. The longest caption is stated, since the default of
+    `generate` (20 tokens, the prompt among them) would cut every one.
+
+    Raises:
+        ConfigError: the checkpoint's own settings cannot be saved.
     """
     tokenizer, settings = processor.tokenizer, model.generation_config
     if tokenizer.pad_token_id is None:
@@ -348,13 +363,16 @@ def complete_settings(model: PreTrainedModel, processor: ProcessorMixin) -> None
         for candidate in (settings.decoder_start_token_id, config.decoder.bos_token_id, tokenizer.cls_token_id):
             start = candidate if start is None else start
         config.decoder_start_token_id = settings.decoder_start_token_id = start
-    end, known = end_token_id(processor, config), settings.eos_token_id
-    known = [] if known is None else known if isinstance(known, list) else [known]
+    end, known = end_token_id(processor, config), end_token_ids(settings)
     if end not in known:
         settings.eos_token_id = [*known, end] if known else end
     if settings.pad_token_id is None:
         settings.pad_token_id = tokenizer.pad_token_id
     if settings.max_new_tokens is None:
-        settings.max_new_tokens, settings.max_length = DECODING["max_new_tokens"], None
-    if settings.do_sample:
-        settings.update(do_sample=False, temperature=None, top_p=None, top_k=None)
+        settings.max_new_tokens, settings.max_length = DEFAULT_DECODING["max_new_tokens"], None
+    suppressed = settings.suppress_tokens or []
+    new = [token_id for token_id in image_token_ids(config) if token_id not in suppressed]
+    if new:
+        settings.suppress_tokens = [*suppressed, *new]
+    drop_unused(settings)
+    check_savable(settings)

@@ -82,7 +82,7 @@ def fill_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
 
 @contextmanager
 def whole_or_removed(folder: Path, checkpoints: Path) -> Iterator[None]:
-    """Within this context `folder` is written; where that fails, it is removed, and what it filled is free again.
+    """Within this context `folder` is written; where that fails, by whatever error, it is removed.
 
     Args:
         folder: a checkpoint, or a model.
@@ -93,11 +93,11 @@ def whole_or_removed(folder: Path, checkpoints: Path) -> Iterator[None]:
     """
     try:
         yield
-    except WorkError:
-        raise
-    # A full disk is an OSError in Python, a RuntimeError in torch.save, and an error of its own in safetensors.
-    except (OSError, RuntimeError, SafetensorError) as error:
+    except BaseException as error:
         shutil.rmtree(folder, ignore_errors=True)
+        # A full disk is an OSError in Python, a RuntimeError in torch.save, and an error of its own in safetensors.
+        if isinstance(error, WorkError) or not isinstance(error, (OSError, RuntimeError, SafetensorError)):
+            raise
         last = last_complete_checkpoint(checkpoints)
         free = shutil.disk_usage(folder.parent).free / 2**20
         reason = " ".join(str(error).split())[:200]

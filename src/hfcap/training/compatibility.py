@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Literal
 
 import torch
-from transformers import PreTrainedConfig
+from transformers import GenerationConfig, PreTrainedConfig
 
 from hfcap.errors import ConfigError
+from hfcap.generation.settings import DEFAULT_DECODING, check_savable
 from hfcap.models import HfcapEncoderDecoderConfig, HfcapLlavaConfig
 from hfcap.models.facts import FACTS, facts_of_type, is_packable
 from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, EncoderArguments, ModelArguments
-from hfcap.training.build import DECODING
+from hfcap.training.build import given_decoding
 from hfcap.training.parts import check_decoder, check_keys, config_class_of, pretrained_config
 from hfcap.training.strategies import TRAINED_PARTS
 
@@ -93,6 +94,19 @@ def checkpoint_engine(backend: Backend, num_processes: int) -> str:
     if backend in ("single", "ddp"):
         return "trainer"
     return f"{backend} on {num_processes} processes" if backend.startswith("zero") else backend
+
+
+def check_settings(
+    data_args: DataArguments, model_args: ModelArguments, args: CaptionTrainingArguments, model_type: str
+) -> None:
+    """Check all settings of a run that trains a captioner of `model_type`, on the engine that will train it.
+
+    Raises:
+        ConfigError: see `check_supported`, `check_data` and `check_decoding`.
+    """
+    check_supported(model_args, model_type, current_backend())
+    check_data(data_args, model_args, args)
+    check_decoding(model_args, args)
 
 
 def check_supported(args: ModelArguments, model_type: str, backend: Backend) -> None:
@@ -242,14 +256,15 @@ def check_decoding(model_args: ModelArguments, args: CaptionTrainingArguments) -
     """Check that decoding settings are kept with what a run saves.
 
     Raises:
-        ConfigError: they are given for an adapter, which has none of its own.
+        ConfigError: they are given for an adapter, which has none of its own; or they do not fit each other.
     """
-    given = [name for name in DECODING if getattr(args, name) is not None]
+    given = given_decoding(args)
     if given and model_args.strategy in ("lora", "qlora"):
         raise ConfigError(
-            f"{given[0]}: an adapter decodes by the generation_config.json of its base; leave it out, train the base "
-            "with it, or give it to recipes/evaluate.py and `hfcap caption`"
+            f"{next(iter(given))}: an adapter decodes by the generation_config.json of its base; leave it out, train "
+            "the base with it, or give it to recipes/evaluate.py and `hfcap caption`"
         )
+    check_savable(GenerationConfig(**DEFAULT_DECODING | given))
 
 
 def check_encoder(data_args: DataArguments, args: EncoderArguments, backend: Backend) -> None:

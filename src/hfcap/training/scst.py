@@ -15,35 +15,28 @@ probability on words that do not belong there, so two samples in three of a doze
 caption, the better its chance to have none: what the policy would learn first is to stop early.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch.nn import functional as F
 from transformers import PreTrainedModel
 
+from hfcap.errors import ConfigError
 from hfcap.generation.caption import generate_tokens
-from hfcap.generation.inputs import CaptionPrefix, end_token_id
+from hfcap.generation.inputs import CaptionPrefix
+from hfcap.generation.settings import end_token_ids, fresh_settings
 from hfcap.metrics.reward import CiderDReward
 from hfcap.models.model_utils import keep_frozen_in_eval
-from hfcap.training.arguments import CaptionTrainingArguments
+from hfcap.training.arguments import CaptionTrainingArguments, DataArguments
 from hfcap.training.collators import CaptionCollator
+from hfcap.training.compatibility import current_backend
 from hfcap.training.packing import IGNORE_INDEX
 from hfcap.training.trainer import CaptionTrainer, model_inputs
 
 # No caption holds it, so it is worth points only as the end of one.
 END_WORD = "endofcaption"
-# `generate` fills what it is not told from the model's generation_config, and top_k is 50 where nobody sets it.
-PLAIN_SAMPLING = {
-    "do_sample": True,
-    "num_beams": 1,
-    "top_k": 0,
-    "top_p": 1.0,
-    "no_repeat_ngram_size": 0,
-    "repetition_penalty": 1.0,
-    "length_penalty": 1.0,
-    "early_stopping": False,
-}
+PLAIN_SAMPLING = {"do_sample": True, "top_k": 0}  # 50 where nobody sets it
 
 
 @dataclass
@@ -63,13 +56,40 @@ class ScstArguments(CaptionTrainingArguments):
     num_train_epochs: float = field(default=5, metadata={"help": "Passes over the images."})
 
 
+def check_scst(data_args: DataArguments, args: ScstArguments) -> None:
+    """Check what self-critical training asks beyond the settings of every run.
+
+    Raises:
+        ConfigError: an engine that divides weights, a stream, or a setting that samples cannot follow.
+    """
+    if current_backend() not in ("single", "ddp"):
+        raise ConfigError(f"self-critical training samples in every step and is not offered on {current_backend()}")
+    if data_args.streaming:
+        raise ConfigError("streaming: the reward needs every image's references at hand; leave it out")
+    if data_args.references is not None:
+        raise ConfigError("references: the reward compares each sample with all of an image's; leave it out")
+    if args.label_smoothing_factor:
+        raise ConfigError("label_smoothing_factor: samples are learned by their reward; leave it out")
+    if args.max_row_tokens is not None:
+        raise ConfigError("max_row_tokens: samples are drawn in each step, so no length is known before; leave it out")
+
+
 def with_end(caption: str) -> str:
     """Put the end of a caption into its text, as a word of its own for the reward."""
     return f"{caption} {END_WORD}"
 
 
 def caption_reward(references: Mapping[str, Sequence[str]]) -> CiderDReward:
-    """CIDEr-D against `references`, ends included, with their own document frequencies."""
+    """CIDEr-D against `references`, ends included, with their own document frequencies.
+
+    Raises:
+        ConfigError: references of one image, which give every sample the reward 0.
+    """
+    if len(references) < 2:
+        raise ConfigError(
+            f"self-critical training on {len(references)} image learns nothing: CIDEr-D weighs words by how few "
+            "images have them, so every reward is 0; train on 2 images or more (max_train_images)"
+        )
     return CiderDReward({image_id: [*map(with_end, captions)] for image_id, captions in references.items()})
 
 
@@ -98,15 +118,17 @@ def policy_gradient_loss(
         suppressed: token ids that sampling could not choose.
     """
     logits = logits.float()
+    suppressed = [token_id for token_id in suppressed if token_id < logits.shape[1]]  # others have no logit
     if suppressed:
         logits = logits.index_fill(1, torch.tensor(suppressed, device=logits.device), -torch.inf)
     log_probabilities = -F.cross_entropy(logits, labels, reduction="none")
     return -(token_advantages * log_probabilities).sum() / num_captions
 
 
-def cut_at_end(tokens: list[int], end_id: int) -> list[int]:
-    """Cut sampled tokens after their first end token; without one they stay whole."""
-    return tokens[: tokens.index(end_id) + 1] if end_id in tokens else tokens
+def cut_at_end(tokens: list[int], end_ids: Collection[int]) -> list[int]:
+    """Cut sampled tokens after the first that ends a caption; without one they stay whole."""
+    end = next((place for place, token in enumerate(tokens) if token in end_ids), len(tokens))
+    return tokens[: end + 1]
 
 
 @dataclass
@@ -161,31 +183,29 @@ class ScstTrainer(CaptionTrainer):
 
     def sample(self, model: PreTrainedModel, prefixes: Sequence[CaptionPrefix]) -> list[list[int]]:
         """Sample captions from the model's distribution: token ids, (B * num_samples) lists, EOS last if reached."""
-        collator = self.data_collator
+        settings = fresh_settings(
+            model,
+            **PLAIN_SAMPLING,
+            temperature=self.args.sampling_temperature,
+            num_return_sequences=self.args.num_samples,
+            max_new_tokens=self.data_collator.max_caption_tokens,
+        )
         was_training = model.training
         model.eval()
         with torch.no_grad():
-            tokens = generate_tokens(
-                model,
-                collator.processor,
-                prefixes,
-                **PLAIN_SAMPLING,
-                temperature=self.args.sampling_temperature,
-                num_return_sequences=self.args.num_samples,
-                max_new_tokens=collator.max_caption_tokens,
-            )
+            tokens = generate_tokens(model, self.data_collator.processor, prefixes, settings)
         model.train(was_training)
         if was_training:
             keep_frozen_in_eval(model)  # stock models do not do it in their train()
-        end_id = end_token_id(collator.processor, collator.config)
-        return [cut_at_end(row, end_id) for row in tokens]
+        end_ids = end_token_ids(settings)
+        return [cut_at_end(row, end_ids) for row in tokens]
 
     def score(self, captions: list[list[int]], image_ids: list[str]) -> torch.Tensor:
         """Reward of sampled captions, (B, num_samples) float32."""
-        end_id = end_token_id(self.processing_class, self.data_collator.config)
+        end_ids = end_token_ids(self.accelerator.unwrap_model(self.model).generation_config)
         tokenizer = self.processing_class.tokenizer
         texts = tokenizer.batch_decode(captions, skip_special_tokens=True)
-        texts = [with_end(text) if ids[-1] == end_id else text for text, ids in zip(texts, captions, strict=True)]
+        texts = [with_end(text) if ids[-1] in end_ids else text for text, ids in zip(texts, captions, strict=True)]
         each = [image_id for image_id in image_ids for _ in range(self.args.num_samples)]
         return torch.from_numpy(self.reward.score(texts, each)).view(len(image_ids), self.args.num_samples)
 
