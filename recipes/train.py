@@ -24,7 +24,7 @@ from transformers import set_seed
 from hfcap import runs
 from hfcap.distributed import whole_weights
 from hfcap.errors import run_main
-from hfcap.generation.inputs import caption_prompt, keep_caption_prompt
+from hfcap.generation.inputs import caption_prompt
 from hfcap.hub.publish import publish_if_asked
 from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, ModelArguments
 from hfcap.training.build import build_captioner, captioner_type, choose_kernels, load_captioner, set_decoding
@@ -48,6 +48,7 @@ from hfcap.training.preparation import (
     train_part_first,
     use_all_cores,
 )
+from hfcap.training.prompts import keep_trained_prompt
 from hfcap.training.strategies import apply_strategy
 from hfcap.training.trainer import CaptionTrainer
 
@@ -81,8 +82,7 @@ def main(argv: list[str] | None = None) -> Path:
             set_decoding(model, args)
         else:
             model, processor = build_captioner(model_args, args, tokenizer_texts(data_args, rows[0]))
-    if data_args.prompt is not None:
-        keep_caption_prompt(processor, data_args.prompt)
+    keep_trained_prompt(processor, rows, data_args.prompt)
     model = apply_strategy(
         model, model_args.strategy, model_args.lora_r, model_args.lora_alpha, model_args.lora_dropout
     )

@@ -22,7 +22,7 @@ from hfcap.baselines import WithoutPicture, most_frequent_caption
 from hfcap.distributed import whole_weights
 from hfcap.errors import run_main
 from hfcap.evaluation import evaluate_captioner, judge, results_table, show_captions, write_evaluation
-from hfcap.generation.inputs import caption_prompt, keep_caption_prompt
+from hfcap.generation.inputs import caption_prompt
 from hfcap.hub.card import write_card
 from hfcap.hub.publish import publish_if_asked
 from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, QLoraArguments
@@ -47,6 +47,7 @@ from hfcap.training.preparation import (
     train_part_first,
     use_all_cores,
 )
+from hfcap.training.prompts import keep_trained_prompt
 from hfcap.training.strategies import apply_strategy
 from hfcap.training.trainer import CaptionTrainer
 
@@ -87,8 +88,7 @@ def main(argv: list[str] | None = None) -> Path:
         model, processor = load_captioner(
             base, load_in_4bit=True, image_processor_config=model_args.image_processor_config
         )
-    if data_args.prompt is not None:
-        keep_caption_prompt(processor, data_args.prompt)
+    keep_trained_prompt(processor, rows, data_args.prompt)
     model = apply_strategy(model, "qlora", model_args.lora_r, model_args.lora_alpha, model_args.lora_dropout)
     train_data, eval_data = caption_datasets(model, processor, rows, data_args, model_args, args)
     packing = choose_packing(args.packing, model.config)

@@ -18,7 +18,7 @@ from transformers import set_seed
 
 from hfcap import runs
 from hfcap.errors import run_main
-from hfcap.generation.inputs import caption_prompt, keep_caption_prompt
+from hfcap.generation.inputs import caption_prompt
 from hfcap.hub.publish import publish_if_asked
 from hfcap.training.arguments import DataArguments, ModelArguments
 from hfcap.training.build import captioner_type, choose_kernels, load_captioner, set_decoding
@@ -41,6 +41,7 @@ from hfcap.training.preparation import (
     stopping_callbacks,
     use_all_cores,
 )
+from hfcap.training.prompts import keep_trained_prompt
 from hfcap.training.scst import ScstArguments, ScstTrainer, caption_reward, check_scst
 from hfcap.training.strategies import apply_strategy
 
@@ -67,8 +68,7 @@ def main(argv: list[str] | None = None) -> Path:
     set_seed(args.seed)
     model, processor = load_captioner(base, image_processor_config=model_args.image_processor_config)
     set_decoding(model, args)
-    if data_args.prompt is not None:
-        keep_caption_prompt(processor, data_args.prompt)
+    keep_trained_prompt(processor, rows, data_args.prompt)
     model = apply_strategy(
         model, model_args.strategy, model_args.lora_r, model_args.lora_alpha, model_args.lora_dropout
     )

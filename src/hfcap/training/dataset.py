@@ -1,7 +1,7 @@
 """What the collator is fed: one image with its references, chosen by (seed, epoch, image_id) and nothing else."""
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import count
 
@@ -115,10 +115,12 @@ class CaptionStream(torch.utils.data.IterableDataset):
 
     Args:
         rows: stream of `load_captions`.
+        check: called with each row; what it raises ends training.
         **views: fields of `Views`.
     """
 
-    def __init__(self, rows: datasets.IterableDataset, **views):
+    def __init__(self, rows: datasets.IterableDataset, check: Callable[[dict], None] | None = None, **views):
+        self.check = check
         self.views = Views(**views)
         self.rows = rows.cast_column("image", datasets.Image(decode=False))
 
@@ -129,6 +131,8 @@ class CaptionStream(torch.utils.data.IterableDataset):
             order = np.random.default_rng([self.views.seed, epoch])
             row = None
             for row in self.rows.shuffle(generator=order, buffer_size=SHUFFLE_BUFFER):
+                if self.check is not None:
+                    self.check(row)
                 yield self.views.item(row, epoch) | {"image": self.views.picture(row, epoch)}
             if row is None:  # a worker without a shard of its own
                 return

@@ -23,6 +23,7 @@ from hfcap.data.sources import load_captions
 from hfcap.distributed import main_process_decides
 from hfcap.errors import ConfigError
 from hfcap.files import write_json
+from hfcap.generation.inputs import caption_prompt
 from hfcap.models.vision_features import find_encoder, take_features
 from hfcap.training.arguments import (
     CaptionTrainingArguments,
@@ -34,6 +35,7 @@ from hfcap.training.arguments import (
 from hfcap.training.checkpoints import last_complete_checkpoint, remove_incomplete_checkpoints
 from hfcap.training.compatibility import checkpoint_engine, current_backend
 from hfcap.training.dataset import CaptionDataset, CaptionStream
+from hfcap.training.prompts import check_later_prompt
 
 logger = logging.getLogger(__name__)
 
@@ -177,7 +179,11 @@ def caption_datasets(
     views = {name: getattr(data_args, name) for name in ("references", "mirror", "crop", "color_jitter")}
     views["seed"] = args.seed
     if isinstance(train_rows, datasets.IterableDataset):
-        return CaptionStream(train_rows, **views), CaptionDataset(eval_rows)
+        chosen = data_args.prompt is not None  # any others are the rows' own
+        stream = CaptionStream(
+            train_rows, None if chosen else partial(check_later_prompt, known=caption_prompt(processor)), **views
+        )
+        return stream, CaptionDataset(eval_rows)
     return CaptionDataset(train_rows, caches[0], **views), CaptionDataset(eval_rows, caches[1])
 
 

@@ -1,0 +1,91 @@
+"""The prompt that a captioner keeps: the one that its training rows were trained with."""
+
+import logging
+from collections import Counter
+
+import datasets
+
+from hfcap.errors import ConfigError
+from hfcap.generation.inputs import caption_prompt, keep_caption_prompt
+
+logger = logging.getLogger(__name__)
+
+FIRST_OF_STREAM = 1000  # rows of a stream that tell which prompts it has
+MAX_SHOWN = 3
+
+
+def keep_trained_prompt(
+    processor,
+    rows: tuple[datasets.Dataset | datasets.IterableDataset, datasets.Dataset],
+    given: str | None,
+) -> None:
+    """Let `processor` remember the prompt of a training, so that whoever captions asks as the training did.
+
+    A row's own prompt wins over `given`, and that over what the processor of a loaded captioner remembers.
+
+    Args:
+        processor: of the captioner that trains.
+        rows: training rows (of a stream the first ones are read) and evaluation rows, with a column `prompt` or not.
+        given: the prompt of the run (`--prompt`).
+
+    Raises:
+        ConfigError: rows have different prompts and `given` does not choose one, or chooses one that no row has.
+    """
+    own = own_prompts(rows[0])
+    asked = Counter({prompt: number for prompt, number in own.items() if prompt is not None})
+    default = caption_prompt(processor) if given is None else given
+    if not asked:
+        kept = given
+    else:
+        if None in own and default is not None:
+            asked[default] += own[None]
+        if given is not None and given not in asked:
+            raise ConfigError(
+                f"prompt: no training row would be asked {given!r}, as rows have prompts of their own, which win: "
+                f"{_shown(asked)}; leave --prompt out, or give one of these"
+            )
+        if given is None and len(asked) > 1:
+            raise ConfigError(
+                f"prompt: training rows have {len(asked)} prompts ({_shown(asked)}), and one is saved for whoever "
+                "captions; choose it with --prompt (rows keep their own)"
+            )
+        kept = next(iter(asked)) if given is None else given
+    if kept is not None:
+        keep_caption_prompt(processor, kept)
+    others = Counter({prompt: n for prompt, n in own_prompts(rows[1]).items() if prompt not in (None, kept)})
+    if others:
+        logger.warning(
+            "prompt: %d evaluation rows have another prompt than %r, which is saved (%s): `hfcap caption` gives other "
+            "captions than those evaluated",
+            others.total(),
+            kept,
+            _shown(others),
+        )
+
+
+def own_prompts(rows: datasets.Dataset | datasets.IterableDataset) -> Counter[str | None]:
+    """Count the rows that have each prompt of their own, and under None those without; of a stream the first rows."""
+    if isinstance(rows, datasets.IterableDataset):
+        return Counter(row.get("prompt") or None for row in rows.take(FIRST_OF_STREAM).remove_columns("image"))
+    if "prompt" not in rows.column_names:
+        return Counter({None: len(rows)})
+    return Counter(prompt or None for prompt in rows["prompt"])
+
+
+def check_later_prompt(row: dict, known: str | None) -> None:
+    """Check that a row of a stream is asked with the prompt that the first rows had.
+
+    Raises:
+        ConfigError: it has another.
+    """
+    if row.get("prompt") and row["prompt"] != known:
+        raise ConfigError(
+            f"prompt: {row['image_id']} has the prompt {row['prompt']!r}, and the first {FIRST_OF_STREAM:,} rows of "
+            f"the stream had {'none' if known is None else repr(known)}, which is saved for whoever captions; choose "
+            "the one to save with --prompt (rows keep their own)"
+        )
+
+
+def _shown(prompts: Counter[str]) -> str:
+    shown = [f"{prompt!r} in {number} rows" for prompt, number in prompts.most_common(MAX_SHOWN)]
+    return ", ".join(shown) + (f" and {len(prompts) - MAX_SHOWN} more" if len(prompts) > MAX_SHOWN else "")
