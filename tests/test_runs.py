@@ -139,7 +139,7 @@ def test_an_unknown_artifact_is_refused(tmp_path):
         ('{"schema_version": 2}', "schema_version is 2, this hfcap reads 1"),
         ('{"schema_version": 1, "metrics": {}}', "num_images, tokenizer, idf, decoding, model_artifact missing"),
         ("{\n", "line 2: malformed JSON"),
-        ("[]", "wanted a JSON object, got a list"),
+        ("[]", "a JSON list; wanted an object"),
     ],
 )
 def test_other_metrics_files_are_refused(tmp_path, content, message):

@@ -9,8 +9,33 @@ from huggingface_hub.errors import HTTPError
 from huggingface_hub.utils import HFValidationError
 
 from hfcap.errors import ConfigError
+from hfcap.json_files import read_object
 
 PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}  # running code where they are loaded
+
+
+SETTINGS = (
+    "config",
+    "adapter_config",
+    "tokenizer_config",
+    "preprocessor_config",
+    "processor_config",
+    "generation_config",
+)
+
+
+def check_settings(folder: str | os.PathLike) -> None:
+    """Refuse a folder whose JSON files of settings are malformed, in one line, which libraries may answer by anything.
+
+    Raises:
+        ConfigError: naming the file and the fix; nothing where there is no such folder or file.
+    """
+    for path in (Path(folder, f"{name}.json") for name in SETTINGS):
+        if path.is_file():
+            try:
+                read_object(path)
+            except ValueError as error:
+                raise ConfigError(str(error)) from None
 
 
 def check_checkpoint(name: str | os.PathLike, revision: str | None = None) -> None:
@@ -30,6 +55,7 @@ def check_checkpoint(name: str | os.PathLike, revision: str | None = None) -> No
     """
     folder = Path(name)
     is_local = folder.is_dir()
+    check_settings(folder)
     files = {path.name for path in folder.iterdir() if path.is_file()} if is_local else _hub_files(str(name), revision)
     pickles = sorted(file for file in files if Path(file).suffix in PICKLE_SUFFIXES and file != "training_args.bin")
     if pickles and not any(file.endswith(".safetensors") for file in files):

@@ -116,8 +116,10 @@ def _token_counter(model: str) -> Callable[[Sequence[str]], list[int]]:
 
     import hfcap.models  # noqa: F401  (registers the Auto classes)
     from hfcap import runs
+    from hfcap.checkpoint_files import check_settings
 
     try:
+        check_settings(model)
         alone = (Path(model) / "tokenizer_config.json").is_file()  # a processor may lie in a folder without weights
         processor = AutoProcessor.from_pretrained(model if alone else runs.resolve_model(model).path)
     except (OSError, ValueError) as error:

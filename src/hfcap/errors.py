@@ -9,7 +9,7 @@ from collections.abc import Callable
 from typing import Any
 
 SHOWN = 80  # characters of a value in a message
-LONGEST_LINE = 2000  # of a message: a picture in base64 where a path belongs has 27,000 and more
+LONGEST_LINE = 1000  # of a message: a picture in base64 where a path belongs has 27,000 and more
 
 
 class ConfigError(ValueError):

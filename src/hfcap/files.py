@@ -2,6 +2,7 @@
 
 import json
 import os
+from errno import EISDIR
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ def write_atomic(path: str | os.PathLike, text: str | bytes) -> Path:
     Returns the path. Raises OSError as the file system does, and UnicodeEncodeError before anything is touched.
     """
     path = Path(path)
+    if not path.name:
+        raise IsADirectoryError(EISDIR, os.strerror(EISDIR), str(path))
     data = text.encode("utf-8") if isinstance(text, str) else text
     path.parent.mkdir(parents=True, exist_ok=True)
     # Beside the target, because a rename is atomic only within one file system; with the process id, because two

@@ -85,6 +85,19 @@ def parse_json(data: bytes, where: object) -> Any:
         raise ValueError(f"{where}: {_reason(error)}; fix it") from None
 
 
+def read_object(path: str | os.PathLike) -> dict[str, Any]:
+    """Return the object of a whole JSON file.
+
+    Raises:
+        ValueError: malformed, or another type.
+        OSError: no such file.
+    """
+    content = read_json(path)
+    if not isinstance(content, dict):
+        raise ValueError(f"{path}: a JSON {json_type(content)}; wanted an object: write the file again")
+    return content
+
+
 def objects_of(value: Any, path: str | os.PathLike, name: str) -> list[tuple[dict, str]]:
     """Return the objects of a JSON list, each with its place: the whole file may be one line, the index says more."""
     if not isinstance(value, list):

@@ -31,6 +31,7 @@ from typing import Any, Literal
 
 from hfcap.errors import ConfigError
 from hfcap.files import write_json
+from hfcap.json_files import read_object
 
 RUN = "run.json"
 SKIPPED = "skipped.jsonl"  # pictures left out by `on_bad_image: skip`
@@ -181,7 +182,7 @@ def read_metrics(path: str | os.PathLike) -> dict[str, Any]:
     Raises:
         ValueError: not JSON, another schema version, a key missing, a figure that is none.
     """
-    record = _read_object(path)
+    record = read_object(path)
     if record.get("schema_version") != SCHEMA_VERSION:
         raise ValueError(
             f"{path}: schema_version is {record.get('schema_version')!r}, this hfcap reads {SCHEMA_VERSION}; evaluate "
@@ -198,7 +199,7 @@ def read_metrics(path: str | os.PathLike) -> dict[str, Any]:
 
 def read_run(path: str | os.PathLike) -> dict[str, Any]:
     """Read `run.json`, as `run_record` made it. Raises ValueError if it is no JSON object."""
-    return _read_object(path)
+    return read_object(path)
 
 
 def data_fingerprint(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
@@ -381,13 +382,3 @@ def _figure(key: str, figure: Mapping[str, Any]) -> dict[str, Any]:
 def _is_finite(value: Any) -> bool:
     # Anything that float() takes as a number: NumPy scalars too, but no strings.
     return not isinstance(value, str | bool) and hasattr(value, "__float__") and math.isfinite(value)
-
-
-def _read_object(path: str | os.PathLike) -> dict[str, Any]:
-    try:
-        content = json.loads(Path(path).read_text(encoding="utf-8"))
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path}, line {error.lineno}: malformed JSON ({error.msg}); write the file again") from None
-    if not isinstance(content, dict):
-        raise ValueError(f"{path}: wanted a JSON object, got a {type(content).__name__}; write the file again")
-    return content

@@ -212,3 +212,28 @@ def test_what_shows_is_shown_as_it_is():
     assert printable("ü 猫 'x'") == "ü 猫 'x'"
     assert printable("a\r\nb\u202e\ud800") == r"a\r\nb\u202e\ud800"
     assert shown("x" * 81) == f"'{'x' * 80}'… (81 characters)"
+
+
+@pytest.mark.parametrize("content", [DEEP, "null", "{}", "\xff"])
+def test_a_record_that_cannot_be_read_is_one_line(tmp_path, content, capsys):
+    for number in range(4):
+        Image.new("RGB", (8, 8), (60 * number, 0, 0)).save(tmp_path / f"{number}.png")
+        (tmp_path / f"{number}.txt").write_text("a dog")
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / "split.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(SystemExit):
+        main(["data", "split", str(tmp_path), "--output", str(tmp_path / "out")])
+    assert "split.json; give another folder" in capsys.readouterr().err.splitlines()[-1]
+    (tmp_path / "out" / "dataset_dict.json").write_bytes(content.encode("latin-1"))
+    with pytest.raises(SystemExit) as stopped:
+        main(["data", "check", str(tmp_path / "out")])
+    assert stopped.value.code == 2 and capsys.readouterr().err.splitlines()[-1].startswith("error: ")
+
+
+def test_an_output_without_a_name_is_one_line(tmp_path, capsys):
+    row = {"image_id": "1", "caption": "a dog", "captions": ["a dog"]}
+    (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
+    files = ["--predictions", str(tmp_path / "a.jsonl"), "--references", str(tmp_path / "a.jsonl")]
+    with pytest.raises(SystemExit):
+        main(["evaluate", *files, "--output", ""])
+    assert capsys.readouterr().err.splitlines()[-1] == "error: .: Is a directory; fix or change the path"

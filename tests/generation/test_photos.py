@@ -1,5 +1,6 @@
 """`hfcap caption`: which files, which ids, what is skipped, and how a broken run goes on."""
 
+import io
 import json
 import os
 import subprocess
@@ -287,3 +288,35 @@ def test_two_processes_share_the_photos(folder, captioner, tmp_path, capsys):
     assert process.stdout == f"{output}: 5 of 5 photos have a caption\n"  # one of the two says so
     process = subprocess.run([sys.executable, *command[:-2], "--json"], capture_output=True, text=True, timeout=300)
     assert process.stdout.count('"image_id"') == 5, process.stdout  # each photo is captioned by one of the two
+
+
+@pytest.mark.parametrize("encoding", ["cp1252", "ascii", "utf-8"])
+def test_captions_print_in_any_encoding_and_one_to_a_line(folder, captioner, encoding, monkeypatch):
+    (folder / "beach.png").rename(folder / "猫 \x1b[31m\n.png")
+    ids = ["a/1", "b/1", "b/2", "ü ñ", "猫 \x1b[31m\n"]
+    printed = {}
+    for option in ("--json", "--batch_size=8"):
+        stdout = io.TextIOWrapper(io.BytesIO(), encoding=encoding)
+        monkeypatch.setattr(sys, "stdout", stdout)
+        cli.main(["caption", str(folder), "--model", captioner[2], option])
+        stdout.flush()
+        printed[option] = stdout.buffer.getvalue().decode(encoding)
+    assert list(lines_of(printed["--json"])) == ids
+    table = [line.split("\t") for line in printed["--batch_size=8"].splitlines()]
+    assert [len(cells) for cells in table] == [2] * 5
+    cat = "猫" if encoding == "utf-8" else r"\u732b"
+    assert table[-1][0].endswith(rf"/{cat} \x1b[31m\n.png")
+
+
+@pytest.mark.parametrize("content", ["[" * 99_999, "null", '{"a": 1, "a": 2}', ""])
+@pytest.mark.parametrize("name", ["adapter_config.json", "config.json", "tokenizer_config.json"])
+def test_settings_of_a_model_that_cannot_be_read_are_one_line(folder, captioner, name, content, capsys):
+    if name == "adapter_config.json":
+        os.remove(os.path.join(captioner[2], "config.json"))
+    with open(os.path.join(captioner[2], name), "w") as file:
+        file.write(content)
+    for command in (["caption", str(folder), "--model"], ["data", "check", str(folder), "--processor"]):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main([*command, captioner[2]])
+        assert stopped.value.code == 2
+        assert f"{captioner[2]}/{name}" in capsys.readouterr().err.splitlines()[-1]

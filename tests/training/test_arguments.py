@@ -138,3 +138,16 @@ def test_null_means_none_where_a_setting_can_be_none(tmp_path):
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(ConfigError, match=r"nowhere\.yaml: No such file"):
         parse_arguments(*CLASSES, argv=["--config", str(tmp_path / "nowhere.yaml")])
+
+
+@pytest.mark.parametrize("content", [b"num_beams: [" + b"[" * 9999, b"data: caf\xe9\n", "data: x".encode("utf-16")])
+def test_a_configuration_that_cannot_be_read_is_one_line(tmp_path, content):
+    (tmp_path / "a.yaml").write_bytes(content)
+    with pytest.raises(ConfigError, match=r"--config .*a.yaml: not YAML in UTF-8"):
+        parse_arguments(ModelArguments, argv=["--config", str(tmp_path / "a.yaml")])
+
+
+def test_a_mapping_nested_too_deeply_is_one_short_line():
+    with pytest.raises(ConfigError, match="encoder_config: expected a mapping") as raised:
+        ModelArguments(encoder_config="[" * 99_999)
+    assert len(str(raised.value)) < 300

@@ -219,3 +219,14 @@ def test_every_recipe_asks_whether_cached_features_fit_the_pictures(name, build_
 def test_a_loss_of_each_process_alone_is_refused():
     with pytest.raises(ConfigError, match="average_tokens_across_devices"):
         CaptionTrainingArguments(use_cpu=True, average_tokens_across_devices=False)
+
+
+@pytest.mark.parametrize("content", ["{", "[1]", "{}", '{"zero_optimization": 3}', "[" * 99_999])
+def test_a_deepspeed_configuration_without_a_stage_is_one_error(tmp_path, content):
+    (tmp_path / "ds.json").write_text(content)
+    environment = {
+        "ACCELERATE_USE_DEEPSPEED": "true",
+        "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(tmp_path / "ds.json"),
+    }
+    with pytest.raises(ConfigError, match=r"ds.json: no zero_optimization.stage"):
+        current_backend(environment)

@@ -123,6 +123,12 @@ def _open_all(source: str, streaming: bool) -> Mapping[str, Dataset | IterableDa
     except DatasetGenerationError as error:
         cause = str(error.__cause__ or error).split("\n", 1)[0]
         raise ValueError(f"{source} cannot be read: {cause} (the full reason is above)") from error
+    except (
+        LookupError,
+        TypeError,
+        RecursionError,
+    ) as error:  # load_from_disk on files of others
+        raise ValueError(f"{source} cannot be read: its files are not as datasets writes them ({error!r})") from error
     # FileNotFoundError covers datasets' DatasetNotFoundError and EmptyDatasetError, OSError the network's errors.
     except OSError as error:
         where = "" if path.exists() else f"there is no folder {path.absolute()}, and from the Hub: "

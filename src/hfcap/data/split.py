@@ -17,6 +17,7 @@ from hfcap.data.pictures import MAX_PIXELS, content_hashes, handle_bad_images, r
 from hfcap.data.rows import WHERE, has_ids, one_row_an_image
 from hfcap.data.sources import load_rows, split_names
 from hfcap.files import write_json
+from hfcap.json_files import read_object
 
 RECORD = "split.json"
 
@@ -128,7 +129,10 @@ def _fingerprint(rows: Dataset) -> dict[str, int | str]:
 
 def _earlier_record(output: Path) -> dict:
     try:
-        return json.loads((output / RECORD).read_text(encoding="utf-8"))
+        record = read_object(output / RECORD)
+        if "num_images" not in record:
+            raise ValueError("not written by this command")
+        return record
     except (OSError, ValueError):
         raise ValueError(f"{output} is there and holds no {RECORD}; give another folder, or remove it") from None
 

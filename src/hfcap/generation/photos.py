@@ -13,7 +13,7 @@ from PIL import UnidentifiedImageError
 
 from hfcap import runs
 from hfcap.data.readers import PICTURE_SUFFIXES, walk
-from hfcap.errors import ConfigError, WorkError
+from hfcap.errors import ConfigError, WorkError, printable
 
 logger = logging.getLogger(__name__)
 
@@ -131,8 +131,8 @@ def caption_photos(args: Namespace) -> None:
         if output is not None:
             output.append(row)
         else:
-            one_line = f"{row['path']}\t{' '.join(row['caption'].split())}"
-            print(json.dumps(row, ensure_ascii=False) if args.json else one_line, flush=True)
+            one_line = f"{printable(row['path'])}\t{' '.join(row['caption'].split())}"
+            print(_json_line(row) if args.json else one_line, flush=True)
     skipped, empty = gather_object(skipped), gather_object(empty)  # here all have written theirs
     if state.is_main_process:
         if output is not None:
@@ -165,7 +165,7 @@ def _captions(args: Namespace, source: str, photos: list[Photo], skipped: list[s
         def skip(index: int, error: Exception) -> None:
             path = photos[index].path
             skipped.append(str(path))
-            progress.write(f"skipped {path}: {_why_unreadable(path, error)}", file=sys.stderr)
+            progress.write(f"skipped {printable(str(path))}: {_why_unreadable(path, error)}", file=sys.stderr)
             progress.update()
 
         prompt = args.prompt or caption_prompt(processor)
@@ -176,6 +176,11 @@ def _captions(args: Namespace, source: str, photos: list[Photo], skipped: list[s
             progress.update()
 
 
+def _json_line(row: dict[str, str]) -> str:
+    # An encoding that lacks a character would write an escape that JSON does not know.
+    return json.dumps(row, ensure_ascii=(sys.stdout.encoding or "ascii").lower().replace("-", "") != "utf8")
+
+
 def _why_unreadable(path: Path, error: Exception) -> str:
     if not isinstance(error, UnidentifiedImageError):
         return f"{type(error).__name__}: {error}"
@@ -184,7 +189,7 @@ def _why_unreadable(path: Path, error: Exception) -> str:
 
 def _first(paths: Sequence[str]) -> str:
     more = f" and {len(paths) - MAX_LISTED} more" if len(paths) > MAX_LISTED else ""
-    return ", ".join(paths[:MAX_LISTED]) + more
+    return ", ".join(map(printable, paths[:MAX_LISTED])) + more
 
 
 def _count(photos: Sequence) -> str:

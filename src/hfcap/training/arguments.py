@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 
 from hfcap.data.augmentation import LARGEST_JITTER, SMALLEST_CROP
 from hfcap.data.pictures import MAX_PIXELS
-from hfcap.errors import ConfigError
+from hfcap.errors import ConfigError, shown
 from hfcap.training.limits import CAPTION_FIGURES, TAGGING_FIGURES, check_best_metric, check_smallest
 
 
@@ -107,8 +107,8 @@ class EncoderArguments:
             if isinstance(value, str):
                 try:
                     setattr(self, name, json.loads(value))
-                except json.JSONDecodeError as error:
-                    raise ConfigError(f"{name}: expected a mapping, got {value!r} ({error})") from error
+                except (ValueError, RecursionError) as error:
+                    raise ConfigError(f"{name}: expected a mapping, got {shown(value)} ({error})") from error
 
 
 @dataclass

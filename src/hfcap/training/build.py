@@ -1,6 +1,5 @@
 """Build a captioner from an encoder and a decoder, or load one, with the processor that belongs to it."""
 
-import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -35,6 +34,7 @@ from hfcap.generation.settings import (
     fresh_settings,
     image_token_ids,
 )
+from hfcap.json_files import read_object
 from hfcap.models import (
     HfcapEncoderDecoderModel,
     HfcapEncoderDecoderProcessor,
@@ -285,10 +285,10 @@ def load_captioner(
         ConfigError: a model of an unknown type, or without safetensors, or a setting that the image processor does not
             have.
     """
-    adapter = Path(source, "adapter_config.json")
-    names = json.loads(adapter.read_text()) if adapter.exists() else {}
-    base, revision = names.get("base_model_name_or_path", source), names.get("revision")
     check_checkpoint(source)
+    adapter = Path(source, "adapter_config.json")
+    names = read_object(adapter) if adapter.exists() else {}
+    base, revision = names.get("base_model_name_or_path", source), names.get("revision")
     check_checkpoint(base, revision)
     facts = facts_of_type(captioner_type(base, revision))
     processor = load_processor(source, facts)

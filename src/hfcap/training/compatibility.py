@@ -1,11 +1,9 @@
 """What works with what: one table, asked before any weights load."""
 
-import json
 import logging
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
-from pathlib import Path
 from typing import Literal
 
 import torch
@@ -13,6 +11,7 @@ from transformers import GenerationConfig, PreTrainedConfig
 
 from hfcap.errors import ConfigError
 from hfcap.generation.settings import DEFAULT_DECODING, check_savable
+from hfcap.json_files import read_object
 from hfcap.models import HfcapEncoderDecoderConfig, HfcapLlavaConfig
 from hfcap.models.facts import FACTS, facts_of_type, is_packable
 from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, EncoderArguments, ModelArguments
@@ -78,7 +77,10 @@ def current_backend(environment: Mapping[str, str] = os.environ) -> Backend:
         config_file = environment.get("ACCELERATE_DEEPSPEED_CONFIG_FILE")
         stage = environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
         if config_file:
-            stage = json.loads(Path(config_file).read_text())["zero_optimization"]["stage"]
+            try:
+                stage = read_object(config_file)["zero_optimization"]["stage"]
+            except (KeyError, TypeError, ValueError) as error:
+                raise ConfigError(f"{config_file}: no zero_optimization.stage can be read ({error}); add it") from None
         return f"zero{stage}"
     if environment.get("ACCELERATE_USE_FSDP") == "true":
         return f"fsdp{environment.get('FSDP_VERSION', '1')}"

@@ -42,8 +42,8 @@ def read_config(path: str | Path) -> dict[str, Any]:
         config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(f"--config {path}: {error.strerror}") from error
-    except yaml.YAMLError as error:
-        raise ConfigError(f"--config {path}: not YAML: {' '.join(str(error).split())}") from error
+    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
+        raise ConfigError(f"--config {path}: not YAML in UTF-8: {' '.join(str(error).split())}") from error
     if not isinstance(config, dict):
         raise ConfigError(f"--config {path}: expected `key: value` lines, got {type(config).__name__}")
     return config

@@ -143,5 +143,5 @@ def one_line(what: str) -> Iterator[None]:
         yield
     except ConfigError:
         raise
-    except (OSError, ValueError, StrictDataclassError) as error:
+    except (OSError, ValueError, RecursionError, StrictDataclassError) as error:
         raise ConfigError(f"{what}: {shorten(str(error), 300, placeholder=' …')}") from error
