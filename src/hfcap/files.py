@@ -17,6 +17,9 @@ def write_atomic(path: str | os.PathLike, text: str | bytes) -> Path:
     if not path.name:
         raise IsADirectoryError(EISDIR, os.strerror(EISDIR), str(path))
     data = text.encode("utf-8") if isinstance(text, str) else text
+    if path.exists() and not path.is_file() and not path.is_dir():
+        path.write_bytes(data)  # a device or a pipe: a rename would put a file in the place of /dev/null
+        return path
     path.parent.mkdir(parents=True, exist_ok=True)
     # Beside the target, because a rename is atomic only within one file system; with the process id, because two
     # processes may write the same file. Not `tempfile`: its files are readable by their owner only.

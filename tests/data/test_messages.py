@@ -15,6 +15,7 @@ from source_forms import write_tar
 from hfcap.cli import main
 from hfcap.data.sources import load_captions
 from hfcap.errors import LONGEST_LINE, ConfigError, printable, run_main, shown
+from hfcap.files import write_atomic
 
 DEEP = "[" * 99_999
 HUGE = "1" * 5_000  # digits: more than Python turns into an integer
@@ -237,3 +238,22 @@ def test_an_output_without_a_name_is_one_line(tmp_path, capsys):
     with pytest.raises(SystemExit):
         main(["evaluate", *files, "--output", ""])
     assert capsys.readouterr().err.splitlines()[-1] == "error: .: Is a directory; fix or change the path"
+
+
+def test_an_output_that_is_a_pipe_or_a_device_stays_one(tmp_path):
+    # As root, a rename would put a file in the place of /dev/null.
+    os.mkfifo(tmp_path / "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)
+    write_atomic(tmp_path / "pipe", "text")
+    assert (tmp_path / "pipe").is_fifo() and os.read(reader, 100) == b"text"
+    os.close(reader)
+
+
+def test_the_reason_of_a_picture_that_is_not_there_ends_with_its_name(tmp_path, capsys):
+    folder = tmp_path / ("long name " * 8)
+    put(folder / "0.png")
+    rows = [{"image": f"{name}.png", "caption": "a dog"} for name in ("0", "gone")]
+    (folder / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(SystemExit):
+        main(["data", "check", str(folder / "a.jsonl")])
+    assert "gone.png" in capsys.readouterr().out

@@ -272,7 +272,8 @@ def check_text(check: Check) -> str:
 def finding_text(finding: Finding) -> str:
     """Return one line on a finding: images, what about them, and where they stand."""
     images = " and ".join(f"{printable(split)}/{printable(image_id)}" for split, image_id in finding.images)
-    text = printable(finding.text if len(finding.text) <= 100 else finding.text[:99] + "…")
+    longest = 300 if finding.kind == "unreadable_picture" else 100  # a reason may end with the picture's path
+    text = printable(finding.text if len(finding.text) <= longest else finding.text[: longest - 1] + "…")
     return f"{images}: {text}".removesuffix(": ") + f" ({printable(finding.where)})"
 
 

@@ -23,7 +23,7 @@ from hfcap.data.scenes import load_scenes
 # Many pictures seen few times: with 3,000 a small network learns them by heart before it knows the shapes.
 SCENES_SIZES = {"train": 12000, "validation": 300, "test": 300}
 BAD_IMAGE_CHOICES = ("error", "skip")
-CACHE_FORMAT = 1  # part of the cache's key: raise it when the rows made of tar shards change
+CACHE_FORMAT = 2  # part of the cache's key: raise it when the rows made of tar shards change
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
