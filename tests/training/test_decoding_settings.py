@@ -94,12 +94,21 @@ def change_saved(folder, **settings):
 
 
 @pytest.fixture
-def captioner(tmp_path, build_tiny):
+def save_tiny(tmp_path, build_tiny):
+    """Save a tiny captioner of a family; returns its folder."""
+
+    def save(family):
+        for part in build_tiny(family):
+            part.save_pretrained(tmp_path / family)
+        return str(tmp_path / family)
+
+    return save
+
+
+@pytest.fixture
+def captioner(save_tiny):
     """Folder of a tiny LLaVA-style captioner."""
-    model, processor = build_tiny("llava")
-    for saved in (model, processor):
-        saved.save_pretrained(tmp_path / "captioner")
-    return str(tmp_path / "captioner")
+    return save_tiny("llava")
 
 
 def test_every_setting_that_made_the_captions_is_recorded(captioner, scene_rows):
@@ -139,6 +148,16 @@ def test_settings_without_effect_in_a_checkpoint_do_not_stop_a_save(captioner, s
     model, _ = load_captioner(captioner)
     model.generation_config.max_new_tokens = 9  # transformers lets an unchanged file pass
     model.save_pretrained(tmp_path / "again")
+
+
+@pytest.mark.parametrize("name", ["num_beam_groups", "stop_strings", "force_words_ids", "penalty_alpha"])
+def test_searches_that_need_more_than_the_model_are_refused_by_name(captioner, name):
+    values = {"num_beam_groups": 2, "stop_strings": ["."], "force_words_ids": [[5]], "penalty_alpha": 0.6}
+    change_saved(captioner, num_beams=4, top_k=4, **{name: values[name]})
+    with pytest.raises(ConfigError, match=f"^{name} is .* in generation_config.json"):
+        load_captioner(captioner)
+    change_saved(captioner, **{name: None if name != "num_beam_groups" else 1})
+    load_captioner(captioner)
 
 
 @pytest.mark.parametrize("dry", [True, False])
@@ -219,3 +238,10 @@ def test_no_caption_and_no_sample_has_an_image_token(saved, rows, tmp_path, mode
     assert not any(image_id in ids for ids in [*captions, *trainer.sample(model, prefixes)])
     trainer.train()
     assert math.isfinite(trainer.state.log_history[0]["train_loss"])
+
+
+def test_guidance_of_an_encoder_decoder_is_refused(save_tiny):
+    folder = save_tiny("encoder_decoder")
+    change_saved(folder, guidance_scale=1.5)
+    with pytest.raises(ConfigError, match=r"guidance_scale is 1\.5"):
+        load_captioner(folder)

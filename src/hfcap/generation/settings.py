@@ -15,6 +15,19 @@ DEFAULT_DECODING = {"num_beams": 3, "length_penalty": 1.0, "no_repeat_ngram_size
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 # Without effect, and refused by `save_pretrained`, where nothing is sampled.
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
+# Searches and stops for which `generate` needs code from the Hub, another model or a tokenizer; 0, 1 and None are off.
+UNSUPPORTED = (
+    "num_beam_groups",
+    "penalty_alpha",
+    "constraints",
+    "force_words_ids",
+    "dola_layers",
+    "prompt_lookup_num_tokens",
+    "assistant_early_exit",
+    "use_mtp",
+    "stop_strings",
+    "token_healing",
+)
 # What `generate` returns besides one caption per picture.
 OUTPUTS = ("num_return_sequences", "return_dict_in_generate", *GenerationConfig.extra_output_flags)
 
@@ -70,11 +83,17 @@ def change_decoding(model: PreTrainedModel | PeftModel, changes: Mapping[str, An
 
 
 def check_savable(settings: GenerationConfig) -> None:
-    """Check that decoding settings can be saved.
+    """Check that decoding settings can be followed, and saved.
 
     Raises:
         ConfigError: they cannot; names each setting, its value and the fix.
     """
+    for name in UNSUPPORTED:
+        value = getattr(settings, name, None)  # some are new
+        if value not in (None, False, 0, 1):
+            raise ConfigError(
+                f"{name} is {value!r} in generation_config.json, and captioning does not support it; remove it"
+            )
     try:
         settings.validate(strict=True)
     except ValueError as error:

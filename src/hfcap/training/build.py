@@ -363,6 +363,11 @@ def complete_settings(model: PreTrainedModel, processor: ProcessorMixin) -> None
         for candidate in (settings.decoder_start_token_id, config.decoder.bos_token_id, tokenizer.cls_token_id):
             start = candidate if start is None else start
         config.decoder_start_token_id = settings.decoder_start_token_id = start
+        if settings.guidance_scale not in (None, 1):
+            raise ConfigError(
+                f"guidance_scale is {settings.guidance_scale} in generation_config.json: it asks the model without "
+                "its prompt, and encoder-decoder captioners have none; remove it"
+            )
     end, known = end_token_id(processor, config), end_token_ids(settings)
     if end not in known:
         settings.eos_token_id = [*known, end] if known else end
