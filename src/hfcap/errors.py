@@ -26,9 +26,18 @@ class VerificationError(WorkError):
 
 def shown(value: Any, limit: int = SHOWN) -> str:
     """Return a value for a message: quoted as by `repr`, in `printable` characters, cut with a count if long."""
-    text = value if isinstance(value, str) else repr(value)
-    cut = f"… ({len(text):,} characters)" if len(text) > limit else ""
-    return printable(repr(text[:limit]) if isinstance(value, str) else text[:limit]) + cut
+    if not isinstance(value, str):
+        return beginning(repr(value), limit)
+    return printable(repr(value[:limit])) + _how_long(value, limit)
+
+
+def beginning(text: str, limit: int = SHOWN) -> str:
+    """Return a text, such as an id, for a message: unquoted, in `printable` characters, cut with a count if long."""
+    return printable(text[:limit]) + _how_long(text, limit)
+
+
+def _how_long(text: str, limit: int) -> str:
+    return f"… ({len(text):,} characters)" if len(text) > limit else ""
 
 
 def printable(text: str, keep: str = "") -> str:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import Any
 
 from hfcap.data.records import split_named
+from hfcap.errors import shown
 from hfcap.files import write_atomic
 from hfcap.json_files import caption_of, check_caption, image_id_of, json_type, objects_of, read_json, read_jsonl
 
@@ -137,18 +138,18 @@ def pair(predictions: list[Row], references: list[Row], allow_missing: bool = Fa
     missing = [row for row in references if row.image_id not in candidates]
     if unknown and len(unknown) == len(predictions):
         raise ValueError(
-            f"No image id is in both files: {len(predictions)} predictions, first {unknown[0].image_id!r} "
-            f"({unknown[0].where}); {len(references)} references, first {references[0].image_id!r} "
+            f"No image id is in both files: {len(predictions)} predictions, first {shown(unknown[0].image_id)} "
+            f"({unknown[0].where}); {len(references)} references, first {shown(references[0].image_id)} "
             f"({references[0].where}). Write the ids alike, or give the references of the same split."
         )
     if unknown:
         raise ValueError(
-            f"{len(unknown)} of {len(predictions)} predictions have no references, first {unknown[0].image_id!r} "
+            f"{len(unknown)} of {len(predictions)} predictions have no references, first {shown(unknown[0].image_id)} "
             f"({unknown[0].where}). Remove them, or give the references of the same split."
         )
     if missing and not allow_missing:
         raise ValueError(
-            f"{len(missing)} of {len(references)} images have no prediction, first {missing[0].image_id!r} "
+            f"{len(missing)} of {len(references)} images have no prediction, first {shown(missing[0].image_id)} "
             f"({missing[0].where}). Caption them, or pass --allow-missing to leave them out and count them."
         )
     kept = [row for row in references if row.image_id in candidates]
@@ -197,7 +198,7 @@ def karpathy_references(
         sentences = objects_of(entry.get("sentences"), path, f"{where.removeprefix(f'{path}, ')}.sentences")
         captions = [caption_of(sentence, "raw", place, allow_empty) for sentence, place in sentences]
         if not captions and not allow_empty:
-            raise ValueError(f"{where}: image {image_id!r} has no sentences; give it one or remove it")
+            raise ValueError(f"{where}: image {shown(image_id)} has no sentences; give it one or remove it")
         rows.append(Row(image_id, captions, where, entry))
     if not rows and split is not None:
         splits = sorted({str(image.get("split")) for image in content["images"]})
@@ -243,7 +244,8 @@ def _checked(rows: list[Row], path: str | os.PathLike) -> list[Row]:
     for row in rows:
         if row.image_id in seen:
             raise ValueError(
-                f"{row.where}: image_id {row.image_id!r} stands already in {seen[row.image_id]}; keep one of the two"
+                f"{row.where}: image_id {shown(row.image_id)} stands already in {seen[row.image_id]}; "
+                "keep one of the two"
             )
         seen[row.image_id] = row.where
     return rows

@@ -257,3 +257,25 @@ def test_the_reason_of_a_picture_that_is_not_there_ends_with_its_name(tmp_path, 
     with pytest.raises(SystemExit):
         main(["data", "check", str(folder / "a.jsonl")])
     assert "gone.png" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("command", [["check"], ["split", "--output", "out"]])
+def test_a_huge_id_of_a_bad_picture_is_shown_by_its_beginning(tmp_path, command, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "0.png").write_bytes(b"<html>")
+    source = write_row(tmp_path, image="0.png", image_id="7" * 5000)
+    with pytest.raises(SystemExit):
+        main(["data", command[0], source, *command[1:]])
+    printed = "".join(capsys.readouterr())
+    assert "… (5,000 characters)" in printed and max(map(len, printed.splitlines())) < 500
+    assert "a.jsonl, line 1, picture" in printed
+
+
+def test_huge_ids_of_predictions_are_shown_by_their_beginning(tmp_path, capsys):
+    for name, image_id in (("a", "7" * 5000), ("b", "8" * 5000)):
+        row = {"image_id": image_id, "caption": "a dog", "captions": ["a dog"]}
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
+    with pytest.raises(SystemExit):
+        main(["evaluate", "--predictions", str(tmp_path / "a.jsonl"), "--references", str(tmp_path / "b.jsonl")])
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert line.count("… (5,000 characters)") == 2 and len(line) < 700

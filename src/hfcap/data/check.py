@@ -14,7 +14,7 @@ from hfcap.data.pictures import MAX_PIXELS, bad_picture, undecoded
 from hfcap.data.records import is_blank
 from hfcap.data.rows import WHERE, has_ids, one_row_an_image
 from hfcap.data.sources import load_rows, split_names
-from hfcap.errors import printable
+from hfcap.errors import beginning, printable
 
 SCHEMA_VERSION = 1
 LONG_CAPTION_WORDS = 50  # where no processor says how many tokens a caption has
@@ -271,7 +271,7 @@ def check_text(check: Check) -> str:
 
 def finding_text(finding: Finding) -> str:
     """Return one line on a finding: images, what about them, and where they stand."""
-    images = " and ".join(f"{printable(split)}/{printable(image_id)}" for split, image_id in finding.images)
+    images = " and ".join(f"{beginning(split)}/{beginning(image_id)}" for split, image_id in finding.images)
     longest = 300 if finding.kind == "unreadable_picture" else 100  # a reason may end with the picture's path
     text = printable(finding.text if len(finding.text) <= longest else finding.text[: longest - 1] + "…")
     return f"{images}: {text}".removesuffix(": ") + f" ({printable(finding.where)})"

@@ -17,12 +17,13 @@ from datasets import Image as ImageFeature
 from PIL import Image, UnidentifiedImageError
 from tqdm.auto import tqdm
 
-from hfcap.errors import printable
+from hfcap.errors import beginning, printable
 
 SIXTEEN_BIT_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 CHUNK_SIZE = 256
 PROGRESS_FROM = 2000  # images; fewer are read before a bar would be noticed
 MAX_LISTED = 20
+LONGEST_PATH_SHOWN = 400
 MAX_PIXELS = 89_478_485  # Pillow's own: a quarter of a gigabyte as RGB
 PILLOW_FACTOR = 2  # Pillow warns above its limit, and refuses above twice that
 ORIENTATION = 0x0112  # EXIF tag
@@ -193,13 +194,13 @@ def bad_picture(image_id: str, where: str, image: dict | None, reason: str) -> d
     """Return the record of a picture that cannot be read; `where` names its file as well as that of its caption."""
     path = printable((image or {}).get("path") or "")
     if path and path not in where and path not in reason:
-        where = f"{where}, picture {path}"
+        where = f"{where}, picture {beginning(path, LONGEST_PATH_SHOWN)}"
     return {"image_id": image_id, "where": where, "reason": reason}
 
 
 def bad_picture_text(bad: dict[str, str]) -> str:
     """Return one line on a picture that cannot be read, from its record."""
-    return f"{bad['where']} (image_id {printable(bad['image_id'])}): {bad['reason']}"
+    return f"{bad['where']} (image_id {beginning(bad['image_id'])}): {bad['reason']}"
 
 
 def check_max_pixels(max_pixels: int) -> None:
@@ -233,7 +234,7 @@ def why_bad_picture(image: str | PathLike | dict | None, max_pixels: int = MAX_P
         return f"not a picture (the file begins with {data[:12]!r})"
     # PIL raises SyntaxError, ValueError, struct.error and others on damaged files, besides OSError.
     except Exception as error:
-        return f"{type(error).__name__}: {printable(str(error))}"
+        return f"{type(error).__name__}: {beginning(str(error), LONGEST_PATH_SHOWN)}"
     return None
 
 

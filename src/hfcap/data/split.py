@@ -85,13 +85,14 @@ def split_source(
     if earlier is not None:
         _check_same(output, earlier, record)
         return earlier["num_images"]
-    rows = rows.remove_columns([WHERE] if WHERE in rows.column_names else [])
+    places = rows[WHERE][:] if WHERE in rows.column_names else None
+    rows = rows.remove_columns([] if places is None else [WHERE])
     further = [name for name, kind in rows.features.items() if name != "image" and require_decoding(kind)]
     if further:
         rows = rows.remove_columns(further)
         names_left_out = ", ".join(further)
         warnings.warn(f"left out {names_left_out}: JSONL holds no pictures; remove to silence this", stacklevel=2)
-    rows = handle_bad_images(rows, checks.get("on_bad_image", "error"), checks.get("max_pixels", MAX_PIXELS))
+    rows = handle_bad_images(rows, checks.get("on_bad_image", "error"), checks.get("max_pixels", MAX_PIXELS), places)
     names = assign_splits(content_hashes(rows), shares, seed)
     temporary = output.with_name(f".{output.name}.{os.getpid()}.tmp")
     try:
