@@ -96,7 +96,7 @@ def caption_stream(
                 yield index, prefix
 
     settings = copy.deepcopy(model.generation_config)
-    settings.update(**generate_kwargs, num_return_sequences=1)
+    settings.update(**generate_kwargs | {"num_return_sequences": 1})
     was_training = model.training
     model.eval()
     try:
