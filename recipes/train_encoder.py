@@ -58,6 +58,7 @@ def main(argv: list[str] | None = None) -> Path:
         callbacks=stopping_callbacks(args),
     )
     trainer.train(resume_from_checkpoint=last_complete_checkpoint(args.output_dir))
+    trainer.check_weights()
     scores = trainer.evaluate()
     if trainer.is_world_process_zero():
         record = runs.read_run(run / runs.RUN)

@@ -33,6 +33,7 @@ from hfcap.hub.adapters import (
 from hfcap.hub.formats import choose_format, to_stock
 from hfcap.hub.pictures import NUM_COMPARED, NUM_JUDGED, pictures_of_run
 from hfcap.models.facts import facts_of
+from hfcap.models.finite import non_finite_weights, refuse_non_finite
 from hfcap.training.build import captioner_type, load_processor
 from hfcap.training.merge import check_merge, load_base, merge_adapter, read_adapter
 
@@ -151,6 +152,7 @@ def _write_model(
     folder: Path, source: Source, base: Base | None, format: str, dtype: str | None, pictures: Sequence[Path]
 ) -> dict[str, Any]:
     model, processor = _load_model(source, base)
+    refuse_non_finite(non_finite_weights(model), str(source.weights or source.run))
     format, reason = choose_format(model, format)
     print(f"Format: {format} ({reason})")
     changes_dtype = dtype is not None and DTYPES[dtype] != model.dtype
@@ -160,6 +162,8 @@ def _write_model(
         _need_references(rows, whence)
         before = verify.captions_here(model, processor, images, prompt)
         model.to(DTYPES[dtype])
+        # float16 ends at 65,504.
+        refuse_non_finite(non_finite_weights(model), f"{source.weights or source.run} in {dtype}")
     expected = verify.expect(model, processor, images, prompt, captions=not changes_dtype)
 
     shipped, shipped_processor = to_stock(model, processor) if format == "native" else (model, processor)

@@ -13,6 +13,7 @@ import hfcap.models  # noqa: F401  (registers the Auto classes)
 from hfcap.checkpoint_files import check_checkpoint
 from hfcap.errors import ConfigError, VerificationError
 from hfcap.models.facts import facts_of
+from hfcap.models.finite import is_finite, non_finite_weights, refuse_non_finite
 from hfcap.training.build import complete_settings, load_processor
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -52,8 +53,8 @@ def read_adapter(folder: str | Path) -> AdapterWeights:
 
     Raises:
         ConfigError: no such files, or another kind of adapter than plain LoRA.
-        VerificationError: an A without its B, a module of `modules_to_save` that is not there, or an adapter that was
-            never trained (all B are zero).
+        VerificationError: an A without its B, a module of `modules_to_save` that is not there, an adapter that was
+            never trained (all B are zero), or one with values that are not finite.
     """
     check_checkpoint(folder)
     if not Path(folder, ADAPTER_WEIGHTS).is_file():
@@ -62,7 +63,9 @@ def read_adapter(folder: str | Path) -> AdapterWeights:
     _check_plain_lora(folder, config)
     halves: dict[str, dict[str, torch.Tensor]] = {}
     saved = {}
-    for key, tensor in load_file(Path(folder, ADAPTER_WEIGHTS)).items():
+    tensors = load_file(Path(folder, ADAPTER_WEIGHTS))
+    refuse_non_finite([name for name, tensor in tensors.items() if not is_finite(tensor)], f"the adapter {folder}")
+    for key, tensor in tensors.items():
         name = key.removeprefix(_PREFIX)
         module, _, half = name.removesuffix(".weight").rpartition(".")
         if half in ("lora_A", "lora_B"):
@@ -145,7 +148,9 @@ def merge_adapter(
     model = load_base(base, revision)
     # The others are shared with the merged model: PEFT changes adapted weights in place.
     before = {name: tensor.clone() if name in weights.lora else tensor for name, tensor in model.state_dict().items()}
+    refuse_non_finite(non_finite_weights(model), f"the base {base}")
     merged = PeftModel.from_pretrained(model, str(adapter)).merge_and_unload()
+    refuse_non_finite(non_finite_weights(merged), f"{adapter} merged onto {base}")
     check_merge(before, merged.state_dict(), weights)
     # The adapter's processor knows the prompt it was trained with, the base's does not.
     processor = load_processor(str(adapter), facts_of(merged.config))

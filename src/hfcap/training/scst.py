@@ -212,6 +212,7 @@ class ScstTrainer(CaptionTrainer):
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Sample, score, and compute `policy_gradient_loss` of a batch of pictures."""
         image_ids, labels, prefixes = (inputs.pop(name) for name in ("image_ids", "shift_labels", "prefixes"))
+        self.check_weights()  # of NaN nothing can be sampled, and CUDA would say so in words of its own
         own_model = self.accelerator.unwrap_model(model)
         captions = self.sample(own_model, prefixes)
         rewards = self.score(captions, image_ids)

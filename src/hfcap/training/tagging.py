@@ -14,12 +14,13 @@ from dataclasses import dataclass
 import numpy as np
 import torch
 from torch import nn
-from transformers import EvalPrediction, PreTrainedModel, Trainer
+from transformers import EvalPrediction, PreTrainedModel
 
 from hfcap.errors import ConfigError
 from hfcap.metrics.ptb_tokenizer import tokenize
 from hfcap.models.image_features import encode_images, measure_image_features
 from hfcap.training.dataset import CaptionDataset, EpochSampler
+from hfcap.training.finite import FiniteTrainer
 
 FEWEST_IMAGES = 0.002  # a word of fewer images (as a share of all) is too rare to be learned
 MOST_IMAGES = 0.9  # one of more images tells nothing: "a", "picture"
@@ -108,8 +109,8 @@ class TagCollator:
         return {"pixel_values": pixel_values, "labels": labels}
 
 
-class TaggingTrainer(Trainer):
-    """`Trainer` of a `CaptionTagger`; what an epoch draws is a function of (seed, epoch), as for captioners."""
+class TaggingTrainer(FiniteTrainer):
+    """`FiniteTrainer` of a `CaptionTagger`; what an epoch draws is a function of (seed, epoch), as for captioners."""
 
     def _get_train_sampler(self, train_dataset: CaptionDataset | None = None) -> EpochSampler:
         return EpochSampler(len(self.train_dataset), self.args.seed)

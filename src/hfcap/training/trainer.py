@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from torch.utils.data import Subset
-from transformers import PreTrainedModel, Trainer, TrainerCallback
+from transformers import PreTrainedModel, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
 
 from hfcap.distributed import all_join, prepare_fsdp
@@ -22,6 +22,7 @@ from hfcap.models.facts import facts_of, is_packable
 from hfcap.models.model_utils import full_precision, keep_frozen_in_eval
 from hfcap.training.checkpoints import fill_optimizer_state, load_weights, whole_or_removed
 from hfcap.training.dataset import CaptionDataset
+from hfcap.training.finite import FiniteTrainer
 from hfcap.training.flops import needed_flops
 from hfcap.training.loss import token_loss
 from hfcap.training.packing import (
@@ -89,12 +90,13 @@ class _StepEnd(TrainerCallback):
         self.throughput.end_step()
 
 
-class CaptionTrainer(Trainer):
+class CaptionTrainer(FiniteTrainer):
     """HF Trainer for captioning models.
 
     Differences from `Trainer`: the loss is `token_loss` over packed rows; the order of an epoch depends on (seed,
     epoch) only; encoder, projector and language model may have learning rates of their own; `evaluate` also captions a
-    fixed subset of the evaluation images, so that `metric_for_best_model="cider"` works.
+    fixed subset of the evaluation images, so that `metric_for_best_model="cider"` works. A loss or gradient norm that
+    is not finite ends the run (`FiniteTrainer`).
 
     Args:
         args: `CaptionTrainingArguments`.
@@ -250,6 +252,12 @@ class CaptionTrainer(Trainer):
             if indices:
                 totals += torch.tensor([loss, targets], dtype=torch.float64, device=self.args.device)
         summed, targets = self.accelerator.reduce(totals, "sum").tolist()
+        if not math.isfinite(summed):
+            self.check_weights()  # names them
+            raise WorkError(
+                f"the evaluation loss is {summed} after step {self.state.global_step}, though all weights are finite: "
+                "lower learning_rate, or look at the data of the evaluation split (`hfcap data check`)"
+            )
         return summed / targets
 
     def evaluation_loop(

@@ -1,0 +1,73 @@
+"""The HF Trainer, stopped at the first loss or gradient norm that is not finite."""
+
+import math
+
+import torch
+from transformers import Trainer
+
+from hfcap.errors import WorkError
+from hfcap.models.finite import non_finite_weights, refuse_non_finite
+
+
+class FiniteTrainer(Trainer):
+    """`Trainer` that ends a run where its loss or gradient norm becomes NaN or infinite, and saves no such weights.
+
+    `Trainer` logs such a loss as 0 (`logging_nan_inf_filter`), takes the step, saves, and ends with exit code 0. Here
+    no optimizer step is taken with it, except by DeepSpeed, which steps within the backward pass; nothing is saved
+    after that. With fp16, gradient norms may be infinite: the loss scale is then lowered and the step skipped.
+    """
+
+    _step_loss: torch.Tensor | float = 0.0  # of this process's micro-batches since the last optimizer step
+
+    def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
+        """Run forward and backward, and remember the loss until all processes look at it."""
+        loss = super().training_step(model, inputs, num_items_in_batch)
+        self._step_loss = self._step_loss + loss.detach()
+        return loss
+
+    def _get_grad_norm(self, model, grad_norm=None):
+        """Give the gradient norm, before the optimizer steps.
+
+        Raises:
+            WorkError: it, or the loss of any process, is not finite.
+        """
+        grad_norm = super()._get_grad_norm(model, grad_norm)
+        loss, self._step_loss = self._step_loss, 0.0
+        if self.args.world_size > 1:  # a process that stopped alone would leave the others waiting for it
+            loss = self.accelerator.reduce(torch.as_tensor(loss, device=self.args.device).float(), "sum")
+        self._refuse("loss", float(loss))
+        if grad_norm is not None and not self.args.fp16:
+            # DeepSpeed says -1 where a gradient is not finite.
+            self._refuse("gradient norm", math.nan if float(grad_norm) < 0 else float(grad_norm))
+        return grad_norm
+
+    def _refuse(self, what: str, value: float) -> None:
+        if math.isfinite(value):
+            return
+        rate, step = self._get_learning_rate(), self.state.global_step + 1
+        raise WorkError(
+            f"the {what} is {value} in step {step}, at a learning rate of {rate:.3g}: training diverged, and nothing "
+            f"was saved after it. Lower --learning_rate {self.args.learning_rate:g} (to a tenth of it), or warm up "
+            f"longer (--warmup_steps, now {self.args.warmup_steps:g})"
+            + (", or lower --max_grad_norm" if self.args.max_grad_norm else ", or set --max_grad_norm 1")
+            + (", or set --precision float32" if self.args.bf16 or self.args.fp16 else "")
+            + ", with another --output_dir. If it is so in step 1, the model or the data it starts from is broken"
+        )
+
+    def check_weights(self) -> None:
+        """Refuse to go on with weights that are not finite; all processes call it.
+
+        Raises:
+            VerificationError: some are not.
+        """
+        names = non_finite_weights(self.model)
+        if self.args.world_size > 1:
+            found = torch.tensor(float(bool(names)), device=self.args.device)
+            if self.accelerator.reduce(found, "sum") and not names:
+                names = ["a tensor that another process holds"]
+        refuse_non_finite(names, f"the model after step {self.state.global_step}")
+
+    def save_model(self, output_dir: str | None = None, _internal_call: bool = False) -> None:
+        """Save as `Trainer` does, checkpoints included, but no weights that are not finite."""
+        self.check_weights()
+        super().save_model(output_dir, _internal_call)
