@@ -38,6 +38,7 @@ from hfcap.training.compatibility import (
 )
 from hfcap.training.dry_run import describe_run
 from hfcap.training.finish import finish_run
+from hfcap.training.lengths import follow_references
 from hfcap.training.parsing import parse_arguments
 from hfcap.training.preparation import (
     caption_datasets,
@@ -97,6 +98,7 @@ def main(argv: list[str] | None = None) -> Path:
         data_args.max_caption_tokens,
         args.pad_to_multiple_of,
     )
+    follow_references(model, collator, train_data, args)
     check_positions(model, collator)
     if args.dry_run:
         print(describe_run(model, collator, train_data, args))

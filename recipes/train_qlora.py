@@ -37,6 +37,7 @@ from hfcap.training.compatibility import (
 )
 from hfcap.training.dry_run import describe_run
 from hfcap.training.finish import keep_throughput, save_merged
+from hfcap.training.lengths import follow_references
 from hfcap.training.parsing import parse_arguments
 from hfcap.training.preparation import (
     caption_datasets,
@@ -49,6 +50,7 @@ from hfcap.training.preparation import (
 )
 from hfcap.training.prompts import keep_trained_prompt
 from hfcap.training.strategies import apply_strategy
+from hfcap.training.throughput import evaluating
 from hfcap.training.trainer import CaptionTrainer
 
 ROOT = Path(__file__).parents[1]
@@ -101,6 +103,7 @@ def main(argv: list[str] | None = None) -> Path:
         data_args.max_caption_tokens,
         args.pad_to_multiple_of,
     )
+    follow_references(model, collator, train_data, args)
     check_positions(model, collator)
     if args.dry_run:
         print(describe_run(model, collator, train_data, args))
@@ -123,21 +126,22 @@ def main(argv: list[str] | None = None) -> Path:
 
     # ---- judge: before, after, merged, and two captioners that do not look
     options = {"prompt": collator.prompt, "batch_size": args.per_device_eval_batch_size}
-    with model.disable_adapter():
-        before = evaluate_captioner(model, processor, eval_data, **options, progress="base")
-        before_loss = trainer.evaluation_loss(eval_data)
-    adapted = evaluate_captioner(model, processor, eval_data, **options, progress="adapter")
-    blind_data = WithoutPicture(eval_data)
-    blind = evaluate_captioner(model, processor, blind_data, **options, progress="without the picture")
-    constant = most_frequent_caption(caption for captions in rows[0]["captions"] for caption in captions)
-    shipped = evaluate_captioner(merged, processor, eval_data, **options, progress="merged")
-    results = {
-        "most frequent caption": (None, judge([constant] * len(eval_data), rows[1], {})),
-        "LM without the picture": (trainer.evaluation_loss(blind_data), blind),
-        "before (4-bit base)": (before_loss, before),
-        "after (4-bit base + adapter)": (trainer.evaluation_loss(eval_data), adapted),
-        "after (merged)": (None, shipped),
-    }
+    with evaluating(args):
+        with model.disable_adapter():
+            before = evaluate_captioner(model, processor, eval_data, **options, progress="base")
+            before_loss = trainer.evaluation_loss(eval_data)
+        adapted = evaluate_captioner(model, processor, eval_data, **options, progress="adapter")
+        blind_data = WithoutPicture(eval_data)
+        blind = evaluate_captioner(model, processor, blind_data, **options, progress="without the picture")
+        constant = most_frequent_caption(caption for captions in rows[0]["captions"] for caption in captions)
+        shipped = evaluate_captioner(merged, processor, eval_data, **options, progress="merged")
+        results = {
+            "most frequent caption": (None, judge([constant] * len(eval_data), rows[1], {})),
+            "LM without the picture": (trainer.evaluation_loss(blind_data), blind),
+            "before (4-bit base)": (before_loss, before),
+            "after (4-bit base + adapter)": (trainer.evaluation_loss(eval_data), adapted),
+            "after (merged)": (None, shipped),
+        }
     if trainer.is_world_process_zero():
         adapter_captions = [row["caption"] for row in adapted.rows]
         write_evaluation(run, shipped, rows[1], run.name, runs.MERGED, before, caption_adapter=adapter_captions)

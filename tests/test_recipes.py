@@ -456,6 +456,27 @@ def test_cider_optimised_training_refuses_what_it_cannot_keep_to(setting, reason
         recipes["train_scst"](["--model", str(llava_runs[0] / "base"), f"--{name}", value, "--max_steps", "1"])
 
 
+def test_running_out_of_memory_in_the_last_evaluations_is_one_clear_line(llava_runs, tmp_path, recipes, monkeypatch):
+    def run_out(*args, **kwargs):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+
+    monkeypatch.setattr(sys.modules["train_qlora"], "evaluate_captioner", run_out)
+    settings = FROM_CHECKPOINT | {"max_train_images": 8, "eval_strategy": "no", "save_strategy": "no"}
+    settings |= {"load_best_model_at_end": False, "output_dir": str(tmp_path / "q")}
+    config = write_config(tmp_path, "small", **settings, model=str(llava_runs[0] / "base"))
+    with pytest.raises(WorkError, match="out of memory in an evaluation: lower --per_device_eval_batch_size 8"):
+        recipes["train_qlora"](["--config", config])
+    assert (tmp_path / "q" / "merged" / "config.json").exists()
+
+
+def test_a_run_does_not_start_from_an_adapter(llava_runs, tmp_path, recipes):
+    for recipe in ("train", "train_scst", "train_qlora"):
+        with pytest.raises(ConfigError, match="is an adapter, and a run starts from whole weights"):
+            recipes[recipe](
+                ["--model", str(llava_runs[0] / "qlora" / "adapter"), "--output_dir", str(tmp_path / "no")]
+            )
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

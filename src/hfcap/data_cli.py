@@ -2,8 +2,9 @@
 
 import argparse
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from hfcap.errors import ConfigError
 from hfcap.hub_cli import add_target_options, target_options
@@ -55,12 +56,12 @@ def check(args: argparse.Namespace) -> None:
     from hfcap.data.check_page import write_check_page
     from hfcap.files import write_json
 
-    count_tokens = None if args.processor is None else _token_counter(args.processor)
+    of_processor = {} if args.processor is None else _of_processor(args.processor)
     try:
         found = check_source(
             args.source,
             **_source_options(args),
-            count_tokens=count_tokens,
+            **of_processor,
             max_caption_tokens=args.max_caption_tokens,
         )
     except ValueError as error:
@@ -110,13 +111,14 @@ def _source_options(args: argparse.Namespace) -> dict[str, str | int]:
     return {name: value for name, value in options.items() if value is not None}
 
 
-def _token_counter(model: str) -> Callable[[Sequence[str]], list[int]]:
-    """Return a function from captions to their numbers of tokens, EOS included, as the collator counts them."""
+def _of_processor(model: str) -> dict[str, Any]:
+    """Return options of `check_source`: how the collator counts tokens, EOS included, and which tokens are special."""
     from transformers import AutoProcessor
 
     import hfcap.models  # noqa: F401  (registers the Auto classes)
     from hfcap import runs
     from hfcap.checkpoint_files import check_settings
+    from hfcap.generation.plain_text import encode_captions, special_texts
 
     try:
         check_settings(model)
@@ -124,5 +126,8 @@ def _token_counter(model: str) -> Callable[[Sequence[str]], list[int]]:
         processor = AutoProcessor.from_pretrained(model if alone else runs.resolve_model(model).path)
     except (OSError, ValueError) as error:
         raise ConfigError(f"--processor {model}: {error}") from error
-    tokenizer = getattr(processor, "tokenizer", processor)
-    return lambda captions: [len(ids) + 1 for ids in tokenizer(list(captions), add_special_tokens=False)["input_ids"]]
+
+    def count_tokens(captions: Sequence[str]) -> list[int]:
+        return [len(ids) + 1 for ids in encode_captions(processor, captions)]
+
+    return {"count_tokens": count_tokens, "special": special_texts(processor)}

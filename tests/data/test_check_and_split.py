@@ -90,6 +90,7 @@ def test_each_fault_is_found_once_and_named(clean, tmp_path, capsys):
         "empty_caption": [((T, "twin"),)],
         "repeated_caption": [((T, "twin"),)],
         "long_caption": [((V, "copy"),)],
+        "special_text": [],
         "same_picture": [((T, "2"), (T, "twin"))],
         "alike_across_splits": [((T, "3"), (V, "near"))],
         "alike": [((T, "4"), (T, "near too"))],

@@ -1,5 +1,6 @@
 """`hfcap data check`: what a source holds, and what is wrong with it, as a record for `check.json` and as text."""
 
+import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
@@ -15,6 +16,7 @@ from hfcap.data.records import is_blank
 from hfcap.data.rows import WHERE, has_ids, one_row_an_image
 from hfcap.data.sources import load_rows, split_names
 from hfcap.errors import beginning, printable
+from hfcap.generation.plain_text import COMMON
 
 SCHEMA_VERSION = 1
 LONG_CAPTION_WORDS = 50  # where no processor says how many tokens a caption has
@@ -29,6 +31,11 @@ KINDS = {
     "empty_caption": (False, "captions without any text", "training leaves them out"),
     "repeated_caption": (False, "captions that an image has twice", "remove one of the two"),
     "long_caption": (False, "captions longer than training reads", "training cuts them"),
+    "special_text": (
+        False,
+        "captions or prompts with the text of a special token",
+        "training reads it as text; remove what other tools left",
+    ),
     "same_picture": (False, "pictures (same file) under two ids in one split", "give them one id"),
     "alike_across_splits": (False, "pictures in two splits that look alike", "see whether they are one photo"),
     "alike": (False, "pictures in one split that look alike", "see whether they are one photo"),
@@ -90,6 +97,7 @@ def check_source(
     max_pixels: int = MAX_PIXELS,
     count_tokens: Callable[[Sequence[str]], list[int]] | None = None,
     max_caption_tokens: int = 64,
+    special: re.Pattern = COMMON,
 ) -> Check:
     """Read every row and picture of every split once, and report what is there.
 
@@ -101,6 +109,7 @@ def check_source(
         max_pixels: see there.
         count_tokens: gives the number of tokens of each of some captions, EOS included.
         max_caption_tokens: above so many a caption is too long.
+        special: matches the special tokens of the tokenizer that will read the captions.
 
     Raises:
         ValueError: the source cannot be read, or a row has a value of a wrong type.
@@ -119,6 +128,7 @@ def check_source(
         splits.append(split)
     findings = {kind: [] for kind in KINDS}
     found = [one for split in splits for one in _in_one_split(split, max_caption_tokens)]
+    found += [one for split in splits for one in _special_texts(split, special)]
     for one in found + _across_splits(splits):
         findings[one.kind].append(one)
     return Check(source, splits, findings, max_caption_tokens)
@@ -147,6 +157,30 @@ def _in_one_split(split: SplitFacts, max_caption_tokens: int) -> list[Finding]:
             if length > limit:
                 found.append(Finding("long_caption", image, where, f"{length} {unit}: {text}"))
     return found
+
+
+def _special_texts(split: SplitFacts, special: re.Pattern) -> list[Finding]:
+    """Find captions, and prompts of rows, that hold what a tokenizer may take for a special token."""
+    prompts = split.rows["prompt"][:] if "prompt" in split.rows.column_names else [None] * len(split.ids)
+    found = []
+    for image_id, texts, prompt, where in zip(split.ids, split.captions, prompts, split.where, strict=True):
+        named = [("caption", text) for text in texts] + ([("prompt", prompt)] if prompt else [])
+        for what, text in named:
+            if special.search(text):
+                shown = f"{special.search(text)[0]} in the {what}: {text}"
+                found.append(Finding("special_text", [(split.name, image_id)], where, shown))
+    return found
+
+
+def fix_of(check: Check, kind: str) -> str:
+    """What to do about findings of a kind; of overlong captions also their share, and what would cut none."""
+    found, fix = check.findings[kind], KINDS[kind][2]
+    if kind != "long_caption" or not found:
+        return fix
+    number = sum(not is_blank(text) for split in check.splits for texts in split.captions for text in texts)
+    tokens = [count for split in check.splits for counts in split.tokens for count in counts]
+    needed = f"; max_caption_tokens {max(tokens)} would cut none" if tokens else ", by tokens: --processor counts them"
+    return f"{len(found) / number:.1%} of all; {fix}, and they do not teach where a caption ends{needed}"
 
 
 def _across_splits(splits: list[SplitFacts]) -> list[Finding]:
@@ -204,7 +238,7 @@ def check_record(check: Check) -> dict[str, Any]:
                 "count": len(found),
                 "is_error": KINDS[kind][0],
                 "what": KINDS[kind][1],
-                "fix": KINDS[kind][2],
+                "fix": fix_of(check, kind),
                 "examples": [asdict(one) for one in found[:MAX_LISTED]],
             }
             for kind, found in check.findings.items()
@@ -260,8 +294,8 @@ def check_text(check: Check) -> str:
     lines += ["(smallest, median, largest)", ""]
     for kind, found in check.findings.items():
         if found:
-            is_error, what, fix = KINDS[kind]
-            lines.append(f"{'ERROR' if is_error else 'note '}  {what}: {len(found):,} ({fix})")
+            is_error, what, _ = KINDS[kind]
+            lines.append(f"{'ERROR' if is_error else 'note '}  {what}: {len(found):,} ({fix_of(check, kind)})")
             lines += [f"         {finding_text(one)}" for one in found[:3]]
             lines += [f"         and {len(found) - 3:,} more"] if len(found) > 3 else []
     if not any(check.findings.values()):

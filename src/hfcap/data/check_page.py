@@ -6,7 +6,7 @@ from random import Random
 from typing import Any
 
 from hfcap.charts import Chart, histogram
-from hfcap.data.check import KINDS, MAX_LISTED, Check, SplitFacts, check_record, check_table, finding_text
+from hfcap.data.check import KINDS, MAX_LISTED, Check, SplitFacts, check_record, check_table, finding_text, fix_of
 from hfcap.data.pictures import load_picture, undecoded
 from hfcap.files import write_atomic
 from hfcap.report import page_environment, thumbnail_uri
@@ -24,7 +24,7 @@ def write_check_page(path: str | os.PathLike, check: Check, num_shown: int = 12,
         num_shown: pictures of each split.
         seed: of their drawing.
     """
-    found = [(KINDS[kind], one) for kind, one in check.findings.items() if one]
+    found = [(kind, ones) for kind, ones in check.findings.items() if ones]
     text = (
         page_environment()
         .get_template("check.html.jinja")
@@ -32,8 +32,14 @@ def write_check_page(path: str | os.PathLike, check: Check, num_shown: int = 12,
             title=f"{check.source.rstrip('/').rsplit('/', 1)[-1]}: data check",
             record=check_record(check),
             findings=[
-                (is_error, len(ones), what, fix, [finding_text(one) for one in ones[:MAX_LISTED]])
-                for (is_error, what, fix), ones in found
+                (
+                    *KINDS[kind][:1],
+                    len(ones),
+                    KINDS[kind][1],
+                    fix_of(check, kind),
+                    [*map(finding_text, ones[:MAX_LISTED])],
+                )
+                for kind, ones in found
             ],
             table=check_table(check),
             charts=_charts(check),

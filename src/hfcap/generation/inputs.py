@@ -13,6 +13,7 @@ from PIL import Image
 from transformers import PreTrainedConfig
 
 from hfcap.errors import ConfigError
+from hfcap.generation.plain_text import special_texts, split_special
 from hfcap.models.facts import CaptionerFacts, facts_of, setting_at
 
 # What a processor gives beside the tensors of the picture.
@@ -46,8 +47,10 @@ def caption_prompt(processor) -> str | None:
 def keep_caption_prompt(processor, prompt: str) -> None:
     """Let the processor remember the instruction of a training run, also when it is saved and loaded again.
 
-    Stock processors save no attributes but their own, so it is kept in the settings of the tokenizer.
+    Stock processors save no attributes but their own, so it is kept in the settings of the tokenizer. What looks like
+    a special token in it is kept as text (`hfcap.generation.plain_text`).
     """
+    prompt = split_special(prompt, special_texts(processor))
     if hasattr(processor, PROMPT_SETTING):
         processor.caption_prompt = prompt
     processor.tokenizer.init_kwargs[PROMPT_SETTING] = prompt
@@ -62,7 +65,7 @@ def prompt_text(processor, facts: CaptionerFacts, prompt: str | None) -> str:
     if facts.prompt == "none" and prompt:
         raise ConfigError(f"prompt: encoder-decoder captioners take none, got {prompt!r}; leave it out")
     if facts.prompt != "chat":
-        return prompt or ""
+        return (processor.image_token if facts.image_token_in_text else "") + (prompt or "")
     if processor.chat_template is None:
         raise ConfigError(
             f"model: its {type(processor).__name__} has no chat template; add chat_template.jinja to its folder"
@@ -82,7 +85,10 @@ def encode_prefix(processor, config: PreTrainedConfig, row: dict, prompt: str | 
         prompt: instruction of the run.
     """
     facts = facts_of(config)
-    text = prompt_text(processor, facts, row.get("prompt") or prompt)
+    prompt = row.get("prompt") or prompt
+    if prompt:
+        prompt = split_special(prompt, special_texts(processor))
+    text = prompt_text(processor, facts, prompt)
     if not facts.image_tokens:
         prompt_ids = processor.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
         return CaptionPrefix(

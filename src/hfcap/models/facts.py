@@ -40,6 +40,8 @@ class CaptionerFacts:
             "none".
         image_tokens: whether the processor writes image tokens into the prompt, one for each image feature. Without
             them the model prepends the features itself (GIT) or attends to them (BLIP, encoder-decoders).
+        image_token_in_text: the processor wants its image token before a "text" prompt, and warns of every picture
+            without one (PaliGemma; the tokens are the same).
         start_token: setting of the model's config that names the token before the prompt, for types without image
             tokens (the others leave it to tokenizer and template). Dots go into sub-configs.
         end_token: setting that names the token that ends a caption; None: the tokenizer's EOS, or SEP where it has no
@@ -67,6 +69,7 @@ class CaptionerFacts:
     layout: Literal["decoder_only", "encoder_decoder"] = "decoder_only"
     prompt: Literal["chat", "text", "none"] = "chat"
     image_tokens: bool = True
+    image_token_in_text: bool = False
     start_token: str | None = None
     end_token: str | None = None
     token_types: str | None = None
@@ -128,6 +131,7 @@ FACTS: dict[str, CaptionerFacts] = {
     "paligemma": CaptionerFacts(
         **_LLAVA_PARTS,
         prompt="text",
+        image_token_in_text=True,
         token_types="token_type_ids",
         caption_token_type=1,
         feature_input="pixel_values",

@@ -64,13 +64,16 @@ class HfcapEncoderDecoderProcessor(ProcessorMixin):
         return BatchFeature({**batch, "labels": labels})
 
     def get_labels(self, text: str | list[str], max_length: int | None = None) -> torch.LongTensor:
-        """Tokenize captions into targets, (B, L) int64: tokens, EOS, -100 up to the longest row."""
+        """Tokenize captions into targets, (B, L) int64: tokens, EOS, -100 up to the longest row.
+
+        What looks like a special token in a caption is text. A caption of more than `max_length` tokens is cut and has
+        no EOS.
+        """
         if self.end_token_id is None:
             raise ValueError("The tokenizer has neither EOS nor SEP, one must end the captions: set its eos_token.")
         captions = [text] if isinstance(text, str) else list(text)
-        token_ids = self.tokenizer(captions, add_special_tokens=False)["input_ids"]
-        room = None if max_length is None else max_length - 1
-        rows = [torch.tensor([*row[:room], self.end_token_id]) for row in token_ids]
+        token_ids = self.tokenizer(captions, add_special_tokens=False, split_special_tokens=True)["input_ids"]
+        rows = [torch.tensor([*row, self.end_token_id][:max_length]) for row in token_ids]
         return torch.nn.utils.rnn.pad_sequence(rows, batch_first=True, padding_value=-100)
 
 

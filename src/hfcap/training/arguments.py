@@ -77,7 +77,9 @@ class DataArguments(SourceArguments):
             "help": "Change brightness, contrast and saturation by up to this, where no caption names a colour."
         },
     )
-    max_caption_tokens: int = field(default=64, metadata={"help": "Longer references are cut."})
+    max_caption_tokens: int = field(
+        default=64, metadata={"help": "Longer references are cut, and do not teach where a caption ends."}
+    )
 
     def __post_init__(self):
         super().__post_init__()
@@ -232,6 +234,15 @@ class RunArguments(TrainingArguments):
         for name, (default, instead) in NOT_FOLLOWED.items():
             if getattr(self, name, default) != default:
                 raise ConfigError(f"{name} is not followed: {instead}; leave it out")
+        for name in ("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs"):  # its name before 5.23
+            kwargs = getattr(self, name, None)
+            if isinstance(kwargs, str):
+                kwargs = json.loads(kwargs)
+            if (kwargs or {}).get("use_reentrant"):
+                raise ConfigError(
+                    f"{name}: use_reentrant is true, and gradients then stop at parts whose inputs need none, as "
+                    "with LoRA or a frozen encoder; leave it out"
+                )
         self.use_cpu = self.use_cpu or not torch.cuda.is_available()
         if self.bf16:  # the Trainer's own name for it
             self.precision = "bfloat16"
@@ -292,7 +303,10 @@ class CaptionTrainingArguments(RunArguments):
     no_repeat_ngram_size: int | None = field(
         default=None, metadata={"help": "The same; 0, any repetition is allowed, for a new one."}
     )
-    max_new_tokens: int | None = field(default=None, metadata={"help": "The same; 40 for a new one."})
+    max_new_tokens: int | None = field(
+        default=None,
+        metadata={"help": "The same; 40 for a new one, or what the references need."},
+    )
     dry_run: bool = field(
         default=False, metadata={"help": "Show a batch, the parameters and an estimate; do not train."}
     )

@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from hfcap.errors import ConfigError
 from hfcap.generation.inputs import CaptionPrefix, encode_prefix, end_token_id, join_vision
+from hfcap.generation.plain_text import encode_captions
 from hfcap.models.facts import CaptionerFacts, facts_of, is_packable
 from hfcap.training.packing import join_images, pack_references, pad_rows
 
@@ -63,7 +64,7 @@ class CaptionCollator:
         prompt: instruction before the caption, for the types that take one. A row's own `prompt` wins.
         packing: lay all references of an image in one row behind one image; otherwise, and where the model cannot be
             packed, one row for each pair of image and reference, as stock trainers do. Loss and gradient are the same.
-        max_caption_tokens: longer references are cut, and still end in EOS.
+        max_caption_tokens: longer references are cut, EOS included: they do not teach where a caption ends.
         pad_to_multiple_of: rows are padded to a multiple of so many tokens.
 
     The batch of B rows of length L has `input_ids`, `segment_ids`, `image_ids` and `shift_labels`, all (B, L) int64
@@ -106,10 +107,13 @@ class CaptionCollator:
         return len(encode_prefix(self.processor, self.config, row, self.prompt).input_ids)
 
     def targets(self, captions: Sequence[str]) -> list[list[int]]:
-        """Token ids of each caption, cut to `max_caption_tokens` with EOS as the last."""
-        encoded = self.processor.tokenizer(list(captions), add_special_tokens=False)["input_ids"]
+        """Token ids of each caption, EOS last, cut to `max_caption_tokens`; a cut one has no EOS."""
         end = end_token_id(self.processor, self.config)
-        return [[*ids[: self.max_caption_tokens - 1], end] for ids in encoded]
+        return [[*ids, end][: self.max_caption_tokens] for ids in self.encode(captions)]
+
+    def encode(self, captions: Sequence[str]) -> list[list[int]]:
+        """Token ids of each caption as text, whole and without EOS."""
+        return encode_captions(self.processor, captions) if captions else []
 
     def collate(
         self,

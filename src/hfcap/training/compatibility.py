@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import Iterable, Mapping
 from dataclasses import fields
+from pathlib import Path
 from typing import Literal
 
 import torch
@@ -104,9 +105,10 @@ def check_settings(
     """Check all settings of a run that trains a captioner of `model_type`, on the engine that will train it.
 
     Raises:
-        ConfigError: see `check_supported`, `check_data` and `check_decoding`.
+        ConfigError: see `check_supported`, `check_learning_rates`, `check_data` and `check_decoding`.
     """
     check_supported(model_args, model_type, current_backend())
+    check_learning_rates(model_args, args, model_type)
     check_data(data_args, model_args, args)
     check_decoding(model_args, args)
 
@@ -160,6 +162,26 @@ def _check_kernels(args: ModelArguments, model_type: str, backend: Backend) -> N
             raise ConfigError("attn_implementation: flex_attention trains on a GPU alone; leave it out here")
     if args.compile_layers and backend not in ("single", "ddp"):
         raise ConfigError(f"compile_layers is not offered on {backend}, which hooks into every layer; leave it out")
+
+
+def check_learning_rates(model_args: ModelArguments, args: CaptionTrainingArguments, model_type: str) -> None:
+    """Check that a part with a learning rate of its own trains.
+
+    Raises:
+        ConfigError: the strategy keeps it frozen, or the type has no such part: the rate would be left unread.
+    """
+    for part in ("encoder", "projector"):
+        name = f"{part}_learning_rate"
+        if getattr(args, name) is None:
+            continue
+        if not getattr(facts_of_type(model_type), part):
+            raise ConfigError(f"{name} is {getattr(args, name):g}, and {model_type} has no {part}; leave it out")
+        if part not in TRAINED_PARTS[model_args.strategy]:
+            able = [strategy for strategy, parts in TRAINED_PARTS.items() if part in parts]
+            raise ConfigError(
+                f"{name} is {getattr(args, name):g}, and strategy {model_args.strategy!r} keeps the {part} frozen; "
+                f"leave it out, or set strategy: {' or '.join(able)}"
+            )
 
 
 def choose_packing(packing: Literal["auto", "always", "never"], config: PreTrainedConfig) -> bool:
@@ -239,10 +261,17 @@ def check_model(args: ModelArguments) -> None:
     """Check that a captioner to start from is named, and that nothing is said of how to build one.
 
     Raises:
-        ConfigError: it is not, or a setting would be left unread.
+        ConfigError: it is not, it is an adapter, or a setting would be left unread.
     """
     if args.model is None:
         raise ConfigError("model: give the captioner to start from (a run folder, a model folder or a Hub id)")
+    folder = Path(args.model).expanduser()
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        raise ConfigError(
+            f"model: {args.model} is an adapter, and a run starts from whole weights: an adapter trained on top of it "
+            "would need both to be loaded. Give what it was merged into (the run folder, which means its merged/), or "
+            f"merge it first: hfcap export {args.model} --merge --to FOLDER, then --model FOLDER"
+        )
     unused = _changed(args, BUILDING)
     if unused:
         raise ConfigError(f"model: {args.model!r} is built already; leave out {', '.join(unused)}, or model")

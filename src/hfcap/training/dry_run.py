@@ -10,6 +10,7 @@ from torch import nn
 from hfcap.models.attention import uses_packed_sdpa
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.dataset import CaptionDataset, CaptionStream
+from hfcap.training.lengths import measure_references
 from hfcap.training.loss import token_loss
 from hfcap.training.packing import IGNORE_INDEX, PREFIX_SEGMENT
 from hfcap.training.plan import train_sampler
@@ -72,6 +73,7 @@ def describe_run(model: nn.Module, collator: CaptionCollator, data: CaptionDatas
             describe_sample(batch, collator.processor.tokenizer),
             f"batch: {num_rows} rows of {length} tokens, {images:.0f} images, {targets} targets, "
             f"{100 * (1 - tokens / positions):.0f} % padding",
+            str(measure_references(data, collator)),
             *([] if args.max_row_tokens is None else [f"an epoch: {len(data)} images in {len(sampler)} rows"]),
             parameter_table(model),
             f"{steps} optimizer steps, {seconds:.2f} s for a batch: some {minutes:.0f} minutes without evaluation",

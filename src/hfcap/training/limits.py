@@ -53,6 +53,21 @@ def check_smallest(arguments) -> None:
             raise ConfigError(f"{name} is {value}; wanted {smallest} or more")
 
 
+def check_whole_batch(num_rows: int, args) -> None:
+    """Check that an epoch of `num_rows` rows has a whole batch, where incomplete ones are dropped.
+
+    Raises:
+        ConfigError: it has none, so that nothing would be trained.
+    """
+    rows = args.per_device_train_batch_size * args.world_size
+    if args.dataloader_drop_last and num_rows < rows:
+        raise ConfigError(
+            f"dataloader_drop_last drops every batch: the training data has {num_rows} rows, and a batch of all "
+            f"processes {rows} (per_device_train_batch_size {args.per_device_train_batch_size} x {args.world_size}); "
+            "leave it out, or lower per_device_train_batch_size"
+        )
+
+
 def check_best_metric(name: str | None, figures: Sequence[str]) -> None:
     """Check that evaluations compute `metric_for_best_model`.
 

@@ -14,6 +14,7 @@ import torch
 from hfcap.errors import ConfigError
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.dataset import CaptionDataset, CaptionStream, EpochSampler
+from hfcap.training.limits import check_whole_batch
 from hfcap.training.packing import packed_length
 
 CAPTIONS_AT_A_TIME = 10_000
@@ -130,8 +131,17 @@ def train_sampler(
     """Order of the training data: an image a row, or as many as `max_row_tokens` holds; a stream has its own (None).
 
     Raises:
-        ConfigError: images cannot share a row here.
+        ConfigError: images cannot share a row here, or an epoch has no whole batch and others are dropped.
     """
+    sampler = _train_sampler(data, collator, args)
+    if sampler is not None:
+        check_whole_batch(len(sampler), args)
+    return sampler
+
+
+def _train_sampler(
+    data: CaptionDataset | CaptionStream, collator: CaptionCollator, args
+) -> torch.utils.data.Sampler | None:
     seed = args.seed if args.data_seed is None else args.data_seed
     if args.max_row_tokens is None:
         return EpochSampler(len(data), seed) if isinstance(data, CaptionDataset) else None

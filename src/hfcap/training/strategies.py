@@ -96,6 +96,9 @@ def apply_strategy(
     Returns:
         The model, wrapped by PEFT for "lora" and "qlora" with the projector saved in full beside the adapter.
     """
+    # Of use to reentrant checkpoints alone, which are refused. GIT adds to its embeddings in place, which a frozen one
+    # whose output is told to require a gradient does not allow.
+    model.enable_input_require_grads = lambda: None
     if strategy == "qlora":
         check_only_lm_is_four_bit(model)
     if strategy in ("lora", "qlora"):

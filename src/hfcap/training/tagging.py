@@ -21,6 +21,7 @@ from hfcap.metrics.ptb_tokenizer import tokenize
 from hfcap.models.image_features import encode_images, measure_image_features
 from hfcap.training.dataset import CaptionDataset, EpochSampler
 from hfcap.training.finite import FiniteTrainer
+from hfcap.training.limits import check_whole_batch
 
 FEWEST_IMAGES = 0.002  # a word of fewer images (as a share of all) is too rare to be learned
 MOST_IMAGES = 0.9  # one of more images tells nothing: "a", "picture"
@@ -113,6 +114,7 @@ class TaggingTrainer(FiniteTrainer):
     """`FiniteTrainer` of a `CaptionTagger`; what an epoch draws is a function of (seed, epoch), as for captioners."""
 
     def _get_train_sampler(self, train_dataset: CaptionDataset | None = None) -> EpochSampler:
+        check_whole_batch(len(self.train_dataset), self.args)
         return EpochSampler(len(self.train_dataset), self.args.seed)
 
 

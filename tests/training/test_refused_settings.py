@@ -1,0 +1,114 @@
+"""Settings that nobody would read, or that fail in the first step, are refused with the reason, or made to work."""
+
+import logging
+
+import pytest
+import torch
+
+from hfcap.errors import ConfigError
+from hfcap.generation.inputs import encode_prefix
+from hfcap.training.arguments import CaptionTrainingArguments, EncoderTrainingArguments, ModelArguments
+from hfcap.training.collators import CaptionCollator
+from hfcap.training.compatibility import check_learning_rates, check_model
+from hfcap.training.dataset import CaptionDataset
+from hfcap.training.dry_run import describe_run
+from hfcap.training.strategies import TRAINED_PARTS, apply_strategy
+from hfcap.training.tagging import CaptionTagger, TagCollator, TaggingTrainer, choose_words
+from native_models import PROMPT, build_native
+from tiny_training import CHECKPOINTING, STEPS_ALONE, make_trainer
+
+
+@pytest.mark.parametrize(("model_type", "strategy"), [("git", "lora"), ("blip", "lora"), ("git", "projector")])
+def test_activation_checkpointing_gives_the_same_steps(model_type, strategy, rows, tmp_path):
+    captions = [c for captions in rows["captions"] for c in captions] + [PROMPT] * 9
+    logs = []
+    for checkpointing in (False, True):
+        model, processor = build_native(model_type, captions)
+        torch.manual_seed(0)
+        model = apply_strategy(model, strategy, lora_r=4)
+        settings = {"max_steps": 2, "learning_rate": 0.01, "logging_steps": 1, CHECKPOINTING: checkpointing}
+        trainer = make_trainer(model, CaptionCollator(processor, model.config, PROMPT), rows, tmp_path, **settings)
+        trainer.train()
+        logs.append([(log["loss"], log["grad_norm"]) for log in trainer.state.log_history if "loss" in log])
+    assert len(logs[0]) == 2 and logs[0][0][1] > 0
+    for without, with_it in zip(*logs, strict=True):
+        assert with_it == pytest.approx(without, rel=1e-5)
+
+
+@pytest.mark.parametrize("given", [{"use_reentrant": True}, '{"use_reentrant": true}'])
+def test_reentrant_checkpoints_are_refused(given, tmp_path):
+    name = f"{CHECKPOINTING}_kwargs"
+    with pytest.raises(ConfigError, match=rf"{name}: use_reentrant is true"):
+        CaptionTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **{CHECKPOINTING: True, name: given})
+    CaptionTrainingArguments(output_dir=str(tmp_path), use_cpu=True, **{name: {"use_reentrant": False}})
+
+
+def test_dropping_the_only_batch_is_refused(build_tiny, scene_rows, tmp_path):
+    model, processor = build_tiny("llava")
+    collator, rows = CaptionCollator(processor, model.config, "caption"), scene_rows.select(range(3))
+    settings = {"dataloader_drop_last": True, "max_steps": 1, "per_device_train_batch_size": 4}
+    message = "dataloader_drop_last drops every batch: the training data has 3 rows, and a batch of all processes 4"
+    with pytest.raises(ConfigError, match=message):
+        make_trainer(model, collator, rows, tmp_path, **settings)
+    args = CaptionTrainingArguments(output_dir=str(tmp_path), **STEPS_ALONE | settings)
+    with pytest.raises(ConfigError, match=message):
+        describe_run(model, collator, CaptionDataset(rows), args)
+    make_trainer(model, collator, rows, tmp_path, **settings | {"per_device_train_batch_size": 3}).train()
+
+
+def test_an_encoder_run_that_would_drop_its_only_batch_is_refused(build_tiny, scene_rows, tmp_path):
+    model, processor = build_tiny("llava")
+    words = choose_words(scene_rows["captions"])
+    settings = {"dataloader_drop_last": True, "max_steps": 1, "per_device_train_batch_size": 25}
+    trainer = TaggingTrainer(
+        model=CaptionTagger(model.model.vision_tower, words.values(), image_size=32),
+        args=EncoderTrainingArguments(output_dir=str(tmp_path), **STEPS_ALONE | settings),
+        train_dataset=CaptionDataset(scene_rows),
+        data_collator=TagCollator(processor.image_processor, words),
+    )
+    with pytest.raises(ConfigError, match=r"24 rows, and a batch of all processes 25"):
+        trainer.train()
+
+
+@pytest.mark.parametrize("strategy", TRAINED_PARTS)
+def test_a_learning_rate_of_a_frozen_part_is_refused(strategy):
+    model_args = ModelArguments(model="base", strategy=strategy)
+    for part in ("encoder", "projector"):
+        args = CaptionTrainingArguments(use_cpu=True, **{f"{part}_learning_rate": 0.001})
+        if part in TRAINED_PARTS[strategy]:
+            check_learning_rates(model_args, args, "llava")
+            continue
+        with pytest.raises(ConfigError, match=rf"{part}_learning_rate is 0.001, and strategy '{strategy}' keeps"):
+            check_learning_rates(model_args, args, "llava")
+
+
+def test_a_learning_rate_of_a_part_that_a_type_lacks_is_refused():
+    args = CaptionTrainingArguments(use_cpu=True, projector_learning_rate=0.001)
+    with pytest.raises(
+        ConfigError, match=r"projector_learning_rate is 0.001, and blip has no projector; leave it out"
+    ):
+        check_learning_rates(ModelArguments(model="base", strategy="full"), args, "blip")
+
+
+def test_paligemma_is_asked_in_its_own_way_and_warns_of_no_picture(rows, caplog):
+    model, processor = build_native("paligemma", rows["captions"][0] + [PROMPT] * 9)
+    row = rows[0]
+    old = processor(images=[row["image"]], text=[PROMPT], return_tensors="pt")["input_ids"][0].tolist()
+    logger = logging.getLogger("transformers")
+    logger.addHandler(caplog.handler)  # it does not propagate
+    try:
+        caplog.clear()
+        new = encode_prefix(processor, model.config, row, PROMPT)
+    finally:
+        logger.removeHandler(caplog.handler)
+    assert new.input_ids == old
+    assert not caplog.records
+
+
+def test_training_from_an_adapter_is_refused_with_the_reason(tmp_path):
+    (tmp_path / "adapter").mkdir()
+    (tmp_path / "adapter" / "adapter_config.json").write_text("{}")
+    with pytest.raises(
+        ConfigError, match=r"adapter is an adapter, and a run starts from whole weights: .* --merge --to"
+    ):
+        check_model(ModelArguments(model=str(tmp_path / "adapter")))
