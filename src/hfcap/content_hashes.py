@@ -1,0 +1,93 @@
+"""Hashes of contents: weights, model settings, captions. A path or a Hub id says where to look, never what is there."""
+
+import hashlib
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+# What loading a captioner reads besides its weights; records (`metrics.json`, `card.json`, ...) are no settings.
+SETTINGS_FILES = (
+    "config.json",
+    "generation_config.json",
+    "adapter_config.json",
+    "processor_config.json",
+    "preprocessor_config.json",
+    "tokenizer*",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template*",
+    "vocab*",
+    "merges.txt",
+    "*.model",
+)
+ADAPTER_CONFIG = "adapter_config.json"
+
+
+def file_sha256(path: str | os.PathLike) -> str:
+    """SHA-256 (hex) of a file's bytes. Raises OSError where it cannot be read."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def weights_sha256(folder: str | os.PathLike) -> str | None:
+    """SHA-256 (hex) over the weight files of a model folder; None where it has none.
+
+    Covered are the names and bytes of all `*.safetensors` at its top, or where there are none of `*.bin`. An adapter is
+    nothing without its base, so the base that `adapter_config.json` names is part of it.
+    """
+    folder = Path(folder)
+    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    if not files:
+        return None
+    parts = [[path.name, file_sha256(path)] for path in files]
+    if (folder / ADAPTER_CONFIG).is_file():
+        settings = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
+        base = settings.get("base_model_name_or_path")
+        parts.append(["base", base and weights_identity(base, settings.get("revision"))])
+    return _sha256_of(parts)
+
+
+def weights_identity(name: str | os.PathLike, revision: str | None = None) -> str | None:
+    """What the weights are that `from_pretrained(name)` loads: `weights_sha256` of a folder, the commit of a Hub id.
+
+    Args:
+        name: model folder, adapter folder, or Hub id.
+        revision: branch, tag or commit of a Hub id; the main branch by default.
+
+    Returns:
+        64 hex digits for a folder, 40 for a Hub id, or None where neither can be found (a Hub that does not answer and
+        no copy in the cache, a folder without weights).
+    """
+    if Path(name).is_dir():
+        return weights_sha256(name)
+    from transformers.utils import cached_file  # slow to import, and folders do without
+    from transformers.utils.hub import extract_commit_hash
+
+    try:
+        found = [
+            cached_file(str(name), file, revision=revision or "main", _raise_exceptions_for_missing_entries=False)
+            for file in ("config.json", ADAPTER_CONFIG)
+        ]
+    except (OSError, ValueError):
+        return None
+    return next((extract_commit_hash(file, None) for file in found if file is not None), None)
+
+
+def settings_sha256(folder: str | os.PathLike) -> str:
+    """SHA-256 (hex) over the files of a model folder that decide its captions besides the weights.
+
+    Covered are the configurations of model, decoding, pictures and adapter, the tokenizer, and the chat template.
+    """
+    files = {path for pattern in SETTINGS_FILES for path in Path(folder).glob(pattern) if path.is_file()}
+    return _sha256_of([[path.name, file_sha256(path)] for path in sorted(files)])
+
+
+def captions_sha256(captions: Iterable[tuple[str, str]]) -> str:
+    """SHA-256 (hex) over `(image_id, caption)` pairs, whatever their order."""
+    return _sha256_of(sorted(map(list, captions)))
+
+
+def _sha256_of(value: object) -> str:
+    # JSON keeps the parts apart: ["ab", "c"] and ["a", "bc"] differ.
+    return hashlib.sha256(json.dumps(value).encode()).hexdigest()
