@@ -49,6 +49,7 @@ def test_settings_are_what_loading_reads_and_no_records(model):
 
 
 def test_what_is_not_there_has_no_hash(tmp_path, monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     assert weights_sha256(tmp_path) is None
     assert weights_identity("owner/not-in-any-cache") is None
 

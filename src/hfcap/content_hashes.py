@@ -1,4 +1,4 @@
-"""Hashes of contents: weights, model settings, captions. A path or a Hub id says where to look, never what is there."""
+"""Hashes of weights, model settings and captions: a path or a Hub id says where to look, not what is there."""
 
 import hashlib
 import json
@@ -33,8 +33,8 @@ def file_sha256(path: str | os.PathLike) -> str:
 def weights_sha256(folder: str | os.PathLike) -> str | None:
     """SHA-256 (hex) over the weight files of a model folder; None where it has none.
 
-    Covered are the names and bytes of all `*.safetensors` at its top, or where there are none of `*.bin`. An adapter is
-    nothing without its base, so the base that `adapter_config.json` names is part of it.
+    Covered are the names and bytes of all `*.safetensors` at its top, or where there are none of `pytorch_model*.bin`.
+    The hash of an adapter includes the weights of the base that its `adapter_config.json` names.
     """
     folder = Path(folder)
     files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
