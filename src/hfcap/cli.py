@@ -59,6 +59,12 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--output", metavar="FILE", help="write JSON lines to this file; run again, it captions what is missing"
     )
+    command.add_argument(
+        "--keep_both",
+        "--keep-both",
+        action="store_true",
+        help="where --output has a caption of another picture with the same image id, keep both under different ids",
+    )
     command.set_defaults(run=caption)
 
     command = commands.add_parser("evaluate", help="compare captions with references")

@@ -40,12 +40,9 @@ def weights_sha256(folder: str | os.PathLike) -> str | None:
     files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     if not files:
         return None
+    base, revision = _base_of(folder)
     parts = [[path.name, file_sha256(path)] for path in files]
-    if (folder / ADAPTER_CONFIG).is_file():
-        settings = json.loads((folder / ADAPTER_CONFIG).read_text(encoding="utf-8"))
-        base = settings.get("base_model_name_or_path")
-        parts.append(["base", base and weights_identity(base, settings.get("revision"))])
-    return _sha256_of(parts)
+    return _sha256_of(parts + ([["base", weights_identity(base, revision)]] if base else []))
 
 
 def weights_identity(name: str | os.PathLike, revision: str | None = None) -> str | None:
@@ -77,15 +74,25 @@ def weights_identity(name: str | os.PathLike, revision: str | None = None) -> st
 def settings_sha256(folder: str | os.PathLike) -> str:
     """SHA-256 (hex) over the files of a model folder that decide its captions besides the weights.
 
-    Covered are the configurations of model, decoding, pictures and adapter, the tokenizer, and the chat template.
+    Covered are the configurations of model, decoding, pictures and adapter, the tokenizer, and the chat template; of
+    an adapter also those of its base, where that is a folder (of a Hub id, `weights_identity` covers all).
     """
     files = {path for pattern in SETTINGS_FILES for path in Path(folder).glob(pattern) if path.is_file()}
-    return _sha256_of([[path.name, file_sha256(path)] for path in sorted(files)])
+    base, _ = _base_of(Path(folder))
+    parts = [[path.name, file_sha256(path)] for path in sorted(files)]
+    return _sha256_of(parts + ([["base", settings_sha256(base)]] if base and Path(base).is_dir() else []))
 
 
 def captions_sha256(captions: Iterable[tuple[str, str]]) -> str:
     """SHA-256 (hex) over `(image_id, caption)` pairs, whatever their order."""
     return _sha256_of(sorted(map(list, captions)))
+
+
+def _base_of(folder: Path) -> tuple[str | None, str | None]:
+    """Name and revision of the base that an adapter was trained on; nothing for a whole model."""
+    path = folder / ADAPTER_CONFIG
+    settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    return settings.get("base_model_name_or_path"), settings.get("revision")
 
 
 def _sha256_of(value: object) -> str:

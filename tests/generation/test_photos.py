@@ -1,5 +1,6 @@
 """`hfcap caption`: which files, which ids, what is skipped, and how a broken run goes on."""
 
+import hashlib
 import io
 import json
 import os
@@ -185,6 +186,98 @@ def test_captions_made_otherwise_are_not_mixed(folder, captioner, tmp_path, caps
     assert exit_.value.code == 2
 
 
+@pytest.fixture
+def caption_to(captioner, tmp_path, monkeypatch):
+    """Caption paths, relative to `tmp_path`, into one file; return its rows as `[id, path]`."""
+    *_, model = captioner
+    monkeypatch.chdir(tmp_path)
+
+    def run(*arguments):
+        cli.main(["caption", *arguments, "--model", model, "--output", "captions.jsonl"])
+        rows = map(json.loads, (tmp_path / "captions.jsonl").read_text().splitlines())
+        return [[row["image_id"], row["path"]] for row in rows]
+
+    return run
+
+
+def refusal(caption_to, capsys, *arguments):
+    with pytest.raises(SystemExit) as exit_:
+        caption_to(*arguments)
+    assert exit_.value.code == 2
+    return capsys.readouterr().err
+
+
+def test_another_picture_of_the_same_name_is_not_taken_for_captioned(caption_to, tmp_path, scene_rows, capsys):
+    for number, day in enumerate(("monday", "tuesday")):
+        (tmp_path / day).mkdir()
+        scene_rows[number]["image"].save(tmp_path / day / "1.png")
+    scene_rows[2]["image"].save(tmp_path / "tuesday" / "2.png")
+    monday = caption_to("monday")
+    before = (tmp_path / "captions.jsonl").read_bytes()
+    said = refusal(caption_to, capsys, "tuesday")
+    assert "1 photo with the image id of another picture there: '1' is monday/1.png, and tuesday/1.png now." in said
+    assert "--keep_both" in said and "another --output" in said
+    assert (tmp_path / "captions.jsonl").read_bytes() == before
+    tuesday = [["tuesday/1.png", "tuesday/1.png"], ["2", "tuesday/2.png"]]
+    assert caption_to("tuesday", "--keep_both") == tuesday + monday
+    capsys.readouterr()
+    for arguments in (["tuesday"], ["tuesday", "--keep_both"], [str(tmp_path / "tuesday")]):  # all are there
+        assert caption_to(*arguments) == tuesday + monday
+        assert "2 of 2 photos have a caption already" in capsys.readouterr().out
+
+
+def test_a_picture_that_changed_is_not_taken_for_captioned(caption_to, tmp_path, scene_rows, capsys):
+    scene_rows[0]["image"].save(tmp_path / "1.png")
+    first = caption_to("1.png")
+    scene_rows[1]["image"].save(tmp_path / "1.png")
+    assert "1.png has changed since it was captioned as '1'" in refusal(caption_to, capsys, "1.png")
+    both = [["1.png", "1.png"], *first]
+    assert caption_to("1.png", "--keep_both") == both == caption_to("1.png")
+    scene_rows[2]["image"].save(tmp_path / "1.png")
+    third, *rest = caption_to("1.png", "--keep_both")
+    assert rest == both
+    digest = hashlib.sha256((tmp_path / "1.png").read_bytes()).hexdigest()
+    assert third == [f"1.png@{digest[:12]}", "1.png"]
+
+
+def test_an_id_that_gets_longer_keeps_its_caption(caption_to, tmp_path, scene_rows):
+    scene_rows[0]["image"].save(tmp_path / "model" / "beach.png")
+    first = caption_to("model")
+    scene_rows[1]["image"].save(tmp_path / "model" / "beach.jpg")  # find_photos now says beach.png and beach.jpg
+    assert caption_to("model") == [["beach.jpg", "model/beach.jpg"], *first]
+
+
+def test_other_weights_or_settings_under_the_same_path_are_refused(caption_to, tmp_path, scene_rows, capsys):
+    scene_rows[0]["image"].save(tmp_path / "1.png")
+    rows = caption_to("1.png")
+    weights, settings = (tmp_path / "model" / name for name in ("model.safetensors", "generation_config.json"))
+    as_it_was = weights.read_bytes()
+    weights.write_bytes(as_it_was[:-4] + b"abcd")
+    said = refusal(caption_to, capsys, "1.png")
+    assert "weights was " in said and f"({tmp_path / 'model'})" in said
+    weights.write_bytes(as_it_was)
+    assert caption_to("1.png") == rows
+    settings.write_text(json.dumps(json.loads(settings.read_text()) | {"num_beams": 2}))
+    assert "settings was " in refusal(caption_to, capsys, "1.png")
+
+
+def test_a_moved_model_goes_on(caption_to, tmp_path, scene_rows, capsys):
+    scene_rows[0]["image"].save(tmp_path / "1.png")
+    caption_to("1.png")
+    (tmp_path / "model").rename(tmp_path / "moved")
+    capsys.readouterr()
+    cli.main(["caption", "1.png", "--model", "moved", "--output", "captions.jsonl"])
+    assert "1 of 1 photos have a caption already" in capsys.readouterr().out
+
+
+def test_a_file_of_earlier_versions_does_not_say_which_weights(caption_to, tmp_path, scene_rows, capsys):
+    scene_rows[0]["image"].save(tmp_path / "1.png")
+    caption_to("1.png")
+    path = tmp_path / "captions.jsonl.settings.json"
+    path.write_text(json.dumps({"model": "outputs/x", "prompt": None, "load_in_4bit": False, "num_beams": None}))
+    assert "does not record the hash of the weights" in refusal(caption_to, capsys, "1.png")
+
+
 def test_photos_added_later_are_captioned_and_the_rest_is_kept(folder, captioner, tmp_path, scene_rows):
     *_, path = captioner
     output = tmp_path / "captions.jsonl"
@@ -200,12 +293,12 @@ def test_photos_added_later_are_captioned_and_the_rest_is_kept(folder, captioner
 
 def test_parts_of_several_processes_become_one_file(tmp_path):
     photos = [Photo(str(i), tmp_path / f"{i}.png") for i in range(5)]
-    files = [CaptionFile(tmp_path / "c.jsonl", {"model": "m"}, rank) for rank in range(2)]
+    files = [CaptionFile(tmp_path / "c.jsonl", {"weights": "w"}, rank) for rank in range(2)]
     for rank, file in enumerate(files):
         for photo in photos[rank::2]:
             file.append({"image_id": photo.image_id, "caption": f"caption {photo.image_id}"})
     # The next run has one process only: it finds what the second one wrote.
-    last = CaptionFile(tmp_path / "c.jsonl", {"model": "m"})
+    last = CaptionFile(tmp_path / "c.jsonl", {"weights": "w"})
     assert set(last.rows()) == set("01234")
     last.finish(photo.image_id for photo in photos)
     assert [row.image_id for row in read_predictions(tmp_path / "c.jsonl")] == list("01234")

@@ -13,7 +13,10 @@ from typing import Any, BinaryIO
 
 from hfcap.errors import ConfigError
 from hfcap.files import write_json
+from hfcap.json_files import read_object
 from hfcap.predictions import write_predictions
+
+HASHES = ("weights", "settings")  # shown by their beginning, with the folder they are of
 
 
 class CaptionFile:
@@ -21,7 +24,8 @@ class CaptionFile:
 
     Args:
         path: the file.
-        settings: what decides the captions, kept beside them in `<file>.settings.json`; JSON values.
+        settings: what decides the captions, kept beside them in `<file>.settings.json`; JSON values. `weights` is
+            their hash; `model`, where they lie, is kept for people and not compared.
         rank: number of this process.
 
     Raises:
@@ -41,17 +45,20 @@ class CaptionFile:
             if self.path.exists():
                 raise ConfigError(f"--output {self.path} was not written by this command; give another one")
             return
-        earlier = json.loads(self.settings_path.read_text(encoding="utf-8"))
+        earlier = read_object(self.settings_path)
+        fix = f"Give another --output, or remove {self.path.name}*"
+        if "weights" not in earlier:
+            raise ConfigError(
+                f"--output {self.path} does not record the hash of the weights that wrote it (an earlier hfcap kept "
+                f"the name {earlier.get('model')!r} alone), so its captions may be those of another model. {fix}"
+            )
         changed = [
-            f"{name} was {earlier.get(name)!r}, is {value!r}"
+            f"{name} was {_shown(earlier, name)}, is {_shown(self.settings, name)}"
             for name, value in self.settings.items()
-            if earlier.get(name) != value
+            if name != "model" and earlier.get(name) != value
         ]
         if changed:
-            raise ConfigError(
-                f"--output {self.path} holds captions made otherwise: {'; '.join(changed)}. Give another --output, or "
-                f"remove {self.path.name}*"
-            )
+            raise ConfigError(f"--output {self.path} holds captions made otherwise: {'; '.join(changed)}. {fix}")
 
     def rows(self) -> dict[str, dict[str, Any]]:
         """All rows written so far, by any process, by image id."""
@@ -86,6 +93,11 @@ class CaptionFile:
 
     def _parts(self) -> list[Path]:
         return sorted(self.path.parent.glob(f"{escape(self.path.name)}.part-*"))
+
+
+def _shown(settings: Mapping[str, Any], name: str) -> str:
+    value = settings.get(name)
+    return f"{str(value)[:12]} ({settings.get('model')})" if name in HASHES else repr(value)
 
 
 def _whole_lines(file: Path) -> list[bytes]:

@@ -5,13 +5,14 @@ import logging
 import sys
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import UnidentifiedImageError
 
 from hfcap import runs
+from hfcap.content_hashes import file_sha256, settings_sha256, weights_identity
 from hfcap.data.readers import PICTURE_SUFFIXES, walk
 from hfcap.errors import ConfigError, WorkError, printable
 
@@ -108,7 +109,7 @@ def caption_photos(args: Namespace) -> None:
 
     from accelerate.utils import gather_object
 
-    from hfcap.distributed import join_processes
+    from hfcap.distributed import join_processes, main_process_decides
     from hfcap.generation.caption_file import CaptionFile
 
     model = runs.resolve_model(args.model).path
@@ -116,11 +117,12 @@ def caption_photos(args: Namespace) -> None:
     output, missing = None, photos
     if args.output is not None:
         settings = {name: getattr(args, name) for name in ("prompt", "load_in_4bit", *DECODING)}
+        settings |= main_process_decides(lambda: _hashes_of(model))
         output = CaptionFile(Path(args.output), {"model": model, **settings}, state.process_index)
-        done = output.rows()
-        missing = [photo for photo in photos if photo.image_id not in done]
+        rows = output.rows()
+        photos, missing = match_captions(photos, list(rows.values()), args.output, args.keep_both)
         state.wait_for_everyone()  # all have read what is there before one adds to it
-        if done and state.is_main_process:
+        if rows and state.is_main_process:
             print(f"{args.output}: {len(photos) - len(missing)} of {len(photos)} photos have a caption already")
     mine = missing[state.process_index :: state.num_processes]
     skipped: list[str] = []
@@ -129,7 +131,7 @@ def caption_photos(args: Namespace) -> None:
         if not row["caption"]:
             empty.append(row["path"])
         if output is not None:
-            output.append(row)
+            output.append(row | {"sha256": file_sha256(row["path"])})
         else:
             one_line = f"{printable(row['path'])}\t{' '.join(row['caption'].split())}"
             print(_json_line(row) if args.json else one_line, flush=True)
@@ -141,6 +143,79 @@ def caption_photos(args: Namespace) -> None:
         _say_what_is_odd(skipped, empty)
     if len(skipped) == len(photos):
         raise WorkError(f"of {_count(photos)} none could be read; the reasons are above")
+
+
+def match_captions(
+    photos: Sequence[Photo], rows: Sequence[Mapping[str, str]], output: str, keep_both: bool
+) -> tuple[list[Photo], list[Photo]]:
+    """Find the photos that a file has captions of: those whose path and content are the ones of a row.
+
+    Args:
+        photos: what is to be captioned.
+        rows: `{image_id, path, sha256, ...}` of the file.
+        output: name of the file, for the message.
+        keep_both: give a photo whose id another picture has in the file a longer one: its path, or where that is taken
+            its path and the beginning of its SHA-256.
+
+    Returns:
+        All photos with the ids that they have in the file, and those of them that have no caption yet.
+
+    Raises:
+        ConfigError: another picture has the id of a photo, and not `keep_both`.
+    """
+    done = {(Path(row["path"]).absolute(), row.get("sha256")): row["image_id"] for row in rows}
+    row_of_id = {row["image_id"]: row for row in rows}
+    paths = {path for path, _ in done}
+    named, missing, clashes = [], [], []
+    for photo in photos:
+        is_known = photo.path.absolute() in paths or photo.image_id in row_of_id
+        content = _content_of(photo.path) if is_known else None  # a photo that is new is read once, for its caption
+        image_id, other = done.get((photo.path.absolute(), content)), row_of_id.get(photo.image_id)
+        is_done = content is not None and image_id is not None
+        if is_done:
+            photo = Photo(image_id, photo.path)
+        elif content is not None and other is not None:
+            clashes.append(_why_another(photo, other))
+            names = (
+                photo.path.as_posix(),
+                f"{photo.path.as_posix()}@{content[:12]}",
+                f"{photo.path.as_posix()}@{content}",
+            )
+            photo = Photo(next(name for name in names if name not in row_of_id), photo.path)
+        named.append(photo)
+        missing += [] if is_done else [photo]
+    if clashes and not keep_both:
+        found = f"{_count(clashes)} with the image id of another picture there: {_first(clashes, '; ')}"
+        raise ConfigError(
+            f"--output {output}: {found}. Add --keep_both to caption them under longer ids, or give another --output"
+        )
+    return named, missing
+
+
+def _why_another(photo: Photo, row: Mapping[str, str]) -> str:
+    path = printable(row["path"])
+    if Path(row["path"]).absolute() == photo.path.absolute():
+        return f"{path} has changed since it was captioned as {photo.image_id!r}"
+    return f"{photo.image_id!r} is {path}, and {printable(str(photo.path))} now"
+
+
+def _content_of(path: Path) -> str | None:
+    try:
+        return file_sha256(path)
+    except OSError:  # said when it is to be captioned
+        return None
+
+
+def _hashes_of(model: str) -> dict[str, str | None]:
+    """The hashes of a model's weights and settings; of a Hub id its commit stands for both.
+
+    Raises:
+        ConfigError: there are no weights.
+    """
+    weights = weights_identity(model)
+    if weights is None:
+        raise ConfigError(f"--output needs the weights' hash, and {model} has no weights or cannot be downloaded")
+    return {"weights": weights, "settings": settings_sha256(model) if Path(model).is_dir() else weights}
 
 
 def _captions(args: Namespace, source: str, photos: list[Photo], skipped: list[str]) -> Iterator[dict[str, str]]:
@@ -187,9 +262,9 @@ def _why_unreadable(path: Path, error: Exception) -> str:
     return "no picture, or a format that cannot be read" if path.stat().st_size else "an empty file"
 
 
-def _first(paths: Sequence[str]) -> str:
-    more = f" and {len(paths) - MAX_LISTED} more" if len(paths) > MAX_LISTED else ""
-    return ", ".join(map(printable, paths[:MAX_LISTED])) + more
+def _first(texts: Sequence[str], between: str = ", ") -> str:
+    more = f" and {len(texts) - MAX_LISTED} more" if len(texts) > MAX_LISTED else ""
+    return between.join(map(printable, texts[:MAX_LISTED])) + more
 
 
 def _count(photos: Sequence) -> str:
