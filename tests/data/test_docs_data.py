@@ -82,6 +82,11 @@ def place(tmp_path_factory):
     shutil.copy(place / "instructions" / "dev.jsonl", place / "instructions" / "train.jsonl")
     _save_both(place / "saved")
     sidecars(pictures, place / "photos")
+    shutil.copytree(drawn, place / "flickr8k" / "Images")
+    with open(place / "flickr8k" / "captions.txt", "w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(["image", "caption"])
+        writer.writerows([path.name, caption] for path, captions in pictures for caption in captions)
     content = json.loads(karpathy(pictures, place / "karpathy").read_text())
     content["images"] += [{**image, "split": "restval"} for image in content["images"] if image["split"] == "val"]
     (place / "karpathy" / "dataset_flickr8k.json").write_text(json.dumps(content))

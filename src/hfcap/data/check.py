@@ -1,5 +1,6 @@
 """`hfcap data check`: what a source holds, and what is wrong with it, as a record for `check.json` and as text."""
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Callable, Sequence
@@ -10,11 +11,12 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
+from hfcap.data.folders import HIDDEN, passed_over_text
 from hfcap.data.picture_facts import PictureFacts, facts_of_pictures, near_duplicates
 from hfcap.data.pictures import MAX_PIXELS, bad_picture, undecoded
 from hfcap.data.records import is_blank
 from hfcap.data.rows import WHERE, has_ids, one_row_an_image
-from hfcap.data.sources import load_rows, split_names
+from hfcap.data.sources import load_rows, source_contents, split_names
 from hfcap.errors import beginning, printable
 from hfcap.generation.plain_text import COMMON
 
@@ -25,8 +27,19 @@ MAX_LISTED = 50  # findings of one kind that are listed; all are counted
 # kind -> (is an error, what it is, what to do)
 KINDS = {
     "unreadable_picture": (True, "pictures that cannot be read", "repair them, or train with --on_bad_image skip"),
+    "no_captions": (
+        True,
+        "splits without a picture that has a caption",
+        "training cannot start with them; add captions",
+    ),
     "shared_id": (True, "image ids in two splits", "'hfcap data split' keeps an image in one split"),
     "shared_picture": (True, "pictures (same file) in two splits", "'hfcap data split' keeps a picture in one split"),
+    "id_per_split": (
+        False,
+        "image ids that stand for different pictures in two splits",
+        "training keeps splits apart; 'hfcap data split' makes ids of split and id",
+    ),
+    "passed_over": (False, "kinds of files that are not read", "see which of them should be"),
     "image_without_caption": (False, "images without any caption", "training leaves them out"),
     "empty_caption": (False, "captions without any text", "training leaves them out"),
     "repeated_caption": (False, "captions that an image has twice", "remove one of the two"),
@@ -48,7 +61,7 @@ class Finding:
 
     Attributes:
         kind: one of `KINDS`.
-        images: `(split, image_id)` of one image, or of the two that it is about.
+        images: `(split, image_id)` of one image, or of the two that it is about; none for a file or a split.
         where: file and line of the first.
         text: the reason, the caption, or what the two have in common.
     """
@@ -129,6 +142,7 @@ def check_source(
     findings = {kind: [] for kind in KINDS}
     found = [one for split in splits for one in _in_one_split(split, max_caption_tokens)]
     found += [one for split in splits for one in _special_texts(split, special)]
+    found += _without_captions(source, splits) + _passed_over(source, splits)
     for one in found + _across_splits(splits):
         findings[one.kind].append(one)
     return Check(source, splits, findings, max_caption_tokens)
@@ -157,6 +171,29 @@ def _in_one_split(split: SplitFacts, max_caption_tokens: int) -> list[Finding]:
             if length > limit:
                 found.append(Finding("long_caption", image, where, f"{length} {unit}: {text}"))
     return found
+
+
+def _without_captions(source: str, splits: list[SplitFacts]) -> list[Finding]:
+    return [
+        Finding("no_captions", [], source, f"none of the {len(split.ids)} images of {split.name} has a caption")
+        for split in splits
+        if all(is_blank(text) for texts in split.captions for text in texts)
+    ]
+
+
+def _passed_over(source: str, splits: list[SplitFacts]) -> list[Finding]:
+    """List the kinds of files in a folder that are not read, and the pictures that no row names."""
+    contents = source_contents(source)
+    named = {
+        os.path.realpath(image["path"])
+        for split in splits
+        for image in undecoded(split.rows.select_columns(["image"]))["image"]
+        if image and image["path"] and image["bytes"] is None
+    }
+    unnamed = [path for path in contents.pictures if os.path.realpath(path) not in named]
+    passed_over = {reason: paths for reason, paths in contents.passed_over.items() if reason != HIDDEN}
+    passed_over |= {"pictures that no row names": unnamed} if unnamed else {}
+    return [Finding("passed_over", [], source, text) for text in passed_over_text(passed_over)]
 
 
 def _special_texts(split: SplitFacts, special: re.Pattern) -> list[Finding]:
@@ -191,9 +228,11 @@ def _across_splits(splits: list[SplitFacts]) -> list[Finding]:
         by_id[split.ids[row]].append((split, row))
         if _sha256((split, row)):
             by_content[_sha256((split, row))].append((split, row))
+    alike = near_duplicates([split.pictures[row] for split, row in places])
+    look_alike = {frozenset((places[i][0].name, places[i][1]) for i in pair) for pair in alike}
     found = [
-        _pair("shared_id", first, second, f"image_id {image_id}")
-        for image_id, members in by_id.items()
+        _shared_id(first, second, look_alike)
+        for members in by_id.values()
         for first, second in combinations(members, 2)
         if (first[0].has_ids and second[0].has_ids) or _sha256(first) == _sha256(second) != ""
     ]
@@ -204,10 +243,18 @@ def _across_splits(splits: list[SplitFacts]) -> list[Finding]:
                 found.append(_pair("shared_picture", first, second, "the same file"))
             elif base_id(first) != base_id(second):
                 found.append(_pair("same_picture", first, second, "the same file"))
-    for i, j in near_duplicates([split.pictures[row] for split, row in places]):
+    for i, j in alike:
         kind = "alike" if places[i][0] is places[j][0] else "alike_across_splits"
         found.append(_pair(kind, places[i], places[j], "look alike"))
     return found
+
+
+def _shared_id(first: tuple[SplitFacts, int], second: tuple[SplitFacts, int], look_alike: set[frozenset]) -> Finding:
+    """Say whether an id in two splits is one image in both, or only a number that each split begins anew."""
+    known = all(split.pictures[row].reason is None for split, row in (first, second))
+    same = _sha256(first) == _sha256(second) or frozenset((s.name, row) for s, row in (first, second)) in look_alike
+    kind = "id_per_split" if known and not same else "shared_id"
+    return _pair(kind, first, second, f"image_id {first[0].ids[first[1]]}")
 
 
 def _sha256(place: tuple[SplitFacts, int]) -> str:
@@ -296,8 +343,9 @@ def check_text(check: Check) -> str:
         if found:
             is_error, what, _ = KINDS[kind]
             lines.append(f"{'ERROR' if is_error else 'note '}  {what}: {len(found):,} ({fix_of(check, kind)})")
-            lines += [f"         {finding_text(one)}" for one in found[:3]]
-            lines += [f"         and {len(found) - 3:,} more"] if len(found) > 3 else []
+            num_shown = len(found) if kind == "passed_over" else 3
+            lines += [f"         {finding_text(one)}" for one in found[:num_shown]]
+            lines += [f"         and {len(found) - num_shown:,} more"] if len(found) > num_shown else []
     if not any(check.findings.values()):
         lines.append("Nothing to mend.")
     return "\n".join(lines)
@@ -306,9 +354,10 @@ def check_text(check: Check) -> str:
 def finding_text(finding: Finding) -> str:
     """Return one line on a finding: images, what about them, and where they stand."""
     images = " and ".join(f"{beginning(split)}/{beginning(image_id)}" for split, image_id in finding.images)
-    longest = 300 if finding.kind == "unreadable_picture" else 100  # a reason may end with the picture's path
+    # A reason may end with the picture's path, or with what to do.
+    longest = 300 if finding.kind in ("unreadable_picture", "passed_over") else 100
     text = printable(finding.text if len(finding.text) <= longest else finding.text[: longest - 1] + "…")
-    return f"{images}: {text}".removesuffix(": ") + f" ({printable(finding.where)})"
+    return f"{images}: {text}".removesuffix(": ").removeprefix(": ") + f" ({printable(finding.where)})"
 
 
 def _range_text(spread: dict[str, float] | None) -> str:

@@ -9,6 +9,7 @@ from datasets import Dataset, Features, IterableDataset, List, Value, load_datas
 from datasets import Image as ImageFeature
 from datasets.exceptions import DatasetGenerationError
 
+from hfcap.data.folders import walk
 from hfcap.data.records import (
     CAPTION_COLUMNS,
     OTHER_CAPTIONS,
@@ -19,6 +20,7 @@ from hfcap.data.records import (
     split_in,
     split_named,
     split_of_file,
+    split_of_folders,
     texts_of,
 )
 from hfcap.json_files import names_of
@@ -117,6 +119,8 @@ def _open_all(source: str, streaming: bool) -> Mapping[str, Dataset | IterableDa
         elif path.is_file():
             data_files = {split_of_file(path) or "train": str(path)}
             found = load_dataset(path.suffix[1:].lower(), data_files=data_files, streaming=streaming)
+        elif files := _parquet_among_others(path):
+            found = load_dataset("parquet", data_files=files, streaming=streaming)
         else:
             # Absolute, because "parquet" or "csv" alone would name a builder of `datasets` and not the folder here.
             found = load_dataset(str(path.absolute()) if path.is_dir() else source, streaming=streaming)
@@ -134,6 +138,22 @@ def _open_all(source: str, streaming: bool) -> Mapping[str, Dataset | IterableDa
         where = "" if path.exists() else f"there is no folder {path.absolute()}, and from the Hub: "
         raise ValueError(f"{source} cannot be loaded: {where}{error}") from error
     return found if isinstance(found, Mapping) else {str(found.split or "train"): found}
+
+
+def _parquet_among_others(path: Path) -> dict[str, list[str]] | None:
+    """Return the parquet files of a folder by split where files of other kinds are more: `datasets` reads the most."""
+    folder = path.parent if path.name == "*.parquet" else path
+    if not folder.is_dir():
+        return None
+    files = [parent / name for parent, names in walk(folder) for name in names]
+    parquet = [file for file in files if file.suffix.lower() == ".parquet"]
+    if not parquet or (folder == path and len({file.suffix for file in files} - {".md", ".json"}) == 1):
+        return None
+    by_split: dict[str, list[str]] = {}
+    for file in parquet:
+        split = split_of_folders(file.relative_to(folder).parts[:-1]) or split_of_file(file) or "train"
+        by_split.setdefault(split, []).append(str(file))
+    return by_split
 
 
 def _check_split(source: str, split: str, there: list[str]) -> None:

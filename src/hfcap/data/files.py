@@ -1,23 +1,23 @@
 """Which files of a source hold captions, in which format, of which split."""
 
 import logging
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 
-from hfcap.data.readers import (
-    CAPTION_SUFFIXES,
-    PICTURE_SUFFIXES,
-    check_no_columns,
-    place_pictures,
-    read_csv,
-    read_json_captions,
-    read_json_lines,
+from hfcap.data.folders import (
+    HIDDEN,
+    OTHER,
+    captioned_pictures,
+    is_picture,
+    passed_over_text,
     read_sidecars,
-    read_webdataset,
     walk,
+    why_not_read,
 )
+from hfcap.data.readers import check_no_columns, place_pictures, read_csv, read_json_captions, read_json_lines
 from hfcap.data.records import OTHER_CAPTIONS, SourceRow, is_captions, split_of_file, split_of_folders
+from hfcap.data.tars import read_webdataset
 from hfcap.json_files import names_of
 
 logger = logging.getLogger(__name__)
@@ -28,6 +28,10 @@ DATASETS_SUFFIXES = (".parquet", ".arrow")
 METADATA_NAMES = ("metadata.jsonl", "metadata.csv")
 
 
+OWN_NAMES = {"check.json", "check.html", "split.json"}  # what `hfcap data` writes beside captions
+TEXTS_LOOKED_INTO = 20  # text files without a picture that may be a table; folders of captions hold more
+
+
 @dataclass(frozen=True)
 class CaptionFile:
     """A file with captions, or a folder with sidecar files, and the split that its name tells (None: its rows may)."""
@@ -36,49 +40,167 @@ class CaptionFile:
     split: str | None
 
 
-def find_caption_files(source: Path) -> list[CaptionFile] | None:
-    """Find the files to read; None where the source is one that `datasets` reads.
+@dataclass(frozen=True)
+class Contents:
+    """What is read of a source, and what is not.
+
+    Attributes:
+        files: files with captions; None where `datasets` reads the source.
+        what: what is read, in words.
+        passed_over: files of the folder that are not read, by the reason.
+        pictures: pictures of the folder, for files of captions that may or may not name each.
+    """
+
+    files: list[CaptionFile] | None
+    what: str = ""
+    passed_over: dict[str, list[Path]] = field(default_factory=dict)
+    pictures: list[Path] = field(default_factory=list)
+
+
+def contents_of(source: Path) -> Contents:
+    """Find the files to read in a file or a folder; with `*.SUFFIX` behind a folder, those of this suffix only.
 
     In a folder, the first kind that is there counts: what `datasets` wrote or reads (parquet, Arrow), `metadata.jsonl`
-    or `.csv` in any subfolder, tar shards in any subfolder, files of captions at the top, pictures with sidecar files.
-    Parquet with a tar of the same name beside it is what img2dataset writes: the tar counts.
+    or `.csv` in any subfolder, tar shards in any subfolder, tables of captions at the top, pictures with sidecar
+    files. What only describes pictures steps back: img2dataset's parquet and `_stats.json`, a JSON file beside a
+    picture of its name, and, where there are pictures with sidecar files, parquet without pictures and tables whose
+    columns are not recognised.
 
     Raises:
         ValueError: a file of an unknown kind; a folder with several files of captions for one split, or none at all.
     """
     if source.is_file():
         if source.name.lower().endswith(DATASETS_SUFFIXES):
-            return None
+            return Contents(None)
         if not source.name.lower().endswith((*TABLE_SUFFIXES, ".txt", *TAR_SUFFIXES)):
             raise ValueError(
                 f"{source} is a file of an unknown kind; wanted {', '.join((*TABLE_SUFFIXES, '.tar', '.parquet'))}"
             )
-        return [CaptionFile(source, split_of_file(source))]
-    files = [parent / name for parent, names in sorted(walk(source)) for name in names]
-    tars = [path for path in files if path.name.lower().endswith(TAR_SUFFIXES)]
-    described = {path.with_suffix(".parquet") for path in tars}
-    others = [path for path in files if path not in described]
-    if any(path.name.endswith(DATASETS_SUFFIXES) or path.name == "dataset_dict.json" for path in others):
-        return None
-    metadata = [path for path in files if path.name in METADATA_NAMES]
+        return Contents([CaptionFile(source, split_of_file(source))])
+    only = source.name[1:].lower() if source.name.startswith("*.") else None
+    folder = source if only is None else source.parent
+    hidden: list[Path] = []
+    files = [parent / name for parent, names in sorted(walk(folder, hidden)) for name in names]
+    beside = captioned_pictures(files)
+    kind, found = _chosen(folder, files, beside, only)
+    read = set(beside) if kind == "sidecars" else {file.path for file in found or ()}
+    if kind == "datasets":
+        read = {path for path in files if path.name.endswith((*DATASETS_SUFFIXES, ".json"))}
+    passed_over = _passed_over(files, read, folder, kind, beside)
+    passed_over |= {HIDDEN: hidden} if hidden else {}
+    if kind == "sidecars" and found is None:
+        raise ValueError(_nothing_to_read(folder, files, passed_over))
+    pictures = [path for path in files if is_picture(path)] if kind == "tables" else []
+    return Contents(found, _in_words(kind, found, folder), passed_over, pictures)
+
+
+def _passed_over(
+    files: list[Path], read: set[Path], folder: Path, kind: str, beside: Mapping[Path, Path]
+) -> dict[str, list[Path]]:
+    passed_over: dict[str, list[Path]] = {}
+    stems = {path.with_suffix("") for path in files if is_picture(path)}
+    for path in files:
+        if path in read:
+            continue
+        reason = None if path.name in OWN_NAMES else why_not_read(path, kind, beside)
+        if path in beside:
+            reason = f"text files with the name of a picture: to read them, pass '{folder}/*{path.suffix.lower()}'"
+        elif path.suffix.lower() == ".json" and path.with_suffix("") in stems:
+            reason = "JSON files with the name of a picture"
+        elif reason == OTHER and path.parent == folder and path.name.lower().endswith((*TABLE_SUFFIXES, ".parquet")):
+            reason = "tables: to read one, pass its path"
+        if reason is not None:
+            passed_over.setdefault(reason, []).append(path)
+    return passed_over
+
+
+def _chosen(
+    folder: Path, files: list[Path], beside: Mapping[Path, Path], only: str | None
+) -> tuple[str, list[CaptionFile] | None]:
+    """Return the kind of captions that counts, and its files (None: those that `datasets` reads, or none at all)."""
+    wanted = [path for path in files if only is None or path.name.lower().endswith(only)]
+    tars = [path for path in wanted if path.name.lower().endswith(TAR_SUFFIXES)]
+    described = {path.with_suffix(".parquet") for path in tars} | {Path(f"{path.parent}.parquet") for path in beside}
+    if any(_is_for_datasets(path, described, beside) for path in wanted):
+        return "datasets", None
+    metadata = [path for path in wanted if path.name in METADATA_NAMES]
     if metadata:
-        return [CaptionFile(path, split_of_folders(path.relative_to(source).parts[:-1])) for path in metadata]
+        return "tables", [
+            CaptionFile(path, split_of_folders(path.relative_to(folder).parts[:-1])) for path in metadata
+        ]
     if tars:
-        folders = [split_of_folders(path.relative_to(source).parts[:-1]) for path in tars]
-        return [CaptionFile(path, folder or split_of_file(path)) for path, folder in zip(tars, folders, strict=True)]
-    tables = [path for path in files if path.parent == source and path.name.lower().endswith(TABLE_SUFFIXES)]
-    # `hfcap data check X --output X` leaves its findings there.
-    tables = [path for path in tables if path.name != "check.json" or not path.with_suffix(".html").exists()]
+        folders = [split_of_folders(path.relative_to(folder).parts[:-1]) for path in tars]
+        return "tars", [
+            CaptionFile(path, part or split_of_file(path)) for path, part in zip(tars, folders, strict=True)
+        ]
+    tables = [path for path in wanted if path.parent == folder and path.name.lower().endswith(TABLE_SUFFIXES)]
+    tables = _tables_of_captions(tables, files, beside, only is not None)
+    if not tables and not beside:
+        orphans = [path for path in wanted if path.parent == folder and path.suffix == ".txt"]
+        tables = [path for path in orphans if _holds_captions(path)] if len(orphans) <= TEXTS_LOOKED_INTO else []
     if tables:
-        return _one_table_a_split(tables, source)
-    if not any(path.suffix.lower() in PICTURE_SUFFIXES for path in files):
-        raise ValueError(f"{source} cannot be loaded: neither captions nor pictures in it")
-    if not any(path.suffix.lower() in CAPTION_SUFFIXES for path in files):
-        raise ValueError(
-            f'{source} cannot be loaded: pictures without captions; write metadata.jsonl ({{"file_name", "captions"}} '
-            "a line) or a .txt file beside each picture"
-        )
-    return [CaptionFile(source, None)]
+        return "tables", _one_table_a_split(tables, folder)
+    texts = [path for path in beside if only is None or path.suffix.lower() == only]
+    return "sidecars", [CaptionFile(folder, None)] if texts else None
+
+
+def _is_for_datasets(path: Path, described: set[Path], beside: Mapping[Path, Path]) -> bool:
+    if path.name == "dataset_dict.json" or path.suffix == ".arrow":
+        return True
+    return path.suffix == ".parquet" and path not in described and (not beside or _has_pictures(path))
+
+
+def _has_pictures(parquet: Path) -> bool:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return b'"Image"' in (pq.read_schema(parquet).metadata or {}).get(b"huggingface", b"")
+    except (OSError, pa.ArrowException):
+        return True  # `datasets` says what is wrong with it
+
+
+def _tables_of_captions(
+    tables: list[Path], files: list[Path], beside: Mapping[Path, Path], chosen: bool
+) -> list[Path]:
+    """Leave out tables at the top of a folder that do not hold captions of it, as far as can be told."""
+    names = {path.name for path in files}
+    stems = {path.with_suffix("") for path in files if is_picture(path)}
+
+    def is_table(path: Path) -> bool:
+        of_own = path.name in OWN_NAMES and (path.name != "check.json" or "check.html" in names)
+        stats = path.name.endswith("_stats.json")  # img2dataset's
+        return not (of_own or stats or (path.suffix.lower() == ".json" and path.with_suffix("") in stems))
+
+    found = [path for path in tables if is_table(path)]
+    return [path for path in found if _holds_captions(path)] if beside and not chosen else found
+
+
+def _holds_captions(path: Path) -> bool:
+    """Tell whether the first row of a table has a picture's path and captions in columns that are recognised."""
+    try:
+        return next(_table_reader(path)(path, None, None), None) is not None
+    except ValueError:
+        return False
+
+
+def _nothing_to_read(folder: Path, files: list[Path], passed_over: Mapping[str, list[Path]]) -> str:
+    others = f" (not read: {'; '.join(passed_over_text(passed_over))})" if passed_over else ""
+    if not any(map(is_picture, files)):
+        return f"{folder} cannot be loaded: neither captions nor pictures in it{others}"
+    return (
+        f'{folder} cannot be loaded: pictures without captions; write metadata.jsonl ({{"file_name", "captions"}} '
+        f"per line) or a .txt file beside each picture{others}"
+    )
+
+
+def _in_words(kind: str, found: list[CaptionFile] | None, folder: Path) -> str:
+    if kind == "datasets":
+        return "parquet or Arrow files"
+    if kind == "sidecars":
+        return "pictures and the text files beside them"
+    names = [str(file.path.relative_to(folder)) for file in found or ()]
+    return ", ".join(names[:3]) + (f" and {len(names) - 3} more" if len(names) > 3 else "")
 
 
 def read_caption_files(
@@ -142,9 +264,13 @@ def _reader_of(path: Path) -> Callable[..., Iterator[SourceRow]]:
         return _read_sidecars
     if path.name.lower().endswith(TAR_SUFFIXES):
         return _read_webdataset
-    suffix = path.suffix.lower()
-    read = read_json_captions if suffix == ".json" else read_json_lines if "json" in suffix else read_csv
+    read = _table_reader(path)
     return lambda file, image_folder, *columns: place_pictures(read(file, *columns), file, image_folder)
+
+
+def _table_reader(path: Path) -> Callable[..., Iterator[SourceRow]]:
+    suffix = path.suffix.lower()
+    return read_json_captions if suffix == ".json" else read_json_lines if "json" in suffix else read_csv
 
 
 def _read_sidecars(folder: Path, _: str | None = None, *columns: str | None) -> Iterator[SourceRow]:

@@ -17,6 +17,7 @@ from datasets import Image as ImageFeature
 from PIL import Image, UnidentifiedImageError
 from tqdm.auto import tqdm
 
+from hfcap.data.formats import unread_content_fix
 from hfcap.errors import beginning, printable
 
 SIXTEEN_BIT_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
@@ -26,6 +27,7 @@ MAX_LISTED = 20
 LONGEST_PATH_SHOWN = 400
 MAX_PIXELS = 89_478_485  # Pillow's own: a quarter of a gigabyte as RGB
 PILLOW_FACTOR = 2  # Pillow warns above its limit, and refuses above twice that
+NO_PICTURE = "no picture"
 ORIENTATION = 0x0112  # EXIF tag
 _TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -117,7 +119,7 @@ def undecoded(dataset: Dataset) -> Dataset:
 
 
 def content_hashes(dataset: Dataset) -> list[str]:
-    """Return the sha256 (hex) of each picture's encoded file, in row order; "unreadable" where a file is missing.
+    """Return the sha256 (hex) of each picture's encoded file, in row order; see `picture_hash` where there is none.
 
     A file that several rows name is read once.
     """
@@ -129,9 +131,9 @@ def content_hashes(dataset: Dataset) -> list[str]:
             paths = [image["path"] if image and image.get("bytes") is None else None for image in chunk]
             new = {path: image for path, image in zip(paths, chunk, strict=True) if path not in digest_of_path}
             new.pop(None, None)
-            digest_of_path |= zip(new, pool.map(hash_or_unreadable, new.values()), strict=True)
+            digest_of_path |= zip(new, pool.map(picture_hash, new.values()), strict=True)
             embedded = [image for path, image in zip(paths, chunk, strict=True) if path is None]
-            others = pool.map(hash_or_unreadable, embedded)
+            others = pool.map(picture_hash, embedded)
             digests += [next(others) if path is None else digest_of_path[path] for path in paths]
     return digests
 
@@ -231,7 +233,12 @@ def why_bad_picture(image: str | PathLike | dict | None, max_pixels: int = MAX_P
                 opened.draft("RGB", (1, 1))
                 opened.load()
     except UnidentifiedImageError:
-        return f"not a picture (the file begins with {data[:12]!r})"
+        fix = unread_content_fix(data)
+        return (
+            f"not a picture (the file begins with {data[:12]!r})"
+            if fix is None
+            else f"not a picture that can be read here ({fix})"
+        )
     # PIL raises SyntaxError, ValueError, struct.error and others on damaged files, besides OSError.
     except Exception as error:
         return f"{type(error).__name__}: {beginning(str(error), LONGEST_PATH_SHOWN)}"
@@ -257,9 +264,13 @@ def picture_chunks(images: Dataset, doing: str) -> Iterator[list[dict]]:
             progress.update(len(chunk))
 
 
-def hash_or_unreadable(image: dict | None) -> str:
-    """Return the sha256 (hex) of an undecoded picture's file, or "unreadable"."""
+def picture_hash(image: dict | None) -> str:
+    """Return the sha256 (hex) of an undecoded picture's file; of its path where there is no such file.
+
+    Two absent files are two pictures. A row without picture and path has `NO_PICTURE`.
+    """
     try:
         return hashlib.sha256(read_bytes(image)).hexdigest()
     except OSError:
-        return "unreadable"
+        path = (image or {}).get("path")
+        return hashlib.sha256(f"no file: {path}".encode()).hexdigest() if path else NO_PICTURE

@@ -7,45 +7,26 @@ together, and a picture's path is as the file gives it: `place_pictures` finds t
 import ast
 import csv
 import io
+import logging
 import os
-import tarfile
 import tokenize
 import unicodedata
-from collections import defaultdict
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import replace
-from itertools import chain, groupby, islice
+from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 
-from hfcap.data.records import (
-    SourceRow,
-    is_captions,
-    roles_of,
-    source_row,
-    split_in,
-    split_named,
-    split_of_folders,
-    texts_of,
-)
-from hfcap.errors import printable, shown
-from hfcap.json_files import (
-    check_image_id,
-    decode_text,
-    json_type,
-    loads,
-    names_of,
-    objects_of,
-    parse_json,
-    read_json,
-    read_jsonl,
-    read_text,
-)
+from hfcap.data.records import SourceRow, roles_of, source_row, split_named
+from hfcap.errors import shown
+from hfcap.json_files import check_image_id, loads, names_of, objects_of, read_json, read_jsonl, read_text
 from hfcap.predictions import coco_references, karpathy_references
 
-PICTURE_SUFFIXES = {".jpg", ".jpeg", ".png", ".webp", ".gif", ".bmp", ".tif", ".tiff"}
-CAPTION_SUFFIXES = {".txt", ".caption"}
 DELIMITERS = ",\t;|"
 ROWS_LOOKED_AT = 100  # for the folder of the pictures: some may be missing, hardly all of the first hundred
+PICTURE_FOLDERS = {"images", "image", "imgs", "img", "pictures", "photos"}
+
+logger = logging.getLogger(__name__)
 
 
 def read_json_lines(path: Path, image_column: str | None, captions_column: str | None) -> Iterator[SourceRow]:
@@ -136,12 +117,23 @@ def read_json_captions(path: Path, image_column: str | None, captions_column: st
 def read_coco(content: dict, path: Path) -> Iterator[SourceRow]:
     """Read the content of a COCO annotation file; images without a caption are left out, as COCO's tools do."""
     names: dict[str, str] = {}
+    places: dict[str, str] = {}
     for entry, where in objects_of(content.get("images"), path, "images"):
         name = entry.get("file_name")
         if "id" not in entry or not isinstance(name, str) or not name:
             raise ValueError(f"{where}: id is {entry.get('id')!r}, file_name {name!r}; wanted both")
-        names[check_image_id(entry["id"], where)] = name
-    for row in coco_references(content, path, allow_empty=True):
+        image_id = check_image_id(entry["id"], where)
+        if image_id in names:
+            raise ValueError(
+                f"{where}: id {shown(image_id)} is {shown(name)}, and {shown(names[image_id])} in "
+                f"{places[image_id]}; give each image an id of its own, in 'annotations' too"
+            )
+        names[image_id], places[image_id] = name, where.removeprefix(f"{path}, ")
+    rows = coco_references(content, path, allow_empty=True)
+    without = names.keys() - {row.image_id for row in rows}
+    if without:
+        logger.info("%s: %d of %d images have no caption and are left out", path, len(without), len(names))
+    for row in rows:
         if row.image_id not in names:
             raise ValueError(f"{row.where}: image_id {row.image_id} is not among the file's images; add or remove it")
         yield SourceRow(names[row.image_id], row.captions, row.where, row.image_id)
@@ -163,48 +155,6 @@ def read_karpathy(content: dict, path: Path) -> Iterator[SourceRow]:
         yield SourceRow(image, row.captions, row.where, row.image_id, split_named(split))
 
 
-def read_sidecars(folder: Path) -> Iterator[SourceRow]:
-    """Read pictures with a text file of the same name (`dog.jpg`, `dog.txt` or `dog.caption`), one caption a line.
-
-    A folder's name may tell the split. A picture without a text file has no captions. Names that differ in
-    case only are the same (`DOG.JPG`, `dog.txt`), unless the text file is another picture's by its very name.
-    """
-    seen: set[tuple[str | None, Path]] = set()  # a link may lead to a folder that is there as well
-    for parent, names in walk(folder):
-        pictures = [path for path in map(Path, names) if path.suffix.lower() in PICTURE_SUFFIXES]
-        split = split_of_folders(parent.relative_to(folder).parts)
-        texts_of_stem: dict[str, list[Path]] = defaultdict(list)
-        for path in map(Path, names):
-            if path.suffix.lower() in CAPTION_SUFFIXES:
-                texts_of_stem[path.stem].append(parent / path)
-        taken = {path.stem for path in pictures}
-        in_lower_case = {stem.lower(): texts for stem, texts in texts_of_stem.items() if stem not in taken}
-        for path in pictures:
-            place = (split, parent.resolve() / path)
-            if place in seen:
-                continue
-            seen.add(place)
-            texts = texts_of_stem.get(path.stem) or in_lower_case.get(path.stem.lower(), [])
-            if len(texts) > 1:
-                raise ValueError(f"{texts[0]} and {texts[1]} both caption {path}; keep one of the two")
-            captions = _lines(texts[0].read_bytes(), str(texts[0])) if texts else []
-            yield SourceRow(str(parent / path), captions, printable(str(parent / path)), split=split)
-
-
-def walk(folder: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Yield each folder, from `folder` down, with its files' names in order; hidden files and folders are left out.
-
-    Links to folders are followed, but for those that lead back to a folder above them.
-    """
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        folders[:] = [name for name in sorted(folders) if name[0] != "." and not _leads_back(Path(parent, name))]
-        yield Path(parent), [name for name in sorted(names) if name[0] != "."]
-
-
-def _leads_back(folder: Path) -> bool:
-    return folder.is_symlink() and folder.resolve() in {above.resolve() for above in folder.absolute().parents}
-
-
 def check_no_columns(why: str, image_column: str | None, captions_column: str | None) -> None:
     """Raise ValueError for a column that a source cannot have."""
     for name, value in {"image_column": image_column, "captions_column": captions_column}.items():
@@ -212,84 +162,25 @@ def check_no_columns(why: str, image_column: str | None, captions_column: str | 
             raise ValueError(f"{name} is {value!r}, but {why}; leave it out")
 
 
-def read_webdataset(path: Path, captions_column: str | None = None) -> Iterator[SourceRow]:
-    """Read a tar shard: members of one name up to the first dot are one sample, a picture and its captions.
-
-    Captions stand in a `.txt` or `.caption` member, one per line, or in a `.json` member with the columns of JSONL; in
-    that member where `captions_column` is given. Its split and prompt count in either case.
-    Nothing is unpacked to disk. Source: the WebDataset format, https://github.com/webdataset/webdataset.
-    """
-    try:
-        with tarfile.open(path, "r|*") as archive:
-            for key, members in groupby(_members(archive, path), key=lambda member: member[0]):
-                files = {name: data for _, name, data in members}
-                yield _sample(files, f"{path}, sample {printable(key)}", captions_column)
-    except (tarfile.TarError, EOFError, OSError) as error:
-        raise ValueError(f"{path}: not a whole tar file ({error}); write it anew") from error
-
-
-def _members(archive: tarfile.TarFile, path: Path) -> Iterator[tuple[str, str, bytes]]:
-    """Yield key, name and content of each file in a tar."""
-    for member in archive:
-        archive.members = []  # tarfile remembers every header it has seen; a stream never goes back
-        name = PurePosixPath(member.name)
-        if member.isdir() or name.name.startswith("."):
-            continue
-        if name.is_absolute() or ".." in name.parts or not member.isfile():
-            raise ValueError(
-                f"{path}, member {member.name!r}: a link, a device or a path outside; "
-                "wanted plain files with relative paths"
-            )
-        yield str(name.parent / name.name.split(".", 1)[0]), member.name, archive.extractfile(member).read()
-
-
-def _sample(files: dict[str, bytes], where: str, captions_column: str | None) -> SourceRow:
-    by_suffix: dict[str, list[str]] = {"picture": [], "text": [], ".json": []}
-    for name in files:
-        suffix = PurePosixPath(name).suffix.lower()
-        kind = "picture" if suffix in PICTURE_SUFFIXES else "text" if suffix in CAPTION_SUFFIXES else suffix
-        by_suffix.setdefault(kind, []).append(name)
-    pictures, texts, records = by_suffix["picture"], by_suffix["text"], by_suffix[".json"]
-    if len(pictures) != 1 or len(texts) > 1 or len(records) > 1 or not (texts or records):
-        raise ValueError(
-            f"{where}: {', '.join(files)}; wanted one picture and one .txt, .caption or .json, side by side in the tar"
-        )
-    image = {"bytes": files[pictures[0]], "path": pictures[0]}
-    entry = parse_json(files[records[0]], f"{where}, {records[0]}") if records else {}
-    if not isinstance(entry, dict):
-        raise ValueError(f"{where}, {records[0]}: a JSON {json_type(entry)}; wanted an object")
-    if texts and captions_column is None:
-        entry = {name: value for name, value in entry.items() if not is_captions(name)}
-        entry["captions"] = _lines(files[texts[0]], f"{where}, {texts[0]}")
-    captions, prompt, roles = texts_of(entry, where, None, captions_column)
-    image_id = check_image_id(entry[roles.image_id], where) if roles.image_id else None
-    return SourceRow(image, captions, where, image_id, split_in(entry, roles), prompt)
-
-
-def _lines(data: bytes, where: str) -> list[str]:
-    return [line for line in decode_text(data, where).splitlines() if line.strip()]
-
-
 def place_pictures(rows: Iterable[SourceRow], file: Path, image_folder: str | None) -> Iterator[SourceRow]:
     """Make the pictures' paths whole: relative to `image_folder`, else to a folder found beside the captions' file.
 
-    Looked at are the file's own folder, `images` in it or beside it, and folders there of a word of the file's name
-    (`val2017` for `captions_val2017.json`). In a folder that is given, a picture may also lie without its
-    subfolders.
+    Looked at are the file's own folder, and folders in it or beside it called `images` or the like, or by a word of
+    the file's name (`val2017` for `captions_val2017.json`), in any case. In a folder that is given, a picture may also
+    lie without its subfolders.
 
     Raises:
-        ValueError: none of the first pictures is there.
+        ValueError: none of the first pictures is there; without their subfolders, two are one file.
     """
     rows = iter(rows)
     first = list(islice(rows, ROWS_LOOKED_AT))
     folders = [Path(image_folder)] if image_folder is not None else _folders_beside(file)
-    choices = [(folder, False) for folder in folders]
-    if image_folder is not None:
-        choices.append((Path(image_folder), True))
-    for folder, flat in choices:
+    for folder in folders:
         # os.path.isfile, because Path.is_file raises on names that are too long.
-        if any(os.path.isfile(_placed(row, folder, flat)) for row in first):
-            return (replace(row, image=_placed(row, folder, flat)) for row in chain(first, rows))
+        if any(os.path.isfile(_placed(row, folder, False)) for row in first):
+            return (replace(row, image=_placed(row, folder, False)) for row in chain(first, rows))
+    if image_folder is not None and any(os.path.isfile(_placed(row, folders[0], True)) for row in first):
+        return _placed_flat(chain(first, rows), folders[0])
     if not first:
         return iter(())
     looked_in = ", ".join(map(str, folders))
@@ -297,6 +188,23 @@ def place_pictures(rows: Iterable[SourceRow], file: Path, image_folder: str | No
         f"{first[0].where}: picture {shown(first[0].image)}, and others after it, is not in {looked_in}; "
         "give the folder of the pictures with --image_folder, or fix the paths"
     )
+
+
+def _placed_flat(rows: Iterable[SourceRow], folder: Path) -> Iterator[SourceRow]:
+    written: dict[str, SourceRow] = {}
+    for row in rows:
+        path = _placed(row, folder, True)
+        other = written.setdefault(path, row)
+        if other.image != row.image and _with_slashes(other.image) != _with_slashes(row.image):
+            raise ValueError(
+                f"{row.where}: {shown(row.image)} and {shown(other.image)} ({other.where}) would both be {path}, "
+                f"since their subfolders are not in {folder}; give the folder that holds these with --image_folder"
+            )
+        yield replace(row, image=path)
+
+
+def _with_slashes(name: str) -> str:
+    return unicodedata.normalize("NFC", name.replace("\\", "/"))
 
 
 def _placed(row: SourceRow, folder: Path, flat: bool) -> str:
@@ -314,5 +222,11 @@ def _placed(row: SourceRow, folder: Path, flat: bool) -> str:
 
 
 def _folders_beside(file: Path) -> list[Path]:
-    names = ["images", *file.stem.split("_")]
-    return [file.parent, *(parent / name for parent in (file.parent, file.parent.parent) for name in names)]
+    wanted = PICTURE_FOLDERS | set(file.stem.lower().split("_"))
+    found = [file.parent]
+    for parent in dict.fromkeys((file.parent, file.absolute().parent.parent)):
+        with suppress(PermissionError), os.scandir(parent) as entries:
+            found += sorted(
+                parent / entry.name for entry in entries if entry.name.lower() in wanted and entry.is_dir()
+            )
+    return found

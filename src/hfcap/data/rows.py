@@ -13,10 +13,11 @@ from datasets import Image as ImageFeature
 from hfcap.data.pictures import (
     CHUNK_SIZE,
     MAX_PIXELS,
+    NO_PICTURE,
     bad_picture,
     bad_picture_text,
     content_hashes,
-    hash_or_unreadable,
+    picture_hash,
     why_bad_picture,
 )
 from hfcap.data.records import SourceRow, is_blank
@@ -107,11 +108,29 @@ def one_row_an_image(dataset: Dataset, keep_empty: bool = False) -> Dataset:
         num_without += not full
         if keep_empty and not full:
             kept.append(next(iter(groups.values()))[0])
+    _check_unique([image_ids[row] for row in kept], dataset, kept)
     if not keep_empty:
         warn_of_empty(empty, num_without, len(rows_of_id))
     columns = {"image_id": (image_ids, Value("string")), "captions": (captions, List(Value("string")))}
     dataset = _with_columns(dataset, columns)
     return dataset if len(kept) == len(dataset) else dataset.select(kept)
+
+
+def _check_unique(image_ids: list[str], dataset: Dataset, rows: list[int]) -> None:
+    """Raise ValueError where an id that was made (`7#1`, `name-hash`) is one of the source's own."""
+    seen: dict[str, int] = {}
+    for image_id, row in zip(image_ids, rows, strict=True):
+        if image_id in seen:
+            places = (
+                dataset[WHERE]
+                if WHERE in dataset.column_names
+                else [f"row {number}" for number in range(len(dataset))]
+            )
+            raise ValueError(
+                f"image_id {shown(image_id)} stands for two images ({places[seen[image_id]]}, {places[row]}), "
+                "one of them is made of a name and a number; give each image an id of its own"
+            )
+        seen[image_id] = row
 
 
 def warn_of_empty(empty: Sequence[str], num_without: int, num_images: int) -> None:
@@ -176,7 +195,8 @@ def _skip_or_raise(bad: dict[str, str], on_bad_image: str, on_skip: Callable | N
 
 def _stream_id(row: SourceRow) -> str:
     image = _undecoded(row.image)
-    return row.image_id or Path(image["path"] or "").stem or _content(image)[:16]
+    content = row.image_id or Path(image["path"] or "").stem or _content(image)
+    return row.where if content == NO_PICTURE else content if row.image_id or image["path"] else content[:16]
 
 
 def _undecoded(image: object) -> dict:
@@ -184,7 +204,7 @@ def _undecoded(image: object) -> dict:
 
 
 def _content(image: object) -> str:
-    return hash_or_unreadable(_undecoded(image))
+    return picture_hash(_undecoded(image))
 
 
 def _image_ids(dataset: Dataset) -> list[str]:
@@ -209,7 +229,8 @@ def _image_ids(dataset: Dataset) -> list[str]:
     for row, stem in enumerate(stems):
         # Different pictures of the same name (a/1.jpg and b/1.jpg) must not be taken for one.
         alone = stem and len(contents_of_stem.get(stem, ())) <= 1
-        ids.append(stem if alone else f"{stem}-{contents[row][:16]}".lstrip("-"))
+        content = f"row-{row}" if contents.get(row) == NO_PICTURE else contents.get(row, "")[:16]
+        ids.append(stem if alone else f"{stem}-{content}".lstrip("-"))
     return ids
 
 

@@ -5,25 +5,36 @@ returns rows as it finds them; what rows have to be (ids, lists of captions, one
 afterwards, by the same functions for every reader (`hfcap.data.rows`).
 """
 
+import logging
 import re
 from collections.abc import Callable, Iterator
-from functools import partial
+from functools import cache, partial
 from pathlib import Path
 
 from datasets import Dataset, Features, IterableDataset, Value
 from datasets.exceptions import DatasetGenerationError
 
 from hfcap.data.datasets_source import read_with_datasets, splits_with_datasets, stream_with_datasets
-from hfcap.data.files import TAR_SUFFIXES, CaptionFile, find_caption_files, read_caption_files, splits_of_files
+from hfcap.data.files import (
+    TAR_SUFFIXES,
+    CaptionFile,
+    Contents,
+    contents_of,
+    read_caption_files,
+    splits_of_files,
+)
+from hfcap.data.folders import passed_over_text
 from hfcap.data.pictures import MAX_PIXELS, check_max_pixels, handle_bad_images
 from hfcap.data.records import SourceRow, split_named
 from hfcap.data.rows import STREAM_FEATURES, WHERE, dataset_of, one_row_an_image, stream_of
 from hfcap.data.scenes import load_scenes
 
+logger = logging.getLogger(__name__)
+
 # Many pictures seen few times: with 3,000 a small network learns them by heart before it knows the shapes.
 SCENES_SIZES = {"train": 12000, "validation": 300, "test": 300}
 BAD_IMAGE_CHOICES = ("error", "skip")
-CACHE_FORMAT = 2  # part of the cache's key: raise it when the rows made of tar shards change
+CACHE_FORMAT = 3  # part of the cache's key: raise it when the rows made of tar shards change
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
 
@@ -49,7 +60,8 @@ def load_captions(
             - the id of a data set on the Hub,
             - a folder: parquet files, one written by `save_to_disk`, an image folder with `metadata.jsonl` or
               `metadata.csv`, pictures with `.txt` or `.caption` files beside them, tar shards (WebDataset), or
-              captions' files named by split (`train.jsonl`, `captions_val2017.json`, `test.csv`),
+              captions' files named by split (`train.jsonl`, `captions_val2017.json`, `test.csv`); where it is of
+              several kinds, `FOLDER/*.txt`, `FOLDER/*.csv`, … chooses one,
             - a file: JSONL, CSV, COCO annotation JSON, Karpathy's JSON, a tar shard, parquet.
         split: name of the split. A file tells its split by its name (`val`, `dev` are "validation"), by its folder's,
             or row by row in a column `split`; without any it is "train".
@@ -130,11 +142,19 @@ def split_names(
     image_column: str | None = None,
     captions_column: str | None = None,
 ) -> list[str]:
-    """Return the names of the splits a source has, reading captions' files where their names do not tell."""
+    """Return the names of the splits a source has, reading captions' files where their names do not tell.
+
+    Raises:
+        ValueError: it has no rows; whatever the readers find.
+    """
     files = _caption_files(source)
     if files is None:
-        return splits_with_datasets(source, image_column, captions_column)
-    return splits_of_files(files, image_folder, image_column, captions_column)
+        names = splits_with_datasets(source, image_column, captions_column)
+    else:
+        names = splits_of_files(files, image_folder, image_column, captions_column)
+    if not names:
+        raise ValueError(f"{source} has no rows; training needs pictures with captions")
+    return names
 
 
 def source_rows(
@@ -151,11 +171,30 @@ def source_rows(
     return stream_with_datasets(source, split, image_column, captions_column)
 
 
-def _caption_files(source: str) -> list[CaptionFile] | None:
+def source_contents(source: str) -> Contents:
+    """Say which files of a source are read and which are not; of the Hub's nothing is known here.
+
+    Raises:
+        ValueError: there is no such file or folder, or nothing in it that can be read.
+    """
     path = Path(source).expanduser()
-    if not path.exists() and not _HUB_ID.fullmatch(source):
+    if path.exists() or (path.name.startswith("*.") and path.parent.is_dir()):
+        return contents_of(path)
+    if not _HUB_ID.fullmatch(source):
         raise ValueError(f"there is no file or folder {path.absolute()}")
-    return find_caption_files(path) if path.exists() else None
+    return Contents(None)
+
+
+def _caption_files(source: str) -> list[CaptionFile] | None:
+    contents = source_contents(source)
+    if contents.passed_over:
+        _say_once(f"{source}: read {contents.what}; not read: {'; '.join(passed_over_text(contents.passed_over))}")
+    return contents.files
+
+
+@cache
+def _say_once(text: str) -> None:  # a source is opened for each split
+    logger.info(text)
 
 
 def _cached_dataset(files: list[CaptionFile], rows: Callable[[], Iterator[SourceRow]]) -> Dataset:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import logging
 import os
 import shutil
 import warnings
@@ -10,16 +11,19 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import numpy as np
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset, Value, concatenate_datasets
 from datasets.features.features import require_decoding
 
 from hfcap.data.pictures import MAX_PIXELS, content_hashes, handle_bad_images, read_bytes, undecoded
 from hfcap.data.rows import WHERE, has_ids, one_row_an_image
 from hfcap.data.sources import load_rows, split_names
+from hfcap.errors import shown
 from hfcap.files import write_json
 from hfcap.json_files import read_object
 
 RECORD = "split.json"
+
+logger = logging.getLogger(__name__)
 
 
 def assign_splits(pictures: list[str], shares: Mapping[str, float], seed: int) -> list[str]:
@@ -76,11 +80,11 @@ def split_source(
     earlier = _earlier_record(output) if output.exists() else None
     checks = {name: options[name] for name in ("on_bad_image", "max_pixels") if name in options}
     columns = {name: value for name, value in options.items() if name not in checks}
-    parts = [load_rows(source, name, **columns) for name in split_names(source, **columns)]
-    if any(map(has_ids, parts)):
-        parts = [one_row_an_image(part) for part in parts]
+    parts = {name: load_rows(source, name, **columns) for name in split_names(source, **columns)}
+    if any(map(has_ids, parts.values())):
+        parts = _told_apart({name: one_row_an_image(part) for name, part in parts.items()})
     # Ids made from file names are made here, of all rows: each split may have its own 0000.jpg.
-    rows = one_row_an_image(concatenate_datasets(parts))
+    rows = one_row_an_image(concatenate_datasets(list(parts.values())))
     record["rows"] = _fingerprint(rows)
     if earlier is not None:
         _check_same(output, earlier, record)
@@ -102,6 +106,36 @@ def split_source(
     finally:
         shutil.rmtree(temporary, ignore_errors=True)
     return counts
+
+
+def _told_apart(parts: dict[str, Dataset]) -> dict[str, Dataset]:
+    """Put the split's name before each id where an id stands for different pictures in two splits (`val/0`)."""
+    splits_of_id: dict[str, list[tuple[str, int]]] = {}
+    for name, part in parts.items():
+        for row, image_id in enumerate(part["image_id"][:]):
+            splits_of_id.setdefault(image_id, []).append((name, row))
+    shared = [places for places in splits_of_id.values() if len(places) > 1]
+    rows = {name: [row for places in shared for split, row in places if split == name] for name in parts}
+    contents = {
+        (name, row): content
+        for name, part in parts.items()
+        for row, content in zip(rows[name], content_hashes(part.select(rows[name])), strict=True)
+    }
+    clashes = [places for places in shared if len({contents[place] for place in places}) > 1]
+    if not clashes:
+        return parts
+    first = parts[clashes[0][0][0]]["image_id"][clashes[0][0][1]]
+    logger.info(
+        "%d image ids stand for different pictures in two splits (the first is %s): the ids written begin with the "
+        "name of the split they were in",
+        len(clashes),
+        shown(first),
+    )
+    told_apart = {}
+    for name, part in parts.items():
+        ids = [f"{name}/{image_id}" for image_id in part["image_id"][:]]
+        told_apart[name] = part.remove_columns("image_id").add_column("image_id", ids, feature=Value("string"))
+    return told_apart
 
 
 def _write_splits(rows: Dataset, names: list[str], splits: list[str], folder: Path) -> dict[str, int]:

@@ -13,7 +13,7 @@ from PIL import UnidentifiedImageError
 
 from hfcap import runs
 from hfcap.content_hashes import file_sha256, settings_sha256, weights_identity
-from hfcap.data.readers import PICTURE_SUFFIXES, walk
+from hfcap.data.folders import HIDDEN, is_picture, passed_over_text, walk, why_not_read
 from hfcap.errors import ConfigError, WorkError, printable
 
 logger = logging.getLogger(__name__)
@@ -61,11 +61,7 @@ def find_photos(paths: Sequence[str]) -> list[Photo]:
     unnameable: list[str] = []
     for path in map(Path, paths):
         if path.is_dir():
-            files = sorted(parent / name for parent, names in walk(path) for name in names)
-            inside = [file for file in files if file.suffix.lower() in PICTURE_SUFFIXES and file.is_file()]
-            if not inside:
-                suffixes = ", ".join(sorted(PICTURE_SUFFIXES))
-                raise ConfigError(f"{path}: no picture in this folder (looked for {suffixes})")
+            inside = _pictures_in(path)
         elif path.is_file():
             inside = [path]
         else:
@@ -86,6 +82,24 @@ def find_photos(paths: Sequence[str]) -> list[Photo]:
         count = Counter(ids)
         ids = [own if count[own] == 1 else choices[level] for own, choices in zip(ids, found.values(), strict=True)]
     return [Photo(image_id, path) for image_id, path in zip(ids, found, strict=True)]
+
+
+def _pictures_in(folder: Path) -> list[Path]:
+    hidden: list[Path] = []
+    files = sorted(parent / name for parent, names in walk(folder, hidden) for name in names)
+    inside = [file for file in files if is_picture(file) and file.is_file()]
+    passed_over: dict[str, list[Path]] = {}
+    for file in files:
+        reason = "links that lead nowhere" if is_picture(file) else why_not_read(file, "photos", {})
+        if not file.is_file() or not is_picture(file):
+            passed_over.setdefault(reason, []).append(file)
+    passed_over |= {HIDDEN: hidden} if hidden else {}
+    others = "; ".join(passed_over_text(passed_over))
+    if not inside:
+        raise ConfigError(f"{folder}: no picture in this folder" + (f"; not read: {others}" if others else ""))
+    if others:
+        logger.info("%s: not read: %s", folder, others)
+    return inside
 
 
 def _is_utf8(path: Path) -> bool:
