@@ -25,11 +25,11 @@ def build_tiny(scene_rows):
     """Build a tiny captioner and processor of a family, with the same weights every time."""
     from hfcap.training.build import build_captioner
 
-    def build(family: str, pad_is_eos: bool = False):
+    def build(family: str, pad_is_eos: bool = False, encoder_config: dict = TINY_ENCODER):
         torch.manual_seed(0)
         decoder = TINY_LLAMA if family == "llava" else TINY_GPT2
         model_args = ModelArguments(
-            family=family, encoder_config=TINY_ENCODER, decoder_config=decoder, image_size=32, vocab_size=350
+            family=family, encoder_config=encoder_config, decoder_config=decoder, image_size=32, vocab_size=350
         )
         args = CaptionTrainingArguments(num_beams=1, max_new_tokens=8)
         captions = [caption for captions in scene_rows["captions"] for caption in captions]

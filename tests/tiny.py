@@ -1,6 +1,15 @@
 """Configurations of captioners small enough to train in a second."""
 
 TINY_ENCODER = {"model_type": "convnext", "hidden_sizes": [8, 16], "depths": [1, 1], "num_stages": 2, "patch_size": 8}
+TINY_VIT = {
+    "model_type": "vit",
+    "hidden_size": 32,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "intermediate_size": 64,
+    "image_size": 32,
+    "patch_size": 8,
+}
 TINY_LLAMA = {
     "model_type": "llama",
     "hidden_size": 64,

@@ -194,9 +194,11 @@ def test_of_two_processes_one_computes_and_both_read(tmp_path, scenes, caplog):
         """
         class Slow(here.TinyModel):
             def get_vision_features(self, pixel_values):
-                print("computing", flush=True)
-                time.sleep(0.2)
-                return super().get_vision_features(pixel_values)
+                features = super().get_vision_features(pixel_values)
+                if self.images_seen:  # more than the test picture, so the lock is held
+                    print("computing", flush=True)
+                    time.sleep(0.2)
+                return features
         cache, seen = here.build(folder, scenes, model=Slow())
         print(seen)
         """,

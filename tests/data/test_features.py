@@ -1,3 +1,4 @@
+import copy
 import logging
 import pickle
 
@@ -6,12 +7,14 @@ import torch
 from datasets import Dataset, Features, List, Value
 from datasets import Image as ImageFeature
 from PIL import Image
+from tiny import TINY_VIT
 from tiny_encoder import BLOCK, NUM_IMAGES, TinyImageProcessor, TinyModel, build, direct
 from torch import nn
 
 from hfcap.data.augmentation import mirror_is_true
 from hfcap.data.features import FeatureCache, cache_features, hash_weights
 from hfcap.data.scenes import load_scenes
+from hfcap.hub.formats import to_stock
 from hfcap.models.vision_features import find_encoder
 
 pytestmark = pytest.mark.usefixtures("small_blocks")
@@ -99,6 +102,46 @@ def test_changed_preprocessing_misses(tmp_path, scenes):
     new, seen = build(tmp_path, scenes, processor=TinyImageProcessor(mean=0.25))
     assert seen == NUM_IMAGES + 1
     assert not torch.equal(old.read(0), new.read(0))
+
+
+class OtherVersion(TinyImageProcessor):
+    """The same class name and settings, as a later version of a library has them, and other pixels."""
+
+    def __call__(self, images, return_tensors):
+        return {"pixel_values": super().__call__(images, return_tensors)["pixel_values"] * (1 + 2**-20)}
+
+
+OtherVersion.__name__ = "TinyImageProcessor"
+
+
+def test_changed_code_of_the_preprocessing_misses(tmp_path, scenes):
+    build(tmp_path, scenes)
+    _, seen = build(tmp_path, scenes, processor=OtherVersion())
+    assert seen == NUM_IMAGES + 1
+    assert len(list(tmp_path.glob("plain-*/meta.json"))) == 2
+
+
+def test_changed_code_of_the_encoder_misses(tmp_path, scenes, monkeypatch):
+    build(tmp_path, scenes)
+    give = TinyModel.get_vision_features
+    monkeypatch.setattr(TinyModel, "get_vision_features", lambda self, pixel_values: give(self, pixel_values) * 1.1)
+    _, seen = build(tmp_path, scenes)
+    assert seen == NUM_IMAGES + 1
+
+
+def test_noise_of_another_device_does_not_miss(tmp_path, scenes, monkeypatch):
+    build(tmp_path, scenes)
+    give = TinyModel.get_vision_features
+    monkeypatch.setattr(TinyModel, "get_vision_features", lambda self, pixels: give(self, pixels) * (1 + 1e-6))
+    assert build(tmp_path, scenes)[1] == 0
+
+
+def test_features_with_the_class_token_are_not_those_without(tmp_path, build_tiny, scene_rows):
+    """Of hfcap_llava the cache holds what its projector gets; of stock LLaVA all tokens, which it drops later."""
+    model, processor = build_tiny("llava", encoder_config=TINY_VIT)
+    stock, _ = to_stock(copy.deepcopy(model), copy.deepcopy(processor))
+    num_tokens = [cache_features(captioner, processor, scene_rows, tmp_path).shape[0] for captioner in (model, stock)]
+    assert num_tokens == [16, 17]
 
 
 def test_changed_pictures_or_order_miss_but_captions_do_not_matter(tmp_path, scenes):

@@ -1,20 +1,11 @@
 """Parts of tiny captioners, and what a clean process would see of an export, without the process."""
 
-from tiny import TINY_GPT2, TINY_LLAMA
+from tiny import TINY_GPT2, TINY_LLAMA, TINY_VIT
 
 from hfcap.hub import snapshot
 
 # initializer_range: at the usual 0.02 the captions hardly depend on the picture.
-TINY_VIT = {
-    "model_type": "vit",
-    "hidden_size": 32,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 2,
-    "intermediate_size": 64,
-    "image_size": 32,
-    "patch_size": 8,
-    "initializer_range": 0.3,
-}
+TINY_VIT = TINY_VIT | {"initializer_range": 0.3}
 DECODERS = {
     "llava": TINY_LLAMA | {"initializer_range": 0.3},
     "encoder_decoder": TINY_GPT2 | {"initializer_range": 0.3},

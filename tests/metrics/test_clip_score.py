@@ -118,6 +118,20 @@ def test_other_weights_have_another_cache(pictures, tmp_path):
     assert len(list(tmp_path.glob("clip-*.npz"))) == len(list(tmp_path.iterdir())) == 2
 
 
+def test_another_preprocessing_of_the_same_settings_has_another_cache(pictures, tmp_path, monkeypatch):
+    scorer = make_scorer("clip", cache_dir=tmp_path)
+    scorer.score(pictures, CANDIDATES)
+    processor = type(scorer.processor.image_processor)
+    preprocess = processor.preprocess
+
+    def brighter(self, images, *args, **kwargs):
+        batch = preprocess(self, images, *args, **kwargs)
+        return type(batch)({"pixel_values": batch["pixel_values"] + 0.1})
+
+    monkeypatch.setattr(processor, "preprocess", brighter)
+    assert not make_scorer("clip", cache_dir=tmp_path)._known
+
+
 def test_from_pretrained(pictures, tmp_path):
     scorer = make_scorer("clip")
     scorer.model.save_pretrained(tmp_path)

@@ -3,12 +3,14 @@
 It pays where the encoder is slower than the disk, which a CNN on two CPU cores is by far. On a CPU small batches are
 fastest: MobileNetV2 at 224 pixels was at its best with 8, where its maps still fit into the processor's cache.
 
-A cache is found by its key: the encoder's weights and settings, the preprocessing, the view, and the pictures in their
-order. Whatever changes, the key does, and the features go to another folder; nothing is ever reused by name. Old
-folders are not deleted: each is safe to remove by hand.
+A cache is found by its key: the encoder's weights and settings, the preprocessing, the view, the pictures in their
+order, and what becomes of one test picture, so that code of other versions of the libraries counts as well. Whatever
+changes, the key does, and the features go to another folder; nothing is ever reused by name. Old folders are not
+deleted: each is safe to remove by hand.
 """
 
 import hashlib
+import io
 import json
 import logging
 from collections.abc import Callable, Iterable, Sequence
@@ -25,7 +27,7 @@ from tqdm.auto import tqdm
 from hfcap import __version__
 from hfcap.data.augmentation import mirror
 from hfcap.data.feature_store import ArraySpec, open_array, read_complete, write_array
-from hfcap.data.pictures import content_hashes, load_picture
+from hfcap.data.pictures import ORIENTATION, content_hashes, load_picture
 from hfcap.models.model_utils import in_eval
 from hfcap.models.vision_features import encoder_features, find_encoder
 
@@ -33,7 +35,7 @@ logger = logging.getLogger(__name__)
 
 VIEWS = {"plain": lambda picture: picture, "mirror": mirror}
 DTYPES = ("float16", "float32")
-# Part of each key: raise it when load_picture or a view changes what it gives.
+# Part of each key: raise it when load_picture changes what it gives in a case that the test picture does not show.
 FORMAT_VERSION = 1
 # Settings of a model that choose which of the encoder's outputs are the features.
 FEATURE_SETTINGS = ("vision_feature_layer", "vision_feature_select_strategy")
@@ -152,7 +154,7 @@ def cache_features(
     }
     folders = {}
     for view in views:
-        view_parts = {**parts, "view": view}
+        view_parts = {**parts, "view": view, "test picture": _try_out(model, encoder, image_processor, view)}
         folder = Path(cache_dir) / f"{view}-{_hash_json(view_parts)[:24]}"
         features_of = _feature_function(model, encoder, image_processor, dataset, view, batch_size)
         _build_once(folder, view_parts, len(dataset), features_of)
@@ -168,6 +170,55 @@ def hash_weights(module: torch.nn.Module) -> str:
         # As bytes: NumPy has no bfloat16.
         digest.update(tensor.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy())
     return digest.hexdigest()
+
+
+def hash_preprocessing(image_processor, view: str = "plain") -> str:
+    """Return a sha256 (hex) of what a view and an image processor make of a test picture.
+
+    Settings alone do not tell: the same class of another version of its library, or of another backend (Pillow or
+    torchvision), gives other pixels.
+    """
+    encoded = image_processor(images=[VIEWS[view](load_picture(_test_picture()))], return_tensors="pt")
+    digest = hashlib.sha256()
+    for name, tensor in sorted(encoded.items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy())
+    return digest.hexdigest()
+
+
+def _test_picture() -> bytes:
+    """A JPEG, wider than high, that lies on its side by its EXIF: smooth in one channel, with edges in the others."""
+    y, x = np.mgrid[:71, :97]
+    pixels = np.stack([2 * x + y // 2, 255 * ((x // 7 + y // 5) % 2), (x * y) % 256], axis=-1)
+    exif, file = Image.Exif(), io.BytesIO()
+    exif[ORIENTATION] = 6
+    Image.fromarray(pixels.astype(np.uint8)).save(file, "JPEG", quality=90, exif=exif)
+    return file.getvalue()
+
+
+def _try_out(model: torch.nn.Module, encoder: torch.nn.Module, image_processor, view: str) -> dict[str, object]:
+    """What becomes of the test picture: its pixels exactly, and the shape and size of its features.
+
+    The shape tells whether the class token is among them. The features are rounded, since their last digits differ
+    between devices; a rounding that falls to the other side costs a computation, and no wrong features.
+    """
+    features = _encode(model, encoder, image_processor, [VIEWS[view](load_picture(_test_picture()))])
+    sizes = (np.abs(features).mean(), np.square(features).mean())  # no sums around zero, which would be noise
+    return {
+        "pixels": hash_preprocessing(image_processor, view),
+        "shape": features.shape[1:],
+        "features": [f"{size:.2e}" for size in sizes],
+    }
+
+
+@torch.no_grad()
+def _encode(model: torch.nn.Module, encoder: torch.nn.Module, image_processor, pictures: list) -> np.ndarray:
+    """Return the features (B, N, D) float32 of loaded pictures."""
+    device = next(encoder.parameters()).device
+    encoded = image_processor(images=pictures, return_tensors="pt")
+    on_device = {name: tensor.to(device) for name, tensor in encoded.items()}
+    with in_eval(encoder):
+        return encoder_features(model, encoder, on_device).float().cpu().numpy()
 
 
 def _build_once(folder: Path, parts: dict, num_images: int, features_of: Callable[[range], np.ndarray]) -> None:
@@ -206,7 +257,6 @@ def _feature_function(
     batch_size: int,
 ) -> Callable[[range], np.ndarray]:
     """Return the function from consecutive rows to their features (rows, N, D) float32."""
-    device = next(encoder.parameters()).device
     # Decoding is left to load_picture, so that a picture is treated here as in training.
     images = dataset.select_columns(["image"]).cast_column("image", datasets.Image(decode=False))
 
@@ -216,16 +266,11 @@ def _feature_function(
         except OSError as error:
             raise ValueError(f"the picture of row {row} cannot be read: {error}; set on_bad_image: skip") from error
 
-    @torch.no_grad()
     def features_of(rows: range) -> np.ndarray:
         batches = []
         for start in range(rows.start, rows.stop, batch_size):
             pictures = [picture_of(row) for row in range(start, min(start + batch_size, rows.stop))]
-            encoded = image_processor(images=pictures, return_tensors="pt")
-            on_device = {name: tensor.to(device) for name, tensor in encoded.items()}
-            with in_eval(encoder):
-                features = encoder_features(model, encoder, on_device)  # (B, N, D)
-            batches.append(features.float().cpu().numpy())
+            batches.append(_encode(model, encoder, image_processor, pictures))
         shapes = {batch.shape[1:] for batch in batches}
         if len(shapes) > 1:
             raise ValueError(f"pictures give features of different shapes {sorted(shapes)}: let them have one size")

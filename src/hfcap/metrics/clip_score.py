@@ -16,7 +16,7 @@ import torch
 from PIL import Image
 from transformers import AutoModel, AutoProcessor, PreTrainedModel, ProcessorMixin
 
-from hfcap.data.features import hash_weights
+from hfcap.data.features import hash_preprocessing, hash_weights
 from hfcap.data.pictures import load_picture
 
 from .corpus import check_references
@@ -59,8 +59,8 @@ class ClipScorer:
         self._known: dict[str, np.ndarray] = {}
         self._file = None
         if cache_dir is not None:
-            settings = repr(sorted(processor.image_processor.to_dict().items()))
-            key = hashlib.sha256((hash_weights(model) + settings).encode()).hexdigest()[:16]
+            pixels = hash_preprocessing(processor.image_processor)
+            key = hashlib.sha256((hash_weights(model) + pixels).encode()).hexdigest()[:16]
             self._file = Path(cache_dir) / f"{self.name}-{key}.npz"
             if self._file.exists():
                 with np.load(self._file) as stored:
