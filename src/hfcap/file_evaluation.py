@@ -160,8 +160,19 @@ def _finder(folder: str, image_ids: Sequence[str]) -> LoadImage:
     from hfcap.generation.photos import find_photos
 
     photos = find_photos([folder])
-    files = {key: photo.path for photo in photos for key in (photo.path.name, photo.path.stem)}
+    named: dict[str, list[Path]] = {}
+    for photo in photos:
+        for key in {photo.path.name, photo.path.stem} - {photo.image_id}:
+            named.setdefault(key, []).append(photo.path)
+    files = {key: paths[0] for key, paths in named.items() if len(paths) == 1}
     files |= {photo.image_id: photo.path for photo in photos}
+    unsure = [image_id for image_id in image_ids if image_id not in files and image_id in named]
+    if unsure:
+        logger.warning(
+            "--images %s: %d image ids are the name of several pictures and have none in the report (%r: %s); "
+            "write the ids with their folders",
+            *(folder, len(unsure), unsure[0], " and ".join(map(str, named[unsure[0]][:2]))),
+        )
     if files.keys().isdisjoint(image_ids):
         logger.warning(
             "--images %s: no picture has the name of an image id (first picture %r, first id %r), so the report has "

@@ -24,7 +24,16 @@ from typing import Any
 from hfcap.data.records import split_named
 from hfcap.errors import shown
 from hfcap.files import write_atomic
-from hfcap.json_files import caption_of, check_caption, image_id_of, json_type, objects_of, read_json, read_jsonl
+from hfcap.json_files import (
+    caption_of,
+    check_caption,
+    check_image_id,
+    image_id_of,
+    json_type,
+    objects_of,
+    read_json,
+    read_jsonl,
+)
 
 SPLITS_OF_KARPATHY = {"train": {"train", "restval"}, "validation": {"val"}, "test": {"test"}}
 
@@ -171,7 +180,12 @@ def write_predictions(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]]
 
 
 def coco_references(content: dict, path: str | os.PathLike, allow_empty: bool = False) -> list[Row]:
-    """Group the annotations of a COCO file's content by image, in the order of their first annotations."""
+    """Group the annotations of a COCO file's content by image, in the order of their first annotations.
+
+    Raises:
+        ValueError: an image id stands twice among the images; an annotation without id or caption.
+    """
+    _check_coco_images(content.get("images"), path)
     by_image: dict[str, Row] = {}
     for entry, where in objects_of(content["annotations"], path, "annotations"):
         image_id = image_id_of(entry, where)
@@ -179,6 +193,21 @@ def coco_references(content: dict, path: str | os.PathLike, allow_empty: bool = 
             caption_of(entry, "caption", where, allow_empty)
         )
     return list(by_image.values())
+
+
+def _check_coco_images(images: Any, path: str | os.PathLike) -> None:
+    seen: dict[str, tuple[str, str]] = {}
+    for entry, where in objects_of(images, path, "images") if images is not None else ():
+        if "id" not in entry:
+            continue
+        image_id, name = check_image_id(entry["id"], where), shown(entry.get("file_name"))
+        if image_id in seen:
+            other, place = seen[image_id]
+            raise ValueError(
+                f"{where}: id {shown(image_id)} is {name}, and {other} in {place}; give each image an id of its own, "
+                "in 'annotations' too"
+            )
+        seen[image_id] = (name, where.removeprefix(f"{path}, "))
 
 
 def karpathy_references(

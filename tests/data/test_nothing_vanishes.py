@@ -17,7 +17,9 @@ from hfcap.data.folders import texts_beside, walk
 from hfcap.data.formats import PICTURE_SUFFIXES
 from hfcap.data.sources import load_captions, split_names
 from hfcap.errors import ConfigError
+from hfcap.file_evaluation import _finder
 from hfcap.generation.photos import find_photos
+from hfcap.predictions import read_references
 
 HEIC = b"\x00\x00\x00\x1cftypheic\x00\x00\x00\x00mif1heic"
 JXL = b"\xff\x0a\xcb\x06\x00\x13"
@@ -251,6 +253,32 @@ def test_an_id_that_is_made_is_not_that_of_another_image(folder):
     rows.append({"image": "1.png", "image_id": "7#1", "prompt": "short", "caption": "a cat"})
     with pytest.raises(ValueError, match=r"image_id '7#1' stands for two images \(.*line 1, .*line 3\)"):
         load_captions(write_rows(folder / "a.jsonl", rows), "train")
+
+
+def test_two_words_for_one_split_are_an_error(folder):
+    for number, name in enumerate(("train2014", "train2017", "val", "images/dev")):
+        put(folder / name / f"{number}.png", number, "a dog")
+    with pytest.raises(ValueError, match=r"data/images/dev and .*data/val would both be the split 'validation'"):
+        split_names(str(folder))
+    shutil.rmtree(folder / "images")
+    assert len(load_captions(str(folder), "train")) == 2
+
+
+def test_coco_references_with_an_image_id_twice_are_an_error(tmp_path):
+    images = [{"id": 1, "file_name": "a.png"}, {"id": 1, "file_name": "b.png"}]
+    content = {"images": images, "annotations": [{"image_id": 1, "caption": "a dog"}]}
+    (tmp_path / "a.json").write_text(json.dumps(content))
+    with pytest.raises(ValueError, match=r"images\[1\]: id '1' is 'b.png', and 'a.png' in images\[0\]"):
+        read_references(tmp_path / "a.json")
+
+
+def test_a_name_of_two_pictures_shows_neither_in_a_report(folder, log):
+    for number, kind in enumerate(("cat", "dog")):
+        put(folder / kind / "0.png", number)
+    put(folder / "1.png", 2)
+    load = _finder(str(folder), ["0", "1"])
+    assert load("0") is None and load("1") is not None and load("dog/0") is not None
+    assert "1 image ids are the name of several pictures" in log.text and "'0': " in log.text
 
 
 # What is taken where there is much to choose from (fault 20)

@@ -186,7 +186,7 @@ def _passed_over(source: str, splits: list[SplitFacts]) -> list[Finding]:
     contents = source_contents(source)
     named = {
         os.path.realpath(image["path"])
-        for split in splits
+        for split in (splits if contents.pictures else ())
         for image in undecoded(split.rows.select_columns(["image"]))["image"]
         if image and image["path"] and image["bytes"] is None
     }

@@ -16,7 +16,15 @@ from hfcap.data.folders import (
     why_not_read,
 )
 from hfcap.data.readers import check_no_columns, place_pictures, read_csv, read_json_captions, read_json_lines
-from hfcap.data.records import OTHER_CAPTIONS, SourceRow, is_captions, split_of_file, split_of_folders
+from hfcap.data.records import (
+    OTHER_CAPTIONS,
+    SourceRow,
+    is_captions,
+    split_named,
+    split_of_file,
+    split_of_folders,
+    split_word,
+)
 from hfcap.data.tars import read_webdataset
 from hfcap.json_files import names_of
 
@@ -90,8 +98,23 @@ def contents_of(source: Path) -> Contents:
     passed_over |= {HIDDEN: hidden} if hidden else {}
     if kind == "sidecars" and found is None:
         raise ValueError(_nothing_to_read(folder, files, passed_over))
+    if kind != "datasets":
+        _check_split_words({path.parent.relative_to(folder) for path in read}, folder)
     pictures = [path for path in files if is_picture(path)] if kind == "tables" else []
     return Contents(found, _in_words(kind, found, folder), passed_over, pictures)
+
+
+def _check_split_words(parents: set[Path], folder: Path) -> None:
+    """Raise ValueError where two words mean one split: `val` and `dev` would become one set of validation."""
+    places: dict[str, dict[str, Path]] = {}
+    for parent in sorted(parents):
+        word = split_word(parent.parts)
+        if word is not None and word != "restval":  # which Karpathy's splits add to the training set
+            places.setdefault(split_named(word), {}).setdefault(word, parent)
+    for split, found in places.items():
+        if len(found) > 1:
+            names = " and ".join(str(folder / parent) for parent in found.values())
+            raise ValueError(f"{names} would both be the split {split!r}; rename one of the two, or move it elsewhere")
 
 
 def _passed_over(

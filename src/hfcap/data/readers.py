@@ -117,18 +117,11 @@ def read_json_captions(path: Path, image_column: str | None, captions_column: st
 def read_coco(content: dict, path: Path) -> Iterator[SourceRow]:
     """Read the content of a COCO annotation file; images without a caption are left out, as COCO's tools do."""
     names: dict[str, str] = {}
-    places: dict[str, str] = {}
     for entry, where in objects_of(content.get("images"), path, "images"):
         name = entry.get("file_name")
         if "id" not in entry or not isinstance(name, str) or not name:
             raise ValueError(f"{where}: id is {entry.get('id')!r}, file_name {name!r}; wanted both")
-        image_id = check_image_id(entry["id"], where)
-        if image_id in names:
-            raise ValueError(
-                f"{where}: id {shown(image_id)} is {shown(name)}, and {shown(names[image_id])} in "
-                f"{places[image_id]}; give each image an id of its own, in 'annotations' too"
-            )
-        names[image_id], places[image_id] = name, where.removeprefix(f"{path}, ")
+        names[check_image_id(entry["id"], where)] = name
     rows = coco_references(content, path, allow_empty=True)
     without = names.keys() - {row.image_id for row in rows}
     if without:

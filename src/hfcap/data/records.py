@@ -290,11 +290,17 @@ def split_of_file(path: Path) -> str | None:
 
 def split_of_folders(parts: Iterable[str]) -> str | None:
     """Return the split that one of a path's folders tells by its name ("train", "val2017", "test_images"), or None."""
+    word = split_word(parts)
+    return None if word is None else _SPLIT_OF_WORD[word]
+
+
+def split_word(parts: Iterable[str]) -> str | None:
+    """Return the word by which the first folder that tells a split tells it: "val" of "a/val2017", or None."""
     for part in parts:
         words = re.findall(r"[a-z]+", part.lower())
         named = [word for word in words if word in _SPLIT_OF_WORD]
         if len(named) == 1 and _WORDS_WITH_SPLIT.issuperset(word for word in words if word != named[0]):
-            return _SPLIT_OF_WORD[named[0]]
+            return named[0]
     return None
 
 
