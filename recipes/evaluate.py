@@ -19,9 +19,17 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from hfcap import runs
+from hfcap.data.pictures import undecoded
 from hfcap.distributed import join_processes
 from hfcap.errors import run_main
-from hfcap.evaluation import evaluate_captioner, results_table, show_captions, write_evaluation
+from hfcap.evaluation import (
+    Measured,
+    describe_data,
+    evaluate_captioner,
+    results_table,
+    show_captions,
+    write_evaluation,
+)
 from hfcap.generation.inputs import caption_prompt
 from hfcap.generation.settings import change_decoding
 from hfcap.training.arguments import SourceArguments
@@ -66,7 +74,9 @@ def main(argv: list[str] | None = None) -> None:
     prompt = data_args.prompt or caption_prompt(processor)
     evaluation = evaluate_captioner(model, processor, CaptionDataset(rows), prompt, args.batch_size)
     if state.is_main_process:
-        write_evaluation(folder, evaluation, rows, f"{args.model} on {data_args.data}", source.artifact)
+        data = describe_data(vars(data_args), runs.data_fingerprint(undecoded(rows)))
+        measured = Measured(source.artifact, source.path, data, prompt, args.load_in_4bit)
+        write_evaluation(folder, evaluation, rows, f"{args.model} on {data_args.data}", measured)
         print(results_table({run.name: (None, evaluation)}), show_captions(evaluation), sep="\n\n")
         print(f"\nResults in {folder}")
 

@@ -21,7 +21,7 @@ from hfcap import runs
 from hfcap.baselines import WithoutPicture, most_frequent_caption
 from hfcap.distributed import whole_weights
 from hfcap.errors import run_main
-from hfcap.evaluation import evaluate_captioner, judge, results_table, show_captions, write_evaluation
+from hfcap.evaluation import Measured, evaluate_captioner, judge, results_table, show_captions, write_evaluation
 from hfcap.generation.inputs import caption_prompt
 from hfcap.hub.card import write_card
 from hfcap.hub.publish import publish_if_asked
@@ -144,7 +144,8 @@ def main(argv: list[str] | None = None) -> Path:
         }
     if trainer.is_world_process_zero():
         adapter_captions = [row["caption"] for row in adapted.rows]
-        write_evaluation(run, shipped, rows[1], run.name, runs.MERGED, before, caption_adapter=adapter_captions)
+        measured = Measured.in_run(run, runs.MERGED, collator.prompt)
+        write_evaluation(run, shipped, rows[1], run.name, measured, before, caption_adapter=adapter_captions)
         print(results_table(results), show_captions(shipped), sep="\n\n")
         write_card(run)
         publish_if_asked(run, args)

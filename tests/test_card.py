@@ -1,4 +1,5 @@
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -7,10 +8,12 @@ from huggingface_hub import ModelCard, parse_eval_result_entries
 from safetensors.numpy import save_file
 
 from hfcap import cli
+from hfcap.content_hashes import captions_sha256, weights_sha256
 from hfcap.files import write_json
 from hfcap.hub.card import WORDS_END, WORDS_START, write_card
 from hfcap.hub.card_check import check_card
-from hfcap.hub.card_facts import count_parameters
+from hfcap.hub.card_claims import describe_weights
+from hfcap.hub.card_facts import Facts, count_parameters, read_facts
 from hfcap.hub.card_metadata import Given, eval_results
 from hfcap.predictions import write_predictions
 from hfcap.runs import write_metrics
@@ -41,7 +44,11 @@ RECORD = {
 }
 
 
-def _run(folder, model_type="hfcap_llava", artifact="merged", caption="a dog", arguments=None, **metrics):
+DATA = {"name": "flickr8k", "split": "validation", "num_images": 3, "num_captions": 6, "sha256": "cd" * 32}
+
+
+def _run(folder, model_type="hfcap_llava", artifact="merged", caption="a dog", arguments=None, hashes=True, **metrics):
+    """A run folder; without `hashes` one of an earlier hfcap."""
     weights = folder / artifact
     weights.mkdir(parents=True)
     write_json(weights / "config.json", {"model_type": model_type})
@@ -58,7 +65,15 @@ def _run(folder, model_type="hfcap_llava", artifact="merged", caption="a dog", a
         "decoding": {"num_beams": 3, "max_new_tokens": 40},
         "model_artifact": "merged",
     }
-    write_metrics(folder / "metrics.json", **(settings | metrics))
+    measured = {
+        "data": DATA,
+        "weights_hash": weights_sha256(weights),
+        "captions_hash": captions_sha256((row["image_id"], row["caption"]) for row in rows),
+        "prompt": 'Say "what" it is.',
+        "load_in_4bit": False,
+        "date": "2025-02-03",
+    }
+    write_metrics(folder / "metrics.json", **(settings | (measured if hashes else {}) | metrics))
     return folder
 
 
@@ -247,7 +262,134 @@ def test_a_stock_model_needs_no_hfcap(tmp_path):
 
 def test_figures_of_the_adapter_do_not_pass_for_those_of_the_merge(tmp_path):
     text = write_card(_run(tmp_path / "dogs", model_artifact="adapter")).read_text(encoding="utf-8")
-    assert "another\nmodel, which these figures do not judge" in text
+    assert "another model, which these figures do not judge" in text
+
+
+def card_text(folder):
+    return write_card(folder, thumbnails=False).read_text(encoding="utf-8")
+
+
+def test_another_split_and_style_that_were_judged_are_the_ones_that_the_card_names(tmp_path):
+    judged = DATA | {"name": "scenes", "split": "test", "style": "alt_text", "sha256": "ef" * 32}
+    folder = _run(tmp_path / "dogs", arguments={"data": "scenes", "scenes_style": "caption"}, data=judged)
+    text = card_text(folder)
+    assert "Split “test” of scenes (alt_text), 3 images" in text.replace("\\_", "_") and "validation" not in text
+    (result,) = yaml.safe_load(text.split("---\n")[1])["model-index"][0]["results"]
+    assert result["dataset"] == {"name": "scenes (alt_text)", "type": "scenes (alt_text)", "split": "test"}
+
+
+@pytest.mark.parametrize(
+    "judged, is_of_set",
+    [
+        (DATA, True),
+        (DATA | {"split": "test", "sha256": "ef" * 32}, True),
+        (DATA | {"sha256": "ef" * 32}, False),  # other pictures or captions under the same names
+        (DATA | {"name": "coco", "split": "test", "sha256": "ef" * 32}, False),
+    ],
+)
+def test_figures_of_other_data_are_not_ascribed_to_the_data_set_of_the_training(tmp_path, judged, is_of_set):
+    folder = _run(tmp_path / "dogs", data=judged)
+    given = Given(datasets=("owner/set",))
+    metadata = yaml.safe_load(write_card(folder, given).read_text(encoding="utf-8").split("---\n")[1])
+    dataset = metadata["model-index"][0]["results"][0]["dataset"]
+    assert (dataset["type"], dataset["split"]) == ("owner/set" if is_of_set else judged["name"], judged["split"])
+    results = eval_results(given, json.loads((folder / "metrics.json").read_text()), RECORD)
+    assert (results is not None) == is_of_set
+
+
+def judge_again(folder, caption, **metrics):
+    """What `recipes/evaluate.py --output_dir RUN` leaves: other captions and figures; the card is as it was."""
+    rows = [{"image_id": f"{n}_x", "caption": caption, "captions": ["a man"]} for n in range(3)]
+    write_predictions(folder / "captions.jsonl", rows)
+    record = json.loads((folder / "metrics.json").read_text())
+    record["captions_hash"] = captions_sha256((row["image_id"], row["caption"]) for row in rows)
+    write_json(folder / "metrics.json", record | metrics)
+
+
+def test_after_judging_again_the_facts_are_of_the_new_captions(tmp_path):
+    folder = _run(tmp_path / "dogs")
+    card = write_card(folder)
+    judge_again(folder, "a woman")
+    facts = read_facts(folder, recorded=True)  # as `hfcap push` reads them
+    assert [sample["caption"] for sample in facts.samples] == ["a woman"] * 3
+    assert facts.habits.gendered_without_evidence == 1.0
+    assert any("a woman" in line for line in check_card(card)[0])  # the card is stale, and said to be
+    assert card_text(folder).count("a woman") == 3
+
+
+def test_captions_that_the_figures_are_not_of_are_left_out(tmp_path):
+    folder = _run(tmp_path / "dogs")
+    rows = [{"image_id": f"{n}_x", "caption": "a cat", "captions": ["a man"]} for n in range(3)]
+    write_predictions(folder / "captions.jsonl", rows)
+    text = card_text(folder)
+    assert "a cat" not in text and "no word at all" not in text
+    assert "samples and failures are left out" in text
+    assert any("metrics.json is of other captions" in line for line in check_card(folder / "README.md")[1])
+
+
+def test_figures_of_other_weights_in_the_same_folder_are_not_of_these(tmp_path):
+    folder = _run(tmp_path / "dogs")
+    assert "Measured with the weights here:" in card_text(folder)
+    save_file({"a": np.ones((10, 100), np.float32)}, folder / "merged" / "model.safetensors")
+    assert "Measured with other weights than those here (SHA-256 `" in card_text(folder)
+
+
+@pytest.mark.parametrize(
+    "artifact, metrics, facts, said",
+    [
+        ("model", {}, {}, "Measured with the weights here."),
+        (
+            "model",
+            {"weights_hash": "b" * 64},
+            {},
+            "other weights than those here (SHA-256 `bbbbbbbbbbbb`, here `aaaaaaa",
+        ),
+        ("model", {}, {"weights_hash": None}, "other weights than those here (SHA-256 `aaaaaaaaaaaa`, here `unknown`"),
+        ("model", {"weights_hash": None}, {}, "Which weights wrote the captions is not recorded."),
+        ("model", {"load_in_4bit": True}, {}, "while the language model was in 4 bits (NF4)"),
+        ("adapter", {"model_artifact": "adapter"}, {}, "Measured with the weights here."),
+        ("adapter", {"model_artifact": "adapter", "load_in_4bit": True}, {}, "was in 4 bits (NF4)"),
+        ("merged", {"model_artifact": "adapter", "load_in_4bit": True}, {}, "with the adapter on its 4-bit base."),
+        ("merged", {"model_artifact": "adapter", "load_in_4bit": False}, {}, "with the adapter on its base."),
+        ("adapter", {"model_artifact": "merged"}, {}, "another form of these weights (`merged`; here: `adapter`)"),
+        (
+            "model",
+            {},
+            {"dtype_change": {"before": "float32", "after": "bfloat16", "num_images": 100}},
+            "Measured with these weights in float32. Here they are in bfloat16, which these figures do not judge: on "
+            "100 pictures CIDEr × 100 was 53.1 before and 52.9 after that change.",
+        ),
+    ],
+)
+def test_which_weights_were_measured(artifact, metrics, facts, said):
+    if "dtype_change" in facts:
+        facts["dtype_change"] |= {"cider_before": 0.531, "cider_after": 0.529}
+    known = Facts("dogs", "x", artifact, "native", "git", 1, None, None, None, [], weights_hash="a" * 64)
+    record = {"model_artifact": artifact, "weights_hash": "a" * 64, "load_in_4bit": False}
+    assert said in describe_weights(record | metrics, replace(known, **facts))
+
+
+def test_another_prompt_than_the_captioners_own_is_said(tmp_path):
+    text = card_text(_run(tmp_path / "dogs", prompt="What is it?"))
+    assert "The captioner was given another prompt than its own: “What is it?”." in text
+    assert "another prompt" not in card_text(_run(tmp_path / "cats"))
+
+
+def test_a_run_of_an_earlier_hfcap_has_a_card_that_says_what_was_not_recorded(tmp_path):
+    folder = _run(tmp_path / "dogs", hashes=False)
+    card = write_card(folder)
+    text = card.read_text(encoding="utf-8")
+    assert "Split “validation” of flickr8k, 3 images" in text and "| 1\\_x | a dog |" in text
+    assert "These figures were recorded without hashes of data, weights and captions" in text
+    old = json.loads((folder / "card.json").read_text())
+    write_json(folder / "card.json", {k: v for k, v in old.items() if k not in ("weights_hash", "captions_hash")})
+    assert check_card(card)[0] == []
+
+
+def test_old_figures_of_another_number_of_images_are_not_of_the_runs_evaluation_split(tmp_path):
+    text = card_text(_run(tmp_path / "dogs", hashes=False, num_images=7))
+    assert "Data that were not recorded, 7 images" in text and "validation" not in text
+    assert "samples and failures are left out" in text
 
 
 def test_the_demo_says_what_it_cannot_do(tmp_path):

@@ -13,7 +13,7 @@ from hfcap import cli
 from hfcap.data.scenes import load_scenes
 from hfcap.data.sources import load_captions
 from hfcap.errors import run_main
-from hfcap.evaluation import judge, write_evaluation
+from hfcap.evaluation import Measured, judge, write_evaluation
 from hfcap.metrics import compute_metrics
 
 REFERENCES = {
@@ -141,7 +141,9 @@ def test_a_report_shows_pictures_with_odd_exif(tmp_path, capsys):
     rows = load_captions(str(source), "train")
     with pytest.raises(struct.error):
         rows[0]
-    write_evaluation(tmp_path / "run", judge(["a dog"], rows.remove_columns("image"), {}), rows, "title", None)
+    write_evaluation(
+        tmp_path / "run", judge(["a dog"], rows.remove_columns("image"), {}), rows, "title", Measured(None, None, {})
+    )
     assert "data:image/jpeg" in (tmp_path / "run" / "report.html").read_text()
 
 

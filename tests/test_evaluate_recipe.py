@@ -9,7 +9,11 @@ from pathlib import Path
 
 import pytest
 
+from hfcap.content_hashes import captions_sha256, weights_sha256
+from hfcap.data.pictures import undecoded
+from hfcap.data.scenes import load_scenes
 from hfcap.errors import ConfigError
+from hfcap.runs import data_fingerprint
 from hfcap.training.build import load_captioner
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "evaluate.py"
@@ -63,6 +67,32 @@ def test_a_model_of_the_hub_on_a_stream_leaves_no_folder_of_its_name(evaluate, f
     evaluate([*command, "--streaming", "true", "--output_dir", "streamed"])
     assert (folder / "streamed" / "captions.jsonl").read_text() == captions
     assert loaded == ["owner/cap", "owner/cap"]
+
+
+@pytest.mark.filterwarnings("ignore:CIDEr:UserWarning")
+def test_the_figures_say_of_what_they_are(evaluate, build_tiny, tmp_path):
+    for part in build_tiny("llava"):
+        part.save_pretrained(tmp_path / "run" / "model")
+    options = [
+        "--model",
+        str(tmp_path / "run"),
+        "--data",
+        "scenes",
+        "--scenes_image_size",
+        "32",
+        "--prompt",
+        "Say it.",
+    ]
+    options += ["--eval_split", "test", "--scenes_style", "alt_text", "--max_eval_images", "3"]
+    evaluate([*options, "--output_dir", str(tmp_path / "run")])
+    record = json.loads((tmp_path / "run" / "metrics.json").read_text())
+    rows = load_scenes("test", 3, "alt_text", image_size=32)
+    fingerprint = data_fingerprint(undecoded(rows))
+    assert record["data"] == {"name": "scenes", "split": "test", "style": "alt_text", **fingerprint}
+    assert record["weights_hash"] == weights_sha256(tmp_path / "run" / "model")
+    lines = map(json.loads, (tmp_path / "run" / "captions.jsonl").read_text().splitlines())
+    assert record["captions_hash"] == captions_sha256((line["image_id"], line["caption"]) for line in lines)
+    assert (record["prompt"], record["load_in_4bit"]) == ("Say it.", False)
 
 
 @pytest.mark.slow

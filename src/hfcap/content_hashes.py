@@ -45,12 +45,15 @@ def weights_sha256(folder: str | os.PathLike) -> str | None:
     return _sha256_of(parts + ([["base", weights_identity(base, revision)]] if base else []))
 
 
-def weights_identity(name: str | os.PathLike, revision: str | None = None) -> str | None:
+def weights_identity(
+    name: str | os.PathLike, revision: str | None = None, local_files_only: bool = False
+) -> str | None:
     """What the weights are that `from_pretrained(name)` loads: `weights_sha256` of a folder, the commit of a Hub id.
 
     Args:
         name: model folder, adapter folder, or Hub id.
         revision: branch, tag or commit of a Hub id; the main branch by default.
+        local_files_only: ask the cache alone, for what has just been loaded.
 
     Returns:
         64 hex digits for a folder, 40 for a Hub id, or None where neither can be found (a Hub that does not answer and
@@ -63,7 +66,13 @@ def weights_identity(name: str | os.PathLike, revision: str | None = None) -> st
 
     try:
         found = [
-            cached_file(str(name), file, revision=revision or "main", _raise_exceptions_for_missing_entries=False)
+            cached_file(
+                str(name),
+                file,
+                revision=revision or "main",
+                local_files_only=local_files_only,
+                _raise_exceptions_for_missing_entries=False,
+            )
             for file in ("config.json", ADAPTER_CONFIG)
         ]
     except (OSError, ValueError):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import datasets
 from transformers import PreTrainedModel
 
 from hfcap import runs
+from hfcap.content_hashes import captions_sha256, weights_identity
 from hfcap.data.pictures import load_picture, undecoded
 from hfcap.data.scene_checking import FACTS, wrong_facts
 from hfcap.data.scene_facts import scene_from_json
@@ -44,6 +46,54 @@ class Evaluation:
     def value(self, key: str) -> float:
         """Raw corpus value of a metric."""
         return self.metrics[key]["value"]
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What an evaluation is of, so that a card can tell whether figures, captions and weights belong together.
+
+    Attributes:
+        artifact: which weights wrote the captions: "adapter", "merged" or "model"; None if unknown.
+        weights: their folder or Hub id; None if unknown.
+        data: name, split and fingerprint of the data; see `describe_data`.
+        prompt: instruction that the captioner was given.
+        load_in_4bit: whether the language model was in NF4, which makes another model of the same weights.
+    """
+
+    artifact: str | None
+    weights: str | None
+    data: Mapping[str, Any]
+    prompt: str | None = None
+    load_in_4bit: bool = False
+
+    @classmethod
+    def in_run(cls, run: Path, artifact: str, prompt: str | None) -> "Measured":
+        """What a recipe judges at its end: the weights in the run folder, on the evaluation data of `run.json`."""
+        record = runs.read_run(run / runs.RUN)
+        data = describe_data(record["arguments"], record["data"]["eval"])
+        return cls(artifact, str(run / artifact), data, prompt)
+
+    def record(self, image_ids: list[str], captions: list[str]) -> dict[str, Any]:
+        """What `metrics.json` keeps of it: the data, hashes of weights and captions, prompt, precision, and today."""
+        return {
+            "data": self.data,
+            "weights_hash": None if self.weights is None else weights_identity(self.weights, local_files_only=True),
+            "captions_hash": captions_sha256(zip(image_ids, captions, strict=True)),
+            "prompt": self.prompt,
+            "load_in_4bit": self.load_in_4bit,
+            "date": datetime.now(UTC).date().isoformat(),
+        }
+
+
+def describe_data(arguments: Mapping[str, Any], fingerprint: Mapping[str, Any]) -> dict[str, Any]:
+    """Name, split and fingerprint (`runs.data_fingerprint`) of evaluation data; of `scenes` the style of its captions.
+
+    Args:
+        arguments: the fields of `SourceArguments`.
+        fingerprint: of the rows.
+    """
+    style = {"style": arguments["scenes_style"]} if arguments["data"] == "scenes" else {}
+    return {"name": runs.data_name(arguments["data"]), "split": arguments["eval_split"], **style, **fingerprint}
 
 
 def evaluate_captioner(
@@ -94,7 +144,7 @@ def write_evaluation(
     evaluation: Evaluation,
     pictures: datasets.Dataset,
     title: str,
-    artifact: str | None,
+    measured: Measured,
     before: Evaluation | None = None,
     **columns: list[str],
 ) -> None:
@@ -105,7 +155,7 @@ def write_evaluation(
         evaluation: what `evaluate_captioner` gave.
         pictures: data set with an `image` column in the same order, for the report.
         title: headline of the report.
-        artifact: which weights wrote the captions: "adapter", "merged" or "model".
+        measured: which weights wrote the captions, and of which data.
         before: the same images captioned by an earlier model, shown beside the new captions.
         columns: further captions of the same images, kept in `captions.jsonl` under these names.
     """
@@ -115,8 +165,13 @@ def write_evaluation(
     cider = evaluation.per_image["cider"]
     lines = [{**row, "cider": score, **more} for row, score, more in zip(evaluation.rows, cider, extra, strict=True)]
     write_predictions(folder / runs.CAPTIONS, lines)
+    image_ids, captions = ([row[key] for row in evaluation.rows] for key in ("image_id", "caption"))
     record = runs.write_metrics(
-        folder / runs.METRICS, evaluation.metrics, model_artifact=artifact, **_sources(evaluation)
+        folder / runs.METRICS,
+        evaluation.metrics,
+        model_artifact=measured.artifact,
+        **_sources(evaluation),
+        **measured.record(image_ids, captions),
     )
     earlier = None if before is None else {"metrics": before.metrics, "model_artifact": None, **_sources(before)}
     row_of_id = {row["image_id"]: index for index, row in enumerate(evaluation.rows)}

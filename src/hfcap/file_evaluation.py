@@ -9,6 +9,7 @@ from typing import Any
 from PIL import Image
 
 from hfcap import runs
+from hfcap.content_hashes import captions_sha256
 from hfcap.errors import ConfigError
 from hfcap.metrics import compare_systems, compute_metrics, confidence_intervals, document_frequencies
 from hfcap.predictions import Pairs, Row, pair, read_predictions, read_references
@@ -52,7 +53,7 @@ def evaluate_files(args: Namespace) -> None:
     missing = f", {pairs.num_missing} without a caption left out" if pairs.num_missing else ""
     print(f"{len(pairs.candidates)} images{missing}")
     source = "references" if args.idf is None else str(args.idf)
-    records = [_record(p, figure, source) for p, figure in zip(systems, figures, strict=True)]
+    records = [_record(args, p, figure, source) for p, figure in zip(systems, figures, strict=True)]
     if args.output is not None:
         runs.write_metrics(args.output, **records[-1])
     if args.report is not None:
@@ -61,18 +62,27 @@ def evaluate_files(args: Namespace) -> None:
 
 def _read_references(args: Namespace) -> tuple[list[Row], LoadImage | None]:
     """Read references from a JSON or JSONL file, or from a data source, which has the pictures as well."""
-    if Path(args.references).suffix in (".json", ".jsonl"):
+    if _is_file(args):
         return read_references(args.references, args.split), None
     from hfcap.data.pictures import load_picture, undecoded  # these two bring `datasets`, which files do not need
     from hfcap.data.sources import load_captions
 
-    rows = undecoded(load_captions(args.references, args.split or "validation"))
-    where = f"{args.references}, split {args.split or 'validation'}"
+    rows = undecoded(load_captions(args.references, _split(args)))
+    where = f"{args.references}, split {_split(args)}"
     row_of_id = {image_id: index for index, image_id in enumerate(rows["image_id"])}
     references = [
         Row(image_id, captions, where) for image_id, captions in zip(rows["image_id"], rows["captions"], strict=True)
     ]
     return references, lambda image_id: load_picture(rows[row_of_id[image_id]]["image"])
+
+
+def _is_file(args: Namespace) -> bool:
+    return Path(args.references).suffix in (".json", ".jsonl")
+
+
+def _split(args: Namespace) -> str | None:
+    """The split of the references; None where all of a file are taken."""
+    return args.split if _is_file(args) else args.split or "validation"
 
 
 def _check_same_images(systems: list[Pairs], paths: list[str]) -> None:
@@ -84,9 +94,14 @@ def _check_same_images(systems: list[Pairs], paths: list[str]) -> None:
         )
 
 
-def _record(pairs: Pairs, figures: dict[str, Any], idf: str) -> dict[str, Any]:
+def _record(args: Namespace, pairs: Pairs, figures: dict[str, Any], idf: str) -> dict[str, Any]:
     """Arguments of `runs.write_metrics`; as a mapping also what the report shows."""
+    columns = zip(pairs.image_ids, pairs.references, strict=True)
+    fingerprint = runs.data_fingerprint({"image_id": image_id, "captions": texts} for image_id, texts in columns)
     return {
+        "data": {"name": runs.data_name(args.references), "split": _split(args), **fingerprint},
+        "weights_hash": None,
+        "captions_hash": captions_sha256(zip(pairs.image_ids, pairs.candidates, strict=True)),
         "metrics": figures,
         "num_images": len(pairs.candidates),
         "tokenizer": "ptb",

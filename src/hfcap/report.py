@@ -168,10 +168,10 @@ def _differences(differences: Mapping[str, Mapping[str, Any]] | None) -> dict[st
 
 
 def _facts(metrics: Mapping[str, Any], details: Mapping[str, Any] | None) -> list[tuple[str, str]]:
+    names = {"adapter": "base with adapter", "merged": "merged model"}
+    artifact = names.get(metrics["model_artifact"], metrics["model_artifact"])
     facts = {
-        "captions by": {"adapter": "4-bit base with adapter", "merged": "merged model"}.get(
-            metrics["model_artifact"], metrics["model_artifact"]
-        ),
+        "captions by": f"{artifact}, in 4 bits" if metrics.get("load_in_4bit") else artifact,
         **metrics["decoding"],
         "tokenizer of the metrics": metrics["tokenizer"],
         "document frequencies": metrics["idf"],

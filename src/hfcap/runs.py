@@ -143,6 +143,7 @@ def write_metrics(
     decoding: Mapping[str, Any],
     model_artifact: str | None,
     num_missing: int = 0,
+    **measured: Any,
 ) -> dict[str, Any]:
     """Write `metrics.json` atomically and return what was written.
 
@@ -155,6 +156,7 @@ def write_metrics(
         decoding: generation settings that made the captions.
         model_artifact: which weights wrote the captions: "adapter", "merged" or "model"; None if unknown.
         num_missing: images left out because they had no caption; written only if there were any.
+        measured: what the figures are of, by content: see `hfcap.evaluation.Measured.record`.
 
     Raises:
         ValueError: a figure that is no finite number, an interval that is not one, an unknown artifact.
@@ -169,6 +171,7 @@ def write_metrics(
         "idf": idf,
         "decoding": to_json(decoding),
         "model_artifact": model_artifact,
+        **to_json(measured),
     }
     if num_missing:
         record["num_missing"] = num_missing
@@ -200,6 +203,11 @@ def read_metrics(path: str | os.PathLike) -> dict[str, Any]:
 def read_run(path: str | os.PathLike) -> dict[str, Any]:
     """Read `run.json`, as `run_record` made it. Raises ValueError if it is no JSON object."""
     return read_object(path)
+
+
+def data_name(source: Any) -> str:
+    """Name of a data source: of a local folder or file only its own name, which says enough and no more."""
+    return Path(str(source)).name
 
 
 def data_fingerprint(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:

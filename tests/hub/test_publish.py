@@ -2,24 +2,26 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import yaml
 from PIL import Image
 from tiny import TINY_ENCODER
 
 from hfcap import cli, runs
+from hfcap.data.pictures import undecoded
 from hfcap.errors import VerificationError
-from hfcap.evaluation import judge
+from hfcap.evaluation import Measured, describe_data, judge, write_evaluation
 from hfcap.generation.caption import caption_rows
 from hfcap.hub import export, verify
 from hfcap.hub import publish as publishing
 from hfcap.hub.adapters import Base
 from hfcap.hub.card import write_card
 from hfcap.hub.push import Target
-from hfcap.predictions import write_predictions
 from hfcap.training.build import load_captioner
 from hfcap.training.merge import merge_adapter
 from hub.local_hub import LocalHub
@@ -39,11 +41,17 @@ def make_judged_run(make_run, scene_rows):
 
 def _judge(run, model, processor, rows):
     captions = caption_rows(model, processor, rows, getattr(processor, "caption_prompt", None))
-    evaluation = judge(captions, rows, {"num_beams": 1})
-    write_predictions(run / runs.CAPTIONS, evaluation.rows)
-    facts = {"num_images": len(captions), "tokenizer": "ptb", "idf": "references", "decoding": {}}
-    runs.write_metrics(run / runs.METRICS, evaluation.metrics, model_artifact="model", **facts)
+    judge_run(run, rows, captions)
     write_card(run, thumbnails=False)
+
+
+def judge_run(run, rows, captions):
+    """What `recipes/evaluate.py --output_dir RUN` leaves beside the card."""
+    evaluation = judge(captions, rows, {"num_beams": 1})
+    source = runs.resolve_model(run)
+    data = {"data": "scenes", "eval_split": "train", "scenes_style": "caption"}
+    data = describe_data(data, runs.data_fingerprint(undecoded(rows)))
+    write_evaluation(run, evaluation, rows, "title", Measured(source.artifact, source.path, data, "describe it"))
 
 
 def client(hub, home, **more):
@@ -253,6 +261,65 @@ def test_the_card_of_an_adapter_loads_the_base_that_it_was_trained_on(
         publishing.publish(run / runs.ADAPTER, Target("user/dogs"), base_model=f"user/base@{revision or 'main'}")
     assert 'from_pretrained("user/base", revision="0123456789abcdef")\n' in cards[0]
     assert 'from_pretrained("user/base")\n' in cards[1]
+
+
+@pytest.fixture
+def push(in_process, monkeypatch):
+    """Publish a run without the upload; return the card that would be there."""
+
+    def run_and_read(run, **options):
+        cards = []
+        monkeypatch.setattr(
+            publishing, "push_folder", lambda folder, *_: cards.append((folder / "README.md").read_text())
+        )
+        publishing.publish(run, Target("user/dogs"), **options)
+        return cards[0]
+
+    return run_and_read
+
+
+def test_a_run_that_was_judged_again_is_published_with_its_new_captions(make_judged_run, push, scene_rows):
+    run = make_judged_run()
+    assert "a man, a man" not in push(run)
+    judge_run(run, scene_rows, ["a man, a man"] * len(scene_rows))  # and no `hfcap card write`
+    card = push(run)
+    assert card.count("| a man, a man |") == 6
+    assert "| names a gender that no reference of the picture names | 100.0 % |" in card
+    assert "Split “train” of scenes (caption), 24 images" in card
+    assert "Measured with the weights here." in card  # the export's files differ, its weights do not
+
+
+def test_an_export_in_another_dtype_is_not_what_was_measured(make_judged_run, push):
+    card = push(make_judged_run(), dtype="bfloat16")
+    assert "Measured with the weights here." not in card
+    assert (
+        "Measured with these weights in float32. Here they are in bfloat16, which these figures do not judge" in card
+    )
+    assert "on 100 pictures CIDEr × 100 was" in card
+
+
+def test_a_model_that_was_replaced_in_its_run_is_not_what_was_measured(make_judged_run, push):
+    run = make_judged_run()
+    model, _ = load_captioner(str(run / runs.MODEL))
+    model.lm_head.weight.data.mul_(2)
+    model.save_pretrained(run / runs.MODEL)
+    assert "Measured with other weights than those here (SHA-256" in push(run)
+
+
+def test_thumbnails_are_of_the_pictures_that_were_judged(make_judged_run, scene_rows, tmp_path):
+    run = make_judged_run()
+    text = write_card(run, thumbnails=True).read_text()
+    assert text.count("](thumbnails/") == 6  # of split train, though run.json names validation
+    shown = re.search(r"!\[(\S+)\]\((\S+)\)", text)
+    row = next(row for row in scene_rows if row["image_id"] == shown[1])
+    difference = np.asarray(Image.open(run / shown[2]).convert("RGB"), int) - np.asarray(
+        row["image"].convert("RGB"), int
+    )
+    assert np.abs(difference).mean() < 10
+    metrics = json.loads((run / "metrics.json").read_text())
+    metrics["data"]["sha256"] = "0" * 64  # data of that name is there no more
+    (run / "metrics.json").write_text(json.dumps(metrics))
+    assert "](thumbnails/" not in write_card(run, thumbnails=True).read_text()
 
 
 def test_another_licence_takes_the_place_of_the_old_one_with_its_name(make_judged_run, in_process, monkeypatch):

@@ -19,6 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from hfcap import runs
 from hfcap.files import write_atomic, write_json
+from hfcap.hub.card_claims import captions_match, describe_prompt, describe_weights, evaluated_data
 from hfcap.hub.card_facts import FACTS, THUMBNAILS, Facts, is_hub_id, read_facts, write_facts
 from hfcap.hub.card_metadata import (
     EVAL_RESULTS,
@@ -26,7 +27,6 @@ from hfcap.hub.card_metadata import (
     WRITTEN,
     Given,
     card_metadata,
-    data_name,
     eval_results,
     figures,
     needs_hfcap,
@@ -83,11 +83,12 @@ def write_card(folder: str | os.PathLike, given: Given | None = None, thumbnails
     facts = read_facts(folder)
     if thumbnails is None:
         thumbnails = run["arguments"].get("data") == "scenes"
-    if thumbnails and any((folder / part).is_dir() for part in runs.ARTIFACTS):
+    if thumbnails and captions_match(metrics, facts) and any((folder / part).is_dir() for part in runs.ARTIFACTS):
         from hfcap.hub.pictures import write_thumbnails  # brings torch, which records alone do not need
 
-        paths = write_thumbnails(folder, run, [sample["image_id"] for sample in facts.samples])
-        facts = replace(facts, samples=[sample | {"thumbnail": paths[sample["image_id"]]} for sample in facts.samples])
+        paths = write_thumbnails(folder, run, metrics, [sample["image_id"] for sample in facts.samples])
+        samples = [sample | {"thumbnail": paths.get(sample["image_id"])} for sample in facts.samples]
+        facts = replace(facts, samples=samples)
     card = folder / runs.CARD
     text = render_card(given or read_given(card, run, facts), metrics, run, facts)
     write_facts(folder, facts)
@@ -116,8 +117,11 @@ def render_card(given: Given, metrics: Mapping[str, Any], run: Mapping[str, Any]
             run=run,
             facts=facts,
             figures=list(figures(metrics)),
-            data=data_name(arguments),
-            split=arguments.get("eval_split", "evaluation"),
+            data=runs.data_name(arguments.get("data", "unknown")),
+            evaluated=evaluated_data(metrics, run),
+            captions_match=captions_match(metrics, facts),
+            weights_statement=describe_weights(metrics, facts),
+            other_prompt=describe_prompt(metrics, facts),
             is_demo=arguments.get("data") == "scenes",
             needs_hfcap=needs_hfcap(facts),
             trust=", trust_remote_code=True" if facts.form == "remote-code" else "",

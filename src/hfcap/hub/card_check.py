@@ -7,6 +7,7 @@ from huggingface_hub import ModelCard
 
 from hfcap import runs
 from hfcap.hub.card import read_given, render_card
+from hfcap.hub.card_claims import captions_match
 from hfcap.hub.card_facts import FACTS, read_facts
 from hfcap.hub.card_metadata import figures
 
@@ -40,6 +41,8 @@ def check_card(card: Path) -> tuple[list[str], list[str]]:
     stale = _stale_figures(data.eval_results or [], metrics)
     stale += [f"not what hfcap writes: {line}" for line in _other_lines(text, expected)]
     missing = [f"{name} is missing: {why}" for name, why in WANTED.items() if not getattr(data, name, None)]
+    if not captions_match(metrics, facts):
+        missing.append(f"samples and failures are missing: {runs.METRICS} is of other captions; evaluate again")
     return stale, missing
 
 

@@ -9,7 +9,7 @@ import math
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -17,6 +17,7 @@ from typing import Any
 from safetensors import safe_open
 
 from hfcap import runs
+from hfcap.content_hashes import captions_sha256, weights_identity
 from hfcap.files import write_json
 from hfcap.hub.habits import Habits, measure_habits
 from hfcap.predictions import read_predictions
@@ -42,6 +43,10 @@ class Facts:
         habits: measured on the captions of the evaluation.
         samples: `{"image_id", "caption", "thumbnail"}` of pictures drawn at random; `thumbnail` is a path or None.
         base_revision: the commit of that base, where the adapter names one.
+        weights_hash: of the run's weights (`hfcap.content_hashes`); None if unknown. Exported weights keep it: the
+            verification of the export has shown that they are the same but for `dtype_change`.
+        captions_hash: of the captions that `habits` and `samples` are of; None if unknown.
+        dtype_change: of an export in another dtype `{"before", "after", "num_images", "cider_before", "cider_after"}`.
     """
 
     name: str
@@ -55,6 +60,9 @@ class Facts:
     habits: Habits
     samples: list[dict[str, str | None]]
     base_revision: str | None = None
+    weights_hash: str | None = None
+    captions_hash: str | None = None
+    dtype_change: dict[str, Any] | None = None
 
 
 def read_facts(folder: Path, recorded: bool | None = None) -> Facts:
@@ -62,7 +70,8 @@ def read_facts(folder: Path, recorded: bool | None = None) -> Facts:
 
     Args:
         folder: a run, or its records alone.
-        recorded: whether to take those of `card.json`; by default where there are no weights.
+        recorded: whether to take name, places and thumbnails from `card.json`; by default where there are no weights.
+            What it says of weights and captions that are there is read off them all the same.
 
     Raises:
         ValueError: neither is there, or a file is not what it should be.
@@ -75,20 +84,46 @@ def read_facts(folder: Path, recorded: bool | None = None) -> Facts:
         if not path.is_file():
             raise ValueError(f"{folder} has neither weights ({', '.join(runs.ARTIFACTS)}) nor {FACTS}")
         record = json.loads(path.read_text(encoding="utf-8"))
-        return Facts(**record | {"habits": Habits(**record["habits"])})
+        return _as_they_are(folder, Facts(**record | {"habits": Habits(**record["habits"])}))
     source = runs.resolve_model(folder)
-    facts = weight_facts(Path(source.path)) | {"artifact": source.artifact, "form": "hfcap"}
-    rows = sorted(read_predictions(folder / runs.CAPTIONS, allow_empty=True), key=lambda row: row.image_id)
-    captions = [row.captions[0] for row in rows]
-    drawn = Random(0).sample(rows, min(NUM_SAMPLES, len(rows)))
     return Facts(
         name=folder.resolve().name,
         weights=_as_typed(Path(source.path)),
+        artifact=source.artifact,
+        form="hfcap",
         base=None,
-        habits=measure_habits(captions, [row.extra.get("captions") or [] for row in rows]),
-        samples=[{"image_id": row.image_id, "caption": row.captions[0], "thumbnail": None} for row in drawn],
-        **facts,
+        **weight_facts(Path(source.path)),
+        weights_hash=weights_identity(source.path),
+        **_caption_facts(folder / runs.CAPTIONS),
     )
+
+
+def _as_they_are(folder: Path, recorded: Facts) -> Facts:
+    """Facts of `card.json`, but for weights and captions that are in the folder and have changed since."""
+    weights = folder / recorded.artifact
+    if (weights / "config.json").is_file():
+        recorded = replace(recorded, **weight_facts(weights), weights_hash=weights_identity(weights))
+    if not (folder / runs.CAPTIONS).is_file():
+        return recorded
+    found = _caption_facts(folder / runs.CAPTIONS)
+    if found["captions_hash"] == recorded.captions_hash:
+        return recorded
+    if recorded.captions_hash is None:  # an earlier hfcap wrote it: the same captions keep their thumbnails
+        known = {(sample["image_id"], sample["caption"]): sample for sample in recorded.samples}
+        found["samples"] = [known.get((sample["image_id"], sample["caption"]), sample) for sample in found["samples"]]
+    return replace(recorded, **found)
+
+
+def _caption_facts(path: Path) -> dict[str, Any]:
+    """`habits`, `samples` and `captions_hash` of a file of captions."""
+    rows = sorted(read_predictions(path, allow_empty=True), key=lambda row: row.image_id)
+    captions = [row.captions[0] for row in rows]
+    drawn = Random(0).sample(rows, min(NUM_SAMPLES, len(rows)))
+    return {
+        "habits": measure_habits(captions, [row.extra.get("captions") or [] for row in rows]),
+        "samples": [{"image_id": row.image_id, "caption": row.captions[0], "thumbnail": None} for row in drawn],
+        "captions_hash": captions_sha256((row.image_id, row.captions[0]) for row in rows),
+    }
 
 
 def write_facts(folder: Path, facts: Facts) -> None:

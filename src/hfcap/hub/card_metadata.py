@@ -9,6 +9,7 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
 from hfcap import runs
+from hfcap.hub.card_claims import evaluated_data
 from hfcap.hub.card_facts import Facts, hub_ids
 
 HFCAP_TAG = "hfcap"
@@ -55,7 +56,8 @@ def card_metadata(given: Given, metrics: Mapping[str, Any], run: Mapping[str, An
     strategy = arguments.get("strategy")
     bases = list(given.base_model) or ([facts.base] if facts.base else hub_ids(arguments))
     relation = {"base_model_relation": "adapter" if facts.form == "adapter" else "finetune"} if bases else {}
-    data = data_name(arguments)
+    data = evaluated_data(metrics, run)
+    data_name = data.name or "not recorded"
     return ModelCardData(
         language=given.language,
         license=given.license,
@@ -70,9 +72,9 @@ def card_metadata(given: Given, metrics: Mapping[str, Any], run: Mapping[str, An
             EvalResult(
                 task_type="image-to-text",
                 task_name="Image captioning",
-                dataset_type=given.datasets[0] if given.datasets else data,
-                dataset_name=data,
-                dataset_split=arguments.get("eval_split"),
+                dataset_type=given.datasets[0] if given.datasets and data.is_of_run else data_name,
+                dataset_name=data_name,
+                dataset_split=data.split,
                 metric_type=key,
                 metric_name=name,
                 metric_value=value,
@@ -88,17 +90,19 @@ def card_metadata(given: Given, metrics: Mapping[str, Any], run: Mapping[str, An
 def eval_results(given: Given, metrics: Mapping[str, Any], run: Mapping[str, Any]) -> str | None:
     """The same figures in the format of https://huggingface.co/docs/hub/eval-results, or None.
 
-    There they belong to a data set of the Hub: without one in `given.datasets` there is nothing to write.
+    There they belong to a data set of the Hub: without one in `given.datasets`, or where another data set than the
+    run's own was evaluated, there is nothing to write.
     """
-    if not given.datasets:
+    data = evaluated_data(metrics, run)
+    if not given.datasets or not data.is_of_run:
         return None
-    split, decoding = run["arguments"].get("eval_split"), metrics["decoding"]
+    split, decoding = data.split, metrics["decoding"]
     settings = ", ".join(f"{key}={value}" for key, value in decoding.items()) or "decoding not recorded"
     entries = [
         {
             "dataset": {"id": given.datasets[0], "task_id": key},
             "value": value,
-            "date": run["created"],
+            "date": metrics.get("date", run["created"]),
             "notes": f"{name} x 100 of {metrics['num_images']} images, {split} split, 95 % interval {interval[0]} to "
             f"{interval[1]}; {settings}; tokenizer {metrics['tokenizer']}, idf from {metrics['idf']}",
         }
@@ -132,8 +136,3 @@ def needs_hfcap(facts: Facts) -> bool:
 def takes_prompt(facts: Facts) -> bool:
     """Whether captions follow a chat template with the picture in it; encoder-decoders have none."""
     return facts.model_type not in ("hfcap_encoder_decoder", "vision-encoder-decoder")
-
-
-def data_name(arguments: Mapping[str, Any]) -> str:
-    """Name of the training data: of a local folder only its own name, which says enough and no more."""
-    return Path(str(arguments.get("data", "unknown"))).name

@@ -17,6 +17,7 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel, Processor
 
 from hfcap import runs
 from hfcap.checkpoint_files import check_checkpoint
+from hfcap.content_hashes import weights_identity
 from hfcap.errors import ConfigError, VerificationError
 from hfcap.files import write_json
 from hfcap.generation.inputs import caption_prompt
@@ -128,6 +129,10 @@ def export_run(
             record = _write_adapter(folder, source, base, pictures)
         else:
             record = _write_model(folder, source, base, format, dtype, pictures)
+        weights = source.weights or (
+            source.adapter if is_adapter else None
+        )  # a merge that is made here was not judged
+        record["weights_hash"] = None if weights is None else weights_identity(weights)
         write_json(folder / VERIFICATION, record)
     print(f"Verified in a clean process: {_summary(record)}")
     return Path(to)
@@ -160,7 +165,7 @@ def _write_model(
     images, prompt = [row["image"] for row in rows], caption_prompt(processor)
     if changes_dtype:
         _need_references(rows, whence)
-        before = verify.captions_here(model, processor, images, prompt)
+        before, dtype_before = verify.captions_here(model, processor, images, prompt), model.dtype
         model.to(DTYPES[dtype])
         # float16 ends at 65,504.
         refuse_non_finite(non_finite_weights(model), f"{source.weights or source.run} in {dtype}")
@@ -186,6 +191,7 @@ def _write_model(
         old, new, problem = verify.cider_change(before, found["captions"], [row["captions"] for row in rows])
         problems += [problem] if problem else []
         captions |= {"cider_before": old, "cider_after": new}
+        captions |= {"dtype_before": str(dtype_before).removeprefix("torch."), "dtype_after": dtype}
     verify.refuse(problems)
     artifact = runs.MERGED if source.adapter else runs.MODEL
     return _record(format, reason, artifact, found, captions)

@@ -1,7 +1,7 @@
 """The pictures that an export is verified on, with references where there are any."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -63,14 +63,25 @@ def data_arguments(run: Mapping[str, Any]) -> SourceArguments:
     return SourceArguments(**{f.name: arguments[f.name] for f in fields(SourceArguments) if f.name in arguments})
 
 
-def write_thumbnails(folder: Path, run: Mapping[str, Any], image_ids: Sequence[str]) -> dict[str, str]:
-    """Write small JPEG copies of pictures of the run's evaluation data; give their paths in `folder` by image id.
+def write_thumbnails(
+    folder: Path, run: Mapping[str, Any], metrics: Mapping[str, Any], image_ids: Sequence[str]
+) -> dict[str, str]:
+    """Write small JPEG copies of pictures of the evaluated data; give their paths in `folder` by image id.
+
+    Nothing is written where the data that `run.json` says how to load is not the one that `metrics.json` is of.
 
     Raises:
-        ConfigError: the data is not to be had.
+        ConfigError: the data is not available.
     """
-    data_args = data_arguments(run)
+    data, data_args = metrics.get("data"), data_arguments(run)
+    if data is not None:
+        if data["name"] != runs.data_name(data_args.data) or data["split"] is None:
+            return {}
+        data_args = replace(data_args, eval_split=data["split"], max_eval_images=data["num_images"])
+        data_args = replace(data_args, scenes_style=data.get("style", data_args.scenes_style))
     rows = undecoded(load_split(data_args, data_args.eval_split, data_args.max_eval_images, folder))
+    if data is not None and runs.data_fingerprint(rows)["sha256"] != data["sha256"]:
+        return {}
     paths = {image_id: f"{THUMBNAILS}/{number}.jpg" for number, image_id in enumerate(image_ids, start=1)}
     (folder / THUMBNAILS).mkdir(exist_ok=True)
     for row in rows:

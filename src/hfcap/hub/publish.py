@@ -59,6 +59,19 @@ def publish_if_asked(run: Path, args: CaptionTrainingArguments) -> None:
         publish(run, Target(args.publish_to, private=bool(args.hub_private_repo)))
 
 
+def _dtype_change(captions: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What the verification of an export in another dtype has measured; see `Facts.dtype_change`."""
+    if "dtype_before" not in captions:
+        return None
+    figures = {name: captions[name] for name in ("cider_before", "cider_after")}
+    return {
+        "before": captions["dtype_before"],
+        "after": captions["dtype_after"],
+        "num_images": captions["compared"],
+        **figures,
+    }
+
+
 def shipped_facts(facts: Facts, export: Path, repo_id: str) -> Facts:
     """The facts of a run's export: how it loads, and what its own files say."""
     record = json.loads((export / VERIFICATION).read_text(encoding="utf-8"))
@@ -77,4 +90,6 @@ def shipped_facts(facts: Facts, export: Path, repo_id: str) -> Facts:
         form=record["format"],
         base=base,
         base_revision=settings.get("revision"),
+        weights_hash=record["weights_hash"],
+        dtype_change=_dtype_change(record["captions"]),
     )

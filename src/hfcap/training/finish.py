@@ -8,7 +8,14 @@ from transformers import PreTrainedModel
 
 from hfcap import runs
 from hfcap.distributed import whole_weights
-from hfcap.evaluation import Evaluation, evaluate_captioner, results_table, show_captions, write_evaluation
+from hfcap.evaluation import (
+    Evaluation,
+    Measured,
+    evaluate_captioner,
+    results_table,
+    show_captions,
+    write_evaluation,
+)
 from hfcap.files import write_json
 from hfcap.hub.card import write_card
 from hfcap.hub.publish import publish_if_asked
@@ -100,7 +107,8 @@ def finish_run(
     if not trainer.is_world_process_zero():
         return
     results = {} if before is None else {"before": before}
-    write_evaluation(run, evaluation, rows, run.name, artifact, None if before is None else before[1])
+    measured = Measured.in_run(run, artifact, trainer.data_collator.prompt)
+    write_evaluation(run, evaluation, rows, run.name, measured, None if before is None else before[1])
     print(results_table({**results, run.name: (loss, evaluation)}), show_captions(evaluation), sep="\n\n")
     write_card(run)
     publish_if_asked(run, trainer.args)
