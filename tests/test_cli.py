@@ -113,6 +113,86 @@ def test_missing_captions_are_counted_only_where_allowed(files, tmp_path, capsys
     assert "2 images, 1 without a caption left out" in capsys.readouterr().out
 
 
+def test_empty_captions_count(files, tmp_path, capsys):
+    """What `hfcap caption` wrote is judged as it is: without its empty captions the model would look better."""
+    captions = GOOD | {"2": ""}
+    some_empty = write_lines(tmp_path / "e.jsonl", [{"image_id": k, "caption": v} for k, v in captions.items()])
+    output = tmp_path / "metrics.json"
+    command = ["evaluate", "--predictions", some_empty, "--references", files["references"], "--output", str(output)]
+    cli.main(command)
+    expected = compute_metrics(list(captions.values()), list(REFERENCES.values()))
+    record = json.loads(output.read_text())
+    assert record["metrics"]["rouge_l"]["value"] == pytest.approx(expected["rouge_l"])
+    assert record["num_images"] == 3
+    assert "e.jsonl: 1 of 3 captions are empty and count as wrong (first: 2)" in capsys.readouterr().out
+
+
+def test_coco_references_find_captions_and_pictures_by_file_name(tmp_path, scene_rows, capsys, caplog):
+    (tmp_path / "photos").mkdir()
+    scene_rows[0]["image"].save(tmp_path / "photos" / "000000397133.png")
+    coco = {
+        "images": [{"id": 397133, "file_name": "000000397133.png"}],
+        "annotations": [{"image_id": 397133, "caption": "a dog"}],
+    }
+    (tmp_path / "REF.JSON").write_text(json.dumps(coco))
+    predictions = write_lines(tmp_path / "p.JSONL", [{"image_id": "000000397133", "caption": "a dog"}])
+    report = tmp_path / "report.html"
+    command = ["evaluate", "--predictions", predictions, "--references", str(tmp_path / "REF.JSON")]
+    cli.main([*command, "--images", str(tmp_path / "photos"), "--report", str(report)])
+    assert "BLEU-1     100.00" in capsys.readouterr().out
+    assert "data:image/jpeg" in report.read_text()
+    assert not caplog.text
+
+
+def test_a_broken_picture_of_a_reference_source_stops_no_figures(tmp_path, scene_rows, capsys, caplog):
+    source = tmp_path / "data"
+    source.mkdir()
+    for name in ("1", "2"):
+        scene_rows[int(name)]["image"].save(source / f"{name}.png")
+        (source / f"{name}.txt").write_text("a dog")
+    (source / "2.png").write_bytes((source / "2.png").read_bytes()[:200])
+    predictions = write_lines(tmp_path / "p.jsonl", [{"image_id": name, "caption": "a dog"} for name in ("1", "2")])
+    report = tmp_path / "report.html"
+    command = ["evaluate", "--predictions", predictions, "--references", str(source), "--split", "train"]
+    cli.main([*command, "--report", str(report)])
+    assert "BLEU-1     100.00" in capsys.readouterr().out
+    assert "2 is left out of the report: OSError: " in caplog.text
+    assert len(set(re.findall(r"data:image/jpeg[^\"]*", report.read_text()))) == 1
+
+
+def test_predictions_are_not_their_own_references(files, capsys):
+    with pytest.raises(SystemExit):
+        cli.main(["evaluate", "--predictions", files["good"], "--references", files["good"]])
+    assert "is given as predictions and as references" in capsys.readouterr().err
+
+
+def test_options_that_messages_advise_are_there(tmp_path, scene_rows, capsys):
+    """An error of a data source names options of `hfcap evaluate`."""
+    (tmp_path / "elsewhere").mkdir()
+    scene_rows[0]["image"].save(tmp_path / "elsewhere" / "1.png")
+    (tmp_path / "train.csv").write_text("image,said\n1.png,a dog\n")
+    predictions = write_lines(tmp_path / "p.jsonl", [{"image_id": "1", "caption": "a dog"}])
+    command = [
+        "evaluate",
+        "--predictions",
+        predictions,
+        "--references",
+        str(tmp_path / "train.csv"),
+        "--split",
+        "train",
+    ]
+    for option, value in (("--captions_column", "said"), ("--image_folder", str(tmp_path / "elsewhere"))):
+        with pytest.raises(SystemExit):
+            cli.main(command)
+        assert option in capsys.readouterr().err
+        command += [option, value]
+    with pytest.raises(SystemExit):
+        cli.main([*command, "--split", "test"])
+    assert "hfcap evaluate: --split" in capsys.readouterr().err
+    cli.main(command)
+    assert "BLEU-1     100.00" in capsys.readouterr().out
+
+
 def test_references_come_from_a_data_source_with_its_pictures(tmp_path, capsys):
     rows = load_scenes("test", 1, "caption", image_size=32)
     predictions = [{"image_id": rows[0]["image_id"], "caption": rows[0]["captions"][0]}]

@@ -105,7 +105,6 @@ def test_text_survives_byte_order_mark_line_separators_and_any_script(tmp_path):
         ("p.jsonl", '{"image_id": 1.5, "caption": "a"}', "line 1: image_id is 1.5"),
         ("p.jsonl", '{"image_id": "1", "text": "a"}', "line 1: no caption among 'image_id', 'text'"),
         ("p.jsonl", '{"image_id": "1", "caption": null}', "line 1: caption is a JSON null; wanted a string"),
-        ("p.jsonl", '{"image_id": "1", "caption": " "}', "line 1: caption is empty"),
         ("p.jsonl", '{"image_id": "1", "caption": "\\ud83d"}', "line 1: caption holds half of a surrogate pair"),
         ("p.jsonl", '["a"]', "line 1: a JSON list; wanted an object"),
         ("p.jsonl", "", r"p\.jsonl: no captions in it"),
@@ -143,7 +142,7 @@ def test_bad_predictions_are_one_line_with_place_and_fix(tmp_path, name, content
         ('{"images": [{"filename": "a.jpg", "sentences": []}]}', r"images\[0\]: image 'a' has no sentences"),
         ('{"images": [{"sentences": [{"raw": "a"}]}]}', r"images\[0\]: neither cocoid nor filename"),
         ('{"images": [{"filename": "a.jpg", "sentences": [{"tokens": []}]}]}', r"images\[0\]\.sentences\[0\]: no raw"),
-        ('[{"image_id": 1, "caption": "a"}]', "a JSON list is no references file"),
+        ('[{"image_id": 1, "caption": "a"}]', "a JSON list holds no references"),
     ],
 )
 def test_bad_references_are_one_line_with_place_and_fix(tmp_path, content, message):
@@ -152,9 +151,24 @@ def test_bad_references_are_one_line_with_place_and_fix(tmp_path, content, messa
     assert "\n" not in str(error.value)
 
 
-def test_empty_captions_are_read_where_allowed(tmp_path):
-    path = _write(tmp_path / "p.jsonl", '{"image_id": "1", "caption": ""}')
-    assert _content(read_predictions(path, allow_empty=True)) == [("1", [""])]
+@pytest.mark.parametrize(("name", "form"), [("p.jsonl", "%s"), ("p.json", "[%s]")])
+def test_empty_predictions_are_read(tmp_path, name, form):
+    path = _write(tmp_path / name, form % '{"image_id": "1", "caption": ""}')
+    assert _content(read_predictions(path)) == [("1", [""])]
+
+
+def test_references_of_one_caption_per_line_are_grouped(tmp_path):
+    lines = [(7, "a"), ("8", "b"), ("7", "c")]
+    text = "\n".join(json.dumps({"image_id": image_id, "caption": caption}) for image_id, caption in lines)
+    rows = read_references(_write(tmp_path / "r.JSONL", text))
+    assert _content(rows) == [("7", ["a", "c"]), ("8", ["b"])]
+
+
+@pytest.mark.parametrize("second", ['{"image_id": 1, "captions": ["b"]}', '{"image_id": 1, "caption": "b"}'])
+def test_a_list_of_captions_is_all_that_an_image_has(tmp_path, second):
+    path = _write(tmp_path / "r.jsonl", '{"image_id": 1, "captions": ["a"]}\n' + second)
+    with pytest.raises(ValueError, match=r"line 2: image_id '1' stands already in .*line 1"):
+        read_references(path)
 
 
 # Pairing
@@ -186,6 +200,49 @@ def test_unknown_predictions_are_an_error_even_when_missing_is_allowed():
 def test_no_common_id_shows_both_spellings():
     with pytest.raises(ValueError, match=r"No image id is in both files.*'139'.*'000139'"):
         pair(_rows(("139", "c")), _rows(("000139", "r")), allow_missing=True)
+
+
+COCO = {
+    "images": [{"id": 397133, "file_name": "000000397133.jpg"}, {"id": 5, "file_name": "val/0042.png"}],
+    "annotations": [{"image_id": 397133, "caption": "a"}, {"image_id": 5, "caption": "b"}],
+}
+
+
+@pytest.mark.parametrize("first", ["397133", "000000397133", "000000397133.jpg"])
+@pytest.mark.parametrize("second", ["5", "0042", "0042.png", "val/0042", "val/0042.png"])
+def test_predictions_may_name_an_image_by_its_file(tmp_path, first, second):
+    references = read_references(_write(tmp_path / "coco.json", json.dumps(COCO)))
+    pairs = pair(_rows((second, "cb"), (first, "ca")), references)
+    assert (pairs.image_ids, pairs.candidates) == (["397133", "5"], ["ca", "cb"])
+
+
+def test_karpathy_and_jsonl_know_file_names_too(tmp_path):
+    references = read_references(_write(tmp_path / "dataset.json", json.dumps(KARPATHY)))
+    assert pair(_rows(("COCO_val_000042", "c")), references, True).image_ids == ["42"]
+    line = {"image_id": "x", "captions": ["a"], "file_name": "photos/1.jpg"}
+    references = read_references(_write(tmp_path / "r.jsonl", json.dumps(line)))
+    assert pair(_rows(("photos/1", "c")), references).image_ids == ["x"]
+
+
+def test_a_file_name_of_two_images_is_refused():
+    references = [Row(image_id, ["r"], "r", names=(name, "0")) for image_id, name in (("a", "cat/0"), ("b", "dog/0"))]
+    assert pair(_rows(("cat/0", "c1"), ("dog/0", "c2")), references).candidates == ["c1", "c2"]
+    with pytest.raises(ValueError, match=r"line 0: '0' is the file name of several images: 'a' and 'b'; write"):
+        pair(_rows(("0", "c")), references, allow_missing=True)
+
+
+def test_an_image_by_id_and_by_file_name_is_refused():
+    references = [Row("1", ["r"], "r", names=("0",)), Row("2", ["r"], "r", names=("1",))]
+    with pytest.raises(ValueError, match=r"line 1: a second caption of image '1', whose first is file, line 0"):
+        pair(_rows(("0", "c"), ("1", "d")), references)
+
+
+def test_an_id_that_is_the_file_name_of_another_image_is_said(caplog):
+    references = [Row("1", ["r"], "r", names=("2.jpg", "2")), Row("2", ["r"], "r", names=("1.jpg", "1"))]
+    assert pair(_rows(("1.jpg", "c"), ("2.jpg", "d")), references).candidates == ["d", "c"]
+    assert not caplog.text
+    assert pair(_rows(("1", "c"), ("2", "d")), references).candidates == ["c", "d"]
+    assert "2 predictions have an image id that is the file name of another image too, first '1'" in caplog.text
 
 
 # Writing

@@ -7,7 +7,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from hfcap.data_cli import add_data_commands
+from hfcap.data_cli import add_data_commands, add_source_options
 from hfcap.errors import run_main
 from hfcap.hub_cli import add_hub_commands
 
@@ -75,12 +75,14 @@ def make_parser() -> argparse.ArgumentParser:
         "--references",
         required=True,
         metavar="SOURCE",
-        help="JSONL {image_id, captions}, COCO or Karpathy JSON, or a data source (folder, 'scenes', Hub id)",
+        help="JSONL {image_id, captions} or {image_id, caption}, COCO or Karpathy JSON, or a data source (folder, "
+        "'scenes', Hub id)",
     )
     command.add_argument(
         "--split",
         help="split of a Karpathy file or of JSONL with a `split` (all by default), or of a data source (validation)",
     )
+    add_source_options(command)
     command.add_argument("--metrics", default="bleu,rouge_l,cider", help="of bleu, meteor, rouge_l, cider, cider_d")
     command.add_argument(
         "--idf", metavar="FILE", help="document frequencies for CIDEr (of these references by default)"
@@ -90,7 +92,9 @@ def make_parser() -> argparse.ArgumentParser:
     )
     command.add_argument("--output", metavar="FILE", help="where to write metrics.json")
     command.add_argument("--report", metavar="FILE", help="where to write report.html")
-    command.add_argument("--images", metavar="FOLDER", help="pictures for the report, named by image id")
+    command.add_argument(
+        "--images", metavar="FOLDER", help="pictures for the report, named by image id, or as the references name them"
+    )
     command.add_argument(
         "--allow_missing",
         "--allow-missing",

@@ -44,10 +44,17 @@ def add_data_commands(commands: argparse._SubParsersAction) -> None:
 
 def _add_source(command: argparse.ArgumentParser) -> None:
     command.add_argument("source", help="folder, file or Hub id (see docs/data.md)")
+    add_source_options(command)
+    command.add_argument("--max_pixels", "--max-pixels", type=int, help="a picture of more cannot be read")
+
+
+def add_source_options(command: argparse.ArgumentParser) -> None:
+    """Add the options that say how a data source is read."""
     command.add_argument("--image_folder", "--image-folder", help="folder of the pictures a file of captions names")
     command.add_argument("--image_column", "--image-column", help="column of the pictures (recognised by default)")
-    command.add_argument("--captions_column", "--captions-column", help="column of the captions (the same)")
-    command.add_argument("--max_pixels", "--max-pixels", type=int, help="a picture of more cannot be read")
+    command.add_argument(
+        "--captions_column", "--captions-column", help="column of the captions (recognised by default)"
+    )
 
 
 def check(args: argparse.Namespace) -> None:

@@ -2,7 +2,7 @@
 
 import logging
 from argparse import Namespace
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,12 @@ from hfcap import runs
 from hfcap.content_hashes import captions_sha256
 from hfcap.errors import ConfigError
 from hfcap.metrics import compare_systems, compute_metrics, confidence_intervals, document_frequencies
-from hfcap.predictions import Pairs, Row, pair, read_predictions, read_references
+from hfcap.predictions import JSONL_SUFFIXES, Pairs, Row, pair, picture_names, read_predictions, read_references
 from hfcap.report import Example, write_report
 
 logger = logging.getLogger(__name__)
 
+SOURCE_OPTIONS = ("image_folder", "image_column", "captions_column")
 LoadImage = Callable[[str], Image.Image | None]
 
 
@@ -30,16 +31,18 @@ def evaluate_files(args: Namespace) -> None:
     idf = None if args.idf is None else Path(args.idf)
     if args.images is not None and args.report is None:
         raise ConfigError(f"--images {args.images}: pictures are for the report; add --report FILE, or leave them out")
+    paths = args.compare or [args.predictions]
     try:
         references, load_image = _read_references(args)
-        systems = [
-            pair(read_predictions(path), references, args.allow_missing) for path in args.compare or [args.predictions]
-        ]
+        predictions = [read_predictions(path) for path in paths]
+        for path, rows in zip(paths, predictions, strict=True):
+            _check_not_references(path, rows, args.references)
+        systems = [pair(rows, references, args.allow_missing) for rows in predictions]
         pairs = systems[-1]
         if args.save_idf is not None:
             document_frequencies(pairs.references).save(args.save_idf)
         if args.images is not None:
-            load_image = _finder(args.images, pairs.image_ids)
+            load_image = _finder(args.images, pairs.image_ids, {row.image_id: row.names for row in references})
         figures = [confidence_intervals(p.candidates, p.references, metrics, idf=idf) for p in systems]
         differences = None
         if args.compare is not None:
@@ -47,11 +50,7 @@ def evaluate_files(args: Namespace) -> None:
             differences = compare_systems(systems[0].candidates, pairs.candidates, pairs.references, metrics, idf=idf)
     except (OSError, ValueError) as error:
         raise ConfigError(str(error)) from error
-    if args.compare is not None:
-        print("A: {}\nB: {}, whose figures follow".format(*args.compare))
-    print(_table(figures[-1], differences))
-    missing = f", {pairs.num_missing} without a caption left out" if pairs.num_missing else ""
-    print(f"{len(pairs.candidates)} images{missing}")
+    _print_figures(paths, systems, figures[-1], differences)
     source = "references" if args.idf is None else str(args.idf)
     records = [_record(args, p, figure, source) for p, figure in zip(systems, figures, strict=True)]
     if args.output is not None:
@@ -60,24 +59,70 @@ def evaluate_files(args: Namespace) -> None:
         _write_report(args, systems, records, differences, idf, load_image)
 
 
+def _print_figures(
+    paths: list[str], systems: list[Pairs], figures: dict[str, Any], differences: dict[str, Any] | None
+) -> None:
+    if len(paths) == 2:
+        print("A: {}\nB: {}, whose figures follow".format(*paths))
+    print(_table(figures, differences))
+    num_missing = systems[-1].num_missing
+    missing = f", {num_missing} without a caption left out" if num_missing else ""
+    print(f"{len(systems[-1].candidates)} images{missing}")
+    for path, p in zip(paths, systems, strict=True):
+        empty = [image_id for image_id, text in zip(p.image_ids, p.candidates, strict=True) if not text.strip()]
+        if empty:
+            total = len(p.candidates)
+            print(f"{path}: {len(empty)} of {total} captions are empty and count as wrong (first: {empty[0]})")
+
+
 def _read_references(args: Namespace) -> tuple[list[Row], LoadImage | None]:
     """Read references from a JSON or JSONL file, or from a data source, which has the pictures as well."""
+    of_source = {name: getattr(args, name) for name in SOURCE_OPTIONS if getattr(args, name) is not None}
     if _is_file(args):
+        if of_source:
+            raise ConfigError(
+                f"--{next(iter(of_source))}: known to data sources only, not to {args.references}; leave it out"
+            )
         return read_references(args.references, args.split), None
-    from hfcap.data.pictures import load_picture, undecoded  # these two bring `datasets`, which files do not need
+    from hfcap.data.pictures import undecoded  # these two bring `datasets`, which files do not need
     from hfcap.data.sources import load_captions
 
-    rows = undecoded(load_captions(args.references, _split(args)))
+    # Figures need no pictures, so one that cannot be read is no reason to stop.
+    rows = undecoded(load_captions(args.references, _split(args), on_bad_image="keep", **of_source))
     where = f"{args.references}, split {_split(args)}"
     row_of_id = {image_id: index for index, image_id in enumerate(rows["image_id"])}
     references = [
-        Row(image_id, captions, where) for image_id, captions in zip(rows["image_id"], rows["captions"], strict=True)
+        Row(row["image_id"], row["captions"], where, names=_file_names(row["image"]))
+        for row in rows.select_columns(["image_id", "captions", "image"])
     ]
-    return references, lambda image_id: load_picture(rows[row_of_id[image_id]]["image"])
+    return references, lambda image_id: _picture(rows[row_of_id[image_id]]["image"], image_id)
+
+
+def _file_names(image: dict[str, Any] | None) -> tuple[str, ...]:
+    return picture_names((image or {}).get("path") or "")
+
+
+def _picture(image: Any, name: object) -> Image.Image | None:
+    """Load a picture for the report; one that cannot be read is left out and named."""
+    from hfcap.data.pictures import load_picture
+
+    try:
+        return load_picture(image)
+    # PIL raises SyntaxError, ValueError, struct.error and others on damaged files, besides OSError.
+    except Exception as error:
+        logger.warning("%s is left out of the report: %s: %s", name, type(error).__name__, error)
+        return None
+
+
+def _check_not_references(path: str, predictions: list[Row], references: str) -> None:
+    """Refuse a file that is predictions and references at once, unless it has both, as the captions of a run do."""
+    same = Path(references).is_file() and Path(path).samefile(references)
+    if same and not all("captions" in row.extra for row in predictions):
+        raise ValueError(f"{path} is given as predictions and as references; give the references of these images")
 
 
 def _is_file(args: Namespace) -> bool:
-    return Path(args.references).suffix in (".json", ".jsonl")
+    return Path(args.references).suffix.lower() in (".json", *JSONL_SUFFIXES)
 
 
 def _split(args: Namespace) -> str | None:
@@ -163,15 +208,17 @@ def _write_report(
     )
 
 
-def _finder(folder: str, image_ids: Sequence[str]) -> LoadImage:
+def _finder(folder: str, image_ids: Sequence[str], file_names: Mapping[str, Sequence[str]]) -> LoadImage:
     """Find pictures by image id: the name that `hfcap caption` gives a file, or its name with or without extension.
 
-    One that cannot be read is left out and named.
+    Args:
+        folder: where the pictures are.
+        image_ids: of the images that need one.
+        file_names: by image id, what the references call its file.
 
     Raises:
         ConfigError: no such folder, or no picture in it.
     """
-    from hfcap.data.pictures import load_picture, why_bad_picture  # these bring `datasets`, which figures do not need
     from hfcap.generation.photos import find_photos
 
     photos = find_photos([folder])
@@ -181,14 +228,16 @@ def _finder(folder: str, image_ids: Sequence[str]) -> LoadImage:
             named.setdefault(key, []).append(photo.path)
     files = {key: paths[0] for key, paths in named.items() if len(paths) == 1}
     files |= {photo.image_id: photo.path for photo in photos}
-    unsure = [image_id for image_id in image_ids if image_id not in files and image_id in named]
+    keys = {image_id: (image_id, *file_names.get(image_id, ())) for image_id in image_ids}
+    found = {image_id: next((files[key] for key in keys[image_id] if key in files), None) for image_id in image_ids}
+    unsure = [key for key in image_ids if found[key] is None and key in named]
     if unsure:
         logger.warning(
             "--images %s: %d image ids are the name of several pictures and have none in the report (%r: %s); "
             "write the ids with their folders",
             *(folder, len(unsure), unsure[0], " and ".join(map(str, named[unsure[0]][:2]))),
         )
-    if files.keys().isdisjoint(image_ids):
+    if not any(found.values()):
         logger.warning(
             "--images %s: no picture has the name of an image id (first picture %r, first id %r), so the report has "
             "none; name them alike, or leave --images out",
@@ -196,12 +245,7 @@ def _finder(folder: str, image_ids: Sequence[str]) -> LoadImage:
         )
 
     def load_image(image_id: str) -> Image.Image | None:
-        if image_id not in files:
-            return None
-        reason = why_bad_picture(files[image_id])
-        if reason is None:
-            return load_picture(files[image_id])
-        logger.warning("%s is left out of the report: %s", files[image_id], reason)
-        return None
+        path = found[image_id]
+        return None if path is None else _picture(path, path)
 
     return load_image

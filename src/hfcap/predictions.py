@@ -4,24 +4,27 @@ Formats read (recognised by content; `.jsonl` by name):
 
 | what        | format               | shape                                                                         |
 | ----------- | -------------------- | ----------------------------------------------------------------------------- |
-| predictions | JSONL                | `{"image_id": str, "caption": str, ...}`, one image a line                    |
+| predictions | JSONL                | `{"image_id": str, "caption": str, ...}`, one image per line                  |
 | predictions | COCO results JSON    | `[{"image_id": int, "caption": str}, ...]`                                    |
-| references  | JSONL                | `{"image_id": str, "captions": [str, ...], ...}`, one image a line            |
+| references  | JSONL                | `{"image_id": str, "captions": [str, ...], ...}`, one image per line          |
+| references  | JSONL                | `{"image_id": str, "caption": str, ...}`, one caption per line, grouped       |
 | references  | COCO annotation JSON | `{"annotations": [{"image_id": int, "caption": str}, ...]}`, grouped by image |
 | references  | Karpathy JSON        | `{"images": [{"filename", "split", "sentences": [{"raw"}]}]}`                 |
 
-Every image id is a string in memory. A `captions.jsonl` of a run carries `caption` and the references as `captions`,
-so it is read as predictions and as references alike.
+Every image id is a string in memory. Predictions may name an image by its picture file where the references know it
+(COCO's `file_name`, Karpathy's `filename`, an `image` of JSONL): `hfcap caption` does. A `captions.jsonl` of a run
+carries `caption` and the references as `captions`, so it is read as predictions and as references alike.
 """
 
 import json
+import logging
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from dataclasses import dataclass, field, replace
+from pathlib import Path, PurePosixPath
 from typing import Any
 
-from hfcap.data.records import split_named
+from hfcap.data.records import IMAGE_COLUMNS, split_named
 from hfcap.errors import shown
 from hfcap.files import write_atomic
 from hfcap.json_files import (
@@ -35,6 +38,9 @@ from hfcap.json_files import (
     read_jsonl,
 )
 
+logger = logging.getLogger(__name__)
+
+JSONL_SUFFIXES = (".jsonl", ".ndjson")
 SPLITS_OF_KARPATHY = {"train": {"train", "restval"}, "validation": {"val"}, "test": {"test"}}
 
 
@@ -47,12 +53,14 @@ class Row:
         captions: one caption for predictions, all references for references.
         where: the file and the line or entry, for messages.
         extra: the whole entry (JSONL and Karpathy's JSON).
+        names: of references, what the picture's file is called: with and without its folders and extension.
     """
 
     image_id: str
     captions: list[str]
     where: str
     extra: dict[str, Any] = field(default_factory=dict)
+    names: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -72,20 +80,18 @@ class Pairs:
     num_missing: int
 
 
-def read_predictions(path: str | os.PathLike, allow_empty: bool = False) -> list[Row]:
-    """Read one caption an image from JSONL or COCO results JSON, in file order.
+def read_predictions(path: str | os.PathLike) -> list[Row]:
+    """Read one caption per image from JSONL or COCO results JSON, in file order.
 
-    Args:
-        path: the file.
-        allow_empty: take captions without any text (a weak model writes some); otherwise they are an error.
+    Captions may be empty: a weak model writes some, and without them it would look better than it is.
 
     Raises:
         ValueError: one message with file, place and fix: wrong encoding, malformed JSON, a field missing or of the
-            wrong type, an id twice, an empty caption.
+            wrong type, an id twice.
     """
     if _is_jsonl(path):
         rows = [
-            Row(image_id_of(entry, where), [caption_of(entry, "caption", where, allow_empty)], where, entry)
+            Row(image_id_of(entry, where), [caption_of(entry, "caption", where, allow_empty=True)], where, entry)
             for entry, where in read_jsonl(path)
         ]
     else:
@@ -93,17 +99,17 @@ def read_predictions(path: str | os.PathLike, allow_empty: bool = False) -> list
         if not isinstance(content, list):
             raise ValueError(
                 f"{path}: a JSON {json_type(content)} is no predictions file; wanted JSONL with image_id and caption "
-                'a line, or COCO results [{"image_id": ..., "caption": ...}, ...]'
+                'per line, or COCO results [{"image_id": ..., "caption": ...}, ...]'
             )
         rows = [
-            Row(image_id_of(entry, where), [caption_of(entry, "caption", where, allow_empty)], where)
+            Row(image_id_of(entry, where), [caption_of(entry, "caption", where, allow_empty=True)], where)
             for entry, where in objects_of(content, path, "")
         ]
     return _checked(rows, path)
 
 
 def read_references(path: str | os.PathLike, split: str | None = None) -> list[Row]:
-    """Read all references an image from JSONL, COCO annotation JSON or Karpathy JSON, in file order.
+    """Read all references of each image from JSONL, COCO annotation JSON or Karpathy JSON, in file order.
 
     Args:
         path: the file.
@@ -115,8 +121,7 @@ def read_references(path: str | os.PathLike, split: str | None = None) -> list[R
     """
     if _is_jsonl(path):
         entries = read_jsonl(path) if split is None else _of_split(list(read_jsonl(path)), split, path)
-        rows = [Row(image_id_of(entry, where), _texts(entry, where), where, entry) for entry, where in entries]
-        return _checked(rows, path)
+        return _checked(_jsonl_references(entries), path)
     content = read_json(path)
     if isinstance(content, dict) and "annotations" in content:
         if split is not None:
@@ -125,13 +130,13 @@ def read_references(path: str | os.PathLike, split: str | None = None) -> list[R
     if isinstance(content, dict) and "images" in content:
         return _checked(karpathy_references(content, path, split), path)
     raise ValueError(
-        f"{path}: a JSON {json_type(content)} is no references file; wanted JSONL with image_id and captions a line, "
+        f"{path}: a JSON {json_type(content)} holds no references; wanted JSONL with image_id and captions per line, "
         "COCO annotations ('annotations' at the top) or Karpathy's JSON ('images' with 'sentences')"
     )
 
 
 def pair(predictions: list[Row], references: list[Row], allow_missing: bool = False) -> Pairs:
-    """Put each candidate beside its references by image id.
+    """Put each candidate beside its references by image id, or by the name of the picture's file.
 
     Args:
         predictions: from `read_predictions`.
@@ -139,8 +144,10 @@ def pair(predictions: list[Row], references: list[Row], allow_missing: bool = Fa
         allow_missing: leave out images without a candidate and count them, instead of raising.
 
     Raises:
-        ValueError: a candidate for an unknown image, an image without a candidate, nothing in common.
+        ValueError: a candidate for an unknown image, an image without a candidate, nothing in common; two candidates
+            for one image; a file name that several images have.
     """
+    predictions = _by_reference_ids(predictions, references)
     candidates = {row.image_id: row.captions[0] for row in predictions}
     known = {row.image_id for row in references}
     unknown = [row for row in predictions if row.image_id not in known]
@@ -149,17 +156,18 @@ def pair(predictions: list[Row], references: list[Row], allow_missing: bool = Fa
         raise ValueError(
             f"No image id is in both files: {len(predictions)} predictions, first {shown(unknown[0].image_id)} "
             f"({unknown[0].where}); {len(references)} references, first {shown(references[0].image_id)} "
-            f"({references[0].where}). Write the ids alike, or give the references of the same split."
+            f"({references[0].where}). Write the ids alike, or give the references of the same split (--split)."
         )
     if unknown:
         raise ValueError(
             f"{len(unknown)} of {len(predictions)} predictions have no references, first {shown(unknown[0].image_id)} "
-            f"({unknown[0].where}). Remove them, or give the references of the same split."
+            f"({unknown[0].where}). Remove them, or give the references of the same split (--split)."
         )
     if missing and not allow_missing:
         raise ValueError(
             f"{len(missing)} of {len(references)} images have no prediction, first {shown(missing[0].image_id)} "
-            f"({missing[0].where}). Caption them, or pass --allow-missing to leave them out and count them."
+            f"({missing[0].where}). Caption them, name the split that was captioned (--split), or pass "
+            "--allow-missing to leave them out and count them."
         )
     kept = [row for row in references if row.image_id in candidates]
     return Pairs(
@@ -168,6 +176,46 @@ def pair(predictions: list[Row], references: list[Row], allow_missing: bool = Fa
         references=[row.captions for row in kept],
         num_missing=len(missing),
     )
+
+
+def picture_names(path: str) -> tuple[str, ...]:
+    """Return what a picture's file may be called: its path and its name, each with and without the extension."""
+    whole = PurePosixPath(path.replace("\\", "/"))
+    return tuple(dict.fromkeys(map(str, (whole, whole.with_suffix(""), whole.name, whole.stem)))) if whole.name else ()
+
+
+def _by_reference_ids(predictions: list[Row], references: list[Row]) -> list[Row]:
+    """Give predictions whose id is the name of a reference's picture file the id of the reference."""
+    known = {row.image_id for row in references}
+    owners: dict[str, list[str]] = {}
+    for row in references:
+        for name in row.names:
+            owners.setdefault(name, []).append(row.image_id)
+    renamed, both, seen = [], [], {}
+    for row in predictions:
+        found = [row.image_id] if row.image_id in known else owners.get(row.image_id, [])
+        if len(found) > 1:
+            raise ValueError(
+                f"{row.where}: {shown(row.image_id)} is the file name of several images: {shown(found[0])} and "
+                f"{shown(found[1])}; write their ids, or the names with their folders"
+            )
+        if row.image_id in known and set(owners.get(row.image_id, ())) - {row.image_id}:
+            both.append(row.image_id)
+        row = replace(row, image_id=found[0]) if found else row
+        if row.image_id in seen:
+            raise ValueError(
+                f"{row.where}: a second caption of image {shown(row.image_id)}, whose first is {seen[row.image_id]}; "
+                "name all images by id, or all by file name with extension"
+            )
+        seen[row.image_id] = row.where
+        renamed.append(row)
+    if both:
+        logger.warning(
+            "%d predictions have an image id that is the file name of another image too, first %s: taken as ids. "
+            "File names are known by their extension",
+            *(len(both), shown(both[0])),
+        )
+    return renamed
 
 
 def write_predictions(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]]) -> Path:
@@ -185,17 +233,18 @@ def coco_references(content: dict, path: str | os.PathLike, allow_empty: bool = 
     Raises:
         ValueError: an image id stands twice among the images; an annotation without id or caption.
     """
-    _check_coco_images(content.get("images"), path)
+    names = _coco_file_names(content.get("images"), path)
     by_image: dict[str, Row] = {}
     for entry, where in objects_of(content["annotations"], path, "annotations"):
         image_id = image_id_of(entry, where)
-        by_image.setdefault(image_id, Row(image_id, [], where)).captions.append(
-            caption_of(entry, "caption", where, allow_empty)
-        )
+        row = by_image.setdefault(image_id, Row(image_id, [], where, names=names.get(image_id, ())))
+        row.captions.append(caption_of(entry, "caption", where, allow_empty))
     return list(by_image.values())
 
 
-def _check_coco_images(images: Any, path: str | os.PathLike) -> None:
+def _coco_file_names(images: Any, path: str | os.PathLike) -> dict[str, tuple[str, ...]]:
+    """Return what the file of each image is called, by image id."""
+    names: dict[str, tuple[str, ...]] = {}
     seen: dict[str, tuple[str, str]] = {}
     for entry, where in objects_of(images, path, "images") if images is not None else ():
         if "id" not in entry:
@@ -208,6 +257,9 @@ def _check_coco_images(images: Any, path: str | os.PathLike) -> None:
                 "in 'annotations' too"
             )
         seen[image_id] = (name, where.removeprefix(f"{path}, "))
+        if isinstance(entry.get("file_name"), str):
+            names[image_id] = picture_names(entry["file_name"])
+    return names
 
 
 def karpathy_references(
@@ -228,7 +280,7 @@ def karpathy_references(
         captions = [caption_of(sentence, "raw", place, allow_empty) for sentence, place in sentences]
         if not captions and not allow_empty:
             raise ValueError(f"{where}: image {shown(image_id)} has no sentences; give it one or remove it")
-        rows.append(Row(image_id, captions, where, entry))
+        rows.append(Row(image_id, captions, where, entry, picture_names(str(entry.get("filename") or ""))))
     if not rows and split is not None:
         splits = sorted({str(image.get("split")) for image in content["images"]})
         raise ValueError(f"{path}: no image in split {split!r}; the file has {', '.join(splits)}")
@@ -237,7 +289,7 @@ def karpathy_references(
 
 def _is_jsonl(path: str | os.PathLike) -> bool:
     """JSONL by name, or because the first line is a whole object with an image_id."""
-    if Path(path).suffix == ".jsonl":
+    if Path(path).suffix.lower() in JSONL_SUFFIXES:
         return True
     with open(path, "rb") as file:
         first = file.readline(1_000_000)
@@ -256,6 +308,24 @@ def _of_split(entries: list[tuple[dict, str]], split: str, path: str | os.PathLi
     if split_named(split) not in names:
         raise ValueError(f"{path}: no image in split {split!r}; the file has {', '.join(sorted(set(names)))}")
     return [entry for entry, name in zip(entries, names, strict=True) if name == split_named(split)]
+
+
+def _jsonl_references(entries: Iterable[tuple[dict, str]]) -> list[Row]:
+    """One row per image; lines with one `caption` each are grouped, in the order of the images' first lines."""
+    rows: list[Row] = []
+    by_image: dict[str, Row] = {}  # of the lines with one caption
+    for entry, where in entries:
+        image_id = image_id_of(entry, where)
+        one_each = "captions" not in entry and "caption" in entry
+        if one_each and image_id in by_image:
+            by_image[image_id].captions.append(caption_of(entry, "caption", where))
+            continue
+        texts = [caption_of(entry, "caption", where)] if one_each else _texts(entry, where)
+        paths = [entry[name] for name in IMAGE_COLUMNS if isinstance(entry.get(name), str)]
+        rows.append(Row(image_id, texts, where, entry, picture_names(paths[0]) if paths else ()))
+        if one_each:
+            by_image[image_id] = rows[-1]
+    return rows
 
 
 def _texts(entry: Mapping[str, Any], where: str) -> list[str]:

@@ -160,7 +160,8 @@ def _check_split(source: str, split: str, there: list[str]) -> None:
     if split not in there:
         raise ValueError(
             f"{source} has no split {split!r}; it has: {', '.join(there)}. "
-            "`hfcap data split` makes splits; --train_split and --eval_split name others"
+            "`hfcap data split` makes splits; to read another one, name it (recipes: --train_split, --eval_split; "
+            "hfcap evaluate: --split)"
         )
 
 

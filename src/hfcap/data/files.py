@@ -261,7 +261,8 @@ def read_caption_files(
         names = f"{files[0].path} has" if len(files) == 1 else f"the {len(files)} files beside {files[0].path} have"
         raise ValueError(
             f"{names} no split {split!r}; it has: {', '.join(there) or 'no rows'}. "
-            "`hfcap data split` makes splits; --train_split and --eval_split name others"
+            "`hfcap data split` makes splits; to read another one, name it (recipes: --train_split, --eval_split; "
+            "hfcap evaluate: --split)"
         )
 
 

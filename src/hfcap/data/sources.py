@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 # Many pictures seen few times: with 3,000 a small network learns them by heart before it knows the shapes.
 SCENES_SIZES = {"train": 12000, "validation": 300, "test": 300}
-BAD_IMAGE_CHOICES = ("error", "skip")
+BAD_IMAGE_CHOICES = ("error", "skip", "keep")
 CACHE_FORMAT = 3  # part of the cache's key: raise it when the rows made of tar shards change
 _HUB_ID = re.compile(r"[\w.-]+(/[\w.-]+)?")
 
@@ -72,7 +72,8 @@ def load_captions(
             the first there is of `hfcap.data.records.IMAGE_COLUMNS`.
         captions_column: column of the captions; by default recognised, see `hfcap.data.records.roles_of`.
         on_bad_image: what to do with pictures that cannot be decoded: "error" lists them all in one error, "skip"
-            leaves them out with a warning. Each picture is decoded once for this check.
+            leaves them out with a warning. Each picture is decoded once for this check. "keep" opens none, for uses
+            of the captions alone (not with `streaming`).
         max_pixels: a picture of more pixels counts as one that cannot be decoded.
         on_skip: called with `{"image_id", "where", "reason"}` for each picture left out.
         streaming: return an `IterableDataset` that holds one image at a time. Only rows of an image that stand
@@ -92,6 +93,8 @@ def load_captions(
     """
     if on_bad_image not in BAD_IMAGE_CHOICES:
         raise ValueError(f"on_bad_image is {on_bad_image!r}: choose one of {', '.join(BAD_IMAGE_CHOICES)}")
+    if streaming and on_bad_image == "keep":
+        raise ValueError("on_bad_image is 'keep': a stream checks its pictures; choose error or skip")
     if num_images is not None and num_images < 1:
         raise ValueError(f"num_images is {num_images}, but a data set needs at least 1 image")
     check_max_pixels(max_pixels)
@@ -113,7 +116,7 @@ def load_captions(
     if WHERE in dataset.column_names:
         places = dataset[WHERE][:]
         dataset = dataset.remove_columns(WHERE)
-    return handle_bad_images(dataset, on_bad_image, max_pixels, places, on_skip)
+    return dataset if on_bad_image == "keep" else handle_bad_images(dataset, on_bad_image, max_pixels, places, on_skip)
 
 
 def load_rows(

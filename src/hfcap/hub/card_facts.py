@@ -116,7 +116,7 @@ def _as_they_are(folder: Path, recorded: Facts) -> Facts:
 
 def _caption_facts(path: Path) -> dict[str, Any]:
     """`habits`, `samples` and `captions_hash` of a file of captions."""
-    rows = sorted(read_predictions(path, allow_empty=True), key=lambda row: row.image_id)
+    rows = sorted(read_predictions(path), key=lambda row: row.image_id)
     captions = [row.captions[0] for row in rows]
     drawn = Random(0).sample(rows, min(NUM_SAMPLES, len(rows)))
     return {

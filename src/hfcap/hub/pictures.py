@@ -96,4 +96,4 @@ def _references(run: Path) -> dict[str, list[str]]:
     path = run / runs.CAPTIONS
     if not path.is_file():
         return {}
-    return {row.image_id: row.extra.get("captions", []) for row in read_predictions(path, allow_empty=True)}
+    return {row.image_id: row.extra.get("captions", []) for row in read_predictions(path)}
