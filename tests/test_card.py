@@ -8,7 +8,7 @@ from huggingface_hub import ModelCard, parse_eval_result_entries
 from safetensors.numpy import save_file
 
 from hfcap import cli
-from hfcap.content_hashes import captions_sha256, weights_sha256
+from hfcap.content_hashes import captioner_hashes, captions_sha256
 from hfcap.files import write_json
 from hfcap.hub.card import WORDS_END, WORDS_START, write_card
 from hfcap.hub.card_check import check_card
@@ -67,7 +67,7 @@ def _run(folder, model_type="hfcap_llava", artifact="merged", caption="a dog", a
     }
     measured = {
         "data": DATA,
-        "weights_hash": weights_sha256(weights),
+        **captioner_hashes(weights),
         "captions_hash": captions_sha256((row["image_id"], row["caption"]) for row in rows),
         "prompt": 'Say "what" it is.',
         "load_in_4bit": False,
@@ -331,6 +331,7 @@ def test_figures_of_other_weights_in_the_same_folder_are_not_of_these(tmp_path):
     folder = _run(tmp_path / "dogs")
     assert "Measured with the weights here:" in card_text(folder)
     save_file({"a": np.ones((10, 100), np.float32)}, folder / "merged" / "model.safetensors")
+    assert any("Measured with other weights" in line for line in check_card(folder / "README.md")[0])
     assert "Measured with other weights than those here (SHA-256 `" in card_text(folder)
 
 
@@ -346,6 +347,7 @@ def test_figures_of_other_weights_in_the_same_folder_are_not_of_these(tmp_path):
         ),
         ("model", {}, {"weights_hash": None}, "other weights than those here (SHA-256 `aaaaaaaaaaaa`, here `unknown`"),
         ("model", {"weights_hash": None}, {}, "Which weights wrote the captions is not recorded."),
+        ("model", {"settings_hash": "c" * 64}, {}, "with these weights under another configuration, processor or"),
         ("model", {"load_in_4bit": True}, {}, "while the language model was in 4 bits (NF4)"),
         ("adapter", {"model_artifact": "adapter"}, {}, "Measured with the weights here."),
         ("adapter", {"model_artifact": "adapter", "load_in_4bit": True}, {}, "was in 4 bits (NF4)"),

@@ -1,5 +1,6 @@
 """`hfcap evaluate` on files: figures, comparison, saved document frequencies, and one-line errors."""
 
+import hashlib
 import json
 import re
 import struct
@@ -79,7 +80,8 @@ def test_saved_document_frequencies_give_one_image_a_score(files, tmp_path, caps
     cli.main([*command, "--idf", str(idf)])
     record = json.loads(output.read_text())
     assert record["metrics"]["cider"]["value"] > 1
-    assert record["idf"] == str(idf)
+    assert record["idf"] == "idf.npz"  # which file that was says the hash, and its folder is nobody's business
+    assert record["idf_hash"] == hashlib.sha256(idf.read_bytes()).hexdigest()
 
 
 @pytest.mark.parametrize(

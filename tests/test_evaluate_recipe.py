@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from hfcap.content_hashes import captions_sha256, weights_sha256
+from hfcap.content_hashes import captioner_hashes, captions_sha256
 from hfcap.data.pictures import undecoded
 from hfcap.data.scenes import load_scenes
 from hfcap.errors import ConfigError
@@ -89,7 +89,8 @@ def test_the_figures_say_of_what_they_are(evaluate, build_tiny, tmp_path):
     rows = load_scenes("test", 3, "alt_text", image_size=32)
     fingerprint = data_fingerprint(undecoded(rows))
     assert record["data"] == {"name": "scenes", "split": "test", "style": "alt_text", **fingerprint}
-    assert record["weights_hash"] == weights_sha256(tmp_path / "run" / "model")
+    hashes = captioner_hashes(tmp_path / "run" / "model")
+    assert {name: record[name] for name in hashes} == hashes and None not in hashes.values()
     lines = map(json.loads, (tmp_path / "run" / "captions.jsonl").read_text().splitlines())
     assert record["captions_hash"] == captions_sha256((line["image_id"], line["caption"]) for line in lines)
     assert (record["prompt"], record["load_in_4bit"]) == ("Say it.", False)

@@ -92,6 +92,14 @@ def settings_sha256(folder: str | os.PathLike) -> str:
     return _sha256_of(parts + ([["base", settings_sha256(base)]] if base and Path(base).is_dir() else []))
 
 
+def captioner_hashes(
+    name: str | os.PathLike, revision: str | None = None, local_files_only: bool = False
+) -> dict[str, str | None]:
+    """`weights_hash` (see `weights_identity`) and `settings_hash` of a captioner; the commit of a Hub id is both."""
+    weights = weights_identity(name, revision, local_files_only)
+    return {"weights_hash": weights, "settings_hash": settings_sha256(name) if Path(name).is_dir() else weights}
+
+
 def captions_sha256(captions: Iterable[tuple[str, str]]) -> str:
     """SHA-256 (hex) over `(image_id, caption)` pairs, whatever their order."""
     return _sha256_of(sorted(map(list, captions)))

@@ -10,7 +10,7 @@ import datasets
 from transformers import PreTrainedModel
 
 from hfcap import runs
-from hfcap.content_hashes import captions_sha256, weights_identity
+from hfcap.content_hashes import captioner_hashes, captions_sha256
 from hfcap.data.pictures import load_picture, undecoded
 from hfcap.data.scene_checking import FACTS, wrong_facts
 from hfcap.data.scene_facts import scene_from_json
@@ -74,10 +74,11 @@ class Measured:
         return cls(artifact, str(run / artifact), data, prompt)
 
     def record(self, image_ids: list[str], captions: list[str]) -> dict[str, Any]:
-        """What `metrics.json` keeps of it: the data, hashes of weights and captions, prompt, precision, and today."""
+        """What `metrics.json` keeps of it: data, hashes of captioner and captions, prompt, precision, date."""
         return {
             "data": self.data,
-            "weights_hash": None if self.weights is None else weights_identity(self.weights, local_files_only=True),
+            "weights_hash": None,
+            **({} if self.weights is None else captioner_hashes(self.weights, local_files_only=True)),
             "captions_hash": captions_sha256(zip(image_ids, captions, strict=True)),
             "prompt": self.prompt,
             "load_in_4bit": self.load_in_4bit,

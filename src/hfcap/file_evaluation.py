@@ -9,7 +9,7 @@ from typing import Any
 from PIL import Image
 
 from hfcap import runs
-from hfcap.content_hashes import captions_sha256
+from hfcap.content_hashes import captions_sha256, file_sha256
 from hfcap.errors import ConfigError
 from hfcap.metrics import compare_systems, compute_metrics, confidence_intervals, document_frequencies
 from hfcap.predictions import JSONL_SUFFIXES, Pairs, Row, pair, picture_names, read_predictions, read_references
@@ -51,8 +51,7 @@ def evaluate_files(args: Namespace) -> None:
     except (OSError, ValueError) as error:
         raise ConfigError(str(error)) from error
     _print_figures(paths, systems, figures[-1], differences)
-    source = "references" if args.idf is None else str(args.idf)
-    records = [_record(args, p, figure, source) for p, figure in zip(systems, figures, strict=True)]
+    records = [_record(args, p, figure) for p, figure in zip(systems, figures, strict=True)]
     if args.output is not None:
         runs.write_metrics(args.output, **records[-1])
     if args.report is not None:
@@ -139,7 +138,7 @@ def _check_same_images(systems: list[Pairs], paths: list[str]) -> None:
         )
 
 
-def _record(args: Namespace, pairs: Pairs, figures: dict[str, Any], idf: str) -> dict[str, Any]:
+def _record(args: Namespace, pairs: Pairs, figures: dict[str, Any]) -> dict[str, Any]:
     """Arguments of `runs.write_metrics`; as a mapping also what the report shows."""
     columns = zip(pairs.image_ids, pairs.references, strict=True)
     fingerprint = runs.data_fingerprint({"image_id": image_id, "captions": texts} for image_id, texts in columns)
@@ -150,7 +149,8 @@ def _record(args: Namespace, pairs: Pairs, figures: dict[str, Any], idf: str) ->
         "metrics": figures,
         "num_images": len(pairs.candidates),
         "tokenizer": "ptb",
-        "idf": idf,
+        "idf": "references" if args.idf is None else Path(args.idf).name,
+        **({} if args.idf is None else {"idf_hash": file_sha256(args.idf)}),
         "decoding": {},
         "model_artifact": None,
         "num_missing": pairs.num_missing,

@@ -20,7 +20,7 @@ from hfcap.generation.caption import caption_rows
 from hfcap.hub import export, verify
 from hfcap.hub import publish as publishing
 from hfcap.hub.adapters import Base
-from hfcap.hub.card import write_card
+from hfcap.hub.card import copy_records, write_card
 from hfcap.hub.push import Target
 from hfcap.training.build import load_captioner
 from hfcap.training.merge import merge_adapter
@@ -316,6 +316,11 @@ def test_thumbnails_are_of_the_pictures_that_were_judged(make_judged_run, scene_
         row["image"].convert("RGB"), int
     )
     assert np.abs(difference).mean() < 10
+    (run / "thumbnails" / "7.jpg").write_bytes(b"of an earlier card")
+    copy_records(run, tmp_path / "copy")
+    assert sorted(path.name for path in (tmp_path / "copy" / "thumbnails").iterdir()) == [
+        f"{n}.jpg" for n in range(1, 7)
+    ]
     metrics = json.loads((run / "metrics.json").read_text())
     metrics["data"]["sha256"] = "0" * 64  # data of that name is there no more
     (run / "metrics.json").write_text(json.dumps(metrics))

@@ -12,7 +12,7 @@ from pathlib import Path
 from PIL import UnidentifiedImageError
 
 from hfcap import runs
-from hfcap.content_hashes import file_sha256, settings_sha256, weights_identity
+from hfcap.content_hashes import captioner_hashes, file_sha256
 from hfcap.data.folders import HIDDEN, is_picture, passed_over_text, walk, why_not_read
 from hfcap.errors import ConfigError, WorkError, printable
 
@@ -221,15 +221,11 @@ def _content_of(path: Path) -> str | None:
 
 
 def _hashes_of(model: str) -> dict[str, str | None]:
-    """The hashes of a model's weights and settings; of a Hub id its commit stands for both.
-
-    Raises:
-        ConfigError: there are no weights.
-    """
-    weights = weights_identity(model)
-    if weights is None:
+    """The hashes of a model's weights and settings. Raises ConfigError where there are no weights."""
+    hashes = captioner_hashes(model)
+    if hashes["weights_hash"] is None:
         raise ConfigError(f"--output needs the weights' hash, and {model} has no weights or cannot be downloaded")
-    return {"weights": weights, "settings": settings_sha256(model) if Path(model).is_dir() else weights}
+    return {"weights": hashes["weights_hash"], "settings": hashes["settings_hash"]}
 
 
 def _captions(args: Namespace, source: str, photos: list[Photo], skipped: list[str]) -> Iterator[dict[str, str]]:

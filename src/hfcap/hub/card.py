@@ -20,7 +20,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from hfcap import runs
 from hfcap.files import write_atomic, write_json
 from hfcap.hub.card_claims import captions_match, describe_prompt, describe_weights, evaluated_data
-from hfcap.hub.card_facts import FACTS, THUMBNAILS, Facts, is_hub_id, read_facts, write_facts
+from hfcap.hub.card_facts import FACTS, Facts, is_hub_id, read_facts, write_facts
 from hfcap.hub.card_metadata import (
     EVAL_RESULTS,
     TAGS,
@@ -174,15 +174,17 @@ def copy_records(run: Path, folder: Path) -> Path:
     """
     for name in (runs.CARD, FACTS):
         write_atomic(folder / name, (run / name).read_bytes())
-    _copy_measured(run, folder)
+    _copy_measured(run, folder, read_facts(folder, recorded=True))
     return folder / runs.CARD
 
 
-def _copy_measured(run: Path, folder: Path) -> None:
+def _copy_measured(run: Path, folder: Path, facts: Facts) -> None:
+    """Copy figures, settings, and of the thumbnails those that the card shows: others may be of an earlier one."""
     write_atomic(folder / runs.METRICS, (run / runs.METRICS).read_bytes())
     write_json(folder / runs.RUN, public_record(runs.read_run(run / runs.RUN)))
-    for path in sorted((run / THUMBNAILS).glob("*.jpg")):
-        write_atomic(folder / THUMBNAILS / path.name, path.read_bytes())
+    for sample in facts.samples:
+        if sample["thumbnail"] is not None:
+            write_atomic(folder / sample["thumbnail"], (run / sample["thumbnail"]).read_bytes())
 
 
 def public_record(run: Mapping[str, Any]) -> dict[str, Any]:
@@ -206,7 +208,7 @@ def write_shipped_card(run: Path, folder: Path, facts: Facts, given: Given) -> N
     metrics, record = runs.read_metrics(run / runs.METRICS), runs.read_run(run / runs.RUN)
     write_atomic(folder / runs.CARD, render_card(given, metrics, record, facts))
     write_facts(folder, facts)
-    _copy_measured(run, folder)
+    _copy_measured(run, folder, facts)
     results = eval_results(given, metrics, record)
     if results is not None:
         write_atomic(folder / EVAL_RESULTS, results)

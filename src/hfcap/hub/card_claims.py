@@ -73,6 +73,11 @@ def describe_weights(metrics: Mapping[str, Any], facts: Facts) -> str:
             f"Measured with other weights than those here (SHA-256 `{weights[:12]}`, here "
             f"`{(facts.weights_hash or 'unknown')[:12]}`), {NOT_JUDGED}."
         )
+    if measured == here and metrics.get("settings_hash") not in (None, facts.settings_hash):
+        return (
+            "Measured with these weights under another configuration, processor or tokenizer than the ones here, "
+            f"{NOT_JUDGED}."
+        )
     if measured == here:
         return _of_these_weights(facts, bool(in_4bit))
     if measured == runs.ADAPTER:

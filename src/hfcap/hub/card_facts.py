@@ -17,7 +17,7 @@ from typing import Any
 from safetensors import safe_open
 
 from hfcap import runs
-from hfcap.content_hashes import captions_sha256, weights_identity
+from hfcap.content_hashes import captioner_hashes, captions_sha256
 from hfcap.files import write_json
 from hfcap.hub.habits import Habits, measure_habits
 from hfcap.predictions import read_predictions
@@ -45,6 +45,7 @@ class Facts:
         base_revision: the commit of that base, where the adapter names one.
         weights_hash: of the run's weights (`hfcap.content_hashes`); None if unknown. Exported weights keep it: the
             verification of the export has shown that they are the same but for `dtype_change`.
+        settings_hash: of its configuration, processor and tokenizer, likewise.
         captions_hash: of the captions that `habits` and `samples` are of; None if unknown.
         dtype_change: of an export in another dtype `{"before", "after", "num_images", "cider_before", "cider_after"}`.
     """
@@ -61,6 +62,7 @@ class Facts:
     samples: list[dict[str, str | None]]
     base_revision: str | None = None
     weights_hash: str | None = None
+    settings_hash: str | None = None
     captions_hash: str | None = None
     dtype_change: dict[str, Any] | None = None
 
@@ -93,7 +95,7 @@ def read_facts(folder: Path, recorded: bool | None = None) -> Facts:
         form="hfcap",
         base=None,
         **weight_facts(Path(source.path)),
-        weights_hash=weights_identity(source.path),
+        **captioner_hashes(source.path),
         **_caption_facts(folder / runs.CAPTIONS),
     )
 
@@ -102,7 +104,7 @@ def _as_they_are(folder: Path, recorded: Facts) -> Facts:
     """Facts of `card.json`, but for weights and captions that are in the folder and have changed since."""
     weights = folder / recorded.artifact
     if (weights / "config.json").is_file():
-        recorded = replace(recorded, **weight_facts(weights), weights_hash=weights_identity(weights))
+        recorded = replace(recorded, **weight_facts(weights), **captioner_hashes(weights))
     if not (folder / runs.CAPTIONS).is_file():
         return recorded
     found = _caption_facts(folder / runs.CAPTIONS)

@@ -17,7 +17,7 @@ from transformers import AutoModelForImageTextToText, PreTrainedModel, Processor
 
 from hfcap import runs
 from hfcap.checkpoint_files import check_checkpoint
-from hfcap.content_hashes import weights_identity
+from hfcap.content_hashes import captioner_hashes
 from hfcap.errors import ConfigError, VerificationError
 from hfcap.files import write_json
 from hfcap.generation.inputs import caption_prompt
@@ -132,7 +132,7 @@ def export_run(
         weights = source.weights or (
             source.adapter if is_adapter else None
         )  # a merge that is made here was not judged
-        record["weights_hash"] = None if weights is None else weights_identity(weights)
+        record |= captioner_hashes(weights) if weights else {"weights_hash": None, "settings_hash": None}
         write_json(folder / VERIFICATION, record)
     print(f"Verified in a clean process: {_summary(record)}")
     return Path(to)

@@ -91,5 +91,6 @@ def shipped_facts(facts: Facts, export: Path, repo_id: str) -> Facts:
         base=base,
         base_revision=settings.get("revision"),
         weights_hash=record["weights_hash"],
+        settings_hash=record["settings_hash"],
         dtype_change=_dtype_change(record["captions"]),
     )
