@@ -19,7 +19,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 import datasets
 import torch
 from accelerate import PartialState
-from accelerate.utils import DistributedType
+from accelerate.utils import DistributedType, gather_object
 from tiny import TINY_ENCODER, TINY_GPT2, TINY_LLAMA
 from torch.distributed.tensor import DTensor
 from torch.utils.data import Subset
@@ -27,6 +27,7 @@ from transformers import set_seed
 
 from hfcap.data.scenes import load_scenes
 from hfcap.distributed import whole_weights
+from hfcap.errors import WorkError
 from hfcap.generation.sharded import caption_sharded
 from hfcap.models.facts import facts_of
 from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
@@ -68,6 +69,8 @@ EXTRAS = {
         "greater_is_better": False,
     },
 }
+# The loss of the last process alone is NaN in the second step.
+EXTRAS["diverges"] = {"save_steps": 1}
 NUM_EVAL_IMAGES = 7  # odd: two processes cannot have equal shares
 
 
@@ -152,6 +155,28 @@ def engine(trainer: CaptionTrainer) -> dict:
     }
 
 
+def stop_of(trainer: CaptionTrainer, folder: Path) -> dict:
+    """Let the last process compute NaN in step 2; return how the processes stopped, and what they saved."""
+    computed = trainer.compute_loss_func
+
+    def compute_loss(*args, **kwargs):
+        broken = trainer.state.global_step == 1 and trainer.args.process_index == trainer.args.world_size - 1
+        return computed(*args, **kwargs) * (float("nan") if broken else 1.0)
+
+    trainer.compute_loss_func = compute_loss
+    try:
+        trainer.train()
+        reason = "it went on"
+    except WorkError as error:
+        reason = str(error)
+    saved = sorted(path.name for path in folder.glob("checkpoint-*"))
+    result = {"engine": engine(trainer), "reasons": gather_object([reason]), "saved": saved}
+    if trainer.is_world_process_zero():
+        (folder / "result.json").write_text(json.dumps(result))
+    trainer.accelerator.free_memory()
+    return result
+
+
 def run_cell(root: Path, folder: Path, cell: str, max_steps: int) -> dict:
     """Train a cell to `max_steps`, from its last checkpoint where it has one; return what came out."""
     family, strategy, *extras = cell.split("/")
@@ -192,6 +217,8 @@ def run_cell(root: Path, folder: Path, cell: str, max_steps: int) -> dict:
         data_collator=CaptionCollator(processor, model.config, prompt_of(model.config)),
         processing_class=processor,
     )
+    if "diverges" in extras:
+        return stop_of(trainer, folder)
     trainer.train(resume_from_checkpoint=last_complete_checkpoint(folder))
     result = {
         "engine": engine(trainer),

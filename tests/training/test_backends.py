@@ -200,6 +200,17 @@ def test_fsdp2_in_bfloat16_equals_ddp(tmp_path, one_process):
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("engine", ["ddp", "fsdp2", *(pytest.param(f"zero{s}", marks=DEEPSPEED) for s in (1, 2, 3))])
+def test_all_processes_stop_where_the_loss_of_one_is_not_finite(engine, tmp_path, one_process):
+    cell = "llava/full/diverges"
+    result = launch_from_the_same_base(engine, tmp_path, one_process, [cell])[cell]
+    assert_engine_ran(engine, result)
+    said = "the loss is nan in step 2, at a learning rate of 0.001"
+    assert [reason[: len(said)] for reason in result["reasons"]] == [said] * 2
+    assert result["saved"] == ["checkpoint-1"]
+
+
+@pytest.mark.slow
 def test_two_nodes_on_one_machine_equal_one_process(tmp_path, one_process):
     cells = ("llava/full", "encoder_decoder/full", "native_llava/qlora")
     for cell, result in launch_from_the_same_base("two nodes", tmp_path, one_process, cells).items():
