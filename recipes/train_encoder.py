@@ -22,7 +22,7 @@ from hfcap.training.checkpoints import last_complete_checkpoint, whole_or_remove
 from hfcap.training.compatibility import check_encoder, current_backend
 from hfcap.training.dataset import CaptionDataset
 from hfcap.training.parsing import parse_arguments
-from hfcap.training.preparation import load_splits, open_run, stopping_callbacks, use_all_cores
+from hfcap.training.preparation import load_splits, open_run, run_callbacks, use_all_cores
 from hfcap.training.tagging import CaptionTagger, TagCollator, TaggingTrainer, choose_words, tag_scores
 
 
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> Path:
         eval_dataset=CaptionDataset(rows[1]),
         data_collator=TagCollator(image_processor, words),
         compute_metrics=tag_scores,
-        callbacks=stopping_callbacks(args),
+        callbacks=run_callbacks(args),
     )
     trainer.train(resume_from_checkpoint=last_complete_checkpoint(args.output_dir))
     trainer.check_weights()

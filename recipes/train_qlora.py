@@ -44,7 +44,7 @@ from hfcap.training.preparation import (
     load_splits,
     open_run,
     print_next_command,
-    stopping_callbacks,
+    run_callbacks,
     train_part_first,
     use_all_cores,
 )
@@ -117,7 +117,7 @@ def main(argv: list[str] | None = None) -> Path:
         eval_dataset=eval_data,
         data_collator=collator,
         processing_class=processor,
-        callbacks=stopping_callbacks(args),
+        callbacks=run_callbacks(args),
     )
     trainer.add_callback(SampleCaptions(trainer))
     trainer.train(resume_from_checkpoint=last_complete_checkpoint(args.output_dir))

@@ -38,7 +38,7 @@ from hfcap.training.preparation import (
     caption_datasets,
     load_splits,
     open_run,
-    stopping_callbacks,
+    run_callbacks,
     use_all_cores,
 )
 from hfcap.training.prompts import keep_trained_prompt
@@ -97,7 +97,7 @@ def main(argv: list[str] | None = None) -> Path:
         eval_dataset=eval_data,
         data_collator=collator,
         processing_class=processor,
-        callbacks=stopping_callbacks(args),
+        callbacks=run_callbacks(args),
         reward=reward,
     )
     trainer.add_callback(SampleCaptions(trainer))

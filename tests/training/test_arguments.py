@@ -59,6 +59,13 @@ def test_yaml_sets_defaults_and_the_command_line_overrides(tmp_path):
             [],
             "fsdp is not followed: accelerate launch --config_file configs/accelerate/fsdp2.yaml",
         ),
+        (
+            "save_only_model: true",
+            [],
+            "save_only_model is not followed: a run goes on",
+        ),
+        ("seed: 1\nmirror: true\nseed: 2\n", [], "key 'seed' twice; remove one"),
+        ("decoder_config: {n_embd: 8, n_layer: 1, n_embd: 16}", [], "key 'n_embd' twice"),
         ("references: -1", [], "references is -1; wanted 1 or more"),
         ("", ["--references", "0"], "references is 0; wanted 1 or more"),
         ("max_caption_tokens: 0", [], "max_caption_tokens is 0; wanted 2 or more"),

@@ -1,12 +1,15 @@
 """A checkpoint is whole or not there: what counts as whole, and what a full disk leaves."""
 
 import re
+from types import SimpleNamespace
 
 import pytest
 import torch
+from transformers import TrainerControl, TrainerState
 
 from hfcap.errors import WorkError
 from hfcap.training.checkpoints import (
+    BestCheckpointHere,
     fill_optimizer_state,
     last_complete_checkpoint,
     remove_incomplete_checkpoints,
@@ -18,7 +21,8 @@ from hfcap.training.compatibility import checkpoint_engine
 def make_checkpoint(folder, step, state='{"global_step": 3}'):
     checkpoint = folder / f"checkpoint-{step}"
     checkpoint.mkdir()
-    (checkpoint / "model.safetensors").write_bytes(b"weights")
+    for name in ("model.safetensors", "optimizer.pt", "scheduler.pt", "rng_state.pth"):
+        (checkpoint / name).write_bytes(b"weights")
     if state is not None:
         (checkpoint / "trainer_state.json").write_text(state)
     return checkpoint
@@ -31,6 +35,21 @@ def test_a_checkpoint_without_its_last_file_or_with_half_of_it_is_not_whole(tmp_
     assert last_complete_checkpoint(tmp_path) == str(whole)
     remove_incomplete_checkpoints(tmp_path)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-3"]
+
+
+@pytest.mark.parametrize("name", ["optimizer.pt", "scheduler.pt", "rng_state.pth"])
+def test_a_checkpoint_that_lacks_a_part_is_not_gone_on_from(tmp_path, name):
+    whole = make_checkpoint(tmp_path, 3)
+    (make_checkpoint(tmp_path, 6) / name).unlink()
+    assert last_complete_checkpoint(tmp_path) == str(whole)
+
+
+def test_the_best_checkpoint_of_a_moved_run_is_found_where_the_run_is_now(tmp_path):
+    best = make_checkpoint(tmp_path, 3)
+    args = SimpleNamespace(output_dir=str(tmp_path))
+    state = TrainerState(best_model_checkpoint="outputs/elsewhere/checkpoints/checkpoint-3")
+    BestCheckpointHere().on_train_begin(args, state, TrainerControl())
+    assert state.best_model_checkpoint == str(best)
 
 
 def write_with_python(path):

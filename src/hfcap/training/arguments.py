@@ -184,6 +184,7 @@ class QLoraArguments(ModelArguments):
 # Settings of `TrainingArguments` that a recipe does not follow, each with its default and what there is instead.
 NOT_FOLLOWED = {
     "resume_from_checkpoint": (None, "the same command again goes on from the last whole checkpoint"),
+    "save_only_model": (False, "a run goes on from a checkpoint with optimizer, scheduler and random numbers only"),
     "train_sampling_strategy": ("random", "the order is drawn by (seed, epoch), and max_row_tokens evens out lengths"),
     "optim_target_modules": (None, "the parts of a captioner have learning rates of their own"),
     "bf16_full_eval": (False, "a model is judged in the precision it is saved in"),

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, TrainerCallback
 
 from hfcap.errors import WorkError
 
@@ -24,12 +24,35 @@ def last_complete_checkpoint(folder: str | Path) -> str | None:
 
 
 def is_complete(checkpoint: Path) -> bool:
-    """Whether a checkpoint was written to its end: `trainer_state.json` is written last, and is whole JSON."""
+    """Whether training can go on from a checkpoint: all parts are there, and `trainer_state.json`, the last, is whole.
+
+    Without them `Trainer` would go on with an empty optimizer, another learning rate or other random numbers, unsaid.
+    """
     try:
         json.loads((checkpoint / "trainer_state.json").read_text())
     except (FileNotFoundError, json.JSONDecodeError):
         return False
-    return True
+
+    def holds(pattern: str) -> bool:
+        return next(checkpoint.glob(pattern), None) is not None
+
+    # DeepSpeed keeps optimizer and scheduler in a folder of its own; FSDP keeps the optimizer in a folder optimizer_0.
+    return holds("rng_state*.pth") and (holds("global_step*") or (holds("optimizer*") and holds("scheduler.pt")))
+
+
+class BestCheckpointHere(TrainerCallback):
+    """Look for the best checkpoint in the run's own folder: the recorded path is of where the run was started.
+
+    `Trainer` would not find it after the run folder was moved, ship the last weights in its place, and delete it as an
+    old checkpoint.
+    """
+
+    def on_train_begin(self, args, state, control, **kwargs) -> None:
+        """Rebase `best_model_checkpoint` of a resumed run."""
+        if state.best_model_checkpoint is not None:
+            here = Path(args.output_dir, Path(state.best_model_checkpoint).name)
+            if here.is_dir():
+                state.best_model_checkpoint = str(here)
 
 
 def remove_incomplete_checkpoints(folder: str | Path) -> None:

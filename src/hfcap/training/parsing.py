@@ -21,6 +21,18 @@ class _Parser(HfArgumentParser):
         raise ConfigError(message)
 
 
+class _UniqueKeyLoader(yaml.SafeLoader):
+    """`yaml.SafeLoader` that refuses a key used twice; YAML would keep the last one, silently."""
+
+    def construct_mapping(self, node, deep=False):
+        """Build a mapping whose keys are all different."""
+        keys = [(key.tag, str(key.value), key.start_mark) for key, _ in node.value]
+        for index, (tag, key, mark) in enumerate(keys):
+            if (tag, key) in [other[:2] for other in keys[:index]]:
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} twice; remove one", mark)
+        return super().construct_mapping(node, deep)
+
+
 def _flags(config: dict[str, Any]) -> list[str]:
     """Command-line options that mean the same as a YAML mapping, nulls apart, so that one parser checks both."""
     flags = []
@@ -39,7 +51,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
         ConfigError: the file is missing, is not YAML, or is not a mapping.
     """
     try:
-        config = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+        config = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
     except OSError as error:
         raise ConfigError(f"--config {path}: {error.strerror}") from error
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:

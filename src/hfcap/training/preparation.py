@@ -32,7 +32,11 @@ from hfcap.training.arguments import (
     RunArguments,
     SourceArguments,
 )
-from hfcap.training.checkpoints import last_complete_checkpoint, remove_incomplete_checkpoints
+from hfcap.training.checkpoints import (
+    BestCheckpointHere,
+    last_complete_checkpoint,
+    remove_incomplete_checkpoints,
+)
 from hfcap.training.compatibility import checkpoint_engine, current_backend
 from hfcap.training.dataset import CaptionDataset, CaptionStream
 from hfcap.training.prompts import check_later_prompt
@@ -318,6 +322,7 @@ def print_next_command(folder: Path) -> None:
     print(f"Caption your own picture:\nhfcap caption PHOTO.jpg --model {folder}")
 
 
-def stopping_callbacks(args: RunArguments) -> list[TrainerCallback]:
-    """Callback for early stopping, where it is asked for."""
-    return [] if args.early_stopping_patience is None else [EarlyStoppingCallback(args.early_stopping_patience)]
+def run_callbacks(args: RunArguments) -> list[TrainerCallback]:
+    """Callbacks of every recipe: the best checkpoint of a moved run is found, and early stopping where asked for."""
+    patience = args.early_stopping_patience
+    return [BestCheckpointHere(), *([] if patience is None else [EarlyStoppingCallback(patience)])]
