@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from hfcap.errors import ConfigError
+from hfcap.generation.inputs import end_token_id
 from hfcap.metrics.ptb_tokenizer import tokenize
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.dataset import CaptionDataset
@@ -93,7 +94,9 @@ def references_as_samples(trainer, monkeypatch):
     of_picture = {}
     for row in (trainer.train_dataset[i] for i in range(len(trainer.train_dataset))):
         pixels = trainer.data_collator.prefix(row).vision["pixel_values"]
-        targets = trainer.data_collator.targets(row["captions"][:NUM_SAMPLES])
+        end = end_token_id(trainer.processing_class, trainer.model.config)
+        references = trainer.data_collator.targets(row["captions"][:NUM_SAMPLES])  # of which long ones are cut
+        targets = [[*ids[: MAX_TOKENS - 1], end] for ids in references]
         targets[0] = targets[0][:3]  # one that reached the limit before its end
         of_picture[pixels.sum().item()] = targets
 
