@@ -161,7 +161,7 @@ def test_a_broken_run_goes_on_where_it_was(folder, captioner, tmp_path, capsys, 
 
     cli.main(command)
     assert "3 of 5 photos have a caption already" in capsys.readouterr().out
-    assert [row.image_id for row in read_predictions(output, allow_empty=True)] == ids_of([folder])
+    assert [row.image_id for row in read_predictions(output)] == ids_of([folder])
     assert not list(tmp_path.glob("*.part-*"))
     text = output.read_text()
 
@@ -283,10 +283,10 @@ def test_photos_added_later_are_captioned_and_the_rest_is_kept(folder, captioner
     output = tmp_path / "captions.jsonl"
     command = ["caption", str(folder), "--model", path, "--output", str(output)]
     cli.main(command)
-    before = read_predictions(output, allow_empty=True)
+    before = read_predictions(output)
     scene_rows[9]["image"].save(folder / "a" / "0.png")
     cli.main(command)
-    after = read_predictions(output, allow_empty=True)
+    after = read_predictions(output)
     assert [row.image_id for row in after] == ["a/0", *(row.image_id for row in before)]
     assert [row.captions for row in after[1:]] == [row.captions for row in before]
 
@@ -308,7 +308,7 @@ def test_a_name_with_brackets_is_no_pattern(folder, captioner, tmp_path, capsys)
     *_, path = captioner
     output = tmp_path / "captions [1].jsonl"
     cli.main(["caption", str(folder), "--model", path, "--output", str(output)])
-    assert [row.image_id for row in read_predictions(output, allow_empty=True)] == ids_of([folder])
+    assert [row.image_id for row in read_predictions(output)] == ids_of([folder])
     assert f"{output}: 5 of 5 photos have a caption" in capsys.readouterr().out
     assert not list(tmp_path.glob("*.part-*"))
 
@@ -334,7 +334,7 @@ def test_a_file_name_that_is_not_utf8_is_left_out_and_named(folder, captioner, t
     output = tmp_path / "captions.jsonl"
     with caplog.at_level("INFO", "hfcap"):
         cli.main(["caption", str(folder), "--model", path, "--output", str(output)])
-    assert len(read_predictions(output, allow_empty=True)) == 5
+    assert len(read_predictions(output)) == 5
     assert r"caf\udce9.png'; rename the file" in caplog.text
     with pytest.raises(ConfigError, match=r"caf\\udce9\.png'; rename the file"):
         find_photos([os.fsdecode(latin)])
