@@ -276,7 +276,7 @@ def test_a_name_of_two_pictures_shows_neither_in_a_report(folder, log):
     for number, kind in enumerate(("cat", "dog")):
         put(folder / kind / "0.png", number)
     put(folder / "1.png", 2)
-    load = _finder(str(folder), ["0", "1"])
+    load = _finder(str(folder), ["0", "1", "dog/0"], {})
     assert load("0") is None and load("1") is not None and load("dog/0") is not None
     assert "1 image ids are the name of several pictures" in log.text and "'0': " in log.text
 
