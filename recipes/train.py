@@ -42,14 +42,13 @@ from hfcap.training.lengths import follow_references
 from hfcap.training.parsing import parse_arguments
 from hfcap.training.preparation import (
     caption_datasets,
-    load_splits,
-    open_run,
     run_callbacks,
     tokenizer_texts,
     train_part_first,
     use_all_cores,
 )
 from hfcap.training.prompts import keep_trained_prompt
+from hfcap.training.run_folder import keep_part_hashes, run_lock, start_run
 from hfcap.training.strategies import apply_strategy
 from hfcap.training.trainer import CaptionTrainer
 
@@ -59,7 +58,13 @@ ROOT = Path(__file__).parents[1]
 def main(argv: list[str] | None = None) -> Path:
     """Train and evaluate one captioner; return its run folder."""
     parsed = parse_arguments(DataArguments, ModelArguments, CaptionTrainingArguments, argv=argv)
-    data_args, model_args, args = parsed
+    with run_lock(parsed[-1]):
+        return train_captioner(*parsed)
+
+
+def train_captioner(data_args: DataArguments, model_args: ModelArguments, args: CaptionTrainingArguments) -> Path:
+    """Do what the settings say; no other process writes to the run folder."""
+    parsed = (data_args, model_args, args)
     run = Path(args.output_dir)
     args.output_dir = str(run / runs.CHECKPOINTS)
     check_parts(model_args)
@@ -69,13 +74,14 @@ def main(argv: list[str] | None = None) -> Path:
     use_all_cores()
 
     # ---- rows, model, processor
-    rows = load_splits(data_args, run)
-    if not args.dry_run and open_run(run, parsed, rows):
+    rows, is_finished = start_run(run, parsed)
+    if is_finished:
         publish_if_asked(run, args)
         return run
     if model_args.encoder_training is not None:
         config = str(ROOT / model_args.encoder_training)
         train_part_first(train_encoder.main, ["--config", config], Path(model_args.encoder), args)
+        keep_part_hashes(run, parsed)
     set_seed(args.seed)
     with whole_weights(args):
         if base is not None:

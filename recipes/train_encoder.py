@@ -22,23 +22,29 @@ from hfcap.training.checkpoints import last_complete_checkpoint, whole_or_remove
 from hfcap.training.compatibility import check_encoder, current_backend
 from hfcap.training.dataset import CaptionDataset
 from hfcap.training.parsing import parse_arguments
-from hfcap.training.preparation import load_splits, open_run, run_callbacks, use_all_cores
+from hfcap.training.preparation import run_callbacks, use_all_cores
+from hfcap.training.run_folder import run_lock, start_run
 from hfcap.training.tagging import CaptionTagger, TagCollator, TaggingTrainer, choose_words, tag_scores
 
 
 def main(argv: list[str] | None = None) -> Path:
     """Train one encoder; return its run folder."""
     parsed = parse_arguments(DataArguments, EncoderArguments, EncoderTrainingArguments, argv=argv)
-    data_args, encoder_args, args = parsed
+    with run_lock(parsed[-1]):
+        return train_encoder(*parsed)
+
+
+def train_encoder(data_args: DataArguments, encoder_args: EncoderArguments, args: EncoderTrainingArguments) -> Path:
+    """Do what the settings say; no other process writes to the run folder."""
+    parsed = (data_args, encoder_args, args)
     run = Path(args.output_dir)
     args.output_dir = str(run / runs.CHECKPOINTS)
     check_encoder(data_args, encoder_args, current_backend())
     use_all_cores()
 
     # ---- rows, words, encoder
-    rows = load_splits(data_args, run)
-    open_run(run, parsed, rows)
-    if (run / runs.MODEL / "model.safetensors").exists():  # written last, and whole
+    rows, is_finished = start_run(run, parsed)
+    if is_finished:
         print(f"{run} is done: {run / runs.MODEL} holds the encoder. Remove the folder to train anew.")
         return run
     set_seed(args.seed)

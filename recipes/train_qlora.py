@@ -41,14 +41,12 @@ from hfcap.training.lengths import follow_references
 from hfcap.training.parsing import parse_arguments
 from hfcap.training.preparation import (
     caption_datasets,
-    load_splits,
-    open_run,
-    print_next_command,
     run_callbacks,
     train_part_first,
     use_all_cores,
 )
 from hfcap.training.prompts import keep_trained_prompt
+from hfcap.training.run_folder import print_next_command, run_lock, start_run
 from hfcap.training.strategies import apply_strategy
 from hfcap.training.throughput import evaluating
 from hfcap.training.trainer import CaptionTrainer
@@ -67,7 +65,13 @@ def main(argv: list[str] | None = None) -> Path:
         argv=argv,
         default_config=None if names_model else ROOT / "configs" / "train" / "scenes_qlora.yaml",
     )
-    data_args, model_args, args = parsed
+    with run_lock(parsed[-1]):
+        return adapt_base(*parsed)
+
+
+def adapt_base(data_args: DataArguments, model_args: QLoraArguments, args: CaptionTrainingArguments) -> Path:
+    """Do what the settings say; no other process writes to the run folder."""
+    parsed = (data_args, model_args, args)
     run = Path(args.output_dir)
     args.output_dir = str(run / runs.CHECKPOINTS)
     check_model(model_args)
@@ -80,8 +84,8 @@ def main(argv: list[str] | None = None) -> Path:
         train_part_first(train.main, base_argv, Path(model_args.model), args)
     base = runs.resolve_model(model_args.model).path
     check_settings(data_args, model_args, args, captioner_type(base))
-    rows = load_splits(data_args, run)
-    if not args.dry_run and open_run(run, parsed, rows):
+    rows, is_finished = start_run(run, parsed)
+    if is_finished:
         publish_if_asked(run, args)
         print_next_command(run)
         return run

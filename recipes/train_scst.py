@@ -36,12 +36,11 @@ from hfcap.training.finish import evaluate_trained, finish_run
 from hfcap.training.parsing import parse_arguments
 from hfcap.training.preparation import (
     caption_datasets,
-    load_splits,
-    open_run,
     run_callbacks,
     use_all_cores,
 )
 from hfcap.training.prompts import keep_trained_prompt
+from hfcap.training.run_folder import run_lock, start_run
 from hfcap.training.scst import ScstArguments, ScstTrainer, caption_reward, check_scst
 from hfcap.training.strategies import apply_strategy
 
@@ -49,7 +48,13 @@ from hfcap.training.strategies import apply_strategy
 def main(argv: list[str] | None = None) -> Path:
     """Optimise the CIDEr-D of one captioner; return the run folder."""
     parsed = parse_arguments(DataArguments, ModelArguments, ScstArguments, argv=argv)
-    data_args, model_args, args = parsed
+    with run_lock(parsed[-1]):
+        return optimise_captioner(*parsed)
+
+
+def optimise_captioner(data_args: DataArguments, model_args: ModelArguments, args: ScstArguments) -> Path:
+    """Do what the settings say; no other process writes to the run folder."""
+    parsed = (data_args, model_args, args)
     run = Path(args.output_dir)
     args.output_dir = str(run / runs.CHECKPOINTS)
     check_model(model_args)
@@ -60,8 +65,8 @@ def main(argv: list[str] | None = None) -> Path:
     use_all_cores()
 
     # ---- rows, model, reward
-    rows = load_splits(data_args, run)
-    if not args.dry_run and open_run(run, parsed, rows):
+    rows, is_finished = start_run(run, parsed)
+    if is_finished:
         publish_if_asked(run, args)
         return run
     reward = caption_reward(dict(zip(rows[0]["image_id"], rows[0]["captions"], strict=True)))

@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from tiny import TINY_ENCODER, TINY_GPT2, TINY_LLAMA
 from transformers import AutoProcessor
 
@@ -22,6 +22,7 @@ from hfcap import cli
 from hfcap.data.scenes import load_scenes
 from hfcap.errors import ConfigError, WorkError
 from hfcap.generation.inputs import caption_prompt
+from hfcap.origins import public_record
 from hfcap.training.trainer import CaptionTrainer
 from hub.local_hub import LocalHub
 
@@ -231,6 +232,43 @@ def test_other_settings_in_the_same_folder_are_refused(llava_runs, recipes):
         recipes["train_qlora"](["--config", config, "--lora_r", "3"])
 
 
+def test_a_base_that_was_replaced_in_its_folder_is_refused(llava_runs, recipes):
+    tmp_path, config, _ = llava_runs
+    path = tmp_path / "base" / "model" / "model.safetensors"
+    kept = path.read_bytes()
+    weights = load_file(path)
+    try:
+        save_file({name: tensor * 1.5 for name, tensor in weights.items()}, path, {"format": "pt"})
+        with pytest.raises(ConfigError, match="qlora holds another run: the weights of model changed"):
+            recipes["train_qlora"](["--config", config])
+    finally:
+        path.write_bytes(kept)
+    recipes["train_qlora"](["--config", config])
+
+
+@pytest.mark.slow
+def test_a_run_with_relative_paths_is_exported_from_any_directory(llava_runs, recipes, monkeypatch, capsys):
+    tmp_path, _, _ = llava_runs
+    settings = FROM_CHECKPOINT | {"prompt": "red/blue or green", "strategy": "lora", "model": "work/base"}
+    (tmp_path / "work").mkdir()
+    (tmp_path / "work" / "base").symlink_to(tmp_path / "base")  # of two parts, as a Hub id
+    config = write_config(tmp_path, "relative", **settings, output_dir="outputs/relative")
+    monkeypatch.chdir(tmp_path)
+    recipes["train"](["--config", config])
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    run_folder = tmp_path / "outputs" / "relative"
+    for name, options in (("merged", []), ("again", ["--merge"])):
+        source = run_folder if name == "merged" else run_folder / "adapter"
+        cli.main(["export", str(source), "--to", name, *options])
+    assert "Verified in a clean process" in capsys.readouterr().out
+    cli.main(["card", "write", str(run_folder)])
+    assert "base_model:" not in (run_folder / "README.md").read_text()
+    assert str(tmp_path) not in json.dumps(public_record(json.loads((run_folder / "run.json").read_text())))
+    for file in (tmp_path / "other").rglob("*.json"):
+        assert str(tmp_path) not in file.read_text(), file
+
+
 def test_merged_and_adapter_give_the_recorded_captions_in_a_new_process(llava_runs):
     tmp_path, _, _ = llava_runs
     folder = tmp_path / "qlora"
@@ -308,6 +346,30 @@ def test_early_stopping_ends_a_run_that_gets_no_better(tmp_path, recipes):
     assert (tmp_path / "run" / "metrics.json").exists()
 
 
+def test_a_moved_run_ships_its_best_weights(tmp_path, recipes, monkeypatch):
+    config = unchanging(tmp_path, num_train_epochs=2, learning_rate=1e-2)
+
+    def stop(trainer, output_dir=None, **kwargs):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        patch.setattr("hfcap.training.finish.keep_throughput", stop)
+        with pytest.raises(KeyboardInterrupt):
+            recipes["train"](["--config", config])
+    first, last = (tmp_path / "run" / "checkpoints" / name for name in ("checkpoint-5", "checkpoint-10"))
+    state = json.loads((last / "trainer_state.json").read_text())
+    state |= {"best_model_checkpoint": str(first), "best_global_step": 5, "best_metric": 9.0}
+    (last / "trainer_state.json").write_text(json.dumps(state))
+    (tmp_path / "run").rename(tmp_path / "moved")
+    recipes["train"](["--config", config, "--output_dir", str(tmp_path / "moved")])
+    shipped, best, other = (
+        load_file(tmp_path / "moved" / name / "model.safetensors")
+        for name in ("model", "checkpoints/checkpoint-5", "checkpoints/checkpoint-10")
+    )
+    assert all(torch.equal(shipped[name], best[name]) for name in best)
+    assert not all(torch.equal(shipped[name], other[name]) for name in other)
+
+
 def test_a_full_disk_at_the_end_loses_nothing(tmp_path, recipes, monkeypatch):
     config = unchanging(tmp_path, num_train_epochs=1)
     saved = CaptionTrainer.save_model
@@ -320,7 +382,7 @@ def test_a_full_disk_at_the_end_loses_nothing(tmp_path, recipes, monkeypatch):
     monkeypatch.setattr(CaptionTrainer, "save_model", fail_half_way)
     with pytest.raises(WorkError, match=r"model could not be written .*No space.*checkpoint-5 is whole: make room"):
         recipes["train"](["--config", config])
-    assert sorted(path.name for path in (tmp_path / "run").iterdir()) == ["checkpoints", "run.json"]
+    assert sorted(path.name for path in (tmp_path / "run").glob("[!.]*")) == ["checkpoints", "run.json"]
     monkeypatch.undo()
     recipes["train"](["--config", config])
     assert (tmp_path / "run" / "model").is_dir() and (tmp_path / "run" / "metrics.json").exists()

@@ -6,6 +6,8 @@ import os
 from collections.abc import Iterable
 from pathlib import Path
 
+from hfcap.origins import ADAPTER_CONFIG, adapter_base
+
 # What loading a captioner reads besides its weights; records (`metrics.json`, `card.json`, ...) are no settings.
 SETTINGS_FILES = (
     "config.json",
@@ -21,7 +23,6 @@ SETTINGS_FILES = (
     "merges.txt",
     "*.model",
 )
-ADAPTER_CONFIG = "adapter_config.json"
 
 
 def file_sha256(path: str | os.PathLike) -> str:
@@ -40,7 +41,7 @@ def weights_sha256(folder: str | os.PathLike) -> str | None:
     files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
     if not files:
         return None
-    base, revision = _base_of(folder)
+    base, revision = adapter_base(folder)
     parts = [[path.name, file_sha256(path)] for path in files]
     return _sha256_of(parts + ([["base", weights_identity(base, revision)]] if base else []))
 
@@ -87,7 +88,7 @@ def settings_sha256(folder: str | os.PathLike) -> str:
     an adapter also those of its base, where that is a folder (of a Hub id, `weights_identity` covers all).
     """
     files = {path for pattern in SETTINGS_FILES for path in Path(folder).glob(pattern) if path.is_file()}
-    base, _ = _base_of(Path(folder))
+    base, _ = adapter_base(folder)
     parts = [[path.name, file_sha256(path)] for path in sorted(files)]
     return _sha256_of(parts + ([["base", settings_sha256(base)]] if base and Path(base).is_dir() else []))
 
@@ -103,13 +104,6 @@ def captioner_hashes(
 def captions_sha256(captions: Iterable[tuple[str, str]]) -> str:
     """SHA-256 (hex) over `(image_id, caption)` pairs, whatever their order."""
     return _sha256_of(sorted(map(list, captions)))
-
-
-def _base_of(folder: Path) -> tuple[str | None, str | None]:
-    """Name and revision of the base that an adapter was trained on; nothing for a whole model."""
-    path = folder / ADAPTER_CONFIG
-    settings = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    return settings.get("base_model_name_or_path"), settings.get("revision")
 
 
 def _sha256_of(value: object) -> str:

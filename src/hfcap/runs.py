@@ -115,6 +115,7 @@ def resolve_model(name: str | os.PathLike) -> ModelSource:
     folder = Path(name).expanduser()
     if not folder.is_dir():
         return _hub_model(str(name), folder)
+    folder = folder.absolute()
     for artifact in (MERGED, MODEL):
         if (folder / artifact / "config.json").is_file():
             return ModelSource(str(_not_both(folder / artifact)), artifact)
@@ -210,27 +211,41 @@ def data_name(source: Any) -> str:
     return Path(str(source)).name
 
 
-def data_fingerprint(rows: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
-    """Say which data a run saw: `{"num_images", "num_captions", "sha256"}`.
+def data_fingerprint(rows: Iterable[Mapping[str, Any]], pictures: Iterable[str] | None = None) -> dict[str, Any]:
+    """Say which data a run saw: `{"num_images", "num_captions", "sha256", "prompts_sha256"}`.
 
-    The digest covers ids, captions and, where the picture is given undecoded, its bytes, in order. For a `datasets`
-    dataset pass `dataset.cast_column("image", Image(decode=False))`: nothing is decoded, so it is fast.
+    The digest covers ids, captions and pictures, in order; that of the prompts is None where no row has one.
 
     Args:
-        rows: with `image_id` (str), `captions` (list of str) and perhaps `image` (`{"bytes": ..., "path": ...}`).
+        rows: with `image_id` (str), `captions` (list of str), perhaps `prompt`, and, without `pictures`, perhaps
+            `image` (`{"bytes": ..., "path": ...}`): a picture that is given undecoded counts by its bytes. For a
+            `datasets` dataset pass `dataset.cast_column("image", Image(decode=False))`.
+        pictures: SHA-256 (hex) of each row's encoded picture, where it is known.
     """
-    digest, num_images, num_captions = sha256(), 0, 0
+    digest, prompts = sha256(), sha256()
+    num_images = num_captions = num_prompts = 0
+    known = None if pictures is None else iter(pictures)
     for row in rows:
-        image = row.get("image")
-        content = image.get("bytes") if isinstance(image, Mapping) else None
-        if content is None and isinstance(image, Mapping) and image.get("path"):
-            content = Path(image["path"]).read_bytes()
-        picture = sha256(content).hexdigest() if content is not None else None
+        picture = _picture_sha256(row.get("image")) if known is None else next(known)
         # JSON keeps the parts apart: ["ab", "c"] and ["a", "bc"] differ.
         digest.update(json.dumps([row["image_id"], row["captions"], picture]).encode())
+        prompts.update(json.dumps(row.get("prompt")).encode())
         num_images += 1
         num_captions += len(row["captions"])
-    return {"num_images": num_images, "num_captions": num_captions, "sha256": digest.hexdigest()}
+        num_prompts += row.get("prompt") is not None
+    return {
+        "num_images": num_images,
+        "num_captions": num_captions,
+        "sha256": digest.hexdigest(),
+        "prompts_sha256": prompts.hexdigest() if num_prompts else None,
+    }
+
+
+def _picture_sha256(image: Any) -> str | None:
+    content = image.get("bytes") if isinstance(image, Mapping) else None
+    if content is None and isinstance(image, Mapping) and image.get("path"):
+        content = Path(image["path"]).read_bytes()
+    return sha256(content).hexdigest() if content is not None else None
 
 
 def to_json(value: Any) -> Any:

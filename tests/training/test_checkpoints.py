@@ -50,6 +50,16 @@ def test_the_best_checkpoint_of_a_moved_run_is_found_where_the_run_is_now(tmp_pa
     state = TrainerState(best_model_checkpoint="outputs/elsewhere/checkpoints/checkpoint-3")
     BestCheckpointHere().on_train_begin(args, state, TrainerControl())
     assert state.best_model_checkpoint == str(best)
+    state = TrainerState(best_model_checkpoint=None, best_global_step=3)  # `Trainer` has looked for it before
+    BestCheckpointHere().on_train_begin(args, state, TrainerControl())
+    assert state.best_model_checkpoint == str(best)
+
+
+def test_a_best_checkpoint_that_is_gone_is_forgotten_with_its_figure(tmp_path):
+    args = SimpleNamespace(output_dir=str(tmp_path))
+    state = TrainerState(best_model_checkpoint="outputs/elsewhere/checkpoint-3", best_global_step=3, best_metric=0.9)
+    BestCheckpointHere().on_train_begin(args, state, TrainerControl())
+    assert (state.best_model_checkpoint, state.best_metric, state.best_global_step) == (None, None, None)
 
 
 def write_with_python(path):

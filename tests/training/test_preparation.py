@@ -10,7 +10,8 @@ from hfcap import runs
 from hfcap.errors import ConfigError
 from hfcap.training.arguments import CaptionTrainingArguments, DataArguments
 from hfcap.training.parsing import parse_arguments
-from hfcap.training.preparation import open_run, train_part_first
+from hfcap.training.preparation import train_part_first
+from hfcap.training.run_folder import open_run
 
 
 def open_again(tmp_path, scene_rows, *argv):

@@ -9,13 +9,12 @@ from pathlib import Path
 
 from huggingface_hub import HfApi, constants
 from huggingface_hub.file_download import repo_folder_name
-from peft import PeftConfig
 
 from hfcap.errors import ConfigError
 from hfcap.files import write_json
+from hfcap.origins import ADAPTER_CONFIG, adapter_base
 from hfcap.training.merge import ADAPTER_WEIGHTS
 
-ADAPTER_CONFIG = "adapter_config.json"
 _HUB_ID = re.compile(r"[\w-][\w.-]*/[\w.-]+")
 
 
@@ -47,9 +46,9 @@ class Base:
 
 
 def recorded_base(adapter: str | Path) -> Base:
-    """The base that an adapter was trained on, as PEFT recorded it."""
-    config = PeftConfig.from_pretrained(str(adapter))
-    return Base(str(config.base_model_name_or_path), config.revision)
+    """The base that an adapter was trained on; see `hfcap.origins.adapter_base`."""
+    name, revision = adapter_base(adapter)
+    return Base(str(name), revision)
 
 
 def shipped_base(recorded: Base, given: Base | None) -> Base:

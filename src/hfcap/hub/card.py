@@ -20,7 +20,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from hfcap import runs
 from hfcap.files import write_atomic, write_json
 from hfcap.hub.card_claims import captions_match, describe_prompt, describe_weights, evaluated_data
-from hfcap.hub.card_facts import FACTS, Facts, is_hub_id, read_facts, write_facts
+from hfcap.hub.card_facts import FACTS, Facts, read_facts, write_facts
 from hfcap.hub.card_metadata import (
     EVAL_RESULTS,
     TAGS,
@@ -32,6 +32,7 @@ from hfcap.hub.card_metadata import (
     needs_hfcap,
     takes_prompt,
 )
+from hfcap.origins import PARTS, part_name, public_record
 
 WORDS_START = "<!-- Your own words go here; they are kept when hfcap writes this card again. -->"
 WORDS_END = "<!-- End of your own words. -->"
@@ -126,7 +127,7 @@ def render_card(given: Given, metrics: Mapping[str, Any], run: Mapping[str, Any]
             needs_hfcap=needs_hfcap(facts),
             trust=", trust_remote_code=True" if facts.form == "remote-code" else "",
             has_prompt=takes_prompt(facts),
-            procedure=_procedure(arguments),
+            procedure=_procedure(run),
             hardware=_hardware(run["machine"]),
             compute=_compute(run),
         )
@@ -187,15 +188,6 @@ def _copy_measured(run: Path, folder: Path, facts: Facts) -> None:
             write_atomic(folder / sample["thumbnail"], (run / sample["thumbnail"]).read_bytes())
 
 
-def public_record(run: Mapping[str, Any]) -> dict[str, Any]:
-    """The record of `run.json` without what only the machine it ran on knows: command line, folders on the way."""
-    arguments = {
-        key: _part_name(value) if isinstance(value, str) and "/" in value and not is_hub_id(value) else value
-        for key, value in run["arguments"].items()
-    }
-    return {key: value for key, value in run.items() if key != "command"} | {"arguments": arguments}
-
-
 def write_shipped_card(run: Path, folder: Path, facts: Facts, given: Given) -> None:
     """Write the card, the figures and `.eval_results` into a folder that goes to the Hub.
 
@@ -239,7 +231,8 @@ def _list(value: Any) -> list:
     return [] if value is None else value if isinstance(value, list) else [value]
 
 
-def _procedure(arguments: Mapping[str, Any]) -> list[tuple[str, str]]:
+def _procedure(run: Mapping[str, Any]) -> list[tuple[str, str]]:
+    arguments = run["arguments"]
     unset = {None, 0, -1, ""}  # `Trainer` writes max_steps=-1 and smoothing 0 for "not used"
     rows = []
     for key, name in PROCEDURE.items():
@@ -250,17 +243,9 @@ def _procedure(arguments: Mapping[str, Any]) -> list[tuple[str, str]]:
             continue
         if key == "num_train_epochs" and (arguments.get("max_steps") or -1) > 0:
             continue  # max_steps wins in `Trainer`
-        is_part = key in ("model", "encoder", "decoder")
-        rows.append((name, _part_name(value) if is_part else f"{value:g}" if isinstance(value, float) else str(value)))
+        text = f"{value:g}" if isinstance(value, float) else str(value)
+        rows.append((name, part_name(run, key) if key in PARTS else text))
     return rows
-
-
-def _part_name(value: str) -> str:
-    """A Hub id as it is; of a local folder its own name (or the run's, for the weights inside one)."""
-    path = Path(value)
-    if path.name in runs.ARTIFACTS:
-        path = path.parent
-    return value if is_hub_id(value) else path.name
 
 
 def _hardware(machine: Mapping[str, Any]) -> str:

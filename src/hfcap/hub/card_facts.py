@@ -7,8 +7,6 @@
 import json
 import math
 import os
-import re
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from random import Random
@@ -158,18 +156,6 @@ def count_parameters(folder: Path) -> int:
         with safe_open(path, "np") as tensors:
             count += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
     return count
-
-
-def hub_ids(arguments: Mapping[str, Any]) -> list[str]:
-    """Hub ids of the pretrained parts that a run started from; folders of this machine are not named."""
-    parts = (arguments.get(key) for key in ("model", "encoder", "decoder"))
-    return [part for part in parts if part is not None and is_hub_id(part)]
-
-
-def is_hub_id(name: str) -> bool:
-    """Whether a name is that of a repository and not of a folder."""
-    path = Path(name)
-    return bool(re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name)) and not path.exists() and path.parts[0] != "outputs"
 
 
 def _read_object(path: Path) -> dict[str, Any]:

@@ -10,7 +10,8 @@ from huggingface_hub import EvalResult, ModelCardData
 
 from hfcap import runs
 from hfcap.hub.card_claims import evaluated_data
-from hfcap.hub.card_facts import Facts, hub_ids
+from hfcap.hub.card_facts import Facts
+from hfcap.origins import hub_ids
 
 HFCAP_TAG = "hfcap"
 TAGS = ("image-captioning", HFCAP_TAG)
@@ -54,7 +55,7 @@ def card_metadata(given: Given, metrics: Mapping[str, Any], run: Mapping[str, An
     """
     arguments = run["arguments"]
     strategy = arguments.get("strategy")
-    bases = list(given.base_model) or ([facts.base] if facts.base else hub_ids(arguments))
+    bases = list(given.base_model) or ([facts.base] if facts.base else hub_ids(run))
     relation = {"base_model_relation": "adapter" if facts.form == "adapter" else "finetune"} if bases else {}
     data = evaluated_data(metrics, run)
     data_name = data.name or "not recorded"

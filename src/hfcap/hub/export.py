@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from huggingface_hub.errors import HTTPError
 from peft import PeftModel
-from transformers import AutoModelForImageTextToText, PreTrainedModel, ProcessorMixin
+from transformers import AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
 from hfcap import runs
 from hfcap.checkpoint_files import check_checkpoint
@@ -157,6 +157,7 @@ def _write_model(
     folder: Path, source: Source, base: Base | None, format: str, dtype: str | None, pictures: Sequence[Path]
 ) -> dict[str, Any]:
     model, processor = _load_model(source, base)
+    _forget_places(model.config)
     refuse_non_finite(non_finite_weights(model), str(source.weights or source.run))
     format, reason = choose_format(model, format)
     print(f"Format: {format} ({reason})")
@@ -218,6 +219,13 @@ def _load_as_saved(weights: str) -> tuple[PreTrainedModel, ProcessorMixin]:
     captioner_type(weights)
     model = AutoModelForImageTextToText.from_pretrained(weights, use_safetensors=True).eval()
     return model, load_processor(weights, facts_of(model.config))
+
+
+def _forget_places(config: PreTrainedConfig) -> None:
+    """Clear the names of the folders that a captioner's parts were loaded from: `save_pretrained` writes them."""
+    for part in (config, *vars(config).values()):
+        if isinstance(part, PreTrainedConfig):
+            part.name_or_path = ""
 
 
 def _need_references(rows: list[dict[str, Any]], whence: str) -> None:

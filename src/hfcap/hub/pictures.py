@@ -10,6 +10,7 @@ from hfcap.data.pictures import load_picture, undecoded, why_bad_picture
 from hfcap.data.scenes import load_scenes
 from hfcap.errors import ConfigError
 from hfcap.hub.card_facts import THUMBNAILS
+from hfcap.origins import data_settings
 from hfcap.predictions import read_predictions
 from hfcap.training.arguments import SourceArguments
 from hfcap.training.preparation import load_split
@@ -44,7 +45,7 @@ def pictures_of_run(
         return rows, f"{len(rows)} pictures given"
     path = run / runs.RUN
     if path.is_file():
-        data_args = data_arguments(runs.read_run(path))
+        data_args = data_arguments(runs.read_run(path), run)
         try:
             split = load_split(data_args, data_args.eval_split, count, run)
         except (ConfigError, OSError) as error:
@@ -57,9 +58,9 @@ def pictures_of_run(
     return rows, f"{len(rows)} embedded drawings"
 
 
-def data_arguments(run: Mapping[str, Any]) -> SourceArguments:
-    """The data settings that a record of `run.json` holds."""
-    arguments = run["arguments"]
+def data_arguments(run: Mapping[str, Any], folder: Path) -> SourceArguments:
+    """The data settings that the record of a run folder's `run.json` holds, for any working directory."""
+    arguments = data_settings(run, folder)
     return SourceArguments(**{f.name: arguments[f.name] for f in fields(SourceArguments) if f.name in arguments})
 
 
@@ -73,7 +74,7 @@ def write_thumbnails(
     Raises:
         ConfigError: the data is not available.
     """
-    data, data_args = metrics.get("data"), data_arguments(run)
+    data, data_args = metrics.get("data"), data_arguments(run, folder)
     if data is not None:
         if data["name"] != runs.data_name(data_args.data) or data["split"] is None:
             return {}

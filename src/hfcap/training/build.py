@@ -1,7 +1,6 @@
 """Build a captioner from an encoder and a decoder, or load one, with the processor that belongs to it."""
 
 from collections.abc import Iterable
-from pathlib import Path
 
 import torch
 from peft import PeftModel
@@ -34,7 +33,6 @@ from hfcap.generation.settings import (
     fresh_settings,
     image_token_ids,
 )
-from hfcap.json_files import read_object
 from hfcap.models import (
     HfcapEncoderDecoderModel,
     HfcapEncoderDecoderProcessor,
@@ -46,6 +44,7 @@ from hfcap.models import (
 )
 from hfcap.models.facts import CaptionerFacts, facts_of, facts_of_type, is_packable
 from hfcap.models.model_utils import compile_layers, keep_4bit_layers_unpacked
+from hfcap.origins import adapter_base
 from hfcap.training.arguments import CaptionTrainingArguments, EncoderArguments, ModelArguments
 from hfcap.training.parts import loading, one_line, pretrained_config
 from hfcap.training.strategies import compute_dtype, four_bit_config
@@ -286,9 +285,9 @@ def load_captioner(
             have.
     """
     check_checkpoint(source)
-    adapter = Path(source, "adapter_config.json")
-    names = read_object(adapter) if adapter.exists() else {}
-    base, revision = names.get("base_model_name_or_path", source), names.get("revision")
+    base, revision = adapter_base(source)
+    is_adapter = base is not None
+    base = base or source
     check_checkpoint(base, revision)
     facts = facts_of_type(captioner_type(base, revision))
     processor = load_processor(source, facts)
@@ -304,7 +303,7 @@ def load_captioner(
     )
     keep_4bit_layers_unpacked(model)
     complete_settings(model, processor)
-    return (PeftModel.from_pretrained(model, source) if adapter.exists() else model), processor
+    return (PeftModel.from_pretrained(model, source) if is_adapter else model), processor
 
 
 def _changed(image_processor: BaseImageProcessor, changes: dict) -> BaseImageProcessor:

@@ -1,6 +1,7 @@
 """Checkpoints that are whole: which one to go on from, and what happens when one cannot be written."""
 
 import json
+import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,6 +12,8 @@ from safetensors import SafetensorError
 from transformers import PreTrainedModel, TrainerCallback
 
 from hfcap.errors import WorkError
+
+logger = logging.getLogger(__name__)
 
 
 def last_complete_checkpoint(folder: str | Path) -> str | None:
@@ -43,22 +46,31 @@ def is_complete(checkpoint: Path) -> bool:
 class BestCheckpointHere(TrainerCallback):
     """Look for the best checkpoint in the run's own folder: the recorded path is of where the run was started.
 
-    `Trainer` would not find it after the run folder was moved, ship the last weights in its place, and delete it as an
-    old checkpoint.
+    `Trainer` takes a best checkpoint that is not at that path for none (transformers 5.24) or fails at it, and ships
+    the last weights in its place.
     """
 
     def on_train_begin(self, args, state, control, **kwargs) -> None:
-        """Rebase `best_model_checkpoint` of a resumed run."""
+        """Rebase `best_model_checkpoint` of a resumed run, or forget one that is gone."""
         if state.best_model_checkpoint is not None:
-            here = Path(args.output_dir, Path(state.best_model_checkpoint).name)
-            if here.is_dir():
-                state.best_model_checkpoint = str(here)
+            name = Path(state.best_model_checkpoint).name
+        elif state.best_global_step is not None:
+            name = f"checkpoint-{state.best_global_step}"
+        else:
+            return
+        here = Path(args.output_dir, name)
+        if here.is_dir():
+            state.best_model_checkpoint = str(here)
+        elif state.best_model_checkpoint is None or not Path(state.best_model_checkpoint).is_dir():
+            logger.warning("%s, the best checkpoint so far, is gone: the best of the later ones is taken", here)
+            state.best_model_checkpoint = state.best_metric = state.best_global_step = None
 
 
 def remove_incomplete_checkpoints(folder: str | Path) -> None:
     """Remove what a killed run left half-written: the next one would write into the same folder."""
     for path in Path(folder).glob("checkpoint-*"):
         if not is_complete(path):
+            logger.info("%s is not whole: removed", path)
             shutil.rmtree(path)
 
 

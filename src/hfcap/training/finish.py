@@ -23,7 +23,7 @@ from hfcap.models.vision_features import take_features
 from hfcap.training.build import load_captioner
 from hfcap.training.checkpoints import whole_or_removed
 from hfcap.training.merge import merge_adapter
-from hfcap.training.preparation import print_next_command
+from hfcap.training.run_folder import print_next_command
 from hfcap.training.throughput import evaluating
 from hfcap.training.trainer import CaptionTrainer
 

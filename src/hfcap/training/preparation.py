@@ -4,7 +4,6 @@ import json
 import logging
 import os
 from collections.abc import Callable
-from dataclasses import MISSING, fields
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -20,9 +19,7 @@ from hfcap.data.features import FeatureCache, cache_features
 from hfcap.data.scene_wording import STYLES
 from hfcap.data.scenes import scene_captions
 from hfcap.data.sources import load_captions
-from hfcap.distributed import main_process_decides
 from hfcap.errors import ConfigError
-from hfcap.files import write_json
 from hfcap.generation.inputs import caption_prompt
 from hfcap.models.vision_features import find_encoder, take_features
 from hfcap.training.arguments import (
@@ -34,10 +31,7 @@ from hfcap.training.arguments import (
 )
 from hfcap.training.checkpoints import (
     BestCheckpointHere,
-    last_complete_checkpoint,
-    remove_incomplete_checkpoints,
 )
-from hfcap.training.compatibility import checkpoint_engine, current_backend
 from hfcap.training.dataset import CaptionDataset, CaptionStream
 from hfcap.training.prompts import check_later_prompt
 
@@ -45,7 +39,6 @@ logger = logging.getLogger(__name__)
 
 TOKENIZER_SCENES = 1000
 TOKENIZER_STREAM = 10_000  # images of a stream that a tokenizer is trained on
-FINGERPRINT_STREAM = 1000  # images of a stream that tell whether it is the same data
 PROMPT_WEIGHT = 100  # often enough for the prompt's words to become tokens
 
 
@@ -189,137 +182,6 @@ def caption_datasets(
         )
         return stream, CaptionDataset(eval_rows)
     return CaptionDataset(train_rows, caches[0], **views), CaptionDataset(eval_rows, caches[1])
-
-
-# Settings that may differ between a run and its continuation: where it lies, what it shows, how it is watched, how an
-# optimizer step is divided over processes and micro-batches (the images in a step are compared instead), and kernels.
-NOT_COMPARED = {
-    "output_dir",
-    "dry_run",
-    "logging_steps",
-    "logging_first_step",
-    "report_to",
-    "disable_tqdm",
-    "run_name",
-    "hub_model_id",
-    "hub_private_repo",
-    "per_device_train_batch_size",
-    "gradient_accumulation_steps",
-    "per_device_eval_batch_size",
-    "dataloader_num_workers",
-    "dataloader_prefetch_factor",
-    "dataloader_persistent_workers",
-    "dataloader_pin_memory",
-    "ddp_find_unused_parameters",
-    "restore_callback_states_from_checkpoint",
-    "attn_implementation",
-    "compile_layers",
-    "pad_to_multiple_of",
-}
-
-
-def open_run(folder: Path, arguments: tuple, rows: tuple[datasets.Dataset, datasets.Dataset]) -> bool:
-    """Start a run folder by writing `run.json`, or go on with the one that is there.
-
-    With several processes the main one looks and writes, and all go by what it found.
-
-    Args:
-        folder: the run folder.
-        arguments: the parsed dataclasses, `RunArguments` last.
-        rows: training and evaluation split.
-
-    Returns:
-        Whether the run is finished: its figures are then printed, and there is nothing to do.
-
-    Raises:
-        ConfigError: the folder holds a run with other settings or other data, or of another engine.
-    """
-    return main_process_decides(lambda: _open_run(folder, arguments, rows))
-
-
-def _open_run(folder: Path, arguments: tuple, rows: tuple[datasets.Dataset, datasets.Dataset]) -> bool:
-    settings = {name: value for part in arguments for name, value in _plain(part).items()}
-    args = arguments[-1]
-    settings |= {
-        "images_a_step": images_a_step(args),
-        "engine": checkpoint_engine(current_backend(), args.world_size),
-        "stream_readers": stream_readers(rows[0], args),
-    }
-    data = {
-        name: runs.data_fingerprint(_first_of_stream(split).cast_column("image", Image(decode=False)))
-        for name, split in zip(("train", "eval"), rows, strict=True)
-    }
-    seeds = {"seed": settings["seed"], "data_seed": settings["data_seed"]}
-    record = runs.run_record(settings, seeds=seeds, data=data)
-    path = folder / runs.RUN
-    if not path.exists():
-        write_json(path, record)
-        logger.info("%s: a new run", folder)
-        return False
-    earlier = runs.read_run(path)
-    # A setting that did not exist then was as it is by default now.
-    before = _defaults(arguments) | earlier["arguments"]
-    changed = [
-        f"{name} was {before[name]!r}, is {value!r}"
-        for name, value in record["arguments"].items()
-        if name not in NOT_COMPARED and before.get(name, value) != value
-    ]
-    changed += [f"the {name} data changed" for name in data if earlier["data"][name] != record["data"][name]]
-    if changed:
-        raise ConfigError(
-            f"{folder} holds another run: {'; '.join(changed)}. Give another --output_dir, or remove {folder}"
-        )
-    if all((folder / name).exists() for name in (runs.METRICS, runs.REPORT, runs.CARD)):
-        print_finished(folder)
-        return True
-    remove_incomplete_checkpoints(folder / runs.CHECKPOINTS)
-    checkpoint = last_complete_checkpoint(folder / runs.CHECKPOINTS)
-    logger.info("%s: going on from %s", folder, "the start" if checkpoint is None else Path(checkpoint).name)
-    return False
-
-
-def images_a_step(args: RunArguments) -> int:
-    """Images in an optimizer step: what batch size, accumulation and processes together must keep."""
-    return args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
-
-
-def stream_readers(rows: datasets.Dataset | datasets.IterableDataset, args: RunArguments) -> str | None:
-    """Say what the order of a stream depends on besides the seed: loader processes read shards of their own, in turns.
-
-    A run that went on with others would see some images twice and others not at all.
-    """
-    if not isinstance(rows, datasets.IterableDataset):
-        return None
-    readers = min(args.dataloader_num_workers, rows.num_shards)
-    turns = f", {args.per_device_train_batch_size * args.world_size} images in turn" if readers > 1 else ""
-    return f"dataloader_num_workers={readers}{turns}"
-
-
-def _first_of_stream(rows: datasets.Dataset | datasets.IterableDataset) -> datasets.Dataset | datasets.IterableDataset:
-    return rows.take(FINGERPRINT_STREAM) if isinstance(rows, datasets.IterableDataset) else rows
-
-
-def print_finished(folder: Path) -> None:
-    """Say what a finished run folder holds."""
-    metrics = runs.read_metrics(folder / runs.METRICS)["metrics"]
-    figures = ", ".join(f"{runs.METRIC_NAMES[key]} {100 * metrics[key]['value']:.1f}" for key in ("bleu_4", "cider"))
-    print(f"{folder} is done: {figures}; look at {folder / runs.REPORT}. Remove the folder to train anew.")
-
-
-def _plain(arguments) -> dict:
-    """Settings of a parsed dataclass, without what `TrainingArguments` derives from the machine."""
-    return {f.name: getattr(arguments, f.name) for f in fields(arguments) if f.init}
-
-
-def _defaults(arguments: tuple) -> dict:
-    """What parsed dataclasses hold where a setting is not given."""
-    return {f.name: f.default for part in arguments for f in fields(part) if f.init and f.default is not MISSING}
-
-
-def print_next_command(folder: Path) -> None:
-    """Say where everything is, and last how to caption a picture of one's own."""
-    print(f"\nRun folder: {folder}  (report: {folder / runs.REPORT})")
-    print(f"Caption your own picture:\nhfcap caption PHOTO.jpg --model {folder}")
 
 
 def run_callbacks(args: RunArguments) -> list[TrainerCallback]:

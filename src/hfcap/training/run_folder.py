@@ -1,0 +1,308 @@
+"""The run folder at the start of a run: one process at a time, and the settings, data and weights it began with."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import MISSING, fields
+from pathlib import Path
+from typing import Any
+
+import datasets
+from datasets import Image
+from filelock import FileLock, Timeout
+
+from hfcap import runs
+from hfcap.content_hashes import captioner_hashes
+from hfcap.data.pictures import content_hashes
+from hfcap.distributed import main_process_decides
+from hfcap.errors import ConfigError
+from hfcap.files import write_json
+from hfcap.origins import ORIGINS, PARTS, find_origins
+from hfcap.training.arguments import RunArguments
+from hfcap.training.checkpoints import last_complete_checkpoint, remove_incomplete_checkpoints
+from hfcap.training.compatibility import checkpoint_engine, current_backend
+from hfcap.training.preparation import load_splits
+
+logger = logging.getLogger(__name__)
+
+FINGERPRINT_STREAM = 1000  # images of a stream that tell whether it is the same data
+LOCK = ".lock"
+# Loader processes hold the lock of a run that was killed until they notice, which takes them up to five seconds.
+LOCK_PATIENCE = 6.0  # seconds
+HASHES = {"weights_hash": "weights", "settings_hash": "configuration, processor or tokenizer"}
+Rows = tuple[datasets.Dataset | datasets.IterableDataset, datasets.Dataset]
+
+# Settings that may differ between a run and its continuation: where it lies, what it shows, how it is watched, how an
+# optimizer step is divided over processes and micro-batches (the images in a step are compared instead), and kernels.
+NOT_COMPARED = {
+    "output_dir",
+    "dry_run",
+    "logging_steps",
+    "logging_first_step",
+    "report_to",
+    "disable_tqdm",
+    "run_name",
+    "hub_model_id",
+    "hub_private_repo",
+    "per_device_train_batch_size",
+    "gradient_accumulation_steps",
+    "per_device_eval_batch_size",
+    "dataloader_num_workers",
+    "dataloader_prefetch_factor",
+    "dataloader_persistent_workers",
+    "dataloader_pin_memory",
+    "ddp_find_unused_parameters",
+    "restore_callback_states_from_checkpoint",
+    "attn_implementation",
+    "compile_layers",
+    "pad_to_multiple_of",
+}
+
+
+@contextmanager
+def run_lock(args: RunArguments) -> Iterator[None]:
+    """Within this context no other process trains in the run folder `args.output_dir`; the main process has the lock.
+
+    The lock of a process that died is free. A finished run needs none (several runs may start from it), and a dry run
+    writes nothing.
+
+    Raises:
+        ConfigError: another process has the lock.
+    """
+    folder = Path(args.output_dir)
+    if getattr(args, "dry_run", False):
+        yield
+        return
+    lock = FileLock(folder / LOCK)
+    main_process_decides(lambda: None if is_finished(folder) else _acquire(lock, folder))
+    try:
+        yield
+    finally:
+        if lock.is_locked and [path.name for path in folder.glob("*")] in ([], [LOCK]):  # the run was refused
+            (folder / LOCK).unlink()
+            folder.rmdir()
+        lock.release()
+
+
+def _acquire(lock: FileLock, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        lock.acquire(timeout=LOCK_PATIENCE)
+    except Timeout:
+        raise ConfigError(
+            f"another process is training in {folder}: wait until it ends, or give another --output_dir"
+        ) from None
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a run folder has all that its recipe leaves: figures, report and card, or an encoder with its scores."""
+    if all((folder / name).exists() for name in (runs.METRICS, runs.REPORT, runs.CARD)):
+        return True
+    # Written last, and whole.
+    has_weights = (folder / runs.MODEL / "model.safetensors").exists() and (folder / runs.RUN).exists()
+    return has_weights and "scores" in runs.read_run(folder / runs.RUN)
+
+
+def start_run(folder: Path, arguments: tuple) -> tuple[Rows, bool]:
+    """Read the rows of a run, after a look at its folder: start it, or go on with what is there (see `open_run`).
+
+    A dry run reads the rows alone.
+
+    Args:
+        folder: the run folder.
+        arguments: the parsed dataclasses, `DataArguments` first and `RunArguments` last.
+
+    Returns:
+        Rows of the training and the evaluation split, and whether the run is finished.
+
+    Raises:
+        ConfigError: see `load_splits` and `open_run`; other settings are found before any data are read.
+    """
+    if getattr(arguments[-1], "dry_run", False):
+        return load_splits(arguments[0], folder), False
+    main_process_decides(lambda: _check_settings(folder, arguments))
+    rows = load_splits(arguments[0], folder)
+    return rows, open_run(folder, arguments, rows)
+
+
+def open_run(folder: Path, arguments: tuple, rows: Rows) -> bool:
+    """Start a run folder by writing `run.json`, or go on with the one that is there.
+
+    With several processes the main one looks and writes, and all go by what it found.
+
+    Args:
+        folder: the run folder.
+        arguments: the parsed dataclasses, `RunArguments` last.
+        rows: training and evaluation split.
+
+    Returns:
+        Whether the run is finished: its figures are then printed, and there is nothing to do.
+
+    Raises:
+        ConfigError: the folder holds a run with other settings, other data, or other weights to start from, or of
+            another engine.
+    """
+    return main_process_decides(lambda: _open_run(folder, arguments, rows))
+
+
+def _open_run(folder: Path, arguments: tuple, rows: Rows) -> bool:
+    settings = _settings(arguments) | {"stream_readers": stream_readers(rows[0], arguments[-1])}
+    data = {name: _fingerprint(split) for name, split in zip(("train", "eval"), rows, strict=True)}
+    seeds = {"seed": settings["seed"], "data_seed": settings["data_seed"]}
+    origins = _hashed_origins(settings)
+    record = runs.run_record(settings, seeds=seeds, data=data, **{ORIGINS: origins})
+    path = folder / runs.RUN
+    if not path.exists():
+        write_json(path, record)
+        logger.info("%s: a new run", folder)
+        return False
+    earlier = runs.read_run(path)
+    finished = is_finished(folder)
+    changed = _changed_settings(earlier, record["arguments"], arguments) + _changed_data(earlier, record)
+    changed += _changed_origins(earlier.get(ORIGINS, {}), origins, finished)
+    _refuse(folder, changed)
+    if finished:
+        if (folder / runs.METRICS).exists():
+            print_finished(folder)
+        return True
+    if ORIGINS not in earlier:  # an earlier hfcap began it
+        write_json(path, earlier | {ORIGINS: origins})
+    remove_incomplete_checkpoints(folder / runs.CHECKPOINTS)
+    checkpoint = last_complete_checkpoint(folder / runs.CHECKPOINTS)
+    logger.info("%s: going on from %s", folder, "the start" if checkpoint is None else Path(checkpoint).name)
+    return False
+
+
+def keep_part_hashes(folder: Path, arguments: tuple) -> None:
+    """Record the weights of a part that was trained after `open_run`, or compare it with the one recorded.
+
+    Raises:
+        ConfigError: the run was begun with other weights.
+    """
+
+    def keep() -> None:
+        record, origins = runs.read_run(folder / runs.RUN), _hashed_origins(_settings(arguments))
+        _refuse(folder, _changed_origins(record[ORIGINS], origins, finished=False))
+        write_json(folder / runs.RUN, record | {ORIGINS: origins})
+
+    main_process_decides(keep)
+
+
+def _check_settings(folder: Path, arguments: tuple) -> None:
+    path = folder / runs.RUN
+    if path.exists():
+        settings = runs.without_secrets(runs.to_json(_settings(arguments)))
+        _refuse(folder, _changed_settings(runs.read_run(path), settings, arguments))
+
+
+def _settings(arguments: tuple) -> dict[str, Any]:
+    args = arguments[-1]
+    return {name: value for part in arguments for name, value in _plain(part).items()} | {
+        "images_a_step": images_a_step(args),
+        "engine": checkpoint_engine(current_backend(), args.world_size),
+    }
+
+
+def _hashed_origins(settings: Mapping[str, Any]) -> dict[str, dict[str, str | None]]:
+    """Origins of data and parts, these with hashes of what is loaded from them; None where nothing is there yet."""
+    origins = find_origins(settings)
+    for name in origins.keys() & set(PARTS):
+        place = settings[name] if origins[name]["kind"] == "hub" else origins[name]["path"]
+        if origins[name]["kind"] == "hub" or Path(place).is_dir():
+            place = runs.resolve_model(place).path if name == "model" else place
+            origins[name] |= captioner_hashes(place)
+        else:
+            origins[name] |= dict.fromkeys(HASHES)
+    return origins
+
+
+def _changed_settings(earlier: Mapping[str, Any], settings: Mapping[str, Any], arguments: tuple) -> list[str]:
+    # A setting that did not exist then was as it is by default now.
+    before = _defaults(arguments) | earlier["arguments"]
+    return [
+        f"{name} was {before[name]!r}, is {value!r}"
+        for name, value in settings.items()
+        if name not in NOT_COMPARED and before.get(name, value) != value
+    ]
+
+
+def _changed_data(earlier: Mapping[str, Any], record: Mapping[str, Any]) -> list[str]:
+    changed = []
+    for name, now in record["data"].items():
+        before = now | earlier["data"][name]  # earlier versions of hfcap did not record everything
+        different = [key for key in now if before[key] != now[key]]
+        if different == ["prompts_sha256"]:
+            changed.append(f"the prompts of the {name} data changed")
+        elif different:
+            changed.append(f"the {name} data changed")
+    return changed
+
+
+def _changed_origins(before: Mapping[str, Any], now: Mapping[str, Any], finished: bool) -> list[str]:
+    """What a run started from and is another now; what is gone is no change to a finished run."""
+    changed = []
+    for name in [name for name in PARTS if name in before and name in now]:
+        if before[name]["kind"] != now[name]["kind"]:
+            if not finished:
+                was = before[name].get("path", "on the Hub")
+                changed.append(f"{name} was {was}, is {now[name].get('path', 'on the Hub: there is no such folder')}")
+            continue
+        for key, what in HASHES.items():
+            was, value = before[name].get(key), now[name].get(key)
+            if None not in (was, value) and was != value:
+                changed.append(f"the {what} of {name} changed (hash {was[:12]}, now {value[:12]})")
+    return changed
+
+
+def _refuse(folder: Path, changed: list[str]) -> None:
+    if changed:
+        raise ConfigError(
+            f"{folder} holds another run: {'; '.join(changed)}. Give another --output_dir, or remove {folder}"
+        )
+
+
+def _fingerprint(rows: datasets.Dataset | datasets.IterableDataset) -> dict[str, Any]:
+    if isinstance(rows, datasets.IterableDataset):
+        return runs.data_fingerprint(rows.take(FINGERPRINT_STREAM).cast_column("image", Image(decode=False)))
+    names = [name for name in ("image_id", "captions", "prompt") if name in rows.column_names]
+    return runs.data_fingerprint(rows.select_columns(names), content_hashes(rows))
+
+
+def images_a_step(args: RunArguments) -> int:
+    """Images in an optimizer step: what batch size, accumulation and processes together must keep."""
+    return args.per_device_train_batch_size * args.gradient_accumulation_steps * args.world_size
+
+
+def stream_readers(rows: datasets.Dataset | datasets.IterableDataset, args: RunArguments) -> str | None:
+    """Say what the order of a stream depends on besides the seed: loader processes read shards of their own, in turns.
+
+    A run that went on with others would see some images twice and others not at all.
+    """
+    if not isinstance(rows, datasets.IterableDataset):
+        return None
+    readers = min(args.dataloader_num_workers, rows.num_shards)
+    turns = f", {args.per_device_train_batch_size * args.world_size} images in turn" if readers > 1 else ""
+    return f"dataloader_num_workers={readers}{turns}"
+
+
+def print_finished(folder: Path) -> None:
+    """Say what a finished run folder holds."""
+    metrics = runs.read_metrics(folder / runs.METRICS)["metrics"]
+    figures = ", ".join(f"{runs.METRIC_NAMES[key]} {100 * metrics[key]['value']:.1f}" for key in ("bleu_4", "cider"))
+    print(f"{folder} is done: {figures}; look at {folder / runs.REPORT}. Remove the folder to train anew.")
+
+
+def _plain(arguments) -> dict:
+    """Settings of a parsed dataclass, without what `TrainingArguments` derives from the machine."""
+    return {f.name: getattr(arguments, f.name) for f in fields(arguments) if f.init}
+
+
+def _defaults(arguments: tuple) -> dict:
+    """What parsed dataclasses hold where a setting is not given."""
+    return {f.name: f.default for part in arguments for f in fields(part) if f.init and f.default is not MISSING}
+
+
+def print_next_command(folder: Path) -> None:
+    """Say where everything is, and last how to caption a picture of one's own."""
+    print(f"\nRun folder: {folder}  (report: {folder / runs.REPORT})")
+    print(f"Caption your own picture:\nhfcap caption PHOTO.jpg --model {folder}")

@@ -1,0 +1,203 @@
+"""A run goes on with the data and weights it began with, and one process at a time trains in its folder."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from hfcap.errors import ConfigError
+from hfcap.training import run_folder
+from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, ModelArguments
+from hfcap.training.parsing import parse_arguments
+from hfcap.training.run_folder import is_finished, keep_part_hashes, open_run, run_lock, start_run
+
+HOLD = """
+import sys
+from pathlib import Path
+from hfcap.training.arguments import CaptionTrainingArguments
+from hfcap.training.run_folder import run_lock
+with run_lock(CaptionTrainingArguments(output_dir=sys.argv[1], use_cpu=True)):
+    print("held", flush=True)
+    sys.stdin.read()
+"""
+
+
+def parse(folder, *argv):
+    options = ["--use_cpu", "true", "--output_dir", str(folder), *map(str, argv)]
+    return parse_arguments(DataArguments, ModelArguments, CaptionTrainingArguments, argv=options)
+
+
+def with_prompts(rows, *prompts):
+    column = [prompts[row % len(prompts)] for row in range(len(rows))]
+    return rows.add_column("prompt", column)
+
+
+def save_part(folder, value):
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / "config.json").write_text('{"model_type": "vit"}')
+    save_file({"weight": torch.full((2,), value)}, folder / "model.safetensors")
+
+
+# ---- what a run goes on with
+
+
+def test_changed_prompts_of_rows_are_other_data(tmp_path, scene_rows):
+    first = with_prompts(scene_rows, "Name the shape.", "Count them.")
+    other = with_prompts(scene_rows, "Name the shape.", "Where are they?")
+    assert not open_run(tmp_path, parse(tmp_path), (first, scene_rows))
+    assert not open_run(tmp_path, parse(tmp_path), (first, scene_rows))
+    with pytest.raises(ConfigError, match=r"holds another run: the prompts of the train data changed\. Give"):
+        open_run(tmp_path, parse(tmp_path), (other, scene_rows))
+    with pytest.raises(ConfigError, match="the prompts of the train data changed"):
+        open_run(tmp_path, parse(tmp_path), (scene_rows, scene_rows))
+    with pytest.raises(ConfigError, match="the prompts of the eval data changed"):
+        open_run(tmp_path, parse(tmp_path), (first, first))
+
+
+@pytest.mark.parametrize("name", ["model", "encoder", "decoder"])
+def test_replaced_weights_of_a_part_are_noticed(tmp_path, scene_rows, name):
+    part, run, rows = tmp_path / name, tmp_path / "run", (scene_rows, scene_rows)
+    save_part(part, 1.0)
+    parsed = parse(run, f"--{name}", part)
+    assert not open_run(run, parsed, rows)
+    assert not open_run(run, parsed, rows)
+    save_part(part, 2.0)
+    with pytest.raises(ConfigError, match=f"holds another run: the weights of {name} changed .*Give another"):
+        open_run(run, parsed, rows)
+    save_part(part, 1.0)
+    (part / "config.json").write_text('{"model_type": "vit", "layer_norm_eps": 0.1}')
+    with pytest.raises(ConfigError, match=f"the configuration, processor or tokenizer of {name} changed"):
+        open_run(run, parsed, rows)
+
+
+def test_a_model_that_is_a_run_counts_by_what_is_loaded_from_it(tmp_path, scene_rows):
+    run, rows = tmp_path / "run", (scene_rows, scene_rows)
+    save_part(tmp_path / "base" / "merged", 1.0)
+    save_part(tmp_path / "base" / "model", 1.0)
+    parsed = parse(run, "--model", tmp_path / "base")
+    open_run(run, parsed, rows)
+    save_part(tmp_path / "base" / "model", 2.0)
+    assert not open_run(run, parsed, rows)
+    save_part(tmp_path / "base" / "merged", 2.0)
+    with pytest.raises(ConfigError, match="the weights of model changed"):
+        open_run(run, parsed, rows)
+
+
+def test_a_part_that_is_trained_first_is_recorded_when_it_is_there(tmp_path, scene_rows):
+    run, encoder = tmp_path / "run", tmp_path / "encoder"
+    parsed = parse(run, "--encoder", encoder, "--encoder_training", "encoder.yaml")
+    open_run(run, parsed, (scene_rows, scene_rows))
+    assert json.loads((run / "run.json").read_text())["origins"]["encoder"]["weights_hash"] is None
+    save_part(encoder, 1.0)
+    keep_part_hashes(run, parsed)
+    assert not open_run(run, parsed, (scene_rows, scene_rows))
+    save_part(encoder, 2.0)
+    with pytest.raises(ConfigError, match="the weights of encoder changed"):
+        keep_part_hashes(run, parsed)
+
+
+def test_a_run_that_an_earlier_version_began_goes_on_and_is_watched_from_then(tmp_path, scene_rows):
+    run, rows = tmp_path / "run", (with_prompts(scene_rows, "a"), scene_rows)
+    save_part(tmp_path / "base", 1.0)
+    parsed = parse(run, "--model", tmp_path / "base")
+    open_run(run, parsed, rows)
+    record = json.loads((run / "run.json").read_text())
+    del record["origins"], record["data"]["train"]["prompts_sha256"]
+    (run / "run.json").write_text(json.dumps(record))
+    assert not open_run(run, parsed, rows)
+    save_part(tmp_path / "base", 2.0)
+    with pytest.raises(ConfigError, match="the weights of model changed"):
+        open_run(run, parsed, rows)
+
+
+def test_a_folder_that_is_gone_is_not_looked_for_on_the_hub(tmp_path, scene_rows, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    save_part(tmp_path / "clients" / "acme", 1.0)
+    parsed = parse("run", "--encoder", "clients/acme")
+    open_run(tmp_path / "run", parsed, (scene_rows, scene_rows))
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    monkeypatch.setattr(run_folder, "captioner_hashes", lambda name: {"weights_hash": "0" * 40, "settings_hash": None})
+    with pytest.raises(ConfigError, match=r"encoder was .*/clients/acme, is on the Hub: there is no such folder"):
+        open_run(tmp_path / "run", parsed, (scene_rows, scene_rows))
+
+
+def test_other_settings_are_found_before_the_data_are_read(tmp_path, scene_rows):
+    open_run(tmp_path, parse(tmp_path, "--data", tmp_path / "photos"), (scene_rows, scene_rows))
+    with pytest.raises(ConfigError, match="holds another run: lora_r was 16, is 3"):
+        start_run(tmp_path, parse(tmp_path, "--data", tmp_path / "photos", "--lora_r", 3))
+
+
+# ---- one process at a time
+
+
+@pytest.fixture
+def hold():
+    """Start processes that hold the lock of a run folder."""
+    processes = []
+
+    def start(folder):
+        process = subprocess.Popen(
+            [sys.executable, "-c", HOLD, str(folder)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+        processes.append(process)
+        assert process.stdout.readline() == "held\n"
+        return process
+
+    yield start
+    for process in processes:
+        process.kill()
+        process.communicate()
+
+
+@pytest.mark.slow  # starts a process that loads torch
+def test_a_second_process_is_refused_until_the_first_one_has_ended_or_died(tmp_path, hold, monkeypatch):
+    monkeypatch.setattr(run_folder, "LOCK_PATIENCE", 0.0)
+    run = tmp_path / "run"
+    first = hold(run)
+    with pytest.raises(ConfigError, match=f"another process is training in {run}: wait"), run_lock(parse(run)[-1]):
+        pass
+    assert run.is_dir()
+    os.kill(first.pid, signal.SIGKILL)
+    first.wait()
+    with run_lock(parse(run)[-1]):
+        (run / "run.json").write_text("{}")
+    with run_lock(parse(run)[-1]):
+        pass
+    assert (run / "run.json").is_file()
+
+
+def test_a_second_run_in_the_same_folder_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_folder, "LOCK_PATIENCE", 0.0)
+    args = parse(tmp_path / "run")[-1]
+    with run_lock(args):
+        with pytest.raises(ConfigError, match="another process is training in"), run_lock(args):
+            pass
+        with run_lock(parse(tmp_path / "other")[-1]):
+            pass
+    assert not (tmp_path / "run").exists()  # nothing was written into it
+
+
+def test_a_dry_run_and_a_finished_run_need_no_lock(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_folder, "LOCK_PATIENCE", 0.0)
+    run = tmp_path / "run"
+    with run_lock(parse(run)[-1]), run_lock(parse(run, "--dry_run", "true")[-1]):
+        for name in ("run.json", "metrics.json", "report.html", "README.md"):
+            (run / name).write_text("{}")
+        assert is_finished(run)
+        with run_lock(parse(run)[-1]), run_lock(parse(run)[-1]):
+            pass
+
+
+def test_a_refused_run_does_not_end_the_lock_of_another(tmp_path, monkeypatch):
+    monkeypatch.setattr(run_folder, "LOCK_PATIENCE", 0.0)
+    args = parse(tmp_path / "run")[-1]
+    with run_lock(args):
+        for _ in range(2):
+            with pytest.raises(ConfigError, match="another process"), run_lock(args):
+                pass
