@@ -17,6 +17,7 @@ folder, or `outputs/NAME-evaluation` for a model of the Hub).
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Literal
 
 from hfcap import runs
 from hfcap.data.pictures import undecoded
@@ -32,7 +33,7 @@ from hfcap.evaluation import (
 )
 from hfcap.generation.inputs import caption_prompt
 from hfcap.generation.settings import change_decoding
-from hfcap.training.arguments import SourceArguments
+from hfcap.training.arguments import TOKENIZER_HELP, SourceArguments
 from hfcap.training.build import load_captioner
 from hfcap.training.dataset import CaptionDataset
 from hfcap.training.limits import check_smallest
@@ -48,6 +49,7 @@ class EvaluationArguments:
     load_in_4bit: bool = field(default=False, metadata={"help": "Load the language model in NF4."})
     output_dir: str | None = field(default=None, metadata={"help": "Where the results go."})
     batch_size: int = field(default=16, metadata={"help": "Pictures decoded together."})
+    tokenizer: Literal["ptb", "intl", "zh", "char"] = field(default="ptb", metadata={"help": TOKENIZER_HELP})
     num_beams: int | None = field(default=None, metadata={"help": "The model's own setting by default."})
     length_penalty: float | None = field(default=None, metadata={"help": "The model's own setting by default."})
 
@@ -72,7 +74,9 @@ def main(argv: list[str] | None = None) -> None:
     decoding = {"num_beams": args.num_beams, "length_penalty": args.length_penalty}
     change_decoding(model, {name: value for name, value in decoding.items() if value is not None})
     prompt = data_args.prompt or caption_prompt(processor)
-    evaluation = evaluate_captioner(model, processor, CaptionDataset(rows), prompt, args.batch_size)
+    evaluation = evaluate_captioner(
+        model, processor, CaptionDataset(rows), prompt, args.batch_size, tokenizer=args.tokenizer
+    )
     if state.is_main_process:
         data = describe_data(vars(data_args), runs.data_fingerprint(undecoded(rows)))
         measured = Measured(source.artifact, source.path, data, prompt, args.load_in_4bit)

@@ -48,7 +48,7 @@ def train_encoder(data_args: DataArguments, encoder_args: EncoderArguments, args
         print(f"{run} is done: {run / runs.MODEL} holds the encoder. Remove the folder to train anew.")
         return run
     set_seed(args.seed)
-    words = choose_words(rows[0]["captions"])
+    words = choose_words(rows[0]["captions"], args.tokenizer)
     encoder, image_processor = build_encoder(encoder_args)
     tagger = CaptionTagger(encoder, words.values(), encoder_args.image_size)
     views = {name: getattr(data_args, name) for name in ("mirror", "crop", "color_jitter")}
@@ -59,7 +59,7 @@ def train_encoder(data_args: DataArguments, encoder_args: EncoderArguments, args
         args=args,
         train_dataset=CaptionDataset(rows[0], **views, seed=args.seed),
         eval_dataset=CaptionDataset(rows[1]),
-        data_collator=TagCollator(image_processor, words),
+        data_collator=TagCollator(image_processor, words, args.tokenizer),
         compute_metrics=tag_scores,
         callbacks=run_callbacks(args),
     )

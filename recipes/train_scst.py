@@ -69,7 +69,7 @@ def optimise_captioner(data_args: DataArguments, model_args: ModelArguments, arg
     if is_finished:
         publish_if_asked(run, args)
         return run
-    reward = caption_reward(dict(zip(rows[0]["image_id"], rows[0]["captions"], strict=True)))
+    reward = caption_reward(dict(zip(rows[0]["image_id"], rows[0]["captions"], strict=True)), args.tokenizer)
     set_seed(args.seed)
     model, processor = load_captioner(base, image_processor_config=model_args.image_processor_config)
     set_decoding(model, args)

@@ -317,6 +317,18 @@ def test_after_judging_again_the_facts_are_of_the_new_captions(tmp_path):
     assert card_text(folder).count("a woman") == 3
 
 
+def test_a_card_counts_by_the_tokenizer_of_its_figures(tmp_path):
+    """Gender is looked for in English words; 0 % of other captions would not have been measured."""
+    folder = _run(tmp_path / "dogs", caption="一个男人")
+    assert "1.0 words each, 1 different words" in card_text(folder)
+    write_card(folder)
+    write_json(folder / "metrics.json", json.loads((folder / "metrics.json").read_text()) | {"tokenizer": "char"})
+    assert read_facts(folder, recorded=True).habits.mean_length == 4
+    text = card_text(folder)
+    assert "4.0 tokens each, 4 different tokens" in text and "Words split by `char`" in text
+    assert "gender" not in text
+
+
 def test_captions_that_the_figures_are_not_of_are_left_out(tmp_path):
     folder = _run(tmp_path / "dogs")
     rows = [{"image_id": f"{n}_x", "caption": "a cat", "captions": ["a man"]} for n in range(3)]

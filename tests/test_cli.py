@@ -162,6 +162,36 @@ def test_a_broken_picture_of_a_reference_source_stops_no_figures(tmp_path, scene
     assert len(set(re.findall(r"data:image/jpeg[^\"]*", report.read_text()))) == 1
 
 
+def test_captions_without_spaces_are_judged_by_another_tokenizer(tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr("hfcap.metrics.tokenizers._has_warned", False)
+    captions = {"1": "一个男人在跑。", "2": "两只狗在雪地里玩。"}
+    rows = [{"image_id": key, "caption": text.replace("在", "正在")} for key, text in captions.items()]
+    references = [{"image_id": key, "captions": [text]} for key, text in captions.items()]
+    output = tmp_path / "metrics.json"
+    command = ["evaluate", "--predictions", write_lines(tmp_path / "p.jsonl", rows), "--output", str(output)]
+    command += ["--references", write_lines(tmp_path / "r.jsonl", references), "--report", str(tmp_path / "r.html")]
+    with pytest.warns(UserWarning, match="100% of 2 captions have no spaces between words"):
+        cli.main(command)
+    assert json.loads(output.read_text())["metrics"]["bleu_4"]["value"] < 0.001
+    cli.main([*command, "--tokenizer", "zh"])
+    record = json.loads(output.read_text())
+    expected = compute_metrics(
+        [row["caption"] for row in rows], [[text] for text in captions.values()], tokenizer="zh"
+    )
+    assert record["metrics"]["bleu_4"]["value"] == pytest.approx(expected["bleu_4"])
+    assert (record["tokenizer"], expected["bleu_4"] > 0.5) == ("zh", True)
+    page = (tmp_path / "r.html").read_text()
+    assert "<dd>zh</dd>" in page and "tokens" in page
+    idf = str(tmp_path / "idf.npz")
+    cli.main([*command, "--tokenizer", "zh", "--save-idf", idf])
+    capsys.readouterr()
+    for wrong, message in (["--idf", idf], "tokenizer zh"), (["--tokenizer", "char", "--metrics", "meteor"], "meteor"):
+        with pytest.raises(SystemExit) as exit_:
+            cli.main([*command, *wrong])
+        assert exit_.value.code == 2
+        assert message in capsys.readouterr().err
+
+
 def test_predictions_are_not_their_own_references(files, capsys):
     with pytest.raises(SystemExit):
         cli.main(["evaluate", "--predictions", files["good"], "--references", files["good"]])

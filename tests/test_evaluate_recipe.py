@@ -82,6 +82,8 @@ def test_the_figures_say_of_what_they_are(evaluate, build_tiny, tmp_path):
         "32",
         "--prompt",
         "Say it.",
+        "--tokenizer",
+        "char",
     ]
     options += ["--eval_split", "test", "--scenes_style", "alt_text", "--max_eval_images", "3"]
     evaluate([*options, "--output_dir", str(tmp_path / "run")])
@@ -94,6 +96,7 @@ def test_the_figures_say_of_what_they_are(evaluate, build_tiny, tmp_path):
     lines = map(json.loads, (tmp_path / "run" / "captions.jsonl").read_text().splitlines())
     assert record["captions_hash"] == captions_sha256((line["image_id"], line["caption"]) for line in lines)
     assert (record["prompt"], record["load_in_4bit"]) == ("Say it.", False)
+    assert record["tokenizer"] == "char"
 
 
 @pytest.mark.slow

@@ -85,6 +85,13 @@ def make_parser() -> argparse.ArgumentParser:
     add_source_options(command)
     command.add_argument("--metrics", default="bleu,rouge_l,cider", help="of bleu, meteor, rouge_l, cider, cider_d")
     command.add_argument(
+        "--tokenizer",
+        choices=("ptb", "intl", "zh", "char"),
+        default="ptb",
+        help="what splits captions into words: ptb for English, as in COCO's figures (default); intl for any language "
+        "with spaces between words; zh for Chinese; char, by characters, for Japanese, Thai and the like",
+    )
+    command.add_argument(
         "--idf", metavar="FILE", help="document frequencies for CIDEr (of these references by default)"
     )
     command.add_argument(

@@ -36,12 +36,14 @@ class Evaluation:
         metrics: `{key: {"value": float, "ci95": [low, high]}}`, raw (CIDEr 0.5, not 50).
         per_image: per-image values of the metrics that have them.
         decoding: generation settings that made the captions.
+        tokenizer: what split captions into words; see `hfcap.metrics.tokenizers`.
     """
 
     rows: list[dict[str, Any]]
     metrics: dict[str, dict[str, Any]]
     per_image: dict[str, list[float]]
     decoding: dict[str, Any]
+    tokenizer: str = "ptb"
 
     def value(self, key: str) -> float:
         """Raw corpus value of a metric."""
@@ -104,6 +106,7 @@ def evaluate_captioner(
     prompt: str | None = None,
     batch_size: int = 16,
     progress: str | None = "captioning",
+    tokenizer: str = "ptb",
     **generate_kwargs,
 ) -> Evaluation:
     """Caption every image of `data` and compare with all its references.
@@ -117,13 +120,16 @@ def evaluate_captioner(
         prompt: instruction for LLaVA-style models.
         batch_size: pictures decoded together.
         progress: label of the progress bar, `None` for no bar.
+        tokenizer: of the metrics; see `hfcap.metrics.tokenizers`.
         generate_kwargs: override the model's `generation_config`.
     """
     captions = caption_sharded(model, processor, data, prompt, batch_size, progress, **generate_kwargs)
-    return judge(captions, data.rows, recorded_settings(model, **generate_kwargs))
+    return judge(captions, data.rows, recorded_settings(model, **generate_kwargs), tokenizer)
 
 
-def judge(captions: list[str], references: datasets.Dataset, decoding: Mapping[str, Any]) -> Evaluation:
+def judge(
+    captions: list[str], references: datasets.Dataset, decoding: Mapping[str, Any], tokenizer: str = "ptb"
+) -> Evaluation:
     """Compare captions with the rows `{image_id, captions}` of a data set, in the same order."""
     kept = [name for name in references.column_names if name in ("image_id", "captions", "held_out")]
     rows = [
@@ -133,11 +139,11 @@ def judge(captions: list[str], references: datasets.Dataset, decoding: Mapping[s
         for row, scene in zip(rows, references["scene"], strict=True):
             row["wrong_facts"] = wrong_facts(row["caption"], scene_from_json(scene), row["captions"])
     texts = [row["captions"] for row in rows]
-    scored = score_captions(captions, texts, METRICS)
+    scored = score_captions(captions, texts, METRICS, tokenizer=tokenizer)
     per_image = {
         key: values for scores in scored for key, values in zip(scores.keys, scores.per_image.T.tolist(), strict=True)
     }
-    return Evaluation(rows, intervals(scored), per_image, dict(decoding))
+    return Evaluation(rows, intervals(scored), per_image, dict(decoding), tokenizer)
 
 
 def write_evaluation(
@@ -191,7 +197,7 @@ def _sources(evaluation: Evaluation) -> dict[str, Any]:
     """What `metrics.json` says about where the figures come from."""
     return {
         "num_images": len(evaluation.rows),
-        "tokenizer": "ptb",
+        "tokenizer": evaluation.tokenizer,
         "idf": "references",
         "decoding": evaluation.decoding,
     }

@@ -28,7 +28,7 @@ def evaluate_files(args: Namespace) -> None:
         ConfigError: a file that cannot be read or paired, an unknown metric: one line that names it.
     """
     metrics = tuple(args.metrics.split(","))
-    idf = None if args.idf is None else Path(args.idf)
+    yardstick = {"idf": None if args.idf is None else Path(args.idf), "tokenizer": args.tokenizer}
     if args.images is not None and args.report is None:
         raise ConfigError(f"--images {args.images}: pictures are for the report; add --report FILE, or leave them out")
     paths = args.compare or [args.predictions]
@@ -40,14 +40,16 @@ def evaluate_files(args: Namespace) -> None:
         systems = [pair(rows, references, args.allow_missing) for rows in predictions]
         pairs = systems[-1]
         if args.save_idf is not None:
-            document_frequencies(pairs.references).save(args.save_idf)
+            document_frequencies(pairs.references, args.tokenizer).save(args.save_idf)
         if args.images is not None:
             load_image = _finder(args.images, pairs.image_ids, {row.image_id: row.names for row in references})
-        figures = [confidence_intervals(p.candidates, p.references, metrics, idf=idf) for p in systems]
+        figures = [confidence_intervals(p.candidates, p.references, metrics, **yardstick) for p in systems]
         differences = None
         if args.compare is not None:
             _check_same_images(systems, args.compare)
-            differences = compare_systems(systems[0].candidates, pairs.candidates, pairs.references, metrics, idf=idf)
+            differences = compare_systems(
+                systems[0].candidates, pairs.candidates, pairs.references, metrics, **yardstick
+            )
     except (OSError, ValueError) as error:
         raise ConfigError(str(error)) from error
     _print_figures(paths, systems, figures[-1], differences)
@@ -55,7 +57,7 @@ def evaluate_files(args: Namespace) -> None:
     if args.output is not None:
         runs.write_metrics(args.output, **records[-1])
     if args.report is not None:
-        _write_report(args, systems, records, differences, idf, load_image)
+        _write_report(args, systems, records, differences, yardstick, load_image)
 
 
 def _print_figures(
@@ -148,7 +150,7 @@ def _record(args: Namespace, pairs: Pairs, figures: dict[str, Any]) -> dict[str,
         "captions_hash": captions_sha256(zip(pairs.image_ids, pairs.candidates, strict=True)),
         "metrics": figures,
         "num_images": len(pairs.candidates),
-        "tokenizer": "ptb",
+        "tokenizer": args.tokenizer,
         "idf": "references" if args.idf is None else Path(args.idf).name,
         **({} if args.idf is None else {"idf_hash": file_sha256(args.idf)}),
         "decoding": {},
@@ -177,10 +179,10 @@ def _write_report(
     systems: list[Pairs],
     records: list[dict],
     differences: dict[str, Any] | None,
-    idf: Path | None,
+    yardstick: dict[str, Any],
     load_image: LoadImage | None,
 ) -> None:
-    scores = [compute_metrics(p.candidates, p.references, ("cider",), idf=idf)["cider_per_image"] for p in systems]
+    scores = [compute_metrics(p.candidates, p.references, ("cider",), **yardstick)["cider_per_image"] for p in systems]
     last, last_scores = systems[-1], scores[-1]
     earlier = [{} for _ in last.candidates]
     if len(systems) == 2:

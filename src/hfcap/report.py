@@ -14,6 +14,7 @@ from PIL import Image
 
 from hfcap.charts import Chart, histogram
 from hfcap.files import write_atomic
+from hfcap.metrics import split_captions
 from hfcap.runs import METRIC_NAMES
 
 THUMBNAIL_PIXELS = 360  # longest side: sharp at the size it is shown, some 15 KB each
@@ -103,7 +104,7 @@ def write_report(
         compared=compared,
         differences=_differences(differences),
         facts=_facts(metrics, details),
-        charts=_charts(examples, names, compared),
+        charts=_charts(examples, names, compared, metrics["tokenizer"]),
         galleries=galleries,
         pictures={image_id: _picture(load_image, image_id) for image_id in sorted(shown)},
         num_images=len(examples),
@@ -181,22 +182,28 @@ def _facts(metrics: Mapping[str, Any], details: Mapping[str, Any] | None) -> lis
     return [(name.replace("_", " "), str(value)) for name, value in facts.items() if value is not None]
 
 
-def _charts(examples: Sequence[Example], names: tuple[str, str], compared: bool) -> list[tuple[str, str, Chart]]:
+def _length(caption: str, tokenizer: str) -> int:
+    return len((caption if tokenizer == "ptb" else split_captions([caption], tokenizer)[0]).split())
+
+
+def _charts(
+    examples: Sequence[Example], names: tuple[str, str], compared: bool, tokenizer: str
+) -> list[tuple[str, str, Chart]]:
     """(heading, label of the x axis, chart) of per-image CIDEr and of caption lengths, as far as there is data."""
     after = names[1] if compared else "captions"
     scores = {after: [100 * example.score for example in examples if example.score is not None]}
-    lengths = {after: [len(example.caption.split()) for example in examples]}
+    lengths = {after: [_length(example.caption, tokenizer) for example in examples]}
     if compared:
         both = [example for example in examples if example.before_caption is not None]
         scores[names[0]] = [100 * example.before_score for example in both if example.before_score is not None]
-        lengths[names[0]] = [len(example.before_caption.split()) for example in both]
-    lengths["references"] = [len(text.split()) for example in examples for text in example.references]
+        lengths[names[0]] = [_length(example.before_caption, tokenizer) for example in both]
+    lengths["references"] = [_length(text, tokenizer) for example in examples for text in example.references]
     charts = []
     if scores[after]:
         chart = histogram({name: values for name, values in scores.items() if values})
         charts.append(("CIDEr of each image", "CIDEr \N{MULTIPLICATION SIGN} 100", chart))
     chart = histogram({name: values for name, values in lengths.items() if values}, whole=True)
-    charts.append(("Caption length", "words", chart))
+    charts.append(("Caption length", "words" if tokenizer == "ptb" else "tokens", chart))
     return charts
 
 

@@ -201,6 +201,12 @@ def read_metrics(path: str | os.PathLike) -> dict[str, Any]:
     return record
 
 
+def metrics_tokenizer(folder: Path) -> str:
+    """Return the tokenizer that the figures of a run rest on, "ptb" where it has none."""
+    path = folder / METRICS
+    return read_metrics(path)["tokenizer"] if path.is_file() else "ptb"
+
+
 def read_run(path: str | os.PathLike) -> dict[str, Any]:
     """Read `run.json`, as `run_record` made it. Raises ValueError if it is no JSON object."""
     return read_object(path)

@@ -94,7 +94,7 @@ def read_facts(folder: Path, recorded: bool | None = None) -> Facts:
         base=None,
         **weight_facts(Path(source.path)),
         **captioner_hashes(source.path),
-        **_caption_facts(folder / runs.CAPTIONS),
+        **_caption_facts(folder),
     )
 
 
@@ -105,22 +105,24 @@ def _as_they_are(folder: Path, recorded: Facts) -> Facts:
         recorded = replace(recorded, **weight_facts(weights), **captioner_hashes(weights))
     if not (folder / runs.CAPTIONS).is_file():
         return recorded
-    found = _caption_facts(folder / runs.CAPTIONS)
-    if found["captions_hash"] == recorded.captions_hash:
-        return recorded
+    found = _caption_facts(folder)
+    if found["captions_hash"] == recorded.captions_hash:  # they may be counted by another tokenizer now
+        return replace(recorded, habits=found["habits"])
     if recorded.captions_hash is None:  # an earlier hfcap wrote it: the same captions keep their thumbnails
         known = {(sample["image_id"], sample["caption"]): sample for sample in recorded.samples}
         found["samples"] = [known.get((sample["image_id"], sample["caption"]), sample) for sample in found["samples"]]
     return replace(recorded, **found)
 
 
-def _caption_facts(path: Path) -> dict[str, Any]:
-    """`habits`, `samples` and `captions_hash` of a file of captions."""
-    rows = sorted(read_predictions(path), key=lambda row: row.image_id)
+def _caption_facts(folder: Path) -> dict[str, Any]:
+    """`habits`, `samples` and `captions_hash` of the captions of a run."""
+    rows = sorted(read_predictions(folder / runs.CAPTIONS), key=lambda row: row.image_id)
     captions = [row.captions[0] for row in rows]
     drawn = Random(0).sample(rows, min(NUM_SAMPLES, len(rows)))
     return {
-        "habits": measure_habits(captions, [row.extra.get("captions") or [] for row in rows]),
+        "habits": measure_habits(
+            captions, [row.extra.get("captions") or [] for row in rows], runs.metrics_tokenizer(folder)
+        ),
         "samples": [{"image_id": row.image_id, "caption": row.captions[0], "thumbnail": None} for row in drawn],
         "captions_hash": captions_sha256((row.image_id, row.captions[0]) for row in rows),
     }

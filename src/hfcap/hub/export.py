@@ -189,7 +189,9 @@ def _write_model(
     problems = verify.check_files(folder) + verify.differences(expected, found)
     captions: dict[str, Any] = {"compared": len(images), "of": whence}
     if changes_dtype:
-        old, new, problem = verify.cider_change(before, found["captions"], [row["captions"] for row in rows])
+        old, new, problem = verify.cider_change(
+            before, found["captions"], [row["captions"] for row in rows], runs.metrics_tokenizer(source.run)
+        )
         problems += [problem] if problem else []
         captions |= {"cider_before": old, "cider_after": new}
         captions |= {"dtype_before": str(dtype_before).removeprefix("torch."), "dtype_after": dtype}

@@ -36,14 +36,15 @@ class Habits:
     gendered_without_evidence: float
 
 
-def measure_habits(captions: Sequence[str], references: Sequence[Sequence[str]]) -> Habits:
+def measure_habits(captions: Sequence[str], references: Sequence[Sequence[str]], tokenizer: str = "ptb") -> Habits:
     """Measure what captions of pictures do that captions should not do.
 
     Args:
         captions: one a picture.
         references: all that people wrote about each picture.
+        tokenizer: of the metrics; gender is looked for in English words, whichever it is.
     """
-    facts = describe_captions(captions)
+    facts = describe_captions(captions, tokenizer=tokenizer)
     said = [_genders(text) for text in tokenize(captions, isolated=True)]
     flat = iter(tokenize([text for texts in references for text in texts], isolated=True))
     seen = [set().union(*(_genders(next(flat)) for _ in texts)) for texts in references]

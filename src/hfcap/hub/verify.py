@@ -182,7 +182,7 @@ def _different_settings(part: str, expected: Mapping[str, Any], found: Mapping[s
 
 
 def cider_change(
-    before: Sequence[str], after: Sequence[str], references: Sequence[Sequence[str]]
+    before: Sequence[str], after: Sequence[str], references: Sequence[Sequence[str]], tokenizer: str = "ptb"
 ) -> tuple[float, float, str | None]:
     """Compare captions before and after a change of dtype by CIDEr against the same references.
 
@@ -190,7 +190,9 @@ def cider_change(
         CIDEr (raw) before and after, and what is wrong, or None: it fell by more than 5 % of what it was and by more
         than 0.02.
     """
-    old, new = (compute_metrics(list(c), list(references), ("cider",))["cider"] for c in (before, after))
+    old, new = (
+        compute_metrics(list(c), list(references), ("cider",), tokenizer=tokenizer)["cider"] for c in (before, after)
+    )
     bound = max(CIDER_PART * old, CIDER_POINTS)
     problem = None
     if new < old - bound:

@@ -8,9 +8,11 @@ from .diversity import describe_captions
 from .idf import DocumentFrequencies, document_frequencies
 from .ptb_tokenizer import tokenize
 from .reward import CiderDReward
+from .tokenizers import TOKENIZERS, split_captions
 
 __all__ = [
     "METRICS",
+    "TOKENIZERS",
     "CiderDReward",
     "DocumentFrequencies",
     "compare_systems",
@@ -19,6 +21,7 @@ __all__ = [
     "describe_captions",
     "document_frequencies",
     "path",
+    "split_captions",
     "tokenize",
 ]
 

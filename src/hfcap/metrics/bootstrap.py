@@ -25,6 +25,7 @@ def confidence_intervals(
     seed: int = 0,
     reference_length: ReferenceLength = "closest",
     idf: Idf = None,
+    tokenizer: str = "ptb",
 ) -> dict[str, dict[str, float | list[float]]]:
     """Compute metrics with 95 % intervals, in the form `metrics.json` keeps them.
 
@@ -36,6 +37,7 @@ def confidence_intervals(
         seed: the same seed gives the same intervals.
         reference_length: as for `compute_metrics`.
         idf: as for `compute_metrics`.
+        tokenizer: as for `compute_metrics`.
 
     Returns:
         {key: {"value": float, "ci95": [low, high]}}: the corpus value, and the 2.5th and 97.5th percentile over the
@@ -44,7 +46,7 @@ def confidence_intervals(
     Raises:
         ValueError, TypeError: as `compute_metrics`; also fewer than one resample.
     """
-    return intervals(score(predictions, references, metrics, reference_length, idf), num_resamples, seed)
+    return intervals(score(predictions, references, metrics, reference_length, idf, tokenizer), num_resamples, seed)
 
 
 def intervals(
@@ -70,6 +72,7 @@ def compare_systems(
     seed: int = 0,
     reference_length: ReferenceLength = "closest",
     idf: Idf = None,
+    tokenizer: str = "ptb",
 ) -> dict[str, dict[str, float | list[float]]]:
     """Say whether system B differs from system A on the same images.
 
@@ -82,6 +85,7 @@ def compare_systems(
         seed: the same seed gives the same figures.
         reference_length: as for `compute_metrics`.
         idf: as for `compute_metrics`.
+        tokenizer: as for `compute_metrics`.
 
     Returns:
         {key: {"a": float, "b": float, "difference": b - a, "ci95": [low, high] of the difference, "p_value": float}}.
@@ -91,8 +95,8 @@ def compare_systems(
     Raises:
         ValueError, TypeError: as `compute_metrics`.
     """
-    first = score(predictions_a, references, metrics, reference_length, idf)
-    second = score(predictions_b, references, metrics, reference_length, idf)
+    first = score(predictions_a, references, metrics, reference_length, idf, tokenizer)
+    second = score(predictions_b, references, metrics, reference_length, idf, tokenizer)
     result = {}
     for a, b in zip(first, second, strict=True):
         # The same seed draws the same images for both.

@@ -46,8 +46,9 @@ def compute_metrics(
     *,
     reference_length: ReferenceLength = "closest",
     idf: Idf = None,
+    tokenizer: str = "ptb",
 ) -> dict[str, float | list[float]]:
-    """Compute caption metrics, equal to pycocoevalcap's with its PTB tokenizer to 1e-9.
+    """Compute caption metrics, equal to pycocoevalcap's with its PTB tokenizer to 1e-9 (the default, for English).
 
     Args:
         predictions: N captions, one an image, as the model wrote them (tokenization happens here).
@@ -56,18 +57,20 @@ def compute_metrics(
             "cider_d".
         reference_length: BLEU's reference length, see `bleu_statistics`.
         idf: document frequencies for CIDEr, or a file of them; None takes them from `references`.
+        tokenizer: "ptb", or for other languages "intl", "zh" or "char"; see `hfcap.metrics.tokenizers`.
 
     Returns:
         {"bleu_1": float, ..., "cider": float} and, for each key, "<key>_per_image": list of N floats in the order
         given. Values are raw: from 0 to 1, CIDEr from 0 to 10.
 
     Raises:
-        ValueError: unknown metric, no images, differing lengths, or an image without references.
+        ValueError: unknown metric or tokenizer, no images, differing lengths, an image without references, "meteor" or
+            document frequencies with another tokenizer than theirs.
         TypeError: something that is not a string where a caption is wanted.
         MeteorUnavailableError: "meteor" without Java or without the extra.
     """
     result: dict[str, float | list[float]] = {}
-    for scores in score(predictions, references, metrics, reference_length, idf):
+    for scores in score(predictions, references, metrics, reference_length, idf, tokenizer):
         for column, (key, value) in enumerate(zip(scores.keys, scores.values.tolist(), strict=True)):
             result[key] = value
             result[f"{key}_per_image"] = scores.per_image[:, column].tolist()
@@ -80,6 +83,7 @@ def score(
     metrics: Sequence[str],
     reference_length: ReferenceLength = "closest",
     idf: Idf = None,
+    tokenizer: str = "ptb",
 ) -> list[Scores]:
     """Do the work of `compute_metrics` (same arguments and errors) and keep what a bootstrap needs."""
     unknown = [name for name in metrics if name not in METRICS]
@@ -87,7 +91,11 @@ def score(
         raise ValueError(f"unknown metrics {', '.join(unknown)}; wanted some of {', '.join(METRICS)}")
     if idf is not None and not isinstance(idf, DocumentFrequencies):
         idf = DocumentFrequencies.load(idf)
-    corpus = build_corpus(predictions, references)
+    if idf is not None:
+        idf.check_tokenizer(tokenizer)
+    if "meteor" in metrics and tokenizer != "ptb":
+        raise ValueError(f"meteor knows English words and the tokenizer ptb only, not {tokenizer}; leave it out")
+    corpus = build_corpus(predictions, references, tokenizer)
     scores = []
     if "bleu" in metrics:
         scores.append(_bleu(corpus, reference_length))

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 from .ngrams import CandidateCounts, NgramIndex
-from .ptb_tokenizer import tokenize
+from .tokenizers import split_captions
 
 
 @dataclass(frozen=True)
@@ -29,18 +29,19 @@ class Corpus:
         return len(self.candidates)
 
 
-def build_corpus(predictions: Sequence[str], references: Sequence[Sequence[str]]) -> Corpus:
+def build_corpus(predictions: Sequence[str], references: Sequence[Sequence[str]], tokenizer: str = "ptb") -> Corpus:
     """Check and tokenize captions.
 
     Args:
-        predictions: one caption an image.
-        references: for each image, its reference captions: one or more, any number an image.
+        predictions: one caption per image.
+        references: for each image, its reference captions: one or more.
+        tokenizer: see `split_captions`.
 
     Returns:
         The tokenized captions.
 
     Raises:
-        ValueError: no images, differing lengths, or an image without references.
+        ValueError: no images, differing lengths, an image without references, or an unknown tokenizer.
         TypeError: something that is not a string where a caption is wanted.
     """
     if len(predictions) != len(references):
@@ -54,12 +55,12 @@ def build_corpus(predictions: Sequence[str], references: Sequence[Sequence[str]]
         if not isinstance(prediction, str):
             raise TypeError(f"prediction {index} is {type(prediction).__name__}, wanted str (one caption an image)")
         check_references(index, captions)
-    flat = tokenize([caption for captions in references for caption in captions])
+    flat = split_captions([caption for captions in references for caption in captions], tokenizer)
     tokenized, position = [], 0
     for captions in references:
         tokenized.append(flat[position : position + len(captions)])
         position += len(captions)
-    return Corpus(tokenize(predictions), tokenized)
+    return Corpus(split_captions(predictions, tokenizer), tokenized)
 
 
 def check_references(image: int | str, captions: Sequence[str]) -> None:

@@ -1,21 +1,24 @@
 """What the captions of a model are like, apart from whether they are right: variety, novelty, length, repetition.
 
 Distinct-n: Li et al., "A diversity-promoting objective function for neural conversation models", NAACL 2016. Words are
-those of the PTB tokenizer.
+those of the tokenizer chosen.
 """
 
 from collections import Counter
 from collections.abc import Sequence
 
-from .ptb_tokenizer import tokenize
+from .tokenizers import split_captions
 
 
-def describe_captions(predictions: Sequence[str], training_captions: Sequence[str] | None = None) -> dict:
+def describe_captions(
+    predictions: Sequence[str], training_captions: Sequence[str] | None = None, tokenizer: str = "ptb"
+) -> dict:
     """Describe the captions of a model.
 
     Args:
         predictions: N captions, one an image.
         training_captions: what the model was trained on, to say how many captions are new; None leaves "novel" out.
+        tokenizer: see `hfcap.metrics.tokenizers`.
 
     Returns:
         {"num_captions": int,
@@ -34,7 +37,7 @@ def describe_captions(predictions: Sequence[str], training_captions: Sequence[st
     """
     if not len(predictions):
         raise ValueError("got 0 predictions; there is nothing to describe")
-    captions = tokenize(predictions, isolated=True)
+    captions = split_captions(predictions, tokenizer, isolated=True)
     words = [caption.split() for caption in captions]
     lengths = Counter(map(len, words))
     times = Counter(captions)
@@ -51,7 +54,7 @@ def describe_captions(predictions: Sequence[str], training_captions: Sequence[st
         "most_common": [[caption, count] for caption, count in times.most_common(10) if count > 1],
     }
     if training_captions is not None:
-        known = set(tokenize(training_captions, isolated=True))
+        known = set(split_captions(training_captions, tokenizer, isolated=True))
         result["novel"] = sum(caption not in known for caption in captions) / len(captions)
     return result
 

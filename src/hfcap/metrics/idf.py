@@ -10,7 +10,7 @@ import numpy as np
 
 from .corpus import check_references
 from .ngrams import MAX_ORDER, NgramIndex, Vocabulary
-from .ptb_tokenizer import tokenize
+from .tokenizers import split_captions
 
 _FORMAT = 1
 
@@ -23,11 +23,13 @@ class DocumentFrequencies:
         num_documents: images counted.
         vocabulary: the n-grams.
         counts: for orders 1 to 4, (number of n-grams,) int64: images whose references hold the n-gram.
+        tokenizer: what split the references into words.
     """
 
     num_documents: int
     vocabulary: Vocabulary
     counts: list[np.ndarray]
+    tokenizer: str = "ptb"
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the frequencies to one compressed file, atomically.
@@ -37,6 +39,7 @@ class DocumentFrequencies:
         """
         path = Path(path)
         arrays = {"format": _FORMAT, "num_documents": self.num_documents}
+        arrays["tokenizer"] = np.frombuffer(self.tokenizer.encode(), dtype=np.uint8)
         arrays["words"] = np.frombuffer("\n".join(self.vocabulary.words).encode(), dtype=np.uint8)
         for order in range(1, MAX_ORDER + 1):
             arrays[f"counts_{order}"] = self.counts[order - 1].astype(np.int32)
@@ -60,6 +63,8 @@ class DocumentFrequencies:
             with np.load(path, allow_pickle=False) as archive:
                 arrays = dict(archive)
             version, text = int(arrays["format"]), arrays["words"].tobytes().decode()
+            # An earlier hfcap wrote none and knew "ptb" only.
+            tokenizer = arrays["tokenizer"].tobytes().decode() if "tokenizer" in arrays else "ptb"
         except FileNotFoundError:
             raise
         except (OSError, EOFError, ValueError, TypeError, KeyError, BadZipFile) as error:
@@ -74,7 +79,15 @@ class DocumentFrequencies:
             [arrays[f"last_words_{order}"].astype(np.int64) for order in range(2, MAX_ORDER + 1)],
         )
         counts = [arrays[f"counts_{order}"].astype(np.int64) for order in range(1, MAX_ORDER + 1)]
-        return cls(int(arrays["num_documents"]), vocabulary, counts)
+        return cls(int(arrays["num_documents"]), vocabulary, counts, tokenizer)
+
+    def check_tokenizer(self, tokenizer: str) -> None:
+        """Raise ValueError where captions are split by another tokenizer than these n-grams."""
+        if tokenizer != self.tokenizer:
+            raise ValueError(
+                f"the document frequencies are of the tokenizer {self.tokenizer}, the captions are split by "
+                f"{tokenizer}: choose the same for both"
+            )
 
 
 def document_counts(index: NgramIndex) -> list[np.ndarray]:
@@ -83,11 +96,12 @@ def document_counts(index: NgramIndex) -> list[np.ndarray]:
     return [np.bincount(order.ngram[order.first], minlength=order.num_ngrams) for order in index.orders]
 
 
-def document_frequencies(references: Sequence[Sequence[str]]) -> DocumentFrequencies:
+def document_frequencies(references: Sequence[Sequence[str]], tokenizer: str = "ptb") -> DocumentFrequencies:
     """Count document frequencies in raw reference captions.
 
     Args:
         references: for each image, its captions (not tokenized).
+        tokenizer: see `hfcap.metrics.tokenizers`.
 
     Returns:
         The frequencies, to be saved or given to CIDEr.
@@ -100,7 +114,7 @@ def document_frequencies(references: Sequence[Sequence[str]]) -> DocumentFrequen
         raise ValueError("got references for 0 images; document frequencies need at least one")
     for image, captions in enumerate(references):
         check_references(image, captions)
-    flat = tokenize([caption for captions in references for caption in captions])
+    flat = split_captions([caption for captions in references for caption in captions], tokenizer)
     ends = np.cumsum([len(captions) for captions in references])
     index = NgramIndex([flat[end - len(captions) : end] for end, captions in zip(ends, references, strict=True)])
-    return DocumentFrequencies(index.num_images, index.vocabulary, document_counts(index))
+    return DocumentFrequencies(index.num_images, index.vocabulary, document_counts(index), tokenizer)

@@ -11,7 +11,7 @@ import numpy as np
 from .cider import CiderScorer, warn_if_small
 from .corpus import check_references
 from .idf import DocumentFrequencies
-from .ptb_tokenizer import tokenize
+from .tokenizers import split_captions
 
 
 class CiderDReward:
@@ -23,6 +23,7 @@ class CiderDReward:
         references: {image_id: reference captions}, not tokenized.
         idf: document frequencies or a file of them; None takes them from `references`, which suits a whole training
             set and nothing smaller.
+        tokenizer: see `hfcap.metrics.tokenizers`.
 
     Raises:
         ValueError: no images, or an image without references.
@@ -36,6 +37,7 @@ class CiderDReward:
         self,
         references: Mapping[str, Sequence[str]],
         idf: DocumentFrequencies | str | os.PathLike | None = None,
+        tokenizer: str = "ptb",
     ):
         if not references:
             raise ValueError("got references for 0 images; a reward needs at least one")
@@ -45,8 +47,12 @@ class CiderDReward:
             warn_if_small(len(references))
         elif not isinstance(idf, DocumentFrequencies):
             idf = DocumentFrequencies.load(idf)
+        if idf is not None:
+            idf.check_tokenizer(tokenizer)
         self._rows = {image_id: row for row, image_id in enumerate(references)}
-        flat = iter(tokenize([caption for captions in references.values() for caption in captions], isolated=True))
+        self._tokenizer = tokenizer
+        captions = [caption for captions in references.values() for caption in captions]
+        flat = iter(split_captions(captions, tokenizer, isolated=True))
         self._scorer = CiderScorer([[next(flat) for _ in captions] for captions in references.values()], idf)
 
     def score(self, candidates: Sequence[str], image_ids: Sequence[str]) -> np.ndarray:
@@ -69,5 +75,5 @@ class CiderDReward:
             rows = np.array([self._rows[image_id] for image_id in image_ids], dtype=np.int64)
         except KeyError as error:
             raise KeyError(f"no references for image {error.args[0]!r}; there are {len(self._rows)} images") from None
-        counts = self._scorer.index.count(tokenize(candidates, isolated=True))
+        counts = self._scorer.index.count(split_captions(candidates, self._tokenizer, isolated=True))
         return self._scorer.score(counts, rows).astype(np.float32)

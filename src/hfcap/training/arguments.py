@@ -181,6 +181,12 @@ class QLoraArguments(ModelArguments):
     )
 
 
+TOKENIZER_HELP = (
+    "What splits captions into words for the metrics (and for the words of train_encoder.py): ptb for English, as in "
+    "COCO's figures; intl for any language with spaces between words; zh for Chinese; char, by characters, for "
+    "Japanese, Thai and the like."
+)
+
 # Settings of `TrainingArguments` that a recipe does not follow, each with its default and what there is instead.
 NOT_FOLLOWED = {
     "resume_from_checkpoint": (None, "the same command again goes on from the last whole checkpoint"),
@@ -214,6 +220,7 @@ class RunArguments(TrainingArguments):
         default="float32",
         metadata={"help": "Matrix products of training; 'auto' is bfloat16 where the hardware is fast at it."},
     )
+    tokenizer: Literal["ptb", "intl", "zh", "char"] = field(default="ptb", metadata={"help": TOKENIZER_HELP})
     early_stopping_patience: int | None = field(
         default=None, metadata={"help": "Stop after so many evaluations without a better metric."}
     )

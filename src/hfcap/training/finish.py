@@ -44,6 +44,7 @@ def evaluate_trained(
             trainer.data_collator.prompt,
             trainer.args.per_device_eval_batch_size,
             progress,
+            trainer.args.tokenizer,
         )
         return trainer.evaluation_loss(data), evaluation
 

@@ -36,6 +36,7 @@ from hfcap.training.trainer import CaptionTrainer, model_inputs
 
 # No caption holds it, so it is worth points only as the end of one.
 END_WORD = "endofcaption"
+END_CHARACTER = "\ue000"  # the same for rewards by characters: a private one, so a single token too
 PLAIN_SAMPLING = {"do_sample": True, "top_k": 0}  # 50 where nobody sets it
 
 
@@ -74,12 +75,12 @@ def check_scst(data_args: DataArguments, args: ScstArguments) -> None:
         raise ConfigError("max_row_tokens: samples are drawn in each step, so no length is known before; leave it out")
 
 
-def with_end(caption: str) -> str:
-    """Put the end of a caption into its text, as a word of its own for the reward."""
-    return f"{caption} {END_WORD}"
+def with_end(caption: str, tokenizer: str = "ptb") -> str:
+    """Put the end of a caption into its text, as a token of its own for the reward."""
+    return f"{caption} {END_CHARACTER if tokenizer == 'char' else END_WORD}"
 
 
-def caption_reward(references: Mapping[str, Sequence[str]]) -> CiderDReward:
+def caption_reward(references: Mapping[str, Sequence[str]], tokenizer: str = "ptb") -> CiderDReward:
     """CIDEr-D against `references`, ends included, with their own document frequencies.
 
     Raises:
@@ -90,7 +91,8 @@ def caption_reward(references: Mapping[str, Sequence[str]]) -> CiderDReward:
             f"self-critical training on {len(references)} image learns nothing: CIDEr-D weighs words by how few "
             "images have them, so every reward is 0; train on 2 images or more (max_train_images)"
         )
-    return CiderDReward({image_id: [*map(with_end, captions)] for image_id, captions in references.items()})
+    ended = {image_id: [with_end(text, tokenizer) for text in texts] for image_id, texts in references.items()}
+    return CiderDReward(ended, tokenizer=tokenizer)
 
 
 def advantages(rewards: torch.Tensor) -> torch.Tensor:
@@ -205,7 +207,8 @@ class ScstTrainer(CaptionTrainer):
         end_ids = end_token_ids(self.accelerator.unwrap_model(self.model).generation_config)
         tokenizer = self.processing_class.tokenizer
         texts = tokenizer.batch_decode(captions, skip_special_tokens=True)
-        texts = [with_end(text) if ids[-1] in end_ids else text for text, ids in zip(texts, captions, strict=True)]
+        ended = [with_end(text, self.args.tokenizer) for text in texts]
+        texts = [end if ids[-1] in end_ids else text for text, end, ids in zip(texts, ended, captions, strict=True)]
         each = [image_id for image_id in image_ids for _ in range(self.args.num_samples)]
         return torch.from_numpy(self.reward.score(texts, each)).view(len(image_ids), self.args.num_samples)
 

@@ -17,7 +17,7 @@ from torch import nn
 from transformers import EvalPrediction, PreTrainedModel
 
 from hfcap.errors import ConfigError
-from hfcap.metrics.ptb_tokenizer import tokenize
+from hfcap.metrics.tokenizers import split_captions
 from hfcap.models.image_features import encode_images, measure_image_features
 from hfcap.training.dataset import CaptionDataset, EpochSampler
 from hfcap.training.finite import FiniteTrainer
@@ -27,12 +27,12 @@ FEWEST_IMAGES = 0.002  # a word of fewer images (as a share of all) is too rare 
 MOST_IMAGES = 0.9  # one of more images tells nothing: "a", "picture"
 
 
-def words_of(captions: Sequence[str]) -> set[str]:
-    """Words of an image's captions, as the caption metrics split them: lower case, without punctuation."""
-    return {word for text in tokenize(list(captions), isolated=True) for word in text.split()}
+def words_of(captions: Sequence[str], tokenizer: str = "ptb") -> set[str]:
+    """Words of an image's captions, as the caption metrics split them ("ptb": lower case, without punctuation)."""
+    return {word for text in split_captions(list(captions), tokenizer, isolated=True) for word in text.split()}
 
 
-def choose_words(captions_by_image: Iterable[Sequence[str]]) -> dict[str, float]:
+def choose_words(captions_by_image: Iterable[Sequence[str]], tokenizer: str = "ptb") -> dict[str, float]:
     """Words that the captions of some images have and those of others lack, with the share of images, by alphabet.
 
     Raises:
@@ -40,7 +40,7 @@ def choose_words(captions_by_image: Iterable[Sequence[str]]) -> dict[str, float]
     """
     images, num_images = Counter(), 0
     for captions in captions_by_image:
-        images.update(words_of(captions))
+        images.update(words_of(captions, tokenizer))
         num_images += 1
     shares = {word: count / num_images for word, count in sorted(images.items())}
     chosen = {word: share for word, share in shares.items() if FEWEST_IMAGES <= share <= MOST_IMAGES}
@@ -97,6 +97,7 @@ class TagCollator:
 
     image_processor: object
     words: Iterable[str]
+    tokenizer: str = "ptb"
 
     def __post_init__(self):
         self.columns = {word: column for column, word in enumerate(self.words)}
@@ -105,7 +106,7 @@ class TagCollator:
         """Collate `rows`."""
         labels = torch.zeros(len(rows), len(self.words))
         for row, own in zip(rows, labels, strict=True):
-            own[[self.columns[word] for word in words_of(row["captions"]) if word in self.columns]] = 1
+            own[[self.columns[word] for word in words_of(row["captions"], self.tokenizer) if word in self.columns]] = 1
         pixel_values = self.image_processor([row["image"] for row in rows], return_tensors="pt")["pixel_values"]
         return {"pixel_values": pixel_values, "labels": labels}
 

@@ -282,7 +282,7 @@ class CaptionTrainer(FiniteTrainer):
         )
         rows = dataset.rows.select(range(count))
         self.sample_captions = list(zip(rows["image_id"], captions, strict=True))
-        scores = compute_metrics(captions, list(rows["captions"]), CAPTION_METRICS)
+        scores = compute_metrics(captions, list(rows["captions"]), CAPTION_METRICS, tokenizer=self.args.tokenizer)
         return {key: value for key, value in scores.items() if not key.endswith("_per_image")}
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None) -> None:

@@ -24,6 +24,7 @@ Args:
     predictions: list of str, one caption an image, not tokenized.
     references: list of lists of str, the reference captions of each image.
     reference_length: 'closest' (as COCO), 'shortest' or 'average'.
+    tokenizer: "ptb" (English), "intl", "zh" or "char"; see `hfcap.metrics.tokenizers`.
 
 Returns:
     bleu_1, bleu_2, bleu_3, bleu_4: float from 0 to 1, over the corpus.
@@ -54,5 +55,13 @@ class Bleu(evaluate.Metric):
             ),
         )
 
-    def _compute(self, predictions: list[str], references: list[list[str]], reference_length: str = "closest") -> dict:
-        return compute_metrics(predictions, references, ("bleu",), reference_length=reference_length)
+    def _compute(
+        self,
+        predictions: list[str],
+        references: list[list[str]],
+        reference_length: str = "closest",
+        tokenizer: str = "ptb",
+    ) -> dict:
+        return compute_metrics(
+            predictions, references, ("bleu",), reference_length=reference_length, tokenizer=tokenizer
+        )

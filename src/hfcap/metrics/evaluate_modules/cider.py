@@ -26,6 +26,7 @@ Args:
     references: list of lists of str, the reference captions of each image.
     idf: file of document frequencies (`hfcap.metrics.document_frequencies(...).save(file)`); by default they come from
         `references`.
+    tokenizer: "ptb" (English), "intl", "zh" or "char"; see `hfcap.metrics.tokenizers`.
 
 Returns:
     cider: float from 0 to 10, the mean over images.
@@ -57,5 +58,7 @@ class Cider(evaluate.Metric):
             ),
         )
 
-    def _compute(self, predictions: list[str], references: list[list[str]], idf: str | None = None) -> dict:
-        return compute_metrics(predictions, references, ("cider",), idf=idf)
+    def _compute(
+        self, predictions: list[str], references: list[list[str]], idf: str | None = None, tokenizer: str = "ptb"
+    ) -> dict:
+        return compute_metrics(predictions, references, ("cider",), idf=idf, tokenizer=tokenizer)

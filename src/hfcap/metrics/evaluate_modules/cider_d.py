@@ -25,6 +25,7 @@ Args:
     references: list of lists of str, the reference captions of each image.
     idf: file of document frequencies (`hfcap.metrics.document_frequencies(...).save(file)`); by default they come from
         `references`.
+    tokenizer: "ptb" (English), "intl", "zh" or "char"; see `hfcap.metrics.tokenizers`.
 
 Returns:
     cider_d: float from 0 to 10, the mean over images.
@@ -56,5 +57,7 @@ class CiderD(evaluate.Metric):
             ),
         )
 
-    def _compute(self, predictions: list[str], references: list[list[str]], idf: str | None = None) -> dict:
-        return compute_metrics(predictions, references, ("cider_d",), idf=idf)
+    def _compute(
+        self, predictions: list[str], references: list[list[str]], idf: str | None = None, tokenizer: str = "ptb"
+    ) -> dict:
+        return compute_metrics(predictions, references, ("cider_d",), idf=idf, tokenizer=tokenizer)

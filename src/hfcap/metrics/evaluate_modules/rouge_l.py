@@ -23,6 +23,7 @@ _KWARGS_DESCRIPTION = """
 Args:
     predictions: list of str, one caption an image, not tokenized.
     references: list of lists of str, the reference captions of each image.
+    tokenizer: "ptb" (English), "intl", "zh" or "char"; see `hfcap.metrics.tokenizers`.
 
 Returns:
     rouge_l: float from 0 to 1, the mean over images.
@@ -53,5 +54,5 @@ class RougeL(evaluate.Metric):
             ),
         )
 
-    def _compute(self, predictions: list[str], references: list[list[str]]) -> dict:
-        return compute_metrics(predictions, references, ("rouge_l",))
+    def _compute(self, predictions: list[str], references: list[list[str]], tokenizer: str = "ptb") -> dict:
+        return compute_metrics(predictions, references, ("rouge_l",), tokenizer=tokenizer)
