@@ -81,7 +81,7 @@ def test_weights_in_another_dtype_are_judged_by_cider(make_run, in_process, tmp_
     assert record["dtypes"] == ["torch.bfloat16"]
     assert record["captions"]["compared"] == 12
     assert {"cider_before", "cider_after"} <= set(record["captions"])
-    monkeypatch.setattr(verify, "compute_metrics", lambda *_: {"cider": next(values)})
+    monkeypatch.setattr(verify, "compute_metrics", lambda *_, **__: {"cider": next(values)})
     values = iter([0.5, 0.0])
     with pytest.raises(VerificationError, match=r"fell from 50\.0 to 0\.0, more than the 2\.5 allowed"):
         export_run(run, tmp_path / "worse", dtype="bfloat16")

@@ -93,11 +93,17 @@ class CaptionTagger(nn.Module):
 
 @dataclass
 class TagCollator:
-    """Collate rows `{image, captions}` into `pixel_values` (B, 3, H, W) and `labels` (B, W), both float32."""
+    """Collate rows `{image, captions}` into `pixel_values` (B, 3, H, W) and `labels` (B, W), both float32.
+
+    Args:
+        image_processor: of the encoder.
+        words: the words to tag, in the order of their columns.
+        word_tokenizer: what splits captions into words (`Trainer` would save a collator's `tokenizer`).
+    """
 
     image_processor: object
     words: Iterable[str]
-    tokenizer: str = "ptb"
+    word_tokenizer: str = "ptb"
 
     def __post_init__(self):
         self.columns = {word: column for column, word in enumerate(self.words)}
@@ -106,7 +112,9 @@ class TagCollator:
         """Collate `rows`."""
         labels = torch.zeros(len(rows), len(self.words))
         for row, own in zip(rows, labels, strict=True):
-            own[[self.columns[word] for word in words_of(row["captions"], self.tokenizer) if word in self.columns]] = 1
+            own[
+                [self.columns[word] for word in words_of(row["captions"], self.word_tokenizer) & self.columns.keys()]
+            ] = 1
         pixel_values = self.image_processor([row["image"] for row in rows], return_tensors="pt")["pixel_values"]
         return {"pixel_values": pixel_values, "labels": labels}
 
