@@ -5,6 +5,17 @@ from hfcap.data import feature_store
 from hfcap.data.scenes import load_scenes
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
+
+
+@pytest.fixture
+def folder(tmp_path):
+    (tmp_path / "data").mkdir()
+    return tmp_path / "data"
+
+
 @pytest.fixture
 def small_blocks(monkeypatch):
     monkeypatch.setattr(feature_store, "IMAGES_PER_BLOCK", BLOCK)

@@ -14,11 +14,6 @@ from source_forms import write_tar
 from hfcap.data.sources import load_captions
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-
-
 def picture(kind="PNG", size=(8, 8), mode="RGB", **options):
     file = io.BytesIO()
     Image.effect_noise(size, 50).convert(mode).save(file, kind, **options)

@@ -22,11 +22,6 @@ from hfcap.data.split import assign_splits, split_source
 SHARES = {"train": 0.6, "validation": 0.2, "test": 0.2}
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-
-
 def write(folder, splits):
     for name, entries in splits.items():
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))

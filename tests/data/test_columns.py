@@ -14,11 +14,6 @@ from hfcap.data.check import check_source
 from hfcap.data.sources import load_captions, split_names
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-
-
 @pytest.fixture
 def folder(tmp_path):
     """Three pictures, no captions yet."""

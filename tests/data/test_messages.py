@@ -22,11 +22,6 @@ HUGE = "1" * 5_000  # digits: more than Python turns into an integer
 COMPOSED, DECOMPOSED = (unicodedata.normalize(form, "ü") for form in ("NFC", "NFD"))
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-
-
 def put(path):
     path.parent.mkdir(parents=True, exist_ok=True)
     Image.new("RGB", (8, 8), "red").save(path)

@@ -25,17 +25,6 @@ HEIC = b"\x00\x00\x00\x1cftypheic\x00\x00\x00\x00mif1heic"
 JXL = b"\xff\x0a\xcb\x06\x00\x13"
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-
-
-@pytest.fixture
-def folder(tmp_path):
-    (tmp_path / "data").mkdir()
-    return tmp_path / "data"
-
-
 @pytest.fixture
 def log(caplog):
     """What is said at INFO, each line once per source."""

@@ -16,11 +16,6 @@ from tiny_training import make_trainer
 PHOTOS = Path(__file__).resolve().parents[3] / "shared" / "data" / "flickr8k_original" / "validation"
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-
-
 @pytest.fixture(scope="module")
 def drawn(tmp_path_factory):
     """Six drawn pictures as PNG files, some names and captions not in ASCII."""

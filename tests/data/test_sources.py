@@ -13,11 +13,6 @@ from hfcap.data.scenes import load_scenes
 from hfcap.data.sources import load_captions
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-
-
 def png(color):
     file = io.BytesIO()
     Image.new("RGB", (4, 4), color).save(file, "PNG")

@@ -251,7 +251,7 @@ def texts_of_messages(messages: Any, where: str) -> tuple[str | None, str]:
     roles = [turn.get("role") for turn in messages]
     if roles != ["user", "assistant"]:
         raise ValueError(
-            f"{where}: messages has the roles {shown(roles)}; {wanted}, one question and one answer a row"
+            f"{where}: messages has the roles {shown(roles)}; {wanted}, one question and one answer per row"
         )
     asked, answered = (_turn_text(turn.get("content"), f"{where}: messages[{i}]") for i, turn in enumerate(messages))
     return _IMAGE_PLACEHOLDER.sub(" ", asked).strip() or None, check_caption(answered, f"{where}: messages[1]", True)

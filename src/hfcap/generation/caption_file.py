@@ -58,7 +58,9 @@ class CaptionFile:
             if name != "model" and earlier.get(name) != value
         ]
         if changed:
-            raise ConfigError(f"--output {self.path} holds captions made otherwise: {'; '.join(changed)}. {fix}")
+            raise ConfigError(
+                f"--output {self.path} holds captions made with other weights or settings: {'; '.join(changed)}. {fix}"
+            )
 
     def rows(self) -> dict[str, dict[str, Any]]:
         """All rows written so far, by any process, by image id."""

@@ -15,6 +15,7 @@ from hfcap.data.features import FeatureCache
 from hfcap.data.pictures import load_picture, undecoded
 
 SHUFFLE_BUFFER = 1000  # images of a stream held to draw the next one from
+FIRST_OF_STREAM = 1000  # images of a stream that stand for all of it in what is checked before training
 
 
 def draw(seed: int, epoch: int, image_id: str, purpose: str) -> np.random.Generator:

@@ -8,11 +8,10 @@ import datasets
 
 from hfcap.generation.settings import DEFAULT_DECODING, change_decoding
 from hfcap.training.collators import CaptionCollator
-from hfcap.training.dataset import CaptionDataset, CaptionStream
+from hfcap.training.dataset import FIRST_OF_STREAM, CaptionDataset, CaptionStream
 
 logger = logging.getLogger(__name__)
 
-FIRST_OF_STREAM = 1000  # images of a stream that tell how long its captions are
 CAPTIONS_AT_A_TIME = 10_000
 MANY = 0.01  # share of cut references that is worth a warning
 

@@ -7,10 +7,10 @@ import datasets
 
 from hfcap.errors import ConfigError
 from hfcap.generation.inputs import caption_prompt, keep_caption_prompt
+from hfcap.training.dataset import FIRST_OF_STREAM
 
 logger = logging.getLogger(__name__)
 
-FIRST_OF_STREAM = 1000  # rows of a stream that tell which prompts it has
 MAX_SHOWN = 3
 
 

@@ -21,11 +21,11 @@ from hfcap.origins import ORIGINS, PARTS, find_origins
 from hfcap.training.arguments import RunArguments
 from hfcap.training.checkpoints import last_complete_checkpoint, remove_incomplete_checkpoints
 from hfcap.training.compatibility import checkpoint_engine, current_backend
+from hfcap.training.dataset import FIRST_OF_STREAM
 from hfcap.training.preparation import load_splits
 
 logger = logging.getLogger(__name__)
 
-FINGERPRINT_STREAM = 1000  # images of a stream that tell whether it is the same data
 LOCK = ".lock"
 # Loader processes hold the lock of a run that was killed until they notice, which takes them up to five seconds.
 LOCK_PATIENCE = 6.0  # seconds
@@ -263,7 +263,7 @@ def _refuse(folder: Path, changed: list[str]) -> None:
 
 def _fingerprint(rows: datasets.Dataset | datasets.IterableDataset) -> dict[str, Any]:
     if isinstance(rows, datasets.IterableDataset):
-        return runs.data_fingerprint(rows.take(FINGERPRINT_STREAM).cast_column("image", Image(decode=False)))
+        return runs.data_fingerprint(rows.take(FIRST_OF_STREAM).cast_column("image", Image(decode=False)))
     names = [name for name in ("image_id", "captions", "prompt") if name in rows.column_names]
     return runs.data_fingerprint(rows.select_columns(names), content_hashes(rows))
 
