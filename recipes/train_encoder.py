@@ -18,11 +18,12 @@ from hfcap.errors import run_main
 from hfcap.files import write_json
 from hfcap.training.arguments import DataArguments, EncoderArguments, EncoderTrainingArguments
 from hfcap.training.build import build_encoder
+from hfcap.training.callbacks import run_callbacks
 from hfcap.training.checkpoints import last_complete_checkpoint, whole_or_removed
 from hfcap.training.compatibility import check_encoder, current_backend
 from hfcap.training.dataset import CaptionDataset
 from hfcap.training.parsing import parse_arguments
-from hfcap.training.preparation import run_callbacks, use_all_cores
+from hfcap.training.preparation import use_all_cores
 from hfcap.training.run_folder import run_lock, start_run
 from hfcap.training.tagging import CaptionTagger, TagCollator, TaggingTrainer, choose_words, tag_scores
 

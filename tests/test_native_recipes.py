@@ -135,7 +135,7 @@ def test_a_run_on_cached_features_resumes_and_leaves_a_stock_model(
             shutil.rmtree(path) if path.is_dir() else path.unlink()
     for step in (2, 3):
         shutil.rmtree(run / "checkpoints" / f"checkpoint-{step}")
-    with caplog.at_level(logging.INFO, logger="hfcap.training.preparation"):
+    with caplog.at_level(logging.INFO, logger="hfcap.training.run_folder"):
         main(["--config", str(tmp_path / "run.yaml")])
     assert f"{run}: going on from checkpoint-1" in caplog.messages
     again = load_file(file)

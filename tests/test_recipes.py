@@ -23,6 +23,7 @@ from hfcap.data.scenes import load_scenes
 from hfcap.errors import ConfigError, WorkError
 from hfcap.generation.inputs import caption_prompt
 from hfcap.origins import public_record
+from hfcap.recipes import train, train_encoder, train_qlora, train_scst
 from hfcap.training.trainer import CaptionTrainer
 from hub.local_hub import LocalHub
 
@@ -92,17 +93,9 @@ def run(*command):
 
 @pytest.fixture(scope="module")
 def recipes():
-    """The recipes as modules: their `main` runs in this process, which has torch loaded already."""
-    sys.path.insert(0, str(ROOT / "recipes"))
-    import train
-    import train_encoder
-
-    import train_qlora
-    import train_scst
-
+    """`main` of the recipes, to be run in this process, which has torch loaded already."""
     modules = (train, train_encoder, train_qlora, train_scst)
-    yield {module.__name__: module.main for module in modules}
-    sys.path.remove(str(ROOT / "recipes"))
+    return {module.__name__.rpartition(".")[2]: module.main for module in modules}
 
 
 def reload(*arguments):
@@ -353,7 +346,7 @@ def test_a_moved_run_ships_its_best_weights(tmp_path, recipes, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("hfcap.training.finish.keep_throughput", stop)
+        patch.setattr("hfcap.training.finish.evaluate_trained", stop)
         with pytest.raises(KeyboardInterrupt):
             recipes["train"](["--config", config])
     first, last = (tmp_path / "run" / "checkpoints" / name for name in ("checkpoint-5", "checkpoint-10"))
@@ -522,7 +515,7 @@ def test_running_out_of_memory_in_the_last_evaluations_is_one_clear_line(llava_r
     def run_out(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    monkeypatch.setattr(sys.modules["train_qlora"], "evaluate_captioner", run_out)
+    monkeypatch.setattr("hfcap.training.finish.evaluate_captioner", run_out)
     settings = FROM_CHECKPOINT | {"max_train_images": 8, "eval_strategy": "no", "save_strategy": "no"}
     settings |= {"load_best_model_at_end": False, "output_dir": str(tmp_path / "q")}
     config = write_config(tmp_path, "small", **settings, model=str(llava_runs[0] / "base"))

@@ -14,7 +14,7 @@ from transformers import AutoConfig
 from hfcap.errors import ConfigError
 from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
 from hfcap.training.build import choose_kernels
-from hfcap.training.compatibility import SUPPORT, check_parts, check_supported, current_backend, support_table
+from hfcap.training.compatibility import SUPPORT, check_captioner, check_supported, current_backend, support_table
 from native_models import build_native
 
 ROOT = Path(__file__).parents[2]
@@ -123,7 +123,7 @@ SCRATCH = {"encoder_config": TINY_ENCODER, "decoder_config": TINY_GPT2, "image_s
 )
 def test_what_would_go_unread_in_a_configuration_is_refused(settings, message):
     with pytest.raises(ConfigError, match=message) as error:
-        check_parts(ModelArguments(**{"family": "encoder_decoder", **SCRATCH} | settings))
+        check_captioner(ModelArguments(**{"family": "encoder_decoder", **SCRATCH} | settings))
     assert len(str(error.value)) < 300
 
 
@@ -147,7 +147,7 @@ def test_what_would_go_unread_in_a_configuration_is_refused(settings, message):
 def test_what_a_configuration_reads_may_stand_there(family, decoder_config, bridge_config):
     settings = SCRATCH | {"decoder_config": decoder_config, "bridge_config": bridge_config}
     given = deepcopy(settings)
-    check_parts(ModelArguments(family=family, **settings))
+    check_captioner(ModelArguments(family=family, **settings))
     assert settings == given
 
 
@@ -176,9 +176,9 @@ def test_a_pretrained_part_that_is_not_there_or_does_not_fit_is_one_line(pretrai
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.chdir(pretrained)
     parts = {"encoder": "encoder", "decoder": str(pretrained / "gpt2")}
-    check_parts(ModelArguments(family="encoder_decoder", **parts))
+    check_captioner(ModelArguments(family="encoder_decoder", **parts))
     with pytest.raises(ConfigError, match=message) as error:
-        check_parts(ModelArguments(**{"family": "encoder_decoder", **parts} | settings))
+        check_captioner(ModelArguments(**{"family": "encoder_decoder", **parts} | settings))
     assert "\n" not in str(error.value) and len(str(error.value)) < 450
 
 

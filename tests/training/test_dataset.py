@@ -9,7 +9,7 @@ from PIL import ImageOps
 
 from hfcap.baselines import WithoutPicture, most_frequent_caption
 from hfcap.models.vision_features import find_encoder
-from hfcap.training import preparation
+from hfcap.training import steps
 from hfcap.training.arguments import DataArguments, ModelArguments
 from hfcap.training.dataset import CaptionDataset, EpochSampler
 
@@ -63,13 +63,13 @@ def test_blind_rows_show_nothing_and_keep_their_references(scene_rows):
 def test_cached_features_are_computed_on_the_device_of_the_run(build_tiny, scene_rows, tmp_path, monkeypatch):
     """A model is loaded onto the CPU, and the trainer moves it later; a GPU would look on."""
     (model, processor), happened = build_tiny("encoder_decoder"), []
-    build = preparation.cache_features
-    monkeypatch.setattr(preparation, "cache_features", lambda *a, **k: happened.append("features") or build(*a, **k))
+    build = steps.cache_features
+    monkeypatch.setattr(steps, "cache_features", lambda *a, **k: happened.append("features") or build(*a, **k))
     find_encoder(model).to = happened.append
     model_args = ModelArguments(strategy="frozen_encoder", feature_cache=True, cache_dir=str(tmp_path))
     args = SimpleNamespace(device=torch.device("cuda", 3), seed=0)
-    data = preparation.caption_datasets(
-        model, processor, (scene_rows, scene_rows), DataArguments(data="scenes"), model_args, args
-    )
+    rows = (scene_rows, scene_rows)
+    run = steps.Run(tmp_path, DataArguments(data="scenes"), model_args, args, rows, base=None, is_done=False)
+    data = steps.caption_datasets(run, model, processor)
     assert happened == [args.device, "features", "features", torch.device("cpu")]
-    assert all("vision_features" in part[0] for part in data)
+    assert all("vision_features" in part[0] for part in data.values())

@@ -1,14 +1,10 @@
 import pytest
 
-from hfcap.data.scenes import load_scenes
-from hfcap.errors import ConfigError
-from hfcap.training.arguments import CaptionTrainingArguments
 from hfcap.training.collators import CaptionCollator
-from hfcap.training.dataset import CaptionDataset, CaptionStream
 from hfcap.training.dry_run import describe_run, describe_sample
 from hfcap.training.packing import IGNORE_INDEX
 from hfcap.training.strategies import apply_strategy
-from tiny_training import STEPS_ALONE, make_trainer
+from tiny_training import make_trainer
 
 
 def test_the_sample_shows_what_is_read_and_what_is_learned(build_tiny, scene_rows):
@@ -26,10 +22,9 @@ def test_the_sample_shows_what_is_read_and_what_is_learned(build_tiny, scene_row
 def test_a_dry_run_counts_steps_and_parameters_and_leaves_no_gradient(build_tiny, scene_rows, tmp_path):
     model, processor = build_tiny("llava")
     model = apply_strategy(model, "projector")
-    args = CaptionTrainingArguments(
-        output_dir=str(tmp_path), per_device_train_batch_size=5, gradient_accumulation_steps=2, num_train_epochs=3
-    )
-    text = describe_run(model, CaptionCollator(processor, model.config, "caption"), CaptionDataset(scene_rows), args)
+    collator = CaptionCollator(processor, model.config, "caption")
+    settings = {"per_device_train_batch_size": 5, "gradient_accumulation_steps": 2, "num_train_epochs": 3}
+    text = describe_run(make_trainer(model, collator, scene_rows, tmp_path, **settings))
     # 24 images in batches of 5 are 5 batches, 3 optimizer steps an epoch.
     assert "9 optimizer steps" in text
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
@@ -44,7 +39,7 @@ def test_a_dry_run_shows_what_the_trainer_takes(build_tiny, scene_rows, tmp_path
     collator = CaptionCollator(processor, model.config, "caption")
     settings = {"per_device_train_batch_size": 5, "num_train_epochs": 1.5, "max_row_tokens": max_row_tokens, "seed": 3}
     trainer = make_trainer(model, collator, scene_rows, tmp_path, **settings)
-    text = describe_run(model, collator, trainer.train_dataset, trainer.args)
+    text = describe_run(trainer)
 
     batch = next(iter(trainer.get_train_dataloader()))
     sample = describe_sample(batch, processor.tokenizer)
@@ -65,11 +60,3 @@ def test_a_dry_run_shows_what_the_trainer_takes(build_tiny, scene_rows, tmp_path
         assert length <= max_row_tokens
     trainer.train()
     assert f"\n{trainer.state.global_step} optimizer steps" in text
-
-
-def test_a_dry_run_refuses_what_training_refuses(build_tiny, tmp_path):
-    model, processor = build_tiny("llava")
-    args = CaptionTrainingArguments(output_dir=str(tmp_path), max_steps=1, max_row_tokens=400, **STEPS_ALONE)
-    stream = CaptionStream(load_scenes("train", 4, "caption", image_size=32).to_iterable_dataset())
-    with pytest.raises(ConfigError, match="lengths of a stream are not known"):
-        describe_run(model, CaptionCollator(processor, model.config, "caption"), stream, args)

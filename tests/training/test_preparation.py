@@ -10,8 +10,8 @@ from hfcap import runs
 from hfcap.errors import ConfigError
 from hfcap.training.arguments import CaptionTrainingArguments, DataArguments
 from hfcap.training.parsing import parse_arguments
-from hfcap.training.preparation import train_part_first
 from hfcap.training.run_folder import open_run
+from hfcap.training.steps import train_part_first
 
 
 def open_again(tmp_path, scene_rows, *argv):
@@ -59,8 +59,8 @@ def test_a_dry_run_trains_no_part(tmp_path):
     def main(argv):
         called.append(argv)
 
-    command = rf"accelerate launch recipes/{__name__}\.py --config a\.yaml$"
-    with pytest.raises(ConfigError, match=rf"dry_run trains nothing, and \S+part is not there yet: {command}"):
+    command = r"accelerate launch recipes/test_preparation\.py --config a\.yaml$"
+    with pytest.raises(ConfigError, match=rf"dry_run trains nothing, and \S+part does not exist yet: {command}"):
         train_part_first(main, ["--config", "a.yaml"], tmp_path / "part", args)
     (tmp_path / "part").mkdir()
     train_part_first(main, [], tmp_path / "part", args)

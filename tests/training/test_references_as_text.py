@@ -129,8 +129,8 @@ def test_the_share_that_is_cut_is_said_with_the_value_that_cuts_none(build_tiny,
     assert (lengths.number, lengths.cut, lengths.longest) == (16, 1, longest) and longest > 20
     stream = CaptionStream(rows.to_iterable_dataset())
     assert measure_references(stream, collator).cut == 1
-    args = CaptionTrainingArguments(output_dir=str(tmp_path), per_device_train_batch_size=4, **STEPS_ALONE)
-    printed = describe_run(model, collator, data, args)
+    args = CaptionTrainingArguments(output_dir=str(tmp_path), **STEPS_ALONE)
+    printed = describe_run(make_trainer(model, collator, rows, tmp_path, per_device_train_batch_size=4))
     assert "1 of 16 (6.2%) have more than max_caption_tokens=20" in printed
     assert f"max_caption_tokens {longest} would cut none" in printed
     with caplog.at_level(logging.INFO, "hfcap"):

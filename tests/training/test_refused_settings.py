@@ -11,7 +11,6 @@ from hfcap.training.arguments import CaptionTrainingArguments, EncoderTrainingAr
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.compatibility import check_learning_rates, check_model
 from hfcap.training.dataset import CaptionDataset
-from hfcap.training.dry_run import describe_run
 from hfcap.training.strategies import TRAINED_PARTS, apply_strategy
 from hfcap.training.tagging import CaptionTagger, TagCollator, TaggingTrainer, choose_words
 from native_models import PROMPT, build_native
@@ -50,9 +49,6 @@ def test_dropping_the_only_batch_is_refused(build_tiny, scene_rows, tmp_path):
     message = "dataloader_drop_last drops every batch: the training data has 3 rows, and a batch of all processes 4"
     with pytest.raises(ConfigError, match=message):
         make_trainer(model, collator, rows, tmp_path, **settings)
-    args = CaptionTrainingArguments(output_dir=str(tmp_path), **STEPS_ALONE | settings)
-    with pytest.raises(ConfigError, match=message):
-        describe_run(model, collator, CaptionDataset(rows), args)
     make_trainer(model, collator, rows, tmp_path, **settings | {"per_device_train_batch_size": 3}).train()
 
 

@@ -193,3 +193,11 @@ def test_what_does_not_go_together_is_refused(data, model, training, message):
 def test_augmentation_that_may_make_captions_false_is_refused(field, message):
     with pytest.raises(ConfigError, match=message):
         DataArguments(**field)
+
+
+def test_lengths_of_a_stream_are_not_known_beforehand(build_tiny, folder, tmp_path):
+    model, processor = build_tiny("llava")
+    args = CaptionTrainingArguments(output_dir=str(tmp_path), max_steps=1, max_row_tokens=400, **STEPS_ALONE)
+    stream = load_captions(str(folder), "train", streaming=True, on_bad_image="skip")
+    with pytest.raises(ConfigError, match="lengths of a stream are not known"):
+        CaptionTrainer(model, args, stream, processing_class=processor)

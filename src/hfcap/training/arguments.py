@@ -3,7 +3,7 @@
 import json
 import os
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from transformers import TrainingArguments
@@ -76,9 +76,6 @@ class DataArguments(SourceArguments):
         metadata={
             "help": "Change brightness, contrast and saturation by up to this, where no caption names a colour."
         },
-    )
-    max_caption_tokens: int = field(
-        default=64, metadata={"help": "Longer references are cut, and do not teach where a caption ends."}
     )
 
     def __post_init__(self):
@@ -284,6 +281,8 @@ class RunArguments(TrainingArguments):
 class CaptionTrainingArguments(RunArguments):
     """`RunArguments` of a captioner: best CIDEr kept; `push_to_hub` uploads the finished run, and no checkpoint."""
 
+    learns_references: ClassVar[bool] = True  # captions may then become as long as the references
+
     packing: Literal["auto", "always", "never"] = field(
         default="auto",
         metadata={
@@ -296,6 +295,9 @@ class CaptionTrainingArguments(RunArguments):
     )
     pad_to_multiple_of: int = field(
         default=1, metadata={"help": "Rows are padded to a multiple of so many tokens, for few different shapes."}
+    )
+    max_caption_tokens: int = field(
+        default=64, metadata={"help": "Longer references are cut, and do not teach where a caption ends."}
     )
     encoder_learning_rate: float | None = field(default=None, metadata={"help": "learning_rate where not given."})
     projector_learning_rate: float | None = field(default=None, metadata={"help": "learning_rate where not given."})
@@ -332,6 +334,9 @@ class CaptionTrainingArguments(RunArguments):
         # Trainer's own upload sends checkpoints that nobody verified: `hfcap.hub.publish` uploads the finished run.
         self.publish_to = self.hub_model_id if self.push_to_hub else None
         self.push_to_hub = False
+
+    def check(self, data_args: DataArguments, model_args: ModelArguments) -> None:
+        """Refuse settings of data and model that this objective cannot follow; cross entropy follows all."""
 
 
 @dataclass

@@ -1,12 +1,26 @@
-"""What a training run shows besides its loss: captions of the same images, evaluation after evaluation."""
+"""Callbacks of the trainers: sample captions after each evaluation, the best checkpoint, early stopping."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
 
 from tqdm.auto import tqdm
-from transformers import TrainerCallback
+from transformers import EarlyStoppingCallback, TrainerCallback
 from transformers.integrations import TensorBoardCallback, TrackioCallback
 
-from hfcap.training.trainer import CaptionTrainer
+from hfcap.training.arguments import RunArguments
+from hfcap.training.checkpoints import BestCheckpointHere
+
+if TYPE_CHECKING:
+    from hfcap.training.trainer import CaptionTrainer
 
 NUM_SHOWN = 3
+
+
+def run_callbacks(args: RunArguments) -> list[TrainerCallback]:
+    """Callbacks of every trainer: find the best checkpoint of a moved run, and stop early where asked."""
+    patience = args.early_stopping_patience
+    return [BestCheckpointHere(), *([] if patience is None else [EarlyStoppingCallback(patience)])]
 
 
 class SampleCaptions(TrainerCallback):

@@ -15,7 +15,13 @@ from hfcap.generation.settings import DEFAULT_DECODING, check_savable
 from hfcap.json_files import read_object
 from hfcap.models import HfcapEncoderDecoderConfig, HfcapLlavaConfig
 from hfcap.models.facts import FACTS, facts_of_type, is_packable
-from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, EncoderArguments, ModelArguments
+from hfcap.training.arguments import (
+    CaptionTrainingArguments,
+    DataArguments,
+    EncoderArguments,
+    ModelArguments,
+    QLoraArguments,
+)
 from hfcap.training.build import given_decoding
 from hfcap.training.parts import check_decoder, check_keys, config_class_of, pretrained_config
 from hfcap.training.strategies import TRAINED_PARTS
@@ -218,13 +224,16 @@ def check_data(data_args: DataArguments, model_args: ModelArguments, args: Capti
         )
 
 
-def check_parts(args: ModelArguments) -> None:
-    """Check that the arguments of a recipe other than `train_qlora.py` name one captioner.
+def check_captioner(args: ModelArguments) -> None:
+    """Check that the arguments of a recipe name one captioner.
 
     Raises:
-        ConfigError: neither a model nor its parts are named, or both are; 4 bits are asked for; a setting would be
-            left unread; a part is not there, or does not fit the family.
+        ConfigError: neither a model nor its parts are named, or both are; 4 bits are asked for in another recipe than
+            `train_qlora.py`; a setting would be left unread; a part does not exist, or does not fit the family.
     """
+    if isinstance(args, QLoraArguments):
+        check_model(args)
+        return
     if args.strategy == "qlora":
         raise ConfigError(
             "strategy 'qlora' loads a `model` in 4 bits, and recipes/train_qlora.py does: use that recipe"

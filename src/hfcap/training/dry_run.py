@@ -8,15 +8,12 @@ import torch
 from torch import nn
 
 from hfcap.models.attention import uses_packed_sdpa
-from hfcap.training.collators import CaptionCollator
-from hfcap.training.dataset import CaptionDataset, CaptionStream
 from hfcap.training.lengths import measure_references
 from hfcap.training.loss import token_loss
 from hfcap.training.packing import IGNORE_INDEX, PREFIX_SEGMENT
-from hfcap.training.plan import train_sampler
 from hfcap.training.strategies import parameter_table
 from hfcap.training.throughput import count_batch, peak_memory_gib
-from hfcap.training.trainer import model_inputs
+from hfcap.training.trainer import CaptionTrainer, model_inputs
 
 BYTES_PER_TRAINED_PARAMETER = 12  # its gradient and AdamW's two moments, float32 each
 
@@ -43,18 +40,16 @@ def describe_sample(batch: dict[str, torch.Tensor], tokenizer) -> str:
     return "\n".join(lines)
 
 
-def describe_run(model: nn.Module, collator: CaptionCollator, data: CaptionDataset | CaptionStream, args) -> str:
+def describe_run(trainer: CaptionTrainer) -> str:
     """Describe a run from its first batch: sample, token counts, trainable parameters, steps, minutes and memory.
 
     The batch is run forward and backward twice, on the device and in the precision of the run; the faster pass counts.
     Gradients are cleared afterwards.
-
-    Raises:
-        ConfigError: `max_row_tokens` does not fit the captioner or the data, as in training.
     """
+    model, collator, data, args = trainer.model, trainer.data_collator, trainer.train_dataset, trainer.args
     if not getattr(model, "is_quantized", False):  # 4-bit weights are on their device already
         model.to(args.device)
-    sampler = train_sampler(data, collator, args)
+    sampler = trainer.train_sampler
     items = iter(data) if sampler is None else (data[key] for key in sampler)
     batch = collator(list(islice(items, args.per_device_train_batch_size)))
     num_rows, length = batch["segment_ids"].shape

@@ -1,12 +1,13 @@
-"""What a recipe does after the last step: the model in its place, judged, with figures, report and card beside it."""
+"""The steps that recipes share after training: save the captioner, evaluate it, write the results."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
-import datasets
 from peft import PeftModel
 from transformers import PreTrainedModel
 
 from hfcap import runs
+from hfcap.baselines import WithoutPicture
 from hfcap.distributed import whole_weights
 from hfcap.evaluation import (
     Evaluation,
@@ -22,23 +23,61 @@ from hfcap.hub.publish import publish_if_asked
 from hfcap.models.vision_features import take_features
 from hfcap.training.build import load_captioner
 from hfcap.training.checkpoints import whole_or_removed
+from hfcap.training.dataset import CaptionDataset
 from hfcap.training.merge import merge_adapter
 from hfcap.training.run_folder import print_next_command
+from hfcap.training.steps import Run
 from hfcap.training.throughput import evaluating
 from hfcap.training.trainer import CaptionTrainer
 
+Result = tuple[float | None, Evaluation]  # loss in nats per token, None where it is not measured; captions and metrics
+
+
+def save_captioner(run: Run, trainer: CaptionTrainer) -> PreTrainedModel:
+    """Save what was trained, and return the captioner that ships: the one of the trainer, or with LoRA the merged one.
+
+    LoRA leaves `adapter/`, and `merged/`, what it gives merged onto its base in original precision. All processes call
+    it; the main one writes.
+    """
+    folder, checkpoints = run.folder, Path(trainer.args.output_dir)
+    if not isinstance(trainer.model, PeftModel):
+        with whole_or_removed(folder / runs.MODEL, checkpoints):
+            trainer.save_model(str(folder / runs.MODEL))
+        return trainer.accelerator.unwrap_model(trainer.model)
+    with whole_or_removed(folder / runs.ADAPTER, checkpoints):
+        trainer.save_model(str(folder / runs.ADAPTER))
+    with whole_weights(trainer.args):
+        if trainer.is_world_process_zero():
+            with whole_or_removed(folder / runs.MERGED, checkpoints):
+                merge_adapter(run.base, folder / runs.ADAPTER, folder / runs.MERGED)
+        trainer.accelerator.wait_for_everyone()
+        merged = load_captioner(str(folder / runs.MERGED))[0].to(trainer.args.device)
+    if trainer.eval_dataset.features is not None:
+        take_features(merged)
+    return merged
+
 
 def evaluate_trained(
-    trainer: CaptionTrainer, progress: str = "captioning", merged: PreTrainedModel | None = None
-) -> tuple[float, Evaluation]:
-    """Loss in nats a token and captions of the whole evaluation split, by the model as it is now.
+    trainer: CaptionTrainer,
+    progress: str = "captioning",
+    data: CaptionDataset | WithoutPicture | None = None,
+    captioner: PreTrainedModel | None = None,
+) -> Result:
+    """Loss and captions of the evaluation split, by the captioner as it is now; all processes call it.
 
-    The captions are those of `merged`, where it is given.
+    Args:
+        trainer: its settings, processor and prompt are used.
+        progress: label of the progress bar.
+        data: other rows than `trainer.eval_dataset`.
+        captioner: writes the captions in place of the trainer's model; where that is in 4 bits there is no loss then,
+            as it would be of another model.
     """
-    data = trainer.eval_dataset
+    data = trainer.eval_dataset if data is None else data
+    model = trainer.accelerator.unwrap_model(trainer.model)
+    captioner = model if captioner is None else captioner
     with evaluating(trainer.args):
         evaluation = evaluate_captioner(
-            trainer.accelerator.unwrap_model(trainer.model) if merged is None else merged,
+            captioner,
             trainer.processing_class,
             data,
             trainer.data_collator.prompt,
@@ -46,71 +85,42 @@ def evaluate_trained(
             progress,
             trainer.args.tokenizer,
         )
-        return trainer.evaluation_loss(data), evaluation
-
-
-def keep_throughput(run: Path, trainer: CaptionTrainer) -> None:
-    """Add to `run.json` how fast the training was (its last part, where it was resumed)."""
-    if trainer.is_world_process_zero():
-        write_json(run / runs.RUN, runs.read_run(run / runs.RUN) | {"throughput": trainer.throughput_summary})
-
-
-def save_merged(run: Path, trainer: CaptionTrainer, base: str) -> PreTrainedModel:
-    """Save the adapter, and what comes of it merged onto its base in original precision; return that.
-
-    All processes call it; the main one writes.
-
-    Args:
-        run: the run folder.
-        trainer: after training a `PeftModel`.
-        base: folder or Hub id of the base.
-    """
-    checkpoints = Path(trainer.args.output_dir)
-    with whole_or_removed(run / runs.ADAPTER, checkpoints):
-        trainer.save_model(str(run / runs.ADAPTER))
-    with whole_weights(trainer.args):
-        if trainer.is_world_process_zero():
-            with whole_or_removed(run / runs.MERGED, checkpoints):
-                merge_adapter(base, run / runs.ADAPTER, run / runs.MERGED)
-        trainer.accelerator.wait_for_everyone()
-        merged = load_captioner(str(run / runs.MERGED))[0].to(trainer.args.device)
-    if trainer.eval_dataset.features is not None:
-        take_features(merged)
-    return merged
+        has_loss = captioner is model or not getattr(model, "is_quantized", False)
+        return (trainer.evaluation_loss(data) if has_loss else None), evaluation
 
 
 def finish_run(
-    run: Path,
+    run: Run,
     trainer: CaptionTrainer,
-    rows: datasets.Dataset,
-    base: str | None,
-    before: tuple[float, Evaluation] | None = None,
+    shipped: PreTrainedModel,
+    compared: Mapping[str, Result] | None = None,
+    before: str | None = None,
+    **columns: list[str],
 ) -> None:
-    """Save the model, judge it, leave captions, figures, report and card in the run folder; publish it if asked.
+    """Evaluate what ships, write captions, metrics, report and card, and publish the run if asked.
 
-    LoRA leaves `adapter/`, and `merged/`, which is judged. All processes call it and caption; the main one writes.
+    All processes call it and caption; the main one writes.
 
     Args:
-        run: the run folder.
+        run: the run.
         trainer: after training.
-        rows: the evaluation split with its pictures, in the order of `trainer.eval_dataset`.
-        base: what an adapter was trained on.
-        before: what `evaluate_trained` gave before training, to be shown beside.
+        shipped: of `save_captioner`.
+        compared: results of other captioners on the evaluation split, for the printed table.
+        before: the one of `compared` whose captions the report shows beside the new ones.
+        columns: further captions of the same images, kept in `captions.jsonl` under these names.
     """
-    keep_throughput(run, trainer)
-    if isinstance(trainer.model, PeftModel):
-        artifact, merged = runs.MERGED, save_merged(run, trainer, base)
-    else:
-        artifact, merged = runs.MODEL, None
-        with whole_or_removed(run / runs.MODEL, Path(trainer.args.output_dir)):
-            trainer.save_model(str(run / runs.MODEL))
-    loss, evaluation = evaluate_trained(trainer, merged=merged)
+    folder, compared = run.folder, compared or {}
+    artifact = runs.MERGED if isinstance(trainer.model, PeftModel) else runs.MODEL
+    result = evaluate_trained(trainer, artifact, captioner=shipped)
     if not trainer.is_world_process_zero():
         return
-    results = {} if before is None else {"before": before}
-    measured = Measured.in_run(run, artifact, trainer.data_collator.prompt)
-    write_evaluation(run, evaluation, rows, run.name, measured, None if before is None else before[1])
-    print(results_table({**results, run.name: (loss, evaluation)}), show_captions(evaluation), sep="\n\n")
-    write_card(run)
-    publish_if_asked(run, trainer.args)
-    print_next_command(run)
+    record = runs.read_run(folder / runs.RUN) | {"throughput": trainer.throughput_summary}
+    write_json(folder / runs.RUN, record)
+    earlier = None if before is None else compared[before][1]
+    measured = Measured.in_run(folder, artifact, trainer.data_collator.prompt)
+    write_evaluation(folder, result[1], run.rows[1], folder.name, measured, earlier, **columns)
+    name = "after (merged)" if artifact == runs.MERGED else folder.name
+    print(results_table({**compared, name: result}), show_captions(result[1]), sep="\n\n")
+    write_card(folder)
+    publish_if_asked(folder, trainer.args)
+    print_next_command(folder)

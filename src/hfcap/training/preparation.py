@@ -1,41 +1,21 @@
-"""What a recipe does before the first step: cores, rows, features, and the checkpoint to go on from."""
+"""Rows of a run: its splits, the pictures left out of them, and the texts of its tokenizer."""
 
 import json
-import logging
 import os
-from collections.abc import Callable
 from functools import partial
 from itertools import chain
 from pathlib import Path
 
 import datasets
 import torch
-from accelerate.state import AcceleratorState
 from datasets import Image
-from transformers import EarlyStoppingCallback, PreTrainedModel, TrainerCallback
 
 from hfcap import runs
-from hfcap.data.features import FeatureCache, cache_features
 from hfcap.data.scene_wording import STYLES
 from hfcap.data.scenes import scene_captions
 from hfcap.data.sources import load_captions
 from hfcap.errors import ConfigError
-from hfcap.generation.inputs import caption_prompt
-from hfcap.models.vision_features import find_encoder, take_features
-from hfcap.training.arguments import (
-    CaptionTrainingArguments,
-    DataArguments,
-    ModelArguments,
-    RunArguments,
-    SourceArguments,
-)
-from hfcap.training.checkpoints import (
-    BestCheckpointHere,
-)
-from hfcap.training.dataset import CaptionDataset, CaptionStream
-from hfcap.training.prompts import check_later_prompt
-
-logger = logging.getLogger(__name__)
+from hfcap.training.arguments import DataArguments, SourceArguments
 
 TOKENIZER_SCENES = 1000
 TOKENIZER_STREAM = 10_000  # images of a stream that a tokenizer is trained on
@@ -46,24 +26,6 @@ def use_all_cores() -> None:
     """Give torch this process's share of the cores: `accelerate launch` sets OMP_NUM_THREADS=1, one core."""
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
-
-
-def train_part_first(
-    main: Callable[[list[str]], object], argv: list[str], part: Path, args: CaptionTrainingArguments
-) -> None:
-    """Run the recipe whose `main` trains the part of a captioner that another recipe starts from.
-
-    Raises:
-        ConfigError: a dry run, which trains nothing, and `part`, what the recipe leaves, is not there.
-    """
-    if args.dry_run:
-        if not part.exists():
-            command = f"accelerate launch recipes/{main.__module__}.py {' '.join(argv)}"
-            raise ConfigError(f"dry_run trains nothing, and {part} is not there yet: {command}")
-        return
-    main(argv)
-    # accelerate keeps the precision of a process's first training; this one has its own.
-    AcceleratorState._reset_state()
 
 
 def load_splits(
@@ -146,45 +108,3 @@ def tokenizer_texts(args: DataArguments, rows: datasets.Dataset) -> list[str]:
         others = [style for style in STYLES if style != args.scenes_style]
         captions += [row for style in others for row in scene_captions(args.train_split, TOKENIZER_SCENES, style)]
     return [*chain.from_iterable(captions), *[args.prompt or ""] * PROMPT_WEIGHT]
-
-
-def caption_datasets(
-    model: PreTrainedModel,
-    processor,
-    rows: tuple[datasets.Dataset, datasets.Dataset],
-    data_args: DataArguments,
-    model_args: ModelArguments,
-    args: CaptionTrainingArguments,
-) -> tuple[CaptionDataset | CaptionStream, CaptionDataset]:
-    """Training and evaluation data; with `feature_cache` the encoder runs here, once, and not while training.
-
-    Evaluation data are kept in float32: the captions of a run are those that its saved model gives for the pictures.
-    """
-    train_rows, eval_rows = rows
-    caches: list[FeatureCache | None] = [None, None]
-    if model_args.feature_cache:
-        views = ("plain", "mirror") if data_args.mirror else ("plain",)
-        encoder = find_encoder(model)
-        home = next(encoder.parameters()).device
-        encoder.to(args.device)
-        caches = [
-            cache_features(model, processor.image_processor, train_rows, model_args.cache_dir, views=views),
-            cache_features(model, processor.image_processor, eval_rows, model_args.cache_dir, dtype="float32"),
-        ]
-        encoder.to(home)  # where the rest is: the trainer moves the model, or an engine partitions it
-        take_features(model)
-    views = {name: getattr(data_args, name) for name in ("references", "mirror", "crop", "color_jitter")}
-    views["seed"] = args.seed
-    if isinstance(train_rows, datasets.IterableDataset):
-        chosen = data_args.prompt is not None  # any others are the rows' own
-        stream = CaptionStream(
-            train_rows, None if chosen else partial(check_later_prompt, known=caption_prompt(processor)), **views
-        )
-        return stream, CaptionDataset(eval_rows)
-    return CaptionDataset(train_rows, caches[0], **views), CaptionDataset(eval_rows, caches[1])
-
-
-def run_callbacks(args: RunArguments) -> list[TrainerCallback]:
-    """Callbacks of every recipe: the best checkpoint of a moved run is found, and early stopping where asked for."""
-    patience = args.early_stopping_patience
-    return [BestCheckpointHere(), *([] if patience is None else [EarlyStoppingCallback(patience)])]

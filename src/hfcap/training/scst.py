@@ -17,6 +17,7 @@ caption, the better its chance to have none: what the policy would learn first i
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import ClassVar
 
 import torch
 from torch.nn import functional as F
@@ -28,9 +29,9 @@ from hfcap.generation.inputs import CaptionPrefix
 from hfcap.generation.settings import end_token_ids, fresh_settings
 from hfcap.metrics.reward import CiderDReward
 from hfcap.models.model_utils import keep_frozen_in_eval
-from hfcap.training.arguments import CaptionTrainingArguments, DataArguments
+from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, ModelArguments
 from hfcap.training.collators import CaptionCollator
-from hfcap.training.compatibility import current_backend
+from hfcap.training.compatibility import check_model, current_backend
 from hfcap.training.packing import IGNORE_INDEX
 from hfcap.training.trainer import CaptionTrainer, model_inputs
 
@@ -56,23 +57,30 @@ class ScstArguments(CaptionTrainingArguments):
     lr_scheduler_type: str = field(default="constant_with_warmup", metadata={"help": "Learning-rate schedule."})
     num_train_epochs: float = field(default=5, metadata={"help": "Passes over the images."})
 
+    learns_references: ClassVar[bool] = False
 
-def check_scst(data_args: DataArguments, args: ScstArguments) -> None:
-    """Check what self-critical training asks beyond the settings of every run.
+    def check(self, data_args: DataArguments, model_args: ModelArguments) -> None:
+        """Refuse what samples cannot follow.
 
-    Raises:
-        ConfigError: an engine that divides weights, a stream, or a setting that samples cannot follow.
-    """
-    if current_backend() not in ("single", "ddp"):
-        raise ConfigError(f"self-critical training samples in every step and is not offered on {current_backend()}")
-    if data_args.streaming:
-        raise ConfigError("streaming: the reward needs every image's references at hand; leave it out")
-    if data_args.references is not None:
-        raise ConfigError("references: the reward compares each sample with all of an image's; leave it out")
-    if args.label_smoothing_factor:
-        raise ConfigError("label_smoothing_factor: samples are learned by their reward; leave it out")
-    if args.max_row_tokens is not None:
-        raise ConfigError("max_row_tokens: samples are drawn in each step, so no length is known before; leave it out")
+        Raises:
+            ConfigError: no captioner to start from, an engine that divides weights, a stream, or a setting for
+                training on references.
+        """
+        check_model(model_args)
+        if current_backend() not in ("single", "ddp"):
+            raise ConfigError(
+                f"self-critical training samples in every step and is not offered on {current_backend()}: use DDP"
+            )
+        if data_args.streaming:
+            raise ConfigError("streaming: the reward needs every image's references at hand; leave it out")
+        if data_args.references is not None:
+            raise ConfigError("references: the reward compares each sample with all of an image's; leave it out")
+        if self.label_smoothing_factor:
+            raise ConfigError("label_smoothing_factor: samples are learned by their reward; leave it out")
+        if self.max_row_tokens is not None:
+            raise ConfigError(
+                "max_row_tokens: samples are drawn in each step, so no length is known before; leave it out"
+            )
 
 
 def with_end(caption: str, tokenizer: str = "ptb") -> str:
@@ -160,17 +168,15 @@ class ScstTrainer(CaptionTrainer):
     end included, from 0 to 10) and `sample_tokens` (their mean length), since the last log.
 
     Args:
-        args: `ScstArguments`.
-        data_collator: `CaptionCollator`, which packs samples as it packs references.
         reward: of the training images.
-        kwargs: further arguments of `CaptionTrainer`.
+        kwargs: arguments of `CaptionTrainer`; `args` are `ScstArguments`.
     """
 
     # `policy_gradient_loss` divides by the captions of the whole step.
     loss_is_scaled_for_ga = True
 
-    def __init__(self, *, args: ScstArguments, data_collator: CaptionCollator, reward: CiderDReward, **kwargs):
-        super().__init__(args=args, data_collator=data_collator, **kwargs)
+    def __init__(self, *, reward: CiderDReward, **kwargs):
+        super().__init__(**kwargs)
         self.reward = reward
         self._sampled = torch.zeros(3, dtype=torch.float64)  # captions, their rewards, their tokens
 

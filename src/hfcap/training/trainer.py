@@ -3,27 +3,37 @@
 import logging
 import math
 import time
+from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from datetime import timedelta
 from functools import partial
 from pathlib import Path
 
+import datasets
 import torch
+from peft import PeftModel
 from torch.utils.data import Subset
-from transformers import PreTrainedModel, TrainerCallback
+from transformers import PreTrainedModel, ProcessorMixin, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
 
 from hfcap.distributed import all_join, prepare_fsdp
 from hfcap.errors import WorkError
+from hfcap.generation.inputs import caption_prompt
 from hfcap.generation.sharded import caption_sharded
 from hfcap.metrics import compute_metrics
 from hfcap.models.attention import PACKED_SDPA, eager_sdpa, uses_packed_sdpa
 from hfcap.models.facts import facts_of, is_packable
 from hfcap.models.model_utils import full_precision, keep_frozen_in_eval
+from hfcap.training.arguments import CaptionTrainingArguments
+from hfcap.training.build import load_captioner
+from hfcap.training.callbacks import SampleCaptions, run_callbacks
 from hfcap.training.checkpoints import fill_optimizer_state, load_weights, whole_or_removed
-from hfcap.training.dataset import CaptionDataset
+from hfcap.training.collators import CaptionCollator, check_positions
+from hfcap.training.compatibility import choose_packing
+from hfcap.training.dataset import CaptionDataset, CaptionStream
 from hfcap.training.finite import FiniteTrainer
 from hfcap.training.flops import needed_flops
+from hfcap.training.lengths import follow_references
 from hfcap.training.loss import token_loss
 from hfcap.training.packing import (
     IGNORE_INDEX,
@@ -90,6 +100,39 @@ class _StepEnd(TrainerCallback):
         self.throughput.end_step()
 
 
+def caption_collator(
+    model: PreTrainedModel | PeftModel,
+    processor: ProcessorMixin,
+    data: CaptionDataset | CaptionStream,
+    args: CaptionTrainingArguments,
+) -> CaptionCollator:
+    """Make the collator of a training: packed where that is exact, with the prompt that the processor remembers.
+
+    Where references are learned, the model's `max_new_tokens` follows their length (see `follow_references`).
+
+    Raises:
+        ConfigError: `packing: always` for a model whose packed rows are not exact, or too few positions.
+    """
+    collator = CaptionCollator(
+        processor,
+        model.config,
+        prompt=caption_prompt(processor),
+        packing=choose_packing(args.packing, model.config),
+        max_caption_tokens=args.max_caption_tokens,
+        pad_to_multiple_of=args.pad_to_multiple_of,
+    )
+    if args.learns_references:
+        follow_references(model, collator, data, args)
+    check_positions(model, collator)
+    return collator
+
+
+def _as_caption_data(data, seed: int) -> CaptionDataset | CaptionStream | None:
+    if isinstance(data, datasets.Dataset):
+        return CaptionDataset(data, seed=seed)
+    return CaptionStream(data, seed=seed) if isinstance(data, datasets.IterableDataset) else data
+
+
 class CaptionTrainer(FiniteTrainer):
     """HF Trainer for captioning models.
 
@@ -99,17 +142,43 @@ class CaptionTrainer(FiniteTrainer):
     is not finite ends the run (`FiniteTrainer`).
 
     Args:
+        model: captioner of any type in `hfcap.models.facts`, wrapped by PEFT or not; or the folder or Hub id of one,
+            which is loaded in float32.
         args: `CaptionTrainingArguments`.
-        train_dataset: `CaptionDataset`.
-        eval_dataset: `CaptionDataset` with all references of each image.
-        kwargs: further arguments of `Trainer`; `data_collator` is a `CaptionCollator`.
+        train_dataset: `CaptionDataset` or `CaptionStream`, or the rows of `load_captions`.
+        eval_dataset: `CaptionDataset`, or the rows of `load_captions`; all references of each image.
+        processing_class: the captioner's processor, loaded with it if `model` is a folder or a Hub id.
+        data_collator: `CaptionCollator`; by default `caption_collator` makes it.
+        callbacks: besides those of `run_callbacks` and the sample captions.
+        kwargs: further arguments of `Trainer`.
+
+    Raises:
+        ConfigError: the captioner cannot be loaded, or its language model has too few positions.
     """
 
-    def __init__(self, *, args, train_dataset: CaptionDataset, eval_dataset: CaptionDataset, **kwargs):
+    def __init__(
+        self,
+        model: PreTrainedModel | PeftModel | str,
+        args: CaptionTrainingArguments,
+        train_dataset: CaptionDataset | CaptionStream | datasets.Dataset | datasets.IterableDataset,
+        eval_dataset: CaptionDataset | datasets.Dataset | None = None,
+        processing_class: ProcessorMixin | None = None,
+        data_collator: CaptionCollator | None = None,
+        callbacks: Sequence[TrainerCallback] = (),
+        **kwargs,
+    ):
+        if isinstance(model, (str, Path)):
+            model, loaded = load_captioner(str(model))
+            processing_class = processing_class or loaded
+        train_dataset, eval_dataset = (_as_caption_data(data, args.seed) for data in (train_dataset, eval_dataset))
         super().__init__(
+            model=model,
             args=args,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            data_collator=data_collator or caption_collator(model, processing_class, train_dataset, args),
+            callbacks=[*run_callbacks(args), SampleCaptions(self), *callbacks],
             compute_loss_func=partial(token_loss, label_smoothing=args.label_smoothing_factor),
             **kwargs,
         )

@@ -1,0 +1,1 @@
+"""Recipes for training, evaluation and publishing; `hfcap.recipes` in an installed package."""

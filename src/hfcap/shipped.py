@@ -1,0 +1,11 @@
+"""Where the recipes and configurations of hfcap are: at the top of a checkout, or inside an installed package."""
+
+from pathlib import Path
+
+_PACKAGE = Path(__file__).parent
+ROOT = _PACKAGE if (_PACKAGE / "configs").is_dir() else _PACKAGE.parents[1]
+
+
+def find_config(path: str | Path) -> Path:
+    """Path of a configuration file, from the working directory or else among those of hfcap."""
+    return Path(path) if Path(path).is_file() else ROOT / path
