@@ -28,9 +28,9 @@ from transformers import logging, pipeline
 
 from hfcap.data.pictures import load_picture
 from hfcap.data.sources import load_captions
-from hfcap.generation.caption import caption_stream
+from hfcap.generation.caption import PictureRows, caption_stream
 from hfcap.generation.decoding import generate
-from hfcap.generation.photos import Photo, PhotoRows
+from hfcap.generation.photos import Photo
 from hfcap.training.preparation import use_all_cores
 
 PROMPT = "w0 w1 w2 w3"
@@ -104,7 +104,9 @@ def compare_with_pipeline(args: argparse.Namespace) -> dict:
             return [answer[0]["generated_text"].strip() for answer in answers]
 
         def hfcap(some: list[Photo]) -> list[str]:
-            found = dict(caption_stream(model, processor, PhotoRows(some), PROMPT, args.batch_size))
+            found = dict(
+                caption_stream(model, processor, PictureRows([photo.path for photo in some]), PROMPT, args.batch_size)
+            )
             return [found[index] for index in range(len(some))]
 
         seconds, same = {"stock": [], "hfcap": []}, 0

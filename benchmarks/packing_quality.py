@@ -17,22 +17,18 @@ import argparse
 import json
 import shutil
 import statistics
-import sys
 from collections.abc import Mapping, Sequence
 from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from hfcap import runs
+from hfcap.recipes import train
 from hfcap.training.checkpoints import last_complete_checkpoint
 
-ROOT = Path(__file__).parents[1]
 ALL = 5  # references an image
 EVALUATIONS = 6
 TIMED_STEPS, TIMED_ROUNDS = 60, 3
-
-sys.path.insert(0, str(ROOT / "recipes"))
-import train  # noqa: E402  (recipes are scripts, not a package)
 
 
 def settings_of(references: int, captions_a_step: int, passes: int) -> dict[str, Any]:

@@ -15,6 +15,8 @@ Writes `captions.jsonl`, `metrics.json` and `report.html` into `--output_dir` (b
 folder, or `outputs/NAME-evaluation` for a model of the Hub).
 """
 
+import hfcap.threads  # noqa: F401, I001  (before torch)
+
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal

@@ -16,6 +16,8 @@ run is done. Defaults that differ from the HF Trainer's are listed at
 `hfcap.training.arguments.CaptionTrainingArguments`.
 """
 
+import hfcap.threads  # noqa: F401, I001  (before torch)
+
 from pathlib import Path
 
 from hfcap.errors import run_main
@@ -31,7 +33,7 @@ from hfcap.training.trainer import CaptionTrainer
 
 def main(argv: list[str] | None = None) -> Path:
     """Train and evaluate one captioner; return its run folder."""
-    arguments = parse_arguments(DataArguments, ModelArguments, CaptionTrainingArguments, argv=argv)
+    arguments = parse_arguments(DataArguments, ModelArguments, CaptionTrainingArguments, argv=argv, recipe="train")
     with open_run(arguments, train_part=train_encoder.main) as run:
         if run.is_done:
             return run.folder

@@ -9,6 +9,8 @@ The run folder gets `model/`: the encoder, without the layer that named words, a
 command again resumes, or says that the run is done.
 """
 
+import hfcap.threads  # noqa: F401, I001  (before torch)
+
 from pathlib import Path
 
 from transformers import set_seed
@@ -30,7 +32,9 @@ from hfcap.training.tagging import CaptionTagger, TagCollator, TaggingTrainer, c
 
 def main(argv: list[str] | None = None) -> Path:
     """Train one encoder; return its run folder."""
-    parsed = parse_arguments(DataArguments, EncoderArguments, EncoderTrainingArguments, argv=argv)
+    parsed = parse_arguments(
+        DataArguments, EncoderArguments, EncoderTrainingArguments, argv=argv, recipe="train_encoder"
+    )
     with run_lock(parsed[-1]):
         return train_encoder(*parsed)
 

@@ -11,6 +11,8 @@ the 4-bit base) and `merged/` (onto the base in its original precision, evaluate
 again resumes, or says what is there.
 """
 
+import hfcap.threads  # noqa: F401, I001  (before torch)
+
 import sys
 from pathlib import Path
 
@@ -37,9 +39,8 @@ def main(argv: list[str] | None = None) -> Path:
     argv = sys.argv[1:] if argv is None else argv
     names_model = any(argument.split("=")[0] == "--model" for argument in argv)
     default_config = None if names_model else find_config("configs/train/scenes_qlora.yaml")
-    arguments = parse_arguments(
-        DataArguments, QLoraArguments, CaptionTrainingArguments, argv=argv, default_config=default_config
-    )
+    classes = (DataArguments, QLoraArguments, CaptionTrainingArguments)
+    arguments = parse_arguments(*classes, argv=argv, default_config=default_config, recipe="train_qlora")
     with open_run(arguments, train_part=train.main) as run:
         if run.is_done:
             return run.folder

@@ -12,6 +12,8 @@ evaluation split, before and after, says what it was worth. The same command aga
 done. Defaults that differ from the HF Trainer's are listed at `hfcap.training.scst.ScstArguments`.
 """
 
+import hfcap.threads  # noqa: F401, I001  (before torch)
+
 from pathlib import Path
 
 from hfcap.errors import run_main
@@ -26,7 +28,7 @@ from hfcap.training.steps import caption_datasets, open_run, prepare_captioner
 
 def main(argv: list[str] | None = None) -> Path:
     """Optimise the CIDEr-D of one captioner; return the run folder."""
-    arguments = parse_arguments(DataArguments, ModelArguments, ScstArguments, argv=argv)
+    arguments = parse_arguments(DataArguments, ModelArguments, ScstArguments, argv=argv, recipe="train_scst")
     with open_run(arguments) as run:
         if run.is_done:
             return run.folder

@@ -4,6 +4,8 @@ from pathlib import Path
 
 _PACKAGE = Path(__file__).parent
 ROOT = _PACKAGE if (_PACKAGE / "configs").is_dir() else _PACKAGE.parents[1]
+CONFIGS = ROOT / "configs"
+RECIPES = ROOT / "recipes"
 
 
 def find_config(path: str | Path) -> Path:

@@ -17,16 +17,17 @@ from hfcap.training.arguments import (
     ModelArguments,
     QLoraArguments,
 )
-from hfcap.training.parsing import parse_arguments, read_config
+from hfcap.training.config_file import read_config
+from hfcap.training.parsing import parse_arguments
 from hfcap.training.scst import ScstArguments
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs" / "train").glob("*.yaml"))
 CLASSES = {
-    "_encoder": (EncoderArguments, EncoderTrainingArguments),
-    "_qlora": (QLoraArguments, CaptionTrainingArguments),
-    "_scst": (ModelArguments, ScstArguments),
-    "": (ModelArguments, CaptionTrainingArguments),
+    "train": (ModelArguments, CaptionTrainingArguments),
+    "train_encoder": (EncoderArguments, EncoderTrainingArguments),
+    "train_qlora": (QLoraArguments, CaptionTrainingArguments),
+    "train_scst": (ModelArguments, ScstArguments),
 }
 TOKENS = 256
 
@@ -41,9 +42,10 @@ def estimate_training():
 
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_the_recipe_that_a_config_names_parses_it(path):
-    recipe = next(ending for ending in CLASSES if path.stem.endswith(ending))
-    data_args, model_args, args = parse_arguments(DataArguments, *CLASSES[recipe], argv=["--config", str(path)])
     settings = read_config(path)
+    recipe = settings.pop("recipe")
+    classes = (DataArguments, *CLASSES[recipe])
+    data_args, model_args, args = parse_arguments(*classes, argv=["--config", str(path)], recipe=recipe)
     for name, value in settings.items():
         owner = next(part for part in (data_args, model_args, args) if hasattr(part, name))
         got = getattr(owner, name)

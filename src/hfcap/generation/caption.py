@@ -8,17 +8,65 @@ from concurrent.futures import ThreadPoolExecutor
 import torch
 from peft import PeftModel
 from tqdm.auto import tqdm
-from transformers import GenerationConfig, PreTrainedModel
+from transformers import GenerationConfig, PreTrainedModel, ProcessorMixin
 
+from hfcap.data.pictures import load_picture
 from hfcap.distributed import in_step
 from hfcap.generation.decoding import decoding_by, generate
-from hfcap.generation.inputs import CaptionPrefix, encode_prefix, end_token_id, join_vision
+from hfcap.generation.inputs import CaptionPrefix, caption_prompt, encode_prefix, end_token_id, join_vision
 from hfcap.models.attention import eager_sdpa
 from hfcap.models.facts import facts_of
 from hfcap.models.model_utils import full_precision
 
 READERS = 4  # threads that read and preprocess pictures
 MAX_WAITING = 8  # batches' worth of preprocessed rows that wait for others of their length
+
+
+class PictureRows(Sequence):
+    """Pictures as the rows that captioners read, each loaded when it is asked for.
+
+    Args:
+        pictures: what `hfcap.data.pictures.load_picture` takes: paths, PIL images, bytes.
+    """
+
+    def __init__(self, pictures: Sequence):
+        self.pictures = pictures
+
+    def __len__(self) -> int:
+        """Count the pictures."""
+        return len(self.pictures)
+
+    def __getitem__(self, index: int) -> dict:
+        """Load one picture; raises what Pillow raises where there is none."""
+        return {"image": load_picture(self.pictures[index])}
+
+
+def caption(
+    model: PreTrainedModel | PeftModel,
+    processor: ProcessorMixin,
+    pictures: Sequence,
+    prompt: str | None = None,
+    batch_size: int = 8,
+    **generate_kwargs,
+) -> list[str]:
+    """Caption pictures.
+
+        model, processor = load_captioner("outputs/scenes-qlora")
+        caption(model, processor, ["photo.jpg", Image.open("other.png")])
+
+    Args:
+        model: captioner, on the device that it is to run on.
+        processor: its processor.
+        pictures: paths, PIL images or the bytes of files; turned upright and to RGB as in training.
+        prompt: instruction; by default the one that the captioner was trained with.
+        batch_size: pictures decoded together.
+        generate_kwargs: override the model's `generation_config` (`num_beams`, `max_new_tokens`, …).
+
+    Returns:
+        One caption per picture, in order.
+    """
+    prompt = caption_prompt(processor) if prompt is None else prompt
+    return caption_rows(model, processor, PictureRows(pictures), prompt, batch_size, **generate_kwargs)
 
 
 def caption_rows(

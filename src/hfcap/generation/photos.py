@@ -30,23 +30,6 @@ class Photo:
     path: Path
 
 
-@dataclass
-class PhotoRows:
-    """Photos as the rows that captioners read, each loaded when it is asked for."""
-
-    photos: Sequence[Photo]
-
-    def __len__(self) -> int:
-        """Count the photos."""
-        return len(self.photos)
-
-    def __getitem__(self, index: int) -> dict:
-        """Load one photo; raises what Pillow raises where there is none."""
-        from hfcap.data.pictures import load_picture
-
-        return {"image": load_picture(self.photos[index].path)}
-
-
 def find_photos(paths: Sequence[str]) -> list[Photo]:
     """List the files named, and the pictures in folders named and below, each once and in order.
 
@@ -233,7 +216,7 @@ def _captions(args: Namespace, source: str, photos: list[Photo], skipped: list[s
     from accelerate import PartialState
     from tqdm.auto import tqdm
 
-    from hfcap.generation.caption import caption_stream
+    from hfcap.generation.caption import PictureRows, caption_stream
     from hfcap.generation.inputs import caption_prompt
     from hfcap.generation.settings import change_decoding
     from hfcap.training.build import load_captioner
@@ -254,7 +237,7 @@ def _captions(args: Namespace, source: str, photos: list[Photo], skipped: list[s
             progress.update()
 
         prompt = args.prompt or caption_prompt(processor)
-        rows = PhotoRows(photos)
+        rows = PictureRows([photo.path for photo in photos])
         for index, caption in caption_stream(model, processor, rows, prompt, args.batch_size, skip):
             photo = photos[index]
             yield {"image_id": photo.image_id, "path": str(photo.path), "caption": caption}

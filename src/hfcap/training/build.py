@@ -21,6 +21,7 @@ from transformers import (
 )
 from transformers.image_processing_utils import BaseImageProcessor
 
+from hfcap import runs
 from hfcap.checkpoint_files import check_checkpoint
 from hfcap.errors import ConfigError
 from hfcap.generation.inputs import BLANK, end_token_id
@@ -270,10 +271,11 @@ def captioner_type(source: str, revision: str | None = None) -> str:
 def load_captioner(
     source: str, load_in_4bit: bool = False, image_processor_config: dict | None = None
 ) -> tuple[PreTrainedModel | PeftModel, ProcessorMixin]:
-    """Load a captioner and its processor from a folder or a Hub id, ready to train and to generate.
+    """Load a captioner and its processor, ready to train and to generate.
 
     Args:
-        source: a model, or an adapter, which is put on the base that its configuration names, at its revision.
+        source: a run folder, a model, or an adapter, which is put on the base that its configuration names, at its
+            revision.
         load_in_4bit: the language model, or that of the adapter's base, in NF4 (`strategies.four_bit_config`).
         image_processor_config: settings of the image processor to change; they are saved with it.
 
@@ -284,6 +286,7 @@ def load_captioner(
         ConfigError: a model of an unknown type, or without safetensors, or a setting that the image processor does not
             have.
     """
+    source = runs.resolve_model(source).path
     check_checkpoint(source)
     base, revision = adapter_base(source)
     is_adapter = base is not None

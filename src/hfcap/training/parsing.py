@@ -8,10 +8,10 @@ from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_type_hints
 
-import yaml
 from transformers import HfArgumentParser
 
 from hfcap.errors import ConfigError
+from hfcap.training.config_file import read_config
 
 
 class _Parser(HfArgumentParser):
@@ -19,18 +19,6 @@ class _Parser(HfArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(message)
-
-
-class _UniqueKeyLoader(yaml.SafeLoader):
-    """`yaml.SafeLoader` that refuses a key used twice; YAML would keep the last one, silently."""
-
-    def construct_mapping(self, node, deep=False):
-        """Build a mapping whose keys are all different."""
-        keys = [(key.tag, str(key.value), key.start_mark) for key, _ in node.value]
-        for index, (tag, key, mark) in enumerate(keys):
-            if (tag, key) in [other[:2] for other in keys[:index]]:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} twice; remove one", mark)
-        return super().construct_mapping(node, deep)
 
 
 def _flags(config: dict[str, Any]) -> list[str]:
@@ -44,25 +32,11 @@ def _flags(config: dict[str, Any]) -> list[str]:
     return flags
 
 
-def read_config(path: str | Path) -> dict[str, Any]:
-    """Read a YAML file of settings.
-
-    Raises:
-        ConfigError: the file is missing, is not YAML, or is not a mapping.
-    """
-    try:
-        config = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
-    except OSError as error:
-        raise ConfigError(f"--config {path}: {error.strerror}") from error
-    except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"--config {path}: not YAML in UTF-8: {' '.join(str(error).split())}") from error
-    if not isinstance(config, dict):
-        raise ConfigError(f"--config {path}: expected `key: value` lines, got {type(config).__name__}")
-    return config
-
-
 def parse_arguments(
-    *dataclasses: type, argv: list[str] | None = None, default_config: str | Path | None = None
+    *dataclasses: type,
+    argv: list[str] | None = None,
+    default_config: str | Path | None = None,
+    recipe: str | None = None,
 ) -> tuple:
     """Fill dataclasses from `--config FILE.yaml` and the command line; the command line wins.
 
@@ -70,13 +44,14 @@ def parse_arguments(
         dataclasses: classes whose fields are the accepted keys.
         argv: arguments, `sys.argv[1:]` by default.
         default_config: the YAML file of a recipe called without `--config`.
+        recipe: name of the recipe; a key `recipe` in the file, by which `hfcap train` chooses, must agree.
 
     Returns:
         One instance of each class, in their order.
 
     Raises:
         ConfigError: an unknown key (with the nearest known one), a value of a wrong type, null where a setting must
-            have a value, or an unreadable file.
+            have a value, an unreadable file, or one for another recipe.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
     config_path = default_config
@@ -87,6 +62,9 @@ def parse_arguments(
         config_path = argv[at + 1]
         del argv[at : at + 2]
     config = read_config(config_path) if config_path is not None else {}
+    wanted = config.pop("recipe", recipe)
+    if recipe is not None and wanted != recipe:
+        raise ConfigError(f"{config_path}: recipe is {wanted!r}, and this is {recipe!r}: use recipes/{wanted}.py")
     known = {f.name for dataclass in dataclasses for f in fields(dataclass) if f.init}
     for key in config:
         if key not in known:

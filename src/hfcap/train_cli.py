@@ -1,0 +1,140 @@
+"""`hfcap train CONFIG`: start the recipe of a configuration with accelerate's launcher."""
+
+import argparse
+import subprocess
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import fields
+from difflib import get_close_matches
+from pathlib import Path
+
+from hfcap.errors import ConfigError
+from hfcap.shipped import CONFIGS, RECIPES, find_config
+
+
+def add_train_command(commands: argparse._SubParsersAction) -> None:
+    """Add `hfcap train` to the commands."""
+    command = commands.add_parser(
+        "train",
+        help="train a captioner by a configuration",
+        usage="hfcap train CONFIG [--option VALUE …]",
+        description="Start the recipe that CONFIG names with accelerate's launcher. Every key of CONFIG is an option "
+        "that overrides it; options of `accelerate launch` (--num_processes 2, --config_file …) go to the launcher.",
+    )
+    command.add_argument("config", nargs="?", metavar="CONFIG", help="YAML file, or the name of a shipped one")
+    command.add_argument("--list", action="store_true", help="list the shipped configurations")
+    command.add_argument("options", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
+    command.set_defaults(run=train)
+
+
+def train(args: argparse.Namespace) -> None:
+    """List the configurations, or train by one of them; the exit code is that of the recipe.
+
+    Raises:
+        ConfigError: no such configuration, or it names no recipe.
+    """
+    if args.list:
+        print(list_configs())
+        return
+    if args.config is None:
+        raise ConfigError("train: give a CONFIG; `hfcap train --list` shows the shipped ones")
+    config = resolve_config(args.config)
+    recipe = recipe_of(config)
+    launcher_options, recipe_options = split_options(args.options)
+    launch([*launcher_options, "-m", f"hfcap.recipes.{recipe}", "--config", str(config), *recipe_options])
+
+
+def list_configs() -> str:
+    """Name, recipe and first comment of each shipped configuration, one per line."""
+    configs = sorted((CONFIGS / "train").glob("*.yaml"))
+    width = max(len(path.stem) for path in configs)
+    return "\n".join(f"{path.stem:<{width}}  {recipe_of(path):<13}  {_phrase(path)}" for path in configs)
+
+
+def _phrase(path: Path) -> str:
+    """First sentence of the comment that a configuration begins with."""
+    lines = []
+    for line in path.read_text(encoding="utf-8").splitlines():
+        if not line.startswith("# "):
+            break
+        lines.append(line.removeprefix("# "))
+        if line.endswith("."):
+            break
+    return " ".join(lines).partition(". ")[0].rstrip(".")
+
+
+def resolve_config(name: str) -> Path:
+    """Path of a configuration that is given as a file or as the name of a shipped one.
+
+    Raises:
+        ConfigError: neither.
+    """
+    for path in (find_config(name), CONFIGS / "train" / f"{name}.yaml"):
+        if path.is_file():
+            return path
+    shipped = [path.stem for path in (CONFIGS / "train").glob("*.yaml")]
+    near = get_close_matches(Path(name).stem, shipped, n=1)
+    hint = f"; did you mean {near[0]!r}?" if near else ""
+    raise ConfigError(f"train: no configuration {name!r}{hint} `hfcap train --list` shows the shipped ones")
+
+
+def recipe_of(config: Path) -> str:
+    """Name of the recipe that a configuration is for, its key `recipe`.
+
+    Raises:
+        ConfigError: it has no such key, or names no recipe of hfcap.
+    """
+    from hfcap.training.config_file import read_config
+
+    recipe = read_config(config).get("recipe")
+    known = sorted(path.stem for path in RECIPES.glob("train*.py"))
+    if recipe not in known:
+        got = "no key `recipe`" if recipe is None else f"recipe is {recipe!r}"
+        raise ConfigError(f"{config}: {got}; wanted one of {', '.join(known)}")
+    return recipe
+
+
+def split_options(options: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Part options into those of accelerate's launcher and those of the recipe; a name that both have is the recipe's.
+
+    Returns:
+        Options of the launcher, options of the recipe.
+    """
+    from accelerate.commands.launch import launch_command_parser
+
+    from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, QLoraArguments
+
+    own = {f.name for part in (DataArguments, QLoraArguments, CaptionTrainingArguments) for f in fields(part)}
+    launcher = {
+        name: action
+        for action in launch_command_parser()._actions
+        for name in action.option_strings
+        if name.lstrip("-").replace("-", "_") not in own | {"help", "h", "module", "m"}
+    }
+    parts: tuple[list[str], list[str]] = ([], [])
+    rest = list(options)
+    while rest:
+        option = rest.pop(0)
+        name, has_value = option.partition("=")[0], "=" in option
+        part = parts[0] if name in launcher else parts[1]
+        part.append(option)
+        if name in launcher and not has_value:
+            if launcher[name].nargs != 0 and rest:
+                part.append(rest.pop(0))
+            continue
+        while rest and not rest[0].startswith("--"):
+            part.append(rest.pop(0))
+    return parts
+
+
+def launch(arguments: Iterable[str]) -> None:
+    """Run accelerate's launcher; a recipe that fails has said why, so that only its exit code is passed on."""
+    from accelerate.commands.launch import launch_command, launch_command_parser
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+    try:
+        launch_command(launch_command_parser().parse_args(list(arguments)))
+    except subprocess.CalledProcessError as error:
+        sys.exit(error.returncode)
+    except ChildFailedError as error:
+        sys.exit(error.get_first_failure()[1].exitcode)

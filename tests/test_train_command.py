@@ -1,0 +1,93 @@
+"""`hfcap train`: configurations by name, options parted between accelerate's launcher and the recipe."""
+
+import subprocess
+import sys
+
+import pytest
+import yaml
+
+from hfcap import cli, train_cli
+from hfcap.errors import ConfigError
+from hfcap.shipped import CONFIGS
+from hfcap.training.parsing import parse_arguments
+from hfcap.training.scst import ScstArguments
+
+
+def test_every_shipped_configuration_is_listed_with_its_recipe_and_a_phrase(capsys):
+    cli.main(["train", "--list"])
+    lines = capsys.readouterr().out.splitlines()
+    assert [line.split()[0] for line in lines] == sorted(path.stem for path in (CONFIGS / "train").glob("*.yaml"))
+    assert all(len(line.split(maxsplit=2)) == 3 for line in lines)
+    assert any(line.split()[:2] == ["flickr8k_scst", "train_scst"] for line in lines)
+
+
+def test_listing_loads_neither_torch_nor_transformers():
+    code = (
+        "import sys; from hfcap import cli; cli.main(['train', '--list']);"
+        "print(sorted({'torch', 'transformers'} & set(sys.modules)))"
+    )
+    process = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60)
+    assert process.stdout.splitlines()[-1] == "[]", process.stderr
+
+
+def test_options_are_parted():
+    options = ["--num_processes", "2", "--cpu", "--lora_r=8", "--max_steps", "3", "--config_file=a.yaml"]
+    options += ["--gradient_accumulation_steps", "4", "--debug", "underflow_overflow", "--num-machines", "1"]
+    launcher, recipe = train_cli.split_options(options)
+    assert launcher == ["--num_processes", "2", "--cpu", "--config_file=a.yaml", "--num-machines", "1"]
+    # Both know the last two; the recipe's meaning counts.
+    assert recipe == [
+        *("--lora_r=8", "--max_steps", "3", "--gradient_accumulation_steps", "4"),
+        *("--debug", "underflow_overflow"),
+    ]
+
+
+def test_the_launcher_gets_module_configuration_and_options(tmp_path, monkeypatch):
+    launched = []
+    monkeypatch.setattr(train_cli, "launch", lambda arguments: launched.append(list(arguments)))
+    own = tmp_path / "own.yaml"
+    own.write_text("recipe: train\nmax_steps: 3\n")
+    cli.main(["train", str(own), "--num_processes", "2", "--max_steps", "5"])
+    cli.main(["train", "scenes_qlora"])
+    assert launched == [
+        [*("--num_processes", "2", "-m", "hfcap.recipes.train", "--config", str(own)), "--max_steps", "5"],
+        ["-m", "hfcap.recipes.train_qlora", "--config", str(CONFIGS / "train" / "scenes_qlora.yaml")],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("max_steps: 3\n", r"no key `recipe`; wanted one of train, train_encoder, train_qlora, train_scst"),
+        ("recipe: train_rl\n", r"recipe is 'train_rl'; wanted one of"),
+    ],
+)
+def test_a_configuration_names_its_recipe(tmp_path, text, message):
+    path = tmp_path / "a.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=message):
+        train_cli.recipe_of(path)
+
+
+def test_an_unknown_configuration_is_named_with_the_nearest():
+    with pytest.raises(ConfigError, match="no configuration 'scenes_qlra'; did you mean 'scenes_qlora'"):
+        train_cli.resolve_config("scenes_qlra")
+
+
+def test_a_recipe_refuses_the_configuration_of_another(tmp_path):
+    path = tmp_path / "a.yaml"
+    path.write_text("recipe: train\nmax_steps: 3\n")
+    with pytest.raises(ConfigError, match=r"recipe is 'train', and this is 'train_scst': use recipes/train\.py"):
+        parse_arguments(ScstArguments, argv=["--config", str(path)], recipe="train_scst")
+
+
+def test_the_exit_code_of_a_recipe_is_passed_on(tmp_path):
+    """Two: a wrong setting, said in one line; accelerate would add a traceback of its own."""
+    path = tmp_path / "wrong.yaml"
+    path.write_text(yaml.safe_dump({"recipe": "train", "learning_rat": 1.0}))
+    process = subprocess.run(
+        [sys.executable, "-m", "hfcap.cli", "train", str(path), "--cpu"], capture_output=True, text=True, timeout=300
+    )
+    assert process.returncode == 2
+    assert "unknown key 'learning_rat'; did you mean 'learning_rate'?" in process.stderr
+    assert "Traceback" not in process.stderr

@@ -1,0 +1,63 @@
+"""The built wheel in an environment without a checkout: it holds recipes, configurations and templates."""
+
+import subprocess
+import sys
+import sysconfig
+import venv
+from pathlib import Path
+
+import pytest
+
+from hfcap.data.scenes import load_scenes
+
+ROOT = Path(__file__).parents[1]
+SMALL = [
+    *("--max_train_images", "8", "--max_eval_images", "4", "--max_steps", "2", "--image_size", "32"),
+    *("--eval_caption_images", "2", "--vocab_size", "300", "--report_to", "none", "--cpu"),
+]
+
+
+def run(*command, cwd):
+    process = subprocess.run(list(map(str, command)), capture_output=True, text=True, cwd=cwd, timeout=600)
+    assert process.returncode == 0, process.stderr[-3000:]
+    return process.stdout
+
+
+@pytest.fixture(scope="module")
+def installed(tmp_path_factory):
+    """Scripts of an environment with hfcap's wheel, and the libraries of this one; a working directory."""
+    work = tmp_path_factory.mktemp("wheel")
+    run(sys.executable, "-m", "pip", "wheel", "--quiet", "--no-deps", "--wheel-dir", work / "dist", ROOT, cwd=work)
+    (wheel,) = (work / "dist").glob("*.whl")
+    venv.create(work / "venv", with_pip=True)
+    python = work / "venv" / "bin" / "python"
+    run(python, "-m", "pip", "install", "--quiet", "--no-deps", wheel, cwd=work)
+    site = run(python, "-c", "import sysconfig; print(sysconfig.get_path('purelib'))", cwd=work).strip()
+    # An editable installation lies behind a .pth file there, which is not followed from here.
+    libraries = dict.fromkeys(path for path in sys.path if path.endswith("site-packages"))
+    libraries[sysconfig.get_path("purelib")] = None
+    (Path(site) / "libraries.pth").write_text("\n".join(libraries))
+    where = run(python, "-c", "import hfcap; print(hfcap.__file__)", cwd=work).strip()
+    assert Path(where).is_relative_to(site), where
+    return python.parent, work
+
+
+@pytest.mark.slow
+def test_recipes_and_configurations_come_with_the_wheel(installed):
+    scripts, work = installed
+    assert "scenes_qlora" in run(scripts / "hfcap", "train", "--list", cwd=work)
+    run(scripts / "hfcap", "train", "small_from_scratch", "--data", "scenes", *SMALL, cwd=work)
+    folder = work / "outputs" / "small-from-scratch"
+    assert (folder / "README.md").is_file() and (folder / "report.html").is_file()
+    picture = work / "picture.png"
+    load_scenes("test", 1, "caption")[0]["image"].save(picture)
+    assert str(picture) in run(scripts / "hfcap", "caption", picture, "--model", folder, cwd=work)
+    run(scripts / "hfcap", "export", folder, "--to", work / "export", cwd=work)
+    assert (work / "export" / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_a_recipe_is_a_module_of_the_wheel(installed):
+    scripts, work = installed
+    launcher = (scripts / "python", "-m", "accelerate.commands.launch", "--cpu")
+    assert "--max_caption_tokens" in run(*launcher, "-m", "hfcap.recipes.train", "--help", cwd=work)
