@@ -15,7 +15,7 @@ Writes `captions.jsonl`, `metrics.json` and `report.html` into `--output_dir` (b
 folder, or `outputs/NAME-evaluation` for a model of the Hub).
 """
 
-import hfcap.threads  # noqa: F401, I001  (before torch)
+import hfcap.process_setup  # noqa: F401, I001  (before torch)
 
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -3,6 +3,8 @@
 Heavy libraries are imported by the commands that need them, so that `hfcap evaluate` on files starts at once.
 """
 
+import hfcap.process_setup  # noqa: F401, I001  (before torch)
+
 import argparse
 import sys
 from collections.abc import Sequence

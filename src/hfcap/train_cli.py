@@ -1,6 +1,7 @@
 """`hfcap train CONFIG`: start the recipe of a configuration with accelerate's launcher."""
 
 import argparse
+import logging
 import subprocess
 import sys
 from collections.abc import Iterable, Sequence
@@ -128,10 +129,14 @@ def split_options(options: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def launch(arguments: Iterable[str]) -> None:
-    """Run accelerate's launcher; a recipe that fails has said why, so that only its exit code is passed on."""
+    """Run accelerate's launcher; a recipe that fails has said why, so that only its exit code is passed on.
+
+    Its list of options that were left at their defaults is not shown.
+    """
     from accelerate.commands.launch import launch_command, launch_command_parser
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
+    logging.getLogger("accelerate.commands.launch").setLevel(logging.ERROR)
     try:
         launch_command(launch_command_parser().parse_args(list(arguments)))
     except subprocess.CalledProcessError as error:
