@@ -1,7 +1,10 @@
 """What `from hfcap import …` gives: a captioner trained, saved, loaded and used in Python alone."""
 
+import re
+import shutil
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -73,3 +76,22 @@ def test_a_trainer_loads_a_run_folder_and_names_a_missing_one(build_tiny, scene_
     assert type(trainer.model) is type(model)
     with pytest.raises(ConfigError, match="model: no folder"):
         hfcap.CaptionTrainer(str(tmp_path / "nowhere"), args, scene_rows, scene_rows)
+
+
+def test_the_examples_of_the_readme_run(folder, build_tiny, tmp_path, monkeypatch, capsys):
+    """As printed; a tiny captioner has the place of the Hub's, and of the run folder."""
+    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
+    training, captioning = re.findall(r"```python\n(.*?)```", readme, re.DOTALL)[:2]
+    monkeypatch.chdir(tmp_path)
+    model, processor = build_tiny("llava")
+    for place in ("HuggingFaceTB/SmolVLM-256M-Instruct", "outputs/scenes-qlora/model"):
+        for part in (model, processor):
+            part.save_pretrained(place)
+    Path("my_photos").symlink_to(folder)
+    shutil.copy(next((folder / "validation").glob("*.png")), "PHOTO.jpg")
+    exec(training, {})
+    assert (tmp_path / "outputs" / "mine" / "checkpoint-3" / "model.safetensors").is_file()
+    capsys.readouterr()
+    exec(captioning, {})
+    first, cider = capsys.readouterr().out.splitlines()
+    assert first.startswith("['") and float(cider) >= 0
