@@ -173,7 +173,8 @@ def stream_of(
             by_prompt.setdefault(row.prompt, []).extend(texts)
         full = {prompt: texts for prompt, texts in by_prompt.items() if texts}
         num_without += not full
-        reason = why_bad_picture(_undecoded(group[0].image), max_pixels) if full else None
+        checked = full and on_bad_image != "keep"
+        reason = why_bad_picture(_undecoded(group[0].image), max_pixels) if checked else None
         if reason is not None:
             bad = bad_picture(image_id, group[0].where, _undecoded(group[0].image), reason)
             _skip_or_raise(bad, on_bad_image, on_skip)

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -106,7 +106,8 @@ def is_finished(folder: Path) -> bool:
 def start_run(folder: Path, arguments: tuple) -> tuple[Rows, bool]:
     """Read the rows of a run, after a look at its folder: start it, or go on with what is there (see `open_run`).
 
-    A dry run reads the rows alone.
+    A dry run reads the rows alone. Of a finished run no picture is decoded, unless bad ones are to be skipped and the
+    picture cache has been lost.
 
     Args:
         folder: the run folder.
@@ -120,8 +121,12 @@ def start_run(folder: Path, arguments: tuple) -> tuple[Rows, bool]:
     """
     if getattr(arguments[-1], "dry_run", False):
         return load_splits(arguments[0], folder), False
-    main_process_decides(lambda: _check_settings(folder, arguments))
-    rows = load_splits(arguments[0], folder)
+    finished = main_process_decides(lambda: _check_settings(folder, arguments))
+    data_args = arguments[0]
+    if finished and data_args.on_bad_image == "error":
+        # Every picture was decoded when the run began; content hashes tell whether they are still the same.
+        data_args = replace(data_args, on_bad_image="keep")
+    rows = load_splits(data_args, folder)
     return rows, open_run(folder, arguments, rows)
 
 
@@ -188,11 +193,14 @@ def keep_part_hashes(folder: Path, arguments: tuple) -> None:
     main_process_decides(keep)
 
 
-def _check_settings(folder: Path, arguments: tuple) -> None:
+def _check_settings(folder: Path, arguments: tuple) -> bool:
+    """Refuse other settings than those of the run in the folder; return whether it is finished."""
     path = folder / runs.RUN
-    if path.exists():
-        settings = runs.without_secrets(runs.to_json(_settings(arguments)))
-        _refuse(folder, _changed_settings(runs.read_run(path), settings, arguments))
+    if not path.exists():
+        return False
+    settings = runs.without_secrets(runs.to_json(_settings(arguments)))
+    _refuse(folder, _changed_settings(runs.read_run(path), settings, arguments))
+    return is_finished(folder)
 
 
 def _settings(arguments: tuple) -> dict[str, Any]:
