@@ -143,7 +143,23 @@ def test_coco_references_find_captions_and_pictures_by_file_name(tmp_path, scene
     cli.main([*command, "--images", str(tmp_path / "photos"), "--report", str(report)])
     assert "BLEU-1     100.00" in capsys.readouterr().out
     assert "data:image/jpeg" in report.read_text()
-    assert not caplog.text
+    assert [record.getMessage() for record in caplog.records] == [
+        "1 of 1 predictions are matched by the file name or the number of their image, first '000000397133': image "
+        "'397133'"
+    ]
+
+
+def test_integers_of_coco_are_files_with_leading_zeros_of_a_folder(tmp_path, scene_rows, capsys):
+    source = tmp_path / "photos"
+    source.mkdir()
+    for number in (37777, 397133):
+        scene_rows[0]["image"].save(source / f"{number:012d}.png")
+        (source / f"{number:012d}.txt").write_text("a dog")
+    results = [{"image_id": number, "caption": "a dog"} for number in (397133, 37777)]
+    (tmp_path / "p.json").write_text(json.dumps(results))
+    command = ["evaluate", "--predictions", str(tmp_path / "p.json"), "--references", str(source), "--split", "train"]
+    cli.main([*command, "--metrics", "bleu"])
+    assert "BLEU-1     100.00" in capsys.readouterr().out
 
 
 def test_a_broken_picture_of_a_reference_source_stops_no_figures(tmp_path, scene_rows, capsys, caplog):

@@ -25,7 +25,8 @@ def evaluate_files(args: Namespace) -> None:
     """Judge `args.predictions`, or compare the two files of `args.compare`, and write what was asked for.
 
     Raises:
-        ConfigError: a file that cannot be read or paired, an unknown metric: one line that names it.
+        ConfigError: captions that cannot be read or paired, an unknown metric: one line that names it.
+        OSError: a file that is not there.
     """
     metrics = tuple(args.metrics.split(","))
     yardstick = {"idf": None if args.idf is None else Path(args.idf), "tokenizer": args.tokenizer}
@@ -50,7 +51,7 @@ def evaluate_files(args: Namespace) -> None:
             differences = compare_systems(
                 systems[0].candidates, pairs.candidates, pairs.references, metrics, **yardstick
             )
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise ConfigError(str(error)) from error
     _print_figures(paths, systems, figures[-1], differences)
     records = [_record(args, p, figure) for p, figure in zip(systems, figures, strict=True)]
