@@ -98,7 +98,7 @@ def read_predictions(path: str | os.PathLike) -> list[Row]:
     """
     if Path(path).is_dir():
         raise ValueError(f"{path} is a folder; pass the file with the captions, of a run its captions.jsonl")
-    if Path(path).suffix.lower() in (".csv", ".tsv", ".txt"):
+    if Path(path).suffix.lower() in (".csv", ".tsv"):
         raise ValueError(f"{path}: captions are not read from {Path(path).suffix} files; {WANTED_PREDICTIONS}")
     if _is_jsonl(path):
         rows = [

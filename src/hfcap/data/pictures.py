@@ -179,7 +179,7 @@ def _why_bad(found: Examination, max_pixels: int) -> str | None:
     if found.width * found.height > max_pixels:
         return (
             f"{found.width} x {found.height} pixels, more than max_pixels ({max_pixels:,}): "
-            "shrink it, or raise max_pixels"
+            "shrink it, or raise --max_pixels"
         )
     return found.reason
 
@@ -213,7 +213,7 @@ def handle_bad_images(
         lines.append(f"and {len(bad) - MAX_LISTED} more")
     text = f"{len(bad)} of {len(dataset)} images cannot be read:\n  " + "\n  ".join(lines)
     if on_bad_image == "error":
-        raise ValueError(f"{text}\nRepair or remove them, or set on_bad_image: skip to train without them.")
+        raise ValueError(f"{text}\nRepair or remove them, or pass --on_bad_image skip to leave them out.")
     if len(bad) == len(dataset):
         raise ValueError(f"{text}\nNothing is left.")
     warnings.warn(f"skipped {text}", stacklevel=3)

@@ -188,7 +188,7 @@ def stream_of(
 def _skip_or_raise(bad: dict[str, str], on_bad_image: str, on_skip: Callable | None) -> None:
     text = bad_picture_text(bad)
     if on_bad_image == "error":
-        raise ValueError(f"{text}\nRepair or remove it, or set on_bad_image: skip to go on without such pictures.")
+        raise ValueError(f"{text}\nRepair or remove it, or pass --on_bad_image skip to leave such pictures out.")
     warnings.warn(f"skipped {text}", stacklevel=2)
     if on_skip is not None:
         on_skip(bad)
