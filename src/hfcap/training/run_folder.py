@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import datasets
+from accelerate import PartialState
 from datasets import Image
 from filelock import FileLock, Timeout
 
@@ -18,7 +19,7 @@ from hfcap.distributed import main_process_decides
 from hfcap.errors import ConfigError
 from hfcap.files import write_json
 from hfcap.origins import ORIGINS, PARTS, find_origins
-from hfcap.training.arguments import RunArguments
+from hfcap.training.arguments import DataArguments, RunArguments
 from hfcap.training.checkpoints import last_complete_checkpoint, remove_incomplete_checkpoints
 from hfcap.training.compatibility import checkpoint_engine, current_backend
 from hfcap.training.dataset import FIRST_OF_STREAM
@@ -126,8 +127,17 @@ def start_run(folder: Path, arguments: tuple) -> tuple[Rows, bool]:
     if finished and data_args.on_bad_image == "error":
         # Every picture was decoded when the run began; content hashes tell whether they are still the same.
         data_args = replace(data_args, on_bad_image="keep")
-    rows = load_splits(data_args, folder)
+    rows = _load_in_turns(data_args, folder)
     return rows, open_run(folder, arguments, rows)
+
+
+def _load_in_turns(args: DataArguments, folder: Path) -> Rows:
+    """Load the splits, in the main process first: the others find in the cache what it has read of the pictures."""
+    if PartialState().num_processes == 1 or args.streaming or args.data == "scenes":  # these use no cache
+        return load_splits(args, folder)
+    loaded: list[Rows] = []
+    main_process_decides(lambda: loaded.append(load_splits(args, folder)))
+    return loaded[0] if loaded else load_splits(args, folder)
 
 
 def open_run(folder: Path, arguments: tuple, rows: Rows) -> bool:
