@@ -356,6 +356,26 @@ def test_an_output_of_the_wrong_kind_is_one_line(files, tmp_path, capsys, scene_
     assert capsys.readouterr().err.splitlines()[-1] == f"error: {there}: {said}; fix or change the path"
 
 
+def test_a_warning_about_data_is_one_line_without_code(tmp_path, scene_rows):
+    scene_rows[0]["image"].save(tmp_path / "1.png")
+    source = write_lines(tmp_path / "train.jsonl", [{"image": "1.png", "captions": ["a dog", " "]}])
+    code = f"""
+import warnings
+from hfcap.cli import main
+warnings.warn("of others")
+main(["data", "split", {source!r}, "--output", {str(tmp_path / "out")!r}, "--validation", "0"])
+warnings.warn("of others again")
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr.splitlines()
+    said = [line for line in said if "warn" in line.lower()]
+    assert said == [
+        "<string>:4: UserWarning: of others",
+        "warning: dropped 1 empty captions and 0 images without any caption (of 1 images); remove them from the "
+        "source to silence this",
+        "<string>:6: UserWarning: of others again",
+    ]
+
+
 def test_an_error_that_names_no_file_is_a_traceback():
     def broken():
         raise OSError("a bug")
