@@ -165,16 +165,20 @@ def test_integers_of_coco_are_files_with_leading_zeros_of_a_folder(tmp_path, sce
 def test_a_broken_picture_of_a_reference_source_stops_no_figures(tmp_path, scene_rows, capsys, caplog):
     source = tmp_path / "data"
     source.mkdir()
-    for name in ("1", "2"):
+    for name in ("1", "2", "3"):
         scene_rows[int(name)]["image"].save(source / f"{name}.png")
         (source / f"{name}.txt").write_text("a dog")
     (source / "2.png").write_bytes((source / "2.png").read_bytes()[:200])
-    predictions = write_lines(tmp_path / "p.jsonl", [{"image_id": name, "caption": "a dog"} for name in ("1", "2")])
+    (source / "3.png").write_bytes(b"404")
+    predictions = write_lines(
+        tmp_path / "p.jsonl", [{"image_id": name, "caption": "a dog"} for name in ("1", "2", "3")]
+    )
     report = tmp_path / "report.html"
     command = ["evaluate", "--predictions", predictions, "--references", str(source), "--split", "train"]
     cli.main([*command, "--report", str(report)])
     assert "BLEU-1     100.00" in capsys.readouterr().out
     assert "2 is left out of the report: OSError: " in caplog.text
+    assert "3 is left out of the report: not a picture (the file begins with b'404')" in caplog.text
     assert len(set(re.findall(r"data:image/jpeg[^\"]*", report.read_text()))) == 1
 
 

@@ -106,13 +106,14 @@ def _file_names(image: dict[str, Any] | None) -> tuple[str, ...]:
 
 def _picture(image: Any, name: object) -> Image.Image | None:
     """Load a picture for the report; one that cannot be read is left out and named."""
-    from hfcap.data.pictures import load_picture
+    from hfcap.data.pictures import load_picture, why_bad_picture
 
     try:
         return load_picture(image)
     # PIL raises SyntaxError, ValueError, struct.error and others on damaged files, besides OSError.
     except Exception as error:
-        logger.warning("%s is left out of the report: %s: %s", name, type(error).__name__, error)
+        reason = why_bad_picture(image) or f"{type(error).__name__}: {error}"
+        logger.warning("%s is left out of the report: %s", name, reason)
         return None
 
 
