@@ -12,6 +12,12 @@ from tiny import TINY_ENCODER, TINY_GPT2, TINY_LLAMA
 from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
 
 
+@pytest.fixture(autouse=True)
+def own_cache(tmp_path_factory, monkeypatch):
+    """Tar shards and examinations of pictures go to a cache of the test's own."""
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path_factory.mktemp("cache"))
+
+
 @pytest.fixture(scope="session")
 def scene_rows():
     """24 embedded scenes of 32 pixels, five references each."""

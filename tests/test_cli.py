@@ -143,22 +143,42 @@ def test_coco_references_find_captions_and_pictures_by_file_name(tmp_path, scene
     cli.main([*command, "--images", str(tmp_path / "photos"), "--report", str(report)])
     assert "BLEU-1     100.00" in capsys.readouterr().out
     assert "data:image/jpeg" in report.read_text()
-    assert not caplog.text
+    assert [record.getMessage() for record in caplog.records] == [
+        "1 of 1 predictions are matched by the file name or the number of their image, first '000000397133': image "
+        "'397133'"
+    ]
+
+
+def test_integers_of_coco_are_files_with_leading_zeros_of_a_folder(tmp_path, scene_rows, capsys):
+    source = tmp_path / "photos"
+    source.mkdir()
+    for number in (37777, 397133):
+        scene_rows[0]["image"].save(source / f"{number:012d}.png")
+        (source / f"{number:012d}.txt").write_text("a dog")
+    results = [{"image_id": number, "caption": "a dog"} for number in (397133, 37777)]
+    (tmp_path / "p.json").write_text(json.dumps(results))
+    command = ["evaluate", "--predictions", str(tmp_path / "p.json"), "--references", str(source), "--split", "train"]
+    cli.main([*command, "--metrics", "bleu"])
+    assert "BLEU-1     100.00" in capsys.readouterr().out
 
 
 def test_a_broken_picture_of_a_reference_source_stops_no_figures(tmp_path, scene_rows, capsys, caplog):
     source = tmp_path / "data"
     source.mkdir()
-    for name in ("1", "2"):
+    for name in ("1", "2", "3"):
         scene_rows[int(name)]["image"].save(source / f"{name}.png")
         (source / f"{name}.txt").write_text("a dog")
     (source / "2.png").write_bytes((source / "2.png").read_bytes()[:200])
-    predictions = write_lines(tmp_path / "p.jsonl", [{"image_id": name, "caption": "a dog"} for name in ("1", "2")])
+    (source / "3.png").write_bytes(b"404")
+    predictions = write_lines(
+        tmp_path / "p.jsonl", [{"image_id": name, "caption": "a dog"} for name in ("1", "2", "3")]
+    )
     report = tmp_path / "report.html"
     command = ["evaluate", "--predictions", predictions, "--references", str(source), "--split", "train"]
     cli.main([*command, "--report", str(report)])
     assert "BLEU-1     100.00" in capsys.readouterr().out
     assert "2 is left out of the report: OSError: " in caplog.text
+    assert "3 is left out of the report: not a picture (the file begins with b'404')" in caplog.text
     assert len(set(re.findall(r"data:image/jpeg[^\"]*", report.read_text()))) == 1
 
 
@@ -338,6 +358,26 @@ def test_an_output_of_the_wrong_kind_is_one_line(files, tmp_path, capsys, scene_
     assert exit_.value.code == 2
     said = {"evaluate": "Is a directory", "check": "File exists"}[command]
     assert capsys.readouterr().err.splitlines()[-1] == f"error: {there}: {said}; fix or change the path"
+
+
+def test_a_warning_about_data_is_one_line_without_code(tmp_path, scene_rows):
+    scene_rows[0]["image"].save(tmp_path / "1.png")
+    source = write_lines(tmp_path / "train.jsonl", [{"image": "1.png", "captions": ["a dog", " "]}])
+    code = f"""
+import warnings
+from hfcap.cli import main
+warnings.warn("of others")
+main(["data", "split", {source!r}, "--output", {str(tmp_path / "out")!r}, "--validation", "0"])
+warnings.warn("of others again")
+"""
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stderr.splitlines()
+    said = [line for line in said if "warn" in line.lower()]
+    assert said == [
+        "<string>:4: UserWarning: of others",
+        "warning: dropped 1 empty captions and 0 images without any caption (of 1 images); remove them from the "
+        "source to silence this",
+        "<string>:6: UserWarning: of others again",
+    ]
 
 
 def test_an_error_that_names_no_file_is_a_traceback():

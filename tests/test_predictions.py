@@ -1,3 +1,4 @@
+import gzip
 import json
 import os
 
@@ -198,8 +199,8 @@ def test_unknown_predictions_are_an_error_even_when_missing_is_allowed():
 
 
 def test_no_common_id_shows_both_spellings():
-    with pytest.raises(ValueError, match=r"No image id is in both files.*'139'.*'000139'"):
-        pair(_rows(("139", "c")), _rows(("000139", "r")), allow_missing=True)
+    with pytest.raises(ValueError, match=r"No image id is in both files.*'139'.*'img_139'"):
+        pair(_rows(("139", "c")), _rows(("img_139", "r")), allow_missing=True)
 
 
 COCO = {
@@ -240,9 +241,44 @@ def test_an_image_by_id_and_by_file_name_is_refused():
 def test_an_id_that_is_the_file_name_of_another_image_is_said(caplog):
     references = [Row("1", ["r"], "r", names=("2.jpg", "2")), Row("2", ["r"], "r", names=("1.jpg", "1"))]
     assert pair(_rows(("1.jpg", "c"), ("2.jpg", "d")), references).candidates == ["d", "c"]
-    assert not caplog.text
+    assert "taken as ids" not in caplog.text
     assert pair(_rows(("1", "c"), ("2", "d")), references).candidates == ["c", "d"]
     assert "2 predictions have an image id that is the file name of another image too, first '1'" in caplog.text
+
+
+@pytest.mark.parametrize("names", [("397133", "37777"), ("000000397133", "000000037777")])
+@pytest.mark.parametrize(
+    "written", ["397133", "000000397133", "COCO_val2014_000000397133", "000000397133.jpg", "val/000000397133"]
+)
+def test_numbers_match_with_and_without_leading_zeros_where_one_image_has_them(caplog, names, written):
+    references = [Row(name, ["r"], "r", names=(f"val/{int(name):012d}", f"{int(name):012d}.jpg")) for name in names]
+    with caplog.at_level("INFO"):
+        assert pair(_rows((written, "c")), references, allow_missing=True).image_ids == [names[0]]
+    said = f"1 of 1 predictions are matched by the file name or the number of their image, first '{written}': image "
+    assert (said in caplog.text) == (written != names[0])
+
+
+def test_a_number_of_two_images_or_after_another_name_is_no_match():
+    references = [Row(name, ["r"], "r") for name in ("0012", "12")]
+    assert pair(_rows(("12", "c"), ("0012", "d")), references).candidates == ["d", "c"]
+    for written in ("00012", "img_12", "x0012"):
+        with pytest.raises(ValueError, match="No image id is in both files"):
+            pair(_rows((written, "c")), references, allow_missing=True)
+    with pytest.raises(ValueError, match="a second caption of image '12'"):
+        pair(_rows(("12", "c"), ("012", "d")), references[1:])
+
+
+def test_files_of_other_kinds_are_named_with_what_is_read(tmp_path):
+    (tmp_path / "run").mkdir()
+    (tmp_path / "p.csv").write_text("image_id,caption\n1,a dog\n")
+    (tmp_path / "p.json").write_bytes(gzip.compress(b'[{"image_id": 1, "caption": "a"}]'))
+    for name, message in (
+        ("run", "run is a folder; pass the file with the captions, of a run its captions.jsonl"),
+        ("p.csv", "captions are not read from .csv files; wanted JSONL with image_id and caption"),
+        ("p.json", r"p.json: compressed with gzip; unpack it first \(gunzip\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            read_predictions(tmp_path / name)
 
 
 # Writing

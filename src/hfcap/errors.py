@@ -5,7 +5,9 @@ import os
 import re
 import sys
 import unicodedata
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 SHOWN = 80  # characters of a value in a message
@@ -81,6 +83,16 @@ def encode_anything() -> None:
             stream.reconfigure(errors="backslashreplace")
 
 
+def _format_warning(message: Warning | str, category: type[Warning], filename: str, *place: Any) -> str:
+    """A warning about data or settings says all; where in hfcap's code it was raised says nothing to who reads it."""
+    if category is UserWarning and Path(filename).is_relative_to(Path(__file__).parent):
+        return for_terminal(f"warning: {message}") + "\n"
+    return _format_with_code(message, category, filename, *place)
+
+
+_format_with_code = warnings.formatwarning
+
+
 def run_main(main: Callable[[], None]) -> None:
     """Run `main`; a `ConfigError` (exit code 2) or `WorkError` (1) becomes one line on stderr, without a traceback.
 
@@ -91,6 +103,7 @@ def run_main(main: Callable[[], None]) -> None:
     handler = logging.StreamHandler()
     handler.setFormatter(_MessageFormatter("%(message)s"))
     logging.basicConfig(handlers=[handler])
+    warnings.formatwarning = _format_warning
     logging.getLogger("hfcap").setLevel(logging.INFO if os.environ.get("RANK", "0") == "0" else logging.WARNING)
     try:
         main()

@@ -25,7 +25,8 @@ def evaluate_files(args: Namespace) -> None:
     """Judge `args.predictions`, or compare the two files of `args.compare`, and write what was asked for.
 
     Raises:
-        ConfigError: a file that cannot be read or paired, an unknown metric: one line that names it.
+        ConfigError: captions that cannot be read or paired, an unknown metric: one line that names it.
+        OSError: a file that is not there.
     """
     metrics = tuple(args.metrics.split(","))
     yardstick = {"idf": None if args.idf is None else Path(args.idf), "tokenizer": args.tokenizer}
@@ -50,7 +51,7 @@ def evaluate_files(args: Namespace) -> None:
             differences = compare_systems(
                 systems[0].candidates, pairs.candidates, pairs.references, metrics, **yardstick
             )
-    except (OSError, ValueError) as error:
+    except ValueError as error:
         raise ConfigError(str(error)) from error
     _print_figures(paths, systems, figures[-1], differences)
     records = [_record(args, p, figure) for p, figure in zip(systems, figures, strict=True)]
@@ -105,13 +106,14 @@ def _file_names(image: dict[str, Any] | None) -> tuple[str, ...]:
 
 def _picture(image: Any, name: object) -> Image.Image | None:
     """Load a picture for the report; one that cannot be read is left out and named."""
-    from hfcap.data.pictures import load_picture
+    from hfcap.data.pictures import load_picture, why_bad_picture
 
     try:
         return load_picture(image)
     # PIL raises SyntaxError, ValueError, struct.error and others on damaged files, besides OSError.
     except Exception as error:
-        logger.warning("%s is left out of the report: %s: %s", name, type(error).__name__, error)
+        reason = why_bad_picture(image) or f"{type(error).__name__}: {error}"
+        logger.warning("%s is left out of the report: %s", name, reason)
         return None
 
 

@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any
 
 
-def write_atomic(path: str | os.PathLike, text: str | bytes) -> Path:
+def write_atomic(path: str | os.PathLike, text: str | bytes, sync: bool = True) -> Path:
     """Write `text` (UTF-8 if a string) to `path` so that no reader, and no crash, ever sees half of it.
 
     The parent folder is made if needed. An existing file is replaced, and stays as it was if anything goes wrong.
+    Without `sync` nothing waits for the disk, and a crash of the machine may leave an empty file: for caches.
     Returns the path. Raises OSError as the file system does, and UnicodeEncodeError before anything is touched.
     """
     path = Path(path)
@@ -28,7 +29,8 @@ def write_atomic(path: str | os.PathLike, text: str | bytes) -> Path:
         with open(temporary, "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if sync:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

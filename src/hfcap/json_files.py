@@ -9,6 +9,7 @@ from typing import Any
 from hfcap.errors import shown
 
 NAMES_SHOWN = 20
+GZIP = b"\x1f\x8b"  # how such a file begins
 
 
 def read_text(path: str | os.PathLike) -> str:
@@ -18,6 +19,8 @@ def read_text(path: str | os.PathLike) -> str:
 
 def decode_text(data: bytes, where: object) -> str:
     """Return the content of a UTF-8 file; `where` names it in the error."""
+    if data.startswith(GZIP):
+        raise ValueError(f"{where}: compressed with gzip; unpack it first (gunzip)")
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as error:

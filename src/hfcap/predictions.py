@@ -12,13 +12,16 @@ Formats read (recognised by content; `.jsonl` by name):
 | references  | Karpathy JSON        | `{"images": [{"filename", "split", "sentences": [{"raw"}]}]}`                 |
 
 Every image id is a string in memory. Predictions may name an image by its picture file where the references know it
-(COCO's `file_name`, Karpathy's `filename`, an `image` of JSONL): `hfcap caption` does. A `captions.jsonl` of a run
-carries `caption` and the references as `captions`, so it is read as predictions and as references alike.
+(COCO's `file_name`, Karpathy's `filename`, an `image` of JSONL): `hfcap caption` does. Numbers match with and without
+leading zeros and COCO's prefix (397133, 000000397133, COCO_val2014_000000397133), where one image has the number.
+A `captions.jsonl` of a run carries `caption` and the references as `captions`, so it is read as predictions and as
+references alike.
 """
 
 import json
 import logging
 import os
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
@@ -41,6 +44,10 @@ from hfcap.json_files import (
 logger = logging.getLogger(__name__)
 
 JSONL_SUFFIXES = (".jsonl", ".ndjson")
+WANTED_PREDICTIONS = (
+    'wanted JSONL with image_id and caption per line, or COCO results [{"image_id": ..., "caption": ...}, ...]'
+)
+_NUMBER = re.compile(r"(?:COCO_[a-z]+\d{4}_)?0*(\d+)")
 SPLITS_OF_KARPATHY = {"train": {"train", "restval"}, "validation": {"val"}, "test": {"test"}}
 
 
@@ -86,9 +93,13 @@ def read_predictions(path: str | os.PathLike) -> list[Row]:
     Captions may be empty: a weak model writes some, and without them it would look better than it is.
 
     Raises:
-        ValueError: one message with file, place and fix: wrong encoding, malformed JSON, a field missing or of the
-            wrong type, an id twice.
+        ValueError: one message with file, place and fix: a folder or a file of another kind, wrong encoding, malformed
+            JSON, a field missing or of the wrong type, an id twice.
     """
+    if Path(path).is_dir():
+        raise ValueError(f"{path} is a folder; pass the file with the captions, of a run its captions.jsonl")
+    if Path(path).suffix.lower() in (".csv", ".tsv"):
+        raise ValueError(f"{path}: captions are not read from {Path(path).suffix} files; {WANTED_PREDICTIONS}")
     if _is_jsonl(path):
         rows = [
             Row(image_id_of(entry, where), [caption_of(entry, "caption", where, allow_empty=True)], where, entry)
@@ -97,10 +108,7 @@ def read_predictions(path: str | os.PathLike) -> list[Row]:
     else:
         content = read_json(path)
         if not isinstance(content, list):
-            raise ValueError(
-                f"{path}: a JSON {json_type(content)} is no predictions file; wanted JSONL with image_id and caption "
-                'per line, or COCO results [{"image_id": ..., "caption": ...}, ...]'
-            )
+            raise ValueError(f"{path}: a JSON {json_type(content)} is no predictions file; {WANTED_PREDICTIONS}")
         rows = [
             Row(image_id_of(entry, where), [caption_of(entry, "caption", where, allow_empty=True)], where)
             for entry, where in objects_of(content, path, "")
@@ -156,12 +164,14 @@ def pair(predictions: list[Row], references: list[Row], allow_missing: bool = Fa
         raise ValueError(
             f"No image id is in both files: {len(predictions)} predictions, first {shown(unknown[0].image_id)} "
             f"({unknown[0].where}); {len(references)} references, first {shown(references[0].image_id)} "
-            f"({references[0].where}). Write the ids alike, or give the references of the same split (--split)."
+            f"({references[0].where}). Write the ids alike, or give the references of the same split "
+            "(another file, or --split)."
         )
     if unknown:
         raise ValueError(
             f"{len(unknown)} of {len(predictions)} predictions have no references, first {shown(unknown[0].image_id)} "
-            f"({unknown[0].where}). Remove them, or give the references of the same split (--split)."
+            f"({unknown[0].where}). Remove them, or give the references of the same split (another "
+            "file, or --split)."
         )
     if missing and not allow_missing:
         raise ValueError(
@@ -185,21 +195,25 @@ def picture_names(path: str) -> tuple[str, ...]:
 
 
 def _by_reference_ids(predictions: list[Row], references: list[Row]) -> list[Row]:
-    """Give predictions whose id is the name of a reference's picture file the id of the reference."""
+    """Give predictions that name a reference's picture file, or its number, the id of the reference."""
     known = {row.image_id for row in references}
-    owners: dict[str, list[str]] = {}
-    for row in references:
-        for name in row.names:
-            owners.setdefault(name, []).append(row.image_id)
+    names = _owners((name, row.image_id) for row in references for name in row.names)
+    numbers = _owners(
+        (number, row.image_id)
+        for row in references
+        for number in {_number_of(name) for name in (row.image_id, *row.names)} - {None}
+    )
     renamed, both, seen = [], [], {}
     for row in predictions:
-        found = [row.image_id] if row.image_id in known else owners.get(row.image_id, [])
+        found = [row.image_id] if row.image_id in known else names.get(row.image_id, [])
         if len(found) > 1:
             raise ValueError(
                 f"{row.where}: {shown(row.image_id)} is the file name of several images: {shown(found[0])} and "
                 f"{shown(found[1])}; write their ids, or the names with their folders"
             )
-        if row.image_id in known and set(owners.get(row.image_id, ())) - {row.image_id}:
+        with_number = numbers.get(_number_of(row.image_id), [])
+        found = found or (with_number if len(with_number) == 1 else [])
+        if row.image_id in known and set(names.get(row.image_id, ())) - {row.image_id}:
             both.append(row.image_id)
         row = replace(row, image_id=found[0]) if found else row
         if row.image_id in seen:
@@ -209,6 +223,7 @@ def _by_reference_ids(predictions: list[Row], references: list[Row]) -> list[Row
             )
         seen[row.image_id] = row.where
         renamed.append(row)
+    _say_renamed(predictions, renamed)
     if both:
         logger.warning(
             "%d predictions have an image id that is the file name of another image too, first %s: taken as ids. "
@@ -216,6 +231,32 @@ def _by_reference_ids(predictions: list[Row], references: list[Row]) -> list[Row
             *(len(both), shown(both[0])),
         )
     return renamed
+
+
+def _owners(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:
+    owners: dict[str, list[str]] = {}
+    for name, image_id in pairs:
+        owners.setdefault(name, []).append(image_id)
+    return owners
+
+
+def _number_of(name: str) -> str | None:
+    """Return the number that a name is, or that follows COCO's prefix, without leading zeros."""
+    match = _NUMBER.fullmatch(name)
+    return None if match is None else match[1]
+
+
+def _say_renamed(predictions: list[Row], renamed: list[Row]) -> None:
+    changed = [
+        (was.image_id, row.image_id)
+        for was, row in zip(predictions, renamed, strict=True)
+        if was.image_id != row.image_id
+    ]
+    if changed:
+        logger.info(
+            "%d of %d predictions are matched by the file name or the number of their image, first %s: image %s",
+            *(len(changed), len(predictions), shown(changed[0][0]), shown(changed[0][1])),
+        )
 
 
 def write_predictions(path: str | os.PathLike, rows: Iterable[Mapping[str, Any]]) -> Path:

@@ -5,11 +5,6 @@ from hfcap.data import feature_store
 from hfcap.data.scenes import load_scenes
 
 
-@pytest.fixture(autouse=True)
-def own_cache(tmp_path, monkeypatch):
-    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
-
-
 @pytest.fixture
 def folder(tmp_path):
     (tmp_path / "data").mkdir()

@@ -147,14 +147,19 @@ def test_bad_row(name, tmp_path):
 PNG, JPEG = picture(size=(64, 64)), picture("JPEG", size=(64, 64))
 BAD_PICTURES = {
     "empty file": (b"", "the file is empty"),
-    "text": (b"<html>not found</html>", r"not a picture \(the file begins with b'<html>not fo'"),
+    "text": (b"404: not found", r"not a picture \(the file begins with b'404: not fou'"),
+    "a web page": (b"<!DOCTYPE html><html>", r"\(a web page, as servers send .*; download the picture again\)"),
+    "a pointer of Git LFS": (
+        b"version https://git-lfs.github.com/spec/v1\noid sha256:1\nsize 9\n",
+        r"\(a pointer of Git LFS; `git lfs pull` fetches the picture\)",
+    ),
     "half a PNG": (PNG[: len(PNG) // 2], "truncated"),
     "half a JPEG": (JPEG[: len(JPEG) // 2], "truncated"),
     "a damaged PNG": (PNG[:60] + b"\0" * 20 + PNG[80:], "broken data stream"),
     "header only": (PNG[:20], "not a picture|OSError|SyntaxError|struct"),
     "SVG": (b'<svg xmlns="http://www.w3.org/2000/svg"/>', "not a picture"),
     "a bomb": (png_of(30000, 30000), "DecompressionBombError"),
-    "more than max_pixels": (png_of(10000, 9000), r"10000 x 9000 pixels, more than max_pixels .*raise max_pixels"),
+    "more than max_pixels": (png_of(10000, 9000), r"10000 x 9000 pixels, more than max_pixels .*raise --max_pixels"),
     "missing file": (None, "No such file"),
     "a folder": ("folder", "Is a directory"),
     "a dangling link": ("link", "No such file"),
@@ -183,7 +188,7 @@ def test_bad_picture_stops_before_training_or_is_left_out(name, tmp_path):
     source.write_text(f"{GOOD}\n{line(image=bad, caption='a cat')}\n")
     message = (
         rf"(?s)1 of 2 images cannot be read:\n  \S+captions.jsonl, line 2(, picture \S+)? \(image_id .*{reason}.*"
-        "on_bad_image: skip"
+        "--on_bad_image skip"
     )
     with pytest.raises(ValueError, match=message):
         load_captions(str(source), "train")

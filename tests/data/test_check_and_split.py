@@ -45,7 +45,7 @@ def test_clean_data_has_nothing_to_mend(clean, capsys):
     source = write(*clean)
     main(["data", "check", source])
     printed = capsys.readouterr().out
-    assert "Nothing to mend." in printed and "train       8       40        5, 5, 5" in printed
+    assert "No problems found." in printed and "train       8       40        5, 5, 5" in printed
 
 
 def test_each_fault_is_found_once_and_named(clean, tmp_path, capsys):
@@ -127,7 +127,7 @@ def test_tokens_are_counted_as_the_collator_does(clean, build_tiny, tmp_path, ca
     validation = load_captions(source, "validation")["captions"]
     more = [len(ids) for texts in validation for ids in collator.targets(texts)]
     assert record["findings"]["long_caption"]["count"] == sum(length > 8 for length in lengths + more) > 0
-    assert "tokens a caption" in capsys.readouterr().out
+    assert "tokens per caption" in capsys.readouterr().out
 
 
 def test_rows_for_two_prompts_share_their_picture_rightly(clean):
@@ -250,11 +250,23 @@ def test_the_splits_of_a_picture_do_not_depend_on_the_order_of_rows():
     assert dict(zip(pictures, assign_splits(pictures, SHARES, seed=2), strict=True)) != split_of
 
 
+def test_splits_that_a_source_has_are_not_dissolved_unsaid(clean, tmp_path, caplog):
+    with caplog.at_level("INFO"):
+        split_source(write(*clean), tmp_path / "out", SHARES)
+    assert "the rows of its splits (train, validation) are put together and split anew" in caplog.text
+
+
 def test_bad_shares_and_bad_folders_are_named(clean, tmp_path, capsys):
     with pytest.raises(ValueError, match=r"wanted positive numbers that add up to 1"):
         assign_splits(["a", "b"], {"train": 0.5, "test": 0.4}, 0)
-    with pytest.raises(ValueError, match=r"split 'test' would be empty: 0.1 of 2 pictures"):
-        assign_splits(["a", "b"], {"train": 0.9, "test": 0.1}, 0)
+    for pictures, shares, message in (
+        ("ab", {"train": 0.9, "test": 0.1}, r"split 'test' would be empty: 0.1 of 2 pictures .*; pass --test 0.5$"),
+        ("abc", {"train": 0.9, "validation": 0.1}, r"of 3 pictures is less than one; pass --validation 0.34$"),
+        ("abc", {"train": 0.1, "validation": 0.9}, r"'train' would be empty: .*; lower the shares of the others$"),
+        ("ab", SHARES, r"3 splits need as many pictures$"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            assign_splits(list(pictures), shares, 0)
     (tmp_path / "taken").mkdir()
     with pytest.raises(SystemExit) as stopped:
         main(["data", "split", write(*clean), "--output", str(tmp_path / "taken")])

@@ -13,6 +13,7 @@ from PIL import Image
 from source_forms import write_tar
 
 from hfcap.cli import main
+from hfcap.data.pictures import undecoded
 from hfcap.data.sources import load_captions
 from hfcap.errors import LONGEST_LINE, ConfigError, printable, run_main, shown
 from hfcap.files import write_atomic
@@ -168,6 +169,34 @@ def test_a_folder_given_is_searched_by_the_name_of_the_file(tmp_path, written):
     put(tmp_path / "pics" / "0.png")
     rows = load_captions(write_row(tmp_path / "tables", image=written), "train", image_folder=str(tmp_path / "pics"))
     assert rows["image_id"][:] == ["0"]
+
+
+@pytest.mark.parametrize("written", ["my%20photos/0%20%C3%BC.png", " my photos/0 ü.png ", "my photos\\0 ü.png"])
+def test_paths_as_other_tools_write_them(tmp_path, written):
+    (tmp_path / "my photos").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "my photos" / "0 ü.png")
+    entries = [{"image": written, "caption": "a dog"}, {"image": "gone%20.png", "caption": "a cat"}]
+    (tmp_path / "train.jsonl").write_text("".join(json.dumps(entry) + "\n" for entry in entries))
+    rows = load_captions(str(tmp_path / "train.jsonl"), "train", on_bad_image="keep")
+    paths = [image["path"] for image in undecoded(rows)["image"]]
+    assert paths == [str(tmp_path / "my photos" / "0 ü.png"), str(tmp_path / "gone%20.png")]
+
+
+def test_a_name_with_a_percent_sign_stays(tmp_path):
+    for name in ("a%20b.png", "a b.png"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    (tmp_path / "train.jsonl").write_text('{"image": "a%20b.png", "caption": "a dog"}\n')
+    rows = load_captions(str(tmp_path / "train.jsonl"), "train")
+    assert undecoded(rows)[0]["image"]["path"] == str(tmp_path / "a%20b.png")
+
+
+def test_another_case_of_a_path_is_named(tmp_path):
+    (tmp_path / "photos").mkdir()
+    Image.new("RGB", (8, 8)).save(tmp_path / "photos" / "0.png")
+    (tmp_path / "train.jsonl").write_text('{"image": "Photos/0.PNG", "caption": "a dog"}\n')
+    message = r"picture 'Photos/0.PNG', .* \(there is 'photos/0.png': upper and lower case differ\); give the folder"
+    with pytest.raises(ValueError, match=message):
+        load_captions(str(tmp_path / "train.jsonl"), "train")
 
 
 def test_a_backslash_that_is_part_of_a_name_stays(tmp_path):

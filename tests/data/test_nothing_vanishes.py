@@ -399,7 +399,7 @@ def test_img2dataset_s_files_are_read(folder, log):
     Dataset.from_dict({"url": ["a", "b"], "caption": ["x", "y"]}).to_parquet(folder / "00000.parquet")
     (folder / "00000_stats.json").write_text('{"count": 2}')
     assert captions(folder) == ["a bird 0", "a bird 1"]
-    assert "tables: 2 (.parquet, .json; first 00000.parquet)" in log.text
+    assert "img2dataset's records of its downloads: 2 (.parquet, .json; first 00000.parquet)" in log.text
     shutil.rmtree(folder / "00000")
     write_tar(folder / "00000.tar", [("0.png", encoded()), ("0.txt", b"a bird")])
     assert captions(folder) == ["a bird"]

@@ -141,7 +141,7 @@ def test_bad_images_are_listed_in_one_error_or_skipped(tmp_path):
     columns = {"image_id": ["a", "b", "c"], "image": [png("red"), b"junk", b"more"], "captions": [["x"]] * 3}
     folder = write_parquet(tmp_path / "data", columns)
     with pytest.raises(
-        ValueError, match=r"(?s)2 of 3 .*row 1 \(image_id b\).*row 2 \(image_id c\).*on_bad_image: skip"
+        ValueError, match=r"(?s)2 of 3 .*row 1 \(image_id b\).*row 2 \(image_id c\).*--on_bad_image skip"
     ):
         load_captions(folder, "train")
     with pytest.warns(UserWarning, match="skipped 2 of 3"):

@@ -2,14 +2,18 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 
+from hfcap.data import pictures
+from hfcap.data.picture_cache import cache_folder
 from hfcap.errors import ConfigError
 from hfcap.training import run_folder
 from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, ModelArguments
@@ -131,6 +135,81 @@ def test_other_settings_are_found_before_the_data_are_read(tmp_path, scene_rows)
     open_run(tmp_path, parse(tmp_path, "--data", tmp_path / "photos"), (scene_rows, scene_rows))
     with pytest.raises(ConfigError, match="holds another run: lora_r was 16, is 3"):
         start_run(tmp_path, parse(tmp_path, "--data", tmp_path / "photos", "--lora_r", 3))
+
+
+# ---- how often pictures are read
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """Three photos to train on and two to evaluate, with their captions beside them."""
+    for number, split in enumerate(["train"] * 3 + ["validation"] * 2):
+        path = tmp_path / "photos" / split / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (9, 6), (40 * number, 0, 0)).save(path)
+        path.with_suffix(".txt").write_text(f"thing {number}")
+    return tmp_path / "photos"
+
+
+@pytest.fixture
+def reads(monkeypatch):
+    """What is read and what is decoded, one entry each time."""
+    seen = []
+    read_bytes, load = pictures.read_bytes, Image.open
+    monkeypatch.setattr(pictures, "read_bytes", lambda image: [seen.append("read"), read_bytes(image)][1])
+    monkeypatch.setattr(Image, "open", lambda *given, **options: [seen.append("decoded"), load(*given, **options)][1])
+    return seen
+
+
+def finish(run):
+    """Leave what the recipe of encoders leaves."""
+    (run / "model").mkdir()
+    (run / "model" / "model.safetensors").write_bytes(b"weights")
+    record = json.loads((run / "run.json").read_text())
+    (run / "run.json").write_text(json.dumps(record | {"scores": {}}))
+
+
+def start(run, photos, reads, *options):
+    reads.clear()
+    _, finished = start_run(run, parse(run, "--data", photos, *options))
+    return finished, reads.count("read"), reads.count("decoded")
+
+
+def test_the_first_start_reads_each_picture_once_and_later_ones_none(tmp_path, photos, reads):
+    run = tmp_path / "run"
+    assert start(run, photos, reads) == (False, 5, 5)
+    assert start(run, photos, reads) == (False, 0, 0)
+    assert start(tmp_path / "another", photos, reads) == (False, 0, 0)
+    finish(run)
+    assert start(run, photos, reads) == (True, 0, 0)
+
+
+def test_a_finished_run_decodes_nothing_without_the_cache_and_notices_other_pictures(tmp_path, photos, reads):
+    run = tmp_path / "run"
+    start(run, photos, reads)
+    finish(run)
+    shutil.rmtree(cache_folder())
+    assert start(run, photos, reads) == (True, 5, 0)
+    Image.new("RGB", (9, 6), "blue").save(photos / "train" / "0.png")
+    with pytest.raises(ConfigError, match="the train data changed"):
+        start(run, photos, reads)
+
+
+def test_a_finished_stream_decodes_nothing(tmp_path, photos, reads):
+    run, options = tmp_path / "run", ("--streaming", "true", "--max_steps", 1)
+    start(run, photos, reads, *options)
+    finish(run)
+    assert start(run, photos, reads, *options)[::2] == (True, 0)
+
+
+def test_bad_pictures_that_are_skipped_are_checked_once_as_well(tmp_path, photos, reads):
+    run, options = tmp_path / "run", ("--on_bad_image", "skip")
+    (photos / "train" / "1.png").write_bytes(b"no picture")
+    with pytest.warns(UserWarning, match="skipped 1 of 3"):
+        start(run, photos, reads, *options)
+    finish(run)
+    with pytest.warns(UserWarning, match="skipped 1 of 3"):
+        assert start(run, photos, reads, *options) == (True, 0, 0)
 
 
 # ---- one process at a time

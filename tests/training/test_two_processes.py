@@ -5,11 +5,13 @@ Data sets that are read whole: `test_backends.py`.
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 
 def launch(processes, script, *arguments):
@@ -56,3 +58,21 @@ def test_a_process_that_runs_out_of_memory_alone_ends_the_run(tmp_path):
         "--per_device_train_batch_size 2 --gradient_accumulation_steps 2 (the same optimizer steps)" in process.stderr
     )
     assert "process 1 did without the others" in process.stderr
+
+
+@pytest.mark.slow
+def test_pictures_are_checked_by_one_process_for_all(tmp_path):
+    for number, split in enumerate(["train"] * 3 + ["validation"] * 2):
+        path = tmp_path / "photos" / split / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.new("RGB", (9, 6), (40 * number, 0, 0)).save(path)
+        path.with_suffix(".txt").write_text(f"thing {number}")
+    process = launch(2, "reads_run.py", tmp_path / "photos", tmp_path / "run", tmp_path / "cache")
+    assert process.returncode == 0, process.stderr[-2000:]
+    assert sorted(re.findall("rank.*decoded", process.stdout)) == [
+        "rank 0: 3 rows, 5 decoded",
+        "rank 1: 3 rows, 0 decoded",
+    ]
+    (tmp_path / "photos" / "train" / "0.png").write_bytes(b"no picture")
+    process = launch(2, "reads_run.py", tmp_path / "photos", tmp_path / "other", tmp_path / "cache")
+    assert process.returncode == 1 and process.stderr.count("ConfigError: data: 1 of 3 images cannot be read") == 2

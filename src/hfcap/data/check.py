@@ -26,7 +26,11 @@ MAX_LISTED = 50  # findings of one kind that are listed; all are counted
 
 # kind -> (is an error, what it is, what to do)
 KINDS = {
-    "unreadable_picture": (True, "pictures that cannot be read", "repair them, or train with --on_bad_image skip"),
+    "unreadable_picture": (
+        True,
+        "pictures that cannot be read",
+        "repair or remove them, or train with --on_bad_image skip",
+    ),
     "no_captions": (
         True,
         "splits without a picture that has a caption",
@@ -319,9 +323,9 @@ def check_table(check: Check) -> list[list[str]]:
     """Return the splits as a table: header, then a row a split, each spread as smallest, median, largest."""
     parts = check_record(check)["splits"]
     columns = {
-        "captions an image": "captions_per_image",
-        "words a caption": "words_per_caption",
-        "tokens a caption": "tokens_per_caption",
+        "captions per image": "captions_per_image",
+        "words per caption": "words_per_caption",
+        "tokens per caption": "tokens_per_caption",
         "width": "width",
         "height": "height",
     }
@@ -347,7 +351,7 @@ def check_text(check: Check) -> str:
             lines += [f"         {finding_text(one)}" for one in found[:num_shown]]
             lines += [f"         and {len(found) - num_shown:,} more"] if len(found) > num_shown else []
     if not any(check.findings.values()):
-        lines.append("Nothing to mend.")
+        lines.append("No problems found.")
     return "\n".join(lines)
 
 

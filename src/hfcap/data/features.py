@@ -264,7 +264,7 @@ def _feature_function(
         try:
             return VIEWS[view](load_picture(images[row]["image"]))
         except OSError as error:
-            raise ValueError(f"the picture of row {row} cannot be read: {error}; set on_bad_image: skip") from error
+            raise ValueError(f"the picture of row {row} cannot be read: {error}; repair or remove it") from error
 
     def features_of(rows: range) -> np.ndarray:
         batches = []

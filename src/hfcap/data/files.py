@@ -122,6 +122,7 @@ def _passed_over(
 ) -> dict[str, list[Path]]:
     passed_over: dict[str, list[Path]] = {}
     stems = {path.with_suffix("") for path in files if is_picture(path)}
+    records = _download_records(files, beside)
     for path in files:
         if path in read:
             continue
@@ -130,6 +131,8 @@ def _passed_over(
             reason = f"text files with the name of a picture: to read them, pass '{folder}/*{path.suffix.lower()}'"
         elif path.suffix.lower() == ".json" and path.with_suffix("") in stems:
             reason = "JSON files with the name of a picture"
+        elif path in records:
+            reason = "img2dataset's records of its downloads"
         elif reason == OTHER and path.parent == folder and path.name.lower().endswith((*TABLE_SUFFIXES, ".parquet")):
             reason = "tables: to read one, pass its path"
         if reason is not None:
@@ -143,7 +146,7 @@ def _chosen(
     """Return the kind of captions that counts, and its files (None: those that `datasets` reads, or none at all)."""
     wanted = [path for path in files if only is None or path.name.lower().endswith(only)]
     tars = [path for path in wanted if path.name.lower().endswith(TAR_SUFFIXES)]
-    described = {path.with_suffix(".parquet") for path in tars} | {Path(f"{path.parent}.parquet") for path in beside}
+    described = _download_records(files, beside)
     if any(_is_for_datasets(path, described, beside) for path in wanted):
         return "datasets", None
     metadata = [path for path in wanted if path.name in METADATA_NAMES]
@@ -165,6 +168,13 @@ def _chosen(
         return "tables", _one_table_a_split(tables, folder)
     texts = [path for path in beside if only is None or path.suffix.lower() == only]
     return "sidecars", [CaptionFile(folder, None)] if texts else None
+
+
+def _download_records(files: list[Path], beside: Mapping[Path, Path]) -> set[Path]:
+    """Return the tables of img2dataset about its downloads: `00000.parquet` and `00000_stats.json` of each shard."""
+    shards = {path.with_suffix("") for path in files if path.name.lower().endswith(TAR_SUFFIXES)}
+    shards |= {path.parent for path in beside}
+    return {Path(f"{shard}{end}") for shard in shards for end in (".parquet", "_stats.json")}
 
 
 def _is_for_datasets(path: Path, described: set[Path], beside: Mapping[Path, Path]) -> bool:

@@ -45,16 +45,21 @@ def unread_picture_fix(suffix: str) -> str | None:
 
 
 def unread_content_fix(data: bytes) -> str | None:
-    """Return format and fix for a picture's file that Pillow cannot identify, by how it begins; None if unknown.
+    """Return what a file is that Pillow cannot identify, and the fix, by how it begins; None if unknown.
 
     None too where a plug-in for the format is there: then the file itself is broken.
     """
+    start = data[:1000].lstrip().lower()
+    if start.startswith(b"version https://git-lfs"):
+        return "a pointer of Git LFS; `git lfs pull` fetches the picture"
+    if start.startswith((b"<!doctype html", b"<html")):
+        return "a web page, as servers send for an error; download the picture again"
     suffix = ""
     if data[4:8] == b"ftyp":
         suffix = ".heic" if data[8:12] in _HEIF_BRANDS else ".avif" if data[8:12] in (b"avif", b"avis") else ""
     elif data.startswith((b"\xff\x0a", b"\0\0\0\x0cJXL ")):
         suffix = ".jxl"
-    elif b"<svg" in data[:1000].lower():
+    elif b"<svg" in start:
         suffix = ".svg"
     fix = unread_picture_fix(suffix)
     return f"{_NAMES[suffix]}; {fix}" if fix else None

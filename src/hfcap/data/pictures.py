@@ -18,6 +18,7 @@ from PIL import Image, UnidentifiedImageError
 from tqdm.auto import tqdm
 
 from hfcap.data.formats import unread_content_fix
+from hfcap.data.picture_cache import Examination, PictureCache, PictureKey, key_of_bytes, key_of_file
 from hfcap.errors import beginning, printable
 
 SIXTEEN_BIT_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
@@ -121,36 +122,66 @@ def undecoded(dataset: Dataset) -> Dataset:
 def content_hashes(dataset: Dataset) -> list[str]:
     """Return the sha256 (hex) of each picture's encoded file, in row order; see `picture_hash` where there is none.
 
-    A file that several rows name is read once.
+    Files that have been read before are not read again (`hfcap.data.picture_cache`).
     """
-    images = undecoded(dataset.select_columns(["image"]))
-    digest_of_path: dict[str, str] = {}
-    digests = []
-    with ThreadPoolExecutor(cpu_count()) as pool:
-        for chunk in picture_chunks(images, "hashing pictures"):
-            paths = [image["path"] if image and image.get("bytes") is None else None for image in chunk]
-            new = {path: image for path, image in zip(paths, chunk, strict=True) if path not in digest_of_path}
-            new.pop(None, None)
-            digest_of_path |= zip(new, pool.map(picture_hash, new.values()), strict=True)
-            embedded = [image for path, image in zip(paths, chunk, strict=True) if path is None]
-            others = pool.map(picture_hash, embedded)
-            digests += [next(others) if path is None else digest_of_path[path] for path in paths]
-    return digests
+    return [found.sha256 for found in _examine_all(dataset, "hashing pictures", None)]
 
 
 def find_bad_images(dataset: Dataset, max_pixels: int = MAX_PIXELS) -> list[BadImage]:
-    """Decode every picture once and return the rows that fail, or have more than `max_pixels`, in row order.
+    """Return the rows whose pictures cannot be decoded, or have more than `max_pixels`, in row order.
 
-    JPEG files are decoded at an eighth of their size, which still reads the whole file and so sees truncation.
+    A picture is decoded the first time that it is met (`hfcap.data.picture_cache`). JPEG files are decoded at an
+    eighth of their size, which still reads the whole file and so sees truncation.
     """
     check_max_pixels(max_pixels)
-    images = undecoded(dataset.select_columns(["image"]))
-    why_bad = partial(why_bad_picture, max_pixels=max_pixels)
-    with ThreadPoolExecutor(cpu_count()) as pool:
-        reasons = [
-            reason for chunk in picture_chunks(images, "checking pictures") for reason in pool.map(why_bad, chunk)
-        ]
+    reasons = [_why_bad(found, max_pixels) for found in _examine_all(dataset, "checking pictures", max_pixels)]
     return [BadImage(row, reason) for row, reason in enumerate(reasons) if reason is not None]
+
+
+def _examine_all(dataset: Dataset, doing: str, max_pixels: int | None) -> list[Examination]:
+    """Return what is known of each picture, after reading each that the cache does not know once.
+
+    Args:
+        dataset: rows with an `image`.
+        doing: what the progress bar says.
+        max_pixels: pictures of at most so many pixels are decoded; with None none is, hashes are enough.
+    """
+    images = undecoded(dataset.select_columns(["image"]))
+    found = []
+    with PictureCache() as cache, ThreadPoolExecutor(cpu_count()) as pool:
+        for chunk in picture_chunks(images, doing):
+            keys = list(pool.map(_key_of, chunk))
+            known = map(cache.find, keys)
+            todo = {
+                key: image
+                for key, image, one in zip(keys, chunk, known, strict=True)
+                if one is None or _needs_decoding(one, max_pixels)
+            }
+            examine = partial(_examine, max_pixels=max_pixels)
+            for key, one in zip(todo, pool.map(examine, todo.values()), strict=True):
+                cache.add(key, one)
+            found += map(cache.find, keys)
+    return found
+
+
+def _key_of(image: dict | None) -> PictureKey:
+    if image is not None and image.get("bytes") is not None:
+        return key_of_bytes(image["bytes"])
+    path = (image or {}).get("path")
+    return key_of_file(path) if path else PictureKey("", NO_PICTURE, None)
+
+
+def _needs_decoding(found: Examination, max_pixels: int | None) -> bool:
+    return max_pixels is not None and not found.decoded and found.width * found.height <= max_pixels
+
+
+def _why_bad(found: Examination, max_pixels: int) -> str | None:
+    if found.width * found.height > max_pixels:
+        return (
+            f"{found.width} x {found.height} pixels, more than max_pixels ({max_pixels:,}): "
+            "shrink it, or raise --max_pixels"
+        )
+    return found.reason
 
 
 def handle_bad_images(
@@ -182,7 +213,7 @@ def handle_bad_images(
         lines.append(f"and {len(bad) - MAX_LISTED} more")
     text = f"{len(bad)} of {len(dataset)} images cannot be read:\n  " + "\n  ".join(lines)
     if on_bad_image == "error":
-        raise ValueError(f"{text}\nRepair or remove them, or set on_bad_image: skip to train without them.")
+        raise ValueError(f"{text}\nRepair or remove them, or pass --on_bad_image skip to leave them out.")
     if len(bad) == len(dataset):
         raise ValueError(f"{text}\nNothing is left.")
     warnings.warn(f"skipped {text}", stacklevel=3)
@@ -216,33 +247,51 @@ def check_max_pixels(max_pixels: int) -> None:
         )
 
 
-def why_bad_picture(image: str | PathLike | dict | None, max_pixels: int = MAX_PIXELS) -> str | None:
+def why_bad_picture(image: str | PathLike | bytes | dict | None, max_pixels: int = MAX_PIXELS) -> str | None:
     """Return why an undecoded picture (see `read_bytes`) cannot be read, or None if it can."""
+    return _why_bad(_examine(image, max_pixels), max_pixels)
+
+
+def _examine(image: str | PathLike | bytes | dict | None, max_pixels: int | None) -> Examination:
+    """Read an undecoded picture, and decode it if it has at most `max_pixels` (None: hash it only)."""
     try:
         data = read_bytes(image)
-        if not data:
-            return "the file is empty"
+    except (OSError, ValueError) as error:
+        path = image.get("path") if isinstance(image, dict) else image
+        digest = hashlib.sha256(f"no file: {path}".encode()).hexdigest() if path else NO_PICTURE
+        return Examination(digest, decoded=True, reason=_error_text(error), lasting=False)
+    digest = hashlib.sha256(data).hexdigest()
+    if max_pixels is None:
+        return Examination(digest)
+    if not data:
+        return Examination(digest, decoded=True, reason="the file is empty")
+    size = (0, 0)
+    try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             with Image.open(io.BytesIO(data)) as opened:
-                if opened.width * opened.height > max_pixels:
-                    return (
-                        f"{opened.width} x {opened.height} pixels, more than max_pixels ({max_pixels:,}): "
-                        "shrink it, or raise max_pixels"
-                    )
+                size = opened.size
+                if size[0] * size[1] > max_pixels:
+                    return Examination(digest, *size)
                 opened.draft("RGB", (1, 1))
                 opened.load()
     except UnidentifiedImageError:
         fix = unread_content_fix(data)
-        return (
+        reason = (
             f"not a picture (the file begins with {data[:12]!r})"
             if fix is None
             else f"not a picture that can be read here ({fix})"
         )
+        return Examination(digest, decoded=True, reason=reason)
     # PIL raises SyntaxError, ValueError, struct.error and others on damaged files, besides OSError.
     except Exception as error:
-        return f"{type(error).__name__}: {beginning(str(error), LONGEST_PATH_SHOWN)}"
-    return None
+        lasting = not isinstance(error, MemoryError)
+        return Examination(digest, *size, decoded=True, reason=_error_text(error), lasting=lasting)
+    return Examination(digest, *size, decoded=True)
+
+
+def _error_text(error: Exception) -> str:
+    return f"{type(error).__name__}: {beginning(str(error), LONGEST_PATH_SHOWN)}"
 
 
 def _to_eight_bits(image: Image.Image) -> Image.Image:
@@ -269,8 +318,4 @@ def picture_hash(image: dict | None) -> str:
 
     Two absent files are two pictures. A row without picture and path has `NO_PICTURE`.
     """
-    try:
-        return hashlib.sha256(read_bytes(image)).hexdigest()
-    except OSError:
-        path = (image or {}).get("path")
-        return hashlib.sha256(f"no file: {path}".encode()).hexdigest() if path else NO_PICTURE
+    return _examine(image, None).sha256

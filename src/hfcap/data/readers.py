@@ -16,6 +16,7 @@ from contextlib import suppress
 from dataclasses import replace
 from itertools import chain, islice
 from pathlib import Path, PurePosixPath
+from urllib.parse import unquote
 
 from hfcap.data.records import SourceRow, roles_of, source_row, split_named
 from hfcap.errors import shown
@@ -177,10 +178,23 @@ def place_pictures(rows: Iterable[SourceRow], file: Path, image_folder: str | No
     if not first:
         return iter(())
     looked_in = ", ".join(map(str, folders))
+    others = [other for folder in folders if (other := _in_other_case(first[0].image, folder)) is not None]
+    there = f" (there is {shown(others[0])}: upper and lower case differ)" if others else ""
     raise ValueError(
-        f"{first[0].where}: picture {shown(first[0].image)}, and others after it, is not in {looked_in}; "
+        f"{first[0].where}: picture {shown(first[0].image)}, and others after it, is not in {looked_in}{there}; "
         "give the folder of the pictures with --image_folder, or fix the paths"
     )
+
+
+def _in_other_case(image: str, folder: Path) -> str | None:
+    """Return the path of a file in the folder that differs from a picture's path in upper and lower case only."""
+    found: list[str] = []
+    for part in PurePosixPath(image).parts:
+        with suppress(OSError):  # no folder, or one that may not be read
+            names = [name for name in sorted(os.listdir(folder / Path(*found))) if name.lower() == part.lower()]
+            found += names[:1]
+    path = Path(*found)
+    return str(path) if str(path).lower() == image.lower() and (folder / path).is_file() else None
 
 
 def _placed_flat(rows: Iterable[SourceRow], folder: Path) -> Iterator[SourceRow]:
@@ -203,10 +217,13 @@ def _with_slashes(name: str) -> str:
 def _placed(row: SourceRow, folder: Path, flat: bool) -> str:
     """Return the picture's path in the folder, as it is written or, where that is a file, as another system has it.
 
-    Windows writes backslashes; macOS decomposes accents, and archives carry such names to other systems.
+    Windows writes backslashes; macOS decomposes accents, and archives carry such names to other systems; labelling
+    tools write paths as in URLs (`my%20photos`); tables have blanks around values.
     """
     with_slashes = row.image.replace("\\", "/")
-    spellings = [row.image, with_slashes]
+    spellings = [row.image, with_slashes, row.image.strip()]
+    if "%" in row.image:
+        spellings.append(unquote(row.image))
     if not row.image.isascii():
         spellings += [unicodedata.normalize(form, with_slashes) for form in ("NFC", "NFD")]
     names = list(dict.fromkeys(PurePosixPath(name).name if flat else name for name in spellings))

@@ -173,7 +173,8 @@ def stream_of(
             by_prompt.setdefault(row.prompt, []).extend(texts)
         full = {prompt: texts for prompt, texts in by_prompt.items() if texts}
         num_without += not full
-        reason = why_bad_picture(_undecoded(group[0].image), max_pixels) if full else None
+        checked = full and on_bad_image != "keep"
+        reason = why_bad_picture(_undecoded(group[0].image), max_pixels) if checked else None
         if reason is not None:
             bad = bad_picture(image_id, group[0].where, _undecoded(group[0].image), reason)
             _skip_or_raise(bad, on_bad_image, on_skip)
@@ -187,7 +188,7 @@ def stream_of(
 def _skip_or_raise(bad: dict[str, str], on_bad_image: str, on_skip: Callable | None) -> None:
     text = bad_picture_text(bad)
     if on_bad_image == "error":
-        raise ValueError(f"{text}\nRepair or remove it, or set on_bad_image: skip to go on without such pictures.")
+        raise ValueError(f"{text}\nRepair or remove it, or pass --on_bad_image skip to leave such pictures out.")
     warnings.warn(f"skipped {text}", stacklevel=2)
     if on_skip is not None:
         on_skip(bad)

@@ -72,8 +72,8 @@ def load_captions(
             the first there is of `hfcap.data.records.IMAGE_COLUMNS`.
         captions_column: column of the captions; by default recognised, see `hfcap.data.records.roles_of`.
         on_bad_image: what to do with pictures that cannot be decoded: "error" lists them all in one error, "skip"
-            leaves them out with a warning. Each picture is decoded once for this check. "keep" opens none, for uses
-            of the captions alone (not with `streaming`).
+            leaves them out with a warning. A picture is decoded the first time that it is checked, and again when its
+            file has changed (`hfcap.data.picture_cache`); in a stream each time. "keep" opens none.
         max_pixels: a picture of more pixels counts as one that cannot be decoded.
         on_skip: called with `{"image_id", "where", "reason"}` for each picture left out.
         streaming: return an `IterableDataset` that holds one image at a time. Only rows of an image that stand
@@ -93,8 +93,6 @@ def load_captions(
     """
     if on_bad_image not in BAD_IMAGE_CHOICES:
         raise ValueError(f"on_bad_image is {on_bad_image!r}: choose one of {', '.join(BAD_IMAGE_CHOICES)}")
-    if streaming and on_bad_image == "keep":
-        raise ValueError("on_bad_image is 'keep': a stream checks its pictures; choose error or skip")
     if num_images is not None and num_images < 1:
         raise ValueError(f"num_images is {num_images}, but a data set needs at least 1 image")
     check_max_pixels(max_pixels)

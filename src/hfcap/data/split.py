@@ -3,6 +3,7 @@
 import hashlib
 import json
 import logging
+import math
 import os
 import shutil
 import warnings
@@ -48,7 +49,12 @@ def assign_splits(pictures: list[str], shares: Mapping[str, float], seed: int) -
     split_of = {}
     for name, start, stop in zip(shares, bounds[:-1], bounds[1:], strict=True):
         if start == stop:
-            raise ValueError(f"split {name!r} would be empty: {shares[name]:g} of {len(distinct)} pictures; raise it")
+            smallest = math.ceil(100 / len(distinct)) / 100
+            fix = "lower the shares of the others" if name == "train" else f"pass --{name} {smallest:g}"
+            raise ValueError(
+                f"split {name!r} would be empty: {shares[name]:g} of {len(distinct)} pictures is less than one; "
+                + (fix if len(distinct) >= len(shares) else f"{len(shares)} splits need as many pictures")
+            )
         split_of |= {distinct[index]: name for index in order[start:stop]}
     return [split_of[picture] for picture in pictures]
 
@@ -81,6 +87,8 @@ def split_source(
     checks = {name: options[name] for name in ("on_bad_image", "max_pixels") if name in options}
     columns = {name: value for name, value in options.items() if name not in checks}
     parts = {name: load_rows(source, name, **columns) for name in split_names(source, **columns)}
+    if len(parts) > 1:
+        logger.info("%s: the rows of its splits (%s) are put together and split anew", source, ", ".join(parts))
     if any(map(has_ids, parts.values())):
         parts = _told_apart({name: one_row_an_image(part) for name, part in parts.items()})
     # Ids made from file names are made here, of all rows: each split may have its own 0000.jpg.

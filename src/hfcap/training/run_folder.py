@@ -3,11 +3,12 @@
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import MISSING, fields
+from dataclasses import MISSING, fields, replace
 from pathlib import Path
 from typing import Any
 
 import datasets
+from accelerate import PartialState
 from datasets import Image
 from filelock import FileLock, Timeout
 
@@ -18,7 +19,7 @@ from hfcap.distributed import main_process_decides
 from hfcap.errors import ConfigError
 from hfcap.files import write_json
 from hfcap.origins import ORIGINS, PARTS, find_origins
-from hfcap.training.arguments import RunArguments
+from hfcap.training.arguments import DataArguments, RunArguments
 from hfcap.training.checkpoints import last_complete_checkpoint, remove_incomplete_checkpoints
 from hfcap.training.compatibility import checkpoint_engine, current_backend
 from hfcap.training.dataset import FIRST_OF_STREAM
@@ -106,7 +107,8 @@ def is_finished(folder: Path) -> bool:
 def start_run(folder: Path, arguments: tuple) -> tuple[Rows, bool]:
     """Read the rows of a run, after a look at its folder: start it, or go on with what is there (see `open_run`).
 
-    A dry run reads the rows alone.
+    A dry run reads the rows alone. Of a finished run no picture is decoded, unless bad ones are to be skipped and the
+    picture cache has been lost.
 
     Args:
         folder: the run folder.
@@ -120,9 +122,22 @@ def start_run(folder: Path, arguments: tuple) -> tuple[Rows, bool]:
     """
     if getattr(arguments[-1], "dry_run", False):
         return load_splits(arguments[0], folder), False
-    main_process_decides(lambda: _check_settings(folder, arguments))
-    rows = load_splits(arguments[0], folder)
+    finished = main_process_decides(lambda: _check_settings(folder, arguments))
+    data_args = arguments[0]
+    if finished and data_args.on_bad_image == "error":
+        # Every picture was decoded when the run began; content hashes tell whether they are still the same.
+        data_args = replace(data_args, on_bad_image="keep")
+    rows = _load_in_turns(data_args, folder)
     return rows, open_run(folder, arguments, rows)
+
+
+def _load_in_turns(args: DataArguments, folder: Path) -> Rows:
+    """Load the splits, in the main process first: the others find in the cache what it has read of the pictures."""
+    if PartialState().num_processes == 1 or args.streaming or args.data == "scenes":  # these use no cache
+        return load_splits(args, folder)
+    loaded: list[Rows] = []
+    main_process_decides(lambda: loaded.append(load_splits(args, folder)))
+    return loaded[0] if loaded else load_splits(args, folder)
 
 
 def open_run(folder: Path, arguments: tuple, rows: Rows) -> bool:
@@ -188,11 +203,14 @@ def keep_part_hashes(folder: Path, arguments: tuple) -> None:
     main_process_decides(keep)
 
 
-def _check_settings(folder: Path, arguments: tuple) -> None:
+def _check_settings(folder: Path, arguments: tuple) -> bool:
+    """Refuse other settings than those of the run in the folder; return whether it is finished."""
     path = folder / runs.RUN
-    if path.exists():
-        settings = runs.without_secrets(runs.to_json(_settings(arguments)))
-        _refuse(folder, _changed_settings(runs.read_run(path), settings, arguments))
+    if not path.exists():
+        return False
+    settings = runs.without_secrets(runs.to_json(_settings(arguments)))
+    _refuse(folder, _changed_settings(runs.read_run(path), settings, arguments))
+    return is_finished(folder)
 
 
 def _settings(arguments: tuple) -> dict[str, Any]:
