@@ -33,10 +33,12 @@ from hfcap.evaluation import (
 )
 from hfcap.generation.inputs import caption_prompt
 from hfcap.generation.settings import change_decoding
+from hfcap.metrics import CLIP_MODEL, DEFAULT_METRICS
 from hfcap.training.arguments import TOKENIZER_HELP, SourceArguments
 from hfcap.training.build import load_captioner
 from hfcap.training.dataset import CaptionDataset
 from hfcap.training.limits import check_smallest
+from hfcap.training.metric_choice import CLIP_MODEL_HELP, METRICS_HELP, check_metrics, metric_options
 from hfcap.training.parsing import parse_arguments
 from hfcap.training.preparation import load_evaluation_split, use_all_cores
 
@@ -50,11 +52,14 @@ class EvaluationArguments:
     output_dir: str | None = field(default=None, metadata={"help": "Where the results go."})
     batch_size: int = field(default=16, metadata={"help": "Pictures decoded together."})
     tokenizer: Literal["ptb", "intl", "zh", "char"] = field(default="ptb", metadata={"help": TOKENIZER_HELP})
+    metrics: str = field(default=",".join(DEFAULT_METRICS), metadata={"help": METRICS_HELP})
+    clip_model: str = field(default=CLIP_MODEL, metadata={"help": CLIP_MODEL_HELP})
     num_beams: int | None = field(default=None, metadata={"help": "The model's own setting by default."})
     length_penalty: float | None = field(default=None, metadata={"help": "The model's own setting by default."})
 
     def __post_init__(self):
         check_smallest(self)
+        check_metrics(self)
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -75,7 +80,7 @@ def main(argv: list[str] | None = None) -> None:
     change_decoding(model, {name: value for name, value in decoding.items() if value is not None})
     prompt = data_args.prompt or caption_prompt(processor)
     evaluation = evaluate_captioner(
-        model, processor, CaptionDataset(rows), prompt, args.batch_size, tokenizer=args.tokenizer
+        model, processor, CaptionDataset(rows), prompt, args.batch_size, **metric_options(args)
     )
     if state.is_main_process:
         data = describe_data(vars(data_args), runs.data_fingerprint(undecoded(rows)))

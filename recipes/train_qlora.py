@@ -38,6 +38,7 @@ from hfcap.training.compatibility import (
 from hfcap.training.dry_run import describe_run
 from hfcap.training.finish import keep_throughput, save_merged
 from hfcap.training.lengths import follow_references
+from hfcap.training.metric_choice import metric_options
 from hfcap.training.parsing import parse_arguments
 from hfcap.training.preparation import (
     caption_datasets,
@@ -129,7 +130,7 @@ def adapt_base(data_args: DataArguments, model_args: QLoraArguments, args: Capti
     merged = save_merged(run, trainer, base)
 
     # ---- judge: before, after, merged, and two captioners that do not look
-    options = {"prompt": collator.prompt, "batch_size": args.per_device_eval_batch_size, "tokenizer": args.tokenizer}
+    options = {"prompt": collator.prompt, "batch_size": args.per_device_eval_batch_size, **metric_options(args)}
     with evaluating(args):
         with model.disable_adapter():
             before = evaluate_captioner(model, processor, eval_data, **options, progress="base")
@@ -140,7 +141,7 @@ def adapt_base(data_args: DataArguments, model_args: QLoraArguments, args: Capti
         constant = most_frequent_caption(caption for captions in rows[0]["captions"] for caption in captions)
         shipped = evaluate_captioner(merged, processor, eval_data, **options, progress="merged")
         results = {
-            "most frequent caption": (None, judge([constant] * len(eval_data), rows[1], {}, args.tokenizer)),
+            "most frequent caption": (None, judge([constant] * len(eval_data), rows[1], {}, **metric_options(args))),
             "LM without the picture": (trainer.evaluation_loss(blind_data), blind),
             "before (4-bit base)": (before_loss, before),
             "after (4-bit base + adapter)": (trainer.evaluation_loss(eval_data), adapted),

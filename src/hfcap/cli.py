@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from hfcap.data_cli import add_data_commands, add_source_options
 from hfcap.errors import run_main
 from hfcap.hub_cli import add_hub_commands
+from hfcap.metrics import CLIP_MODEL, DEFAULT_METRICS, METRICS
 
 
 def caption(args: argparse.Namespace) -> None:
@@ -83,7 +84,17 @@ def make_parser() -> argparse.ArgumentParser:
         help="split of a Karpathy file or of JSONL with a `split` (all by default), or of a data source (validation)",
     )
     add_source_options(command)
-    command.add_argument("--metrics", default="bleu,rouge_l,cider", help="of bleu, meteor, rouge_l, cider, cider_d")
+    command.add_argument(
+        "--metrics",
+        default=",".join(DEFAULT_METRICS),
+        help=f"separated by commas, some of {', '.join(metric.key for metric in METRICS)}",
+    )
+    command.add_argument(
+        "--clip_model",
+        "--clip-model",
+        default=CLIP_MODEL,
+        help=f"folder or Hub id of the CLIP model of clip_score and ref_clip_score (default: {CLIP_MODEL})",
+    )
     command.add_argument(
         "--tokenizer",
         choices=("ptb", "intl", "zh", "char"),
@@ -100,7 +111,9 @@ def make_parser() -> argparse.ArgumentParser:
     command.add_argument("--output", metavar="FILE", help="where to write metrics.json")
     command.add_argument("--report", metavar="FILE", help="where to write report.html")
     command.add_argument(
-        "--images", metavar="FOLDER", help="pictures for the report, named by image id, or as the references name them"
+        "--images",
+        metavar="FOLDER",
+        help="pictures for the report and for clip_score, named by image id, or as the references name them",
     )
     command.add_argument(
         "--allow_missing",

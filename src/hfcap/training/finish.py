@@ -23,6 +23,7 @@ from hfcap.models.vision_features import take_features
 from hfcap.training.build import load_captioner
 from hfcap.training.checkpoints import whole_or_removed
 from hfcap.training.merge import merge_adapter
+from hfcap.training.metric_choice import metric_options
 from hfcap.training.run_folder import print_next_command
 from hfcap.training.throughput import evaluating
 from hfcap.training.trainer import CaptionTrainer
@@ -44,7 +45,7 @@ def evaluate_trained(
             trainer.data_collator.prompt,
             trainer.args.per_device_eval_batch_size,
             progress,
-            trainer.args.tokenizer,
+            **metric_options(trainer.args),
         )
         return trainer.evaluation_loss(data), evaluation
 
