@@ -54,8 +54,8 @@ class Pictures:
             yield picture
 
 
-def evaluate_files(args: Namespace) -> None:
-    """Judge `args.predictions`, or compare the two files of `args.compare`, and write what was asked for.
+def score_files(args: Namespace) -> None:
+    """Judge the captions of `args.files`, or compare two such files, and write what was asked for.
 
     Raises:
         ConfigError: a file that cannot be read or paired, an unknown metric: one line that names it.
@@ -71,7 +71,9 @@ def evaluate_files(args: Namespace) -> None:
             f"--images {args.images}: pictures are for the report and for clip_score; add --report FILE or "
             "--metrics clip_score, or leave them out"
         )
-    paths = args.compare or [args.predictions]
+    paths = args.files
+    if len(paths) > 2:
+        raise ConfigError(f"score compares two files of captions, got {len(paths)}: {', '.join(paths)}")
     differences = None
     try:
         choose_metrics(metrics, Options(**yardstick))  # before anything is read
@@ -81,7 +83,7 @@ def evaluate_files(args: Namespace) -> None:
             document_frequencies(pairs.references, args.tokenizer).save(args.save_idf)
         shared = {"images": _pictures(metrics, load_image, pairs.image_ids), **yardstick}
         figures = [confidence_intervals(p.candidates, p.references, metrics, **shared) for p in systems]
-        if args.compare is not None:
+        if len(systems) == 2:
             candidates = [p.candidates for p in systems]
             differences = compare_systems(*candidates, pairs.references, metrics, **shared)
     except (OSError, ValueError) as error:
@@ -266,7 +268,7 @@ def _write_report(
         }
     write_report(
         args.report,
-        args.predictions if args.compare is None else "A: {}, B: {}".format(*args.compare),
+        args.files[0] if len(args.files) == 1 else "A: {}, B: {}".format(*args.files),
         records[-1],
         examples,
         load_image=load_image,

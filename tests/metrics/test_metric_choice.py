@@ -69,7 +69,7 @@ def caption_files(tmp_path):
             for name, texts in zip("abc", REFERENCES, strict=True)
         )
     )
-    return ["--predictions", str(tmp_path / "p.jsonl"), "--references", str(tmp_path / "r.jsonl")]
+    return [str(tmp_path / "p.jsonl"), "--references", str(tmp_path / "r.jsonl")]
 
 
 def test_keys_of_all_metrics_differ_and_each_default_exists():
@@ -110,7 +110,7 @@ def test_a_new_metric_is_one_object(scene_rows, tmp_path, monkeypatch):
 def test_clip_score_of_files(caption_files, photos, clip_folder, tmp_path, capsys):
     names = ["--metrics", "clip_score,ref_clip_score,cider", "--clip_model", clip_folder]
     output = ["--images", str(photos), "--output", str(tmp_path / "m.json"), "--report", str(tmp_path / "r.html")]
-    cli.main(["evaluate", *caption_files, *names, *output])
+    cli.main(["score", *caption_files, *names, *output])
     pictures = [str(photos / f"{name}.png") for name in "abc"]
     expected = make_scorer("clip").score(pictures, CANDIDATES, REFERENCES)
     record = json.loads((tmp_path / "m.json").read_text())
@@ -123,9 +123,9 @@ def test_clip_score_of_files(caption_files, photos, clip_folder, tmp_path, capsy
 
 
 def test_two_systems_are_compared_by_clip_score(caption_files, photos, clip_folder, capsys):
-    files = ["--compare", caption_files[1], caption_files[1], *caption_files[2:]]
+    files = [caption_files[0], *caption_files]
     names = ["--metrics", "clip_score", "--clip_model", clip_folder, "--images", str(photos)]
-    cli.main(["evaluate", *files, *names])
+    cli.main(["score", *files, *names])
     assert "B - A  +0.00" in capsys.readouterr().out
 
 
@@ -146,7 +146,7 @@ def test_what_clip_score_lacks_is_named(options, message, caption_files, photos,
     options = [places.get(option, option) for option in options]
     model = [] if "--clip_model" in options else ["--clip_model", clip_folder]
     with pytest.raises(SystemExit) as stopped:
-        cli.main(["evaluate", *caption_files, "--metrics", "clip_score", *model, *options])
+        cli.main(["score", *caption_files, "--metrics", "clip_score", *model, *options])
     assert stopped.value.code == 2
     assert re.search(message, capsys.readouterr().err)
 

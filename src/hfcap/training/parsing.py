@@ -62,7 +62,10 @@ def read_config(path: str | Path) -> dict[str, Any]:
 
 
 def parse_arguments(
-    *dataclasses: type, argv: list[str] | None = None, default_config: str | Path | None = None
+    *dataclasses: type,
+    argv: list[str] | None = None,
+    default_config: str | Path | None = None,
+    prog: str | None = None,
 ) -> tuple:
     """Fill dataclasses from `--config FILE.yaml` and the command line; the command line wins.
 
@@ -70,6 +73,7 @@ def parse_arguments(
         dataclasses: classes whose fields are the accepted keys.
         argv: arguments, `sys.argv[1:]` by default.
         default_config: the YAML file of a recipe called without `--config`.
+        prog: name of the command in its help, by default that of the script.
 
     Returns:
         One instance of each class, in their order.
@@ -96,7 +100,7 @@ def parse_arguments(
     for key in nulls:
         if type(None) not in get_args(hints[key]):
             raise ConfigError(f"{config_path}: {key} is null; give a value, or leave it out for its default")
-    parser = _Parser(dataclasses, allow_abbrev=False)
+    parser = _Parser(dataclasses, allow_abbrev=False, prog=prog)
     parser.set_defaults(**dict.fromkeys(nulls))
     try:
         *parsed, unknown = parser.parse_args_into_dataclasses(_flags(config) + argv, return_remaining_strings=True)
