@@ -27,6 +27,7 @@ from hfcap.metrics.bootstrap import resample
 from hfcap.metrics.cider import cider
 from hfcap.metrics.compute import score
 from hfcap.metrics.corpus import Corpus, build_corpus
+from hfcap.metrics.metric import Inputs
 from hfcap.metrics.ptb_tokenizer import forget_words
 from hfcap.metrics.rouge_l import rouge_l
 
@@ -78,7 +79,7 @@ def time_pycocoevalcap(images: Captions) -> dict[str, float]:
 
 
 def time_bootstrap(images: Captions) -> float:
-    scores = score([c[0] for c in images], [c[1:] for c in images], ("bleu", "rouge_l", "cider"))
+    scores = score(Inputs([c[0] for c in images], [c[1:] for c in images]), ("bleu", "rouge_l", "cider"))
     start = time.perf_counter()
     for entry in scores:
         resample(entry, 1000)

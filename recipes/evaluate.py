@@ -12,80 +12,13 @@ r"""Caption a data set with any checkpoint, and judge the captions.
     python recipes/evaluate.py --model outputs/flickr8k-encoder-decoder --data ../shared/data/flickr8k_original
 
 Writes `captions.jsonl`, `metrics.json` and `report.html` into `--output_dir` (by default `evaluation/` in the run
-folder, or `outputs/NAME-evaluation` for a model of the Hub).
+folder, or `outputs/NAME-evaluation` for a model of the Hub). `hfcap evaluate MODEL` does the same without a launcher.
 """
 
 import hfcap.process_setup  # noqa: F401, I001  (before torch)
 
-from dataclasses import dataclass, field
-from pathlib import Path
-from typing import Literal
-
-from hfcap import runs
-from hfcap.data.pictures import undecoded
-from hfcap.distributed import join_processes
 from hfcap.errors import run_main
-from hfcap.evaluation import (
-    Measured,
-    describe_data,
-    evaluate_captioner,
-    results_table,
-    show_captions,
-    write_evaluation,
-)
-from hfcap.generation.inputs import caption_prompt
-from hfcap.generation.settings import change_decoding
-from hfcap.training.arguments import TOKENIZER_HELP, SourceArguments
-from hfcap.training.build import load_captioner
-from hfcap.training.dataset import CaptionDataset
-from hfcap.training.limits import check_smallest
-from hfcap.training.parsing import parse_arguments
-from hfcap.training.preparation import load_evaluation_split, use_all_cores
-
-
-@dataclass
-class EvaluationArguments:
-    """Which checkpoint, and how it decodes."""
-
-    model: str = field(metadata={"help": "Run folder, model or adapter folder, or Hub id."})
-    load_in_4bit: bool = field(default=False, metadata={"help": "Load the language model in NF4."})
-    output_dir: str | None = field(default=None, metadata={"help": "Where the results go."})
-    batch_size: int = field(default=16, metadata={"help": "Pictures decoded together."})
-    tokenizer: Literal["ptb", "intl", "zh", "char"] = field(default="ptb", metadata={"help": TOKENIZER_HELP})
-    num_beams: int | None = field(default=None, metadata={"help": "The model's own setting by default."})
-    length_penalty: float | None = field(default=None, metadata={"help": "The model's own setting by default."})
-
-    def __post_init__(self):
-        check_smallest(self)
-
-
-def main(argv: list[str] | None = None) -> None:
-    """Evaluate one checkpoint on one split."""
-    data_args, args = parse_arguments(SourceArguments, EvaluationArguments, argv=argv)
-    state = join_processes()
-    source = runs.resolve_model(args.model)
-    run = Path(args.model)
-    # For a Hub id not ./OWNER/NAME: the next command would take that folder for the model.
-    default = run / "evaluation" if run.is_dir() else Path("outputs", f"{run.name}-evaluation")
-    folder = Path(args.output_dir or default)
-    rows = load_evaluation_split(data_args, folder)
-    use_all_cores()
-    model, processor = load_captioner(source.path, args.load_in_4bit)
-    if not args.load_in_4bit:  # which is on its device already
-        model.to(state.device)
-    decoding = {"num_beams": args.num_beams, "length_penalty": args.length_penalty}
-    change_decoding(model, {name: value for name, value in decoding.items() if value is not None})
-    prompt = data_args.prompt or caption_prompt(processor)
-    evaluation = evaluate_captioner(
-        model, processor, CaptionDataset(rows), prompt, args.batch_size, tokenizer=args.tokenizer
-    )
-    if state.is_main_process:
-        data = describe_data(vars(data_args), runs.data_fingerprint(undecoded(rows)))
-        measured = Measured(source.artifact, source.path, data, prompt, args.load_in_4bit)
-        write_evaluation(folder, evaluation, rows, f"{args.model} on {data_args.data}", measured)
-        print(results_table({run.name: (None, evaluation)}), show_captions(evaluation), sep="\n\n")
-        print(f"\nResults in {folder}")
-
+from hfcap.model_evaluation import main
 
 if __name__ == "__main__":
     run_main(main)

@@ -27,6 +27,7 @@ from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, QL
 from hfcap.training.checkpoints import last_complete_checkpoint
 from hfcap.training.dry_run import describe_run
 from hfcap.training.finish import Result, evaluate_trained, finish_run, save_captioner
+from hfcap.training.metric_choice import metric_options
 from hfcap.training.parsing import parse_arguments
 from hfcap.training.steps import caption_datasets, open_run, prepare_captioner
 from hfcap.training.trainer import CaptionTrainer
@@ -66,7 +67,7 @@ def compare_captioners(
     results: dict[str, Result] = {
         "most frequent caption": (
             None,
-            judge([constant] * len(eval_rows), eval_rows, {}, trainer.args.tokenizer),
+            judge([constant] * len(eval_rows), eval_rows, {}, **metric_options(trainer.args)),
         ),
         "LM without the picture": evaluate_trained(
             trainer, "without the picture", WithoutPicture(trainer.eval_dataset)

@@ -329,6 +329,13 @@ def test_a_card_counts_by_the_tokenizer_of_its_figures(tmp_path):
     assert "gender" not in text
 
 
+def test_a_card_names_the_model_of_clip_score(tmp_path):
+    figures = {"metrics": {"clip_score": {"value": 0.75, "ci95": [0.7, 0.8]}}}
+    text = card_text(_run(tmp_path, **figures, clip_model="owner/clip", clip_model_hash="ab" * 32))
+    assert "| CLIPScore | 75.0 | 70.0 to 80.0 |" in text
+    assert "CLIPScore by `owner/clip` (SHA-256 of its weights `abababababab`)" in text
+
+
 def test_captions_that_the_figures_are_not_of_are_left_out(tmp_path):
     folder = _run(tmp_path / "dogs")
     rows = [{"image_id": f"{n}_x", "caption": "a cat", "captions": ["a man"]} for n in range(3)]

@@ -1,4 +1,4 @@
-"""`hfcap evaluate` on files: figures, comparison, saved document frequencies, and one-line errors."""
+"""`hfcap score` on files: figures, comparison, saved document frequencies, one-line errors; and its old name."""
 
 import hashlib
 import json
@@ -45,9 +45,7 @@ def files(tmp_path):
 
 def test_figures_are_those_of_the_metrics(files, tmp_path, capsys):
     output = tmp_path / "metrics.json"
-    cli.main(
-        ["evaluate", "--predictions", files["good"], "--references", files["references"], "--output", str(output)]
-    )
+    cli.main(["score", files["good"], "--references", files["references"], "--output", str(output)])
     record = json.loads(output.read_text())
     expected = compute_metrics(list(GOOD.values()), list(REFERENCES.values()))
     assert record["metrics"]["cider"]["value"] == pytest.approx(expected["cider"])
@@ -57,7 +55,7 @@ def test_figures_are_those_of_the_metrics(files, tmp_path, capsys):
 
 def test_two_systems_are_compared_image_by_image(files, tmp_path, capsys):
     report = tmp_path / "report.html"
-    command = ["evaluate", "--compare", files["bad"], files["good"], "--references", files["references"]]
+    command = ["score", files["bad"], files["good"], "--references", files["references"]]
     cli.main([*command, "--report", str(report)])
     output = capsys.readouterr().out
     assert output.startswith(f"A: {files['bad']}\nB: {files['good']}, whose figures follow\n")
@@ -71,10 +69,10 @@ def test_two_systems_are_compared_image_by_image(files, tmp_path, capsys):
 
 def test_saved_document_frequencies_give_one_image_a_score(files, tmp_path, capsys):
     idf, output = tmp_path / "idf.npz", tmp_path / "metrics.json"
-    cli.main(["evaluate", "--predictions", files["good"], "--references", files["references"], "--save-idf", str(idf)])
+    cli.main(["score", files["good"], "--references", files["references"], "--save-idf", str(idf)])
     one = write_lines(tmp_path / "one.jsonl", [{"image_id": "1", "caption": GOOD["1"]}])
     of_one = write_lines(tmp_path / "of_one.jsonl", [{"image_id": "1", "captions": REFERENCES["1"]}])
-    command = ["evaluate", "--predictions", one, "--references", of_one, "--output", str(output)]
+    command = ["score", one, "--references", of_one, "--output", str(output)]
     cli.main(command)
     assert json.loads(output.read_text())["metrics"]["cider"]["value"] == 0
     cli.main([*command, "--idf", str(idf)])
@@ -88,7 +86,8 @@ def test_saved_document_frequencies_give_one_image_a_score(files, tmp_path, caps
     ("change", "message"),
     [
         (["--metrics", "spice"], "spice"),
-        (["--predictions", "missing.jsonl"], "missing.jsonl"),
+        (["missing.jsonl"], "missing.jsonl"),
+        (["a.jsonl", "b.jsonl"], "score compares two files of captions, got 3: "),
         (["--references", "missing.json"], "missing.json"),
         (["--idf", "missing.npz"], "missing.npz"),
         (["--images", "missing", "--report", "report.html"], "missing: no such file or folder"),
@@ -96,7 +95,7 @@ def test_saved_document_frequencies_give_one_image_a_score(files, tmp_path, caps
     ],
 )
 def test_a_wrong_file_or_metric_is_one_line_and_code_2(files, capsys, change, message):
-    command = ["evaluate", "--predictions", files["good"], "--references", files["references"], *change]
+    command = ["score", "--references", files["references"], files["good"], *change]
     with pytest.raises(SystemExit) as exit_:
         cli.main(command)
     assert exit_.value.code == 2
@@ -107,7 +106,7 @@ def test_a_wrong_file_or_metric_is_one_line_and_code_2(files, capsys, change, me
 
 def test_missing_captions_are_counted_only_where_allowed(files, tmp_path, capsys):
     two = write_lines(tmp_path / "two.jsonl", [{"image_id": key, "caption": GOOD[key]} for key in ("1", "2")])
-    command = ["evaluate", "--predictions", two, "--references", files["references"]]
+    command = ["score", two, "--references", files["references"]]
     with pytest.raises(SystemExit):
         cli.main(command)
     assert "3" in capsys.readouterr().err
@@ -120,7 +119,7 @@ def test_empty_captions_count(files, tmp_path, capsys):
     captions = GOOD | {"2": ""}
     some_empty = write_lines(tmp_path / "e.jsonl", [{"image_id": k, "caption": v} for k, v in captions.items()])
     output = tmp_path / "metrics.json"
-    command = ["evaluate", "--predictions", some_empty, "--references", files["references"], "--output", str(output)]
+    command = ["score", some_empty, "--references", files["references"], "--output", str(output)]
     cli.main(command)
     expected = compute_metrics(list(captions.values()), list(REFERENCES.values()))
     record = json.loads(output.read_text())
@@ -139,7 +138,7 @@ def test_coco_references_find_captions_and_pictures_by_file_name(tmp_path, scene
     (tmp_path / "REF.JSON").write_text(json.dumps(coco))
     predictions = write_lines(tmp_path / "p.JSONL", [{"image_id": "000000397133", "caption": "a dog"}])
     report = tmp_path / "report.html"
-    command = ["evaluate", "--predictions", predictions, "--references", str(tmp_path / "REF.JSON")]
+    command = ["score", predictions, "--references", str(tmp_path / "REF.JSON")]
     cli.main([*command, "--images", str(tmp_path / "photos"), "--report", str(report)])
     assert "BLEU-1     100.00" in capsys.readouterr().out
     assert "data:image/jpeg" in report.read_text()
@@ -174,7 +173,7 @@ def test_a_broken_picture_of_a_reference_source_stops_no_figures(tmp_path, scene
         tmp_path / "p.jsonl", [{"image_id": name, "caption": "a dog"} for name in ("1", "2", "3")]
     )
     report = tmp_path / "report.html"
-    command = ["evaluate", "--predictions", predictions, "--references", str(source), "--split", "train"]
+    command = ["score", predictions, "--references", str(source), "--split", "train"]
     cli.main([*command, "--report", str(report)])
     assert "BLEU-1     100.00" in capsys.readouterr().out
     assert "2 is left out of the report: OSError: " in caplog.text
@@ -188,7 +187,7 @@ def test_captions_without_spaces_are_judged_by_another_tokenizer(tmp_path, monke
     rows = [{"image_id": key, "caption": text.replace("在", "正在")} for key, text in captions.items()]
     references = [{"image_id": key, "captions": [text]} for key, text in captions.items()]
     output = tmp_path / "metrics.json"
-    command = ["evaluate", "--predictions", write_lines(tmp_path / "p.jsonl", rows), "--output", str(output)]
+    command = ["score", write_lines(tmp_path / "p.jsonl", rows), "--output", str(output)]
     command += ["--references", write_lines(tmp_path / "r.jsonl", references), "--report", str(tmp_path / "r.html")]
     with pytest.warns(UserWarning, match="100% of 2 captions have no spaces between words"):
         cli.main(command)
@@ -214,19 +213,18 @@ def test_captions_without_spaces_are_judged_by_another_tokenizer(tmp_path, monke
 
 def test_predictions_are_not_their_own_references(files, capsys):
     with pytest.raises(SystemExit):
-        cli.main(["evaluate", "--predictions", files["good"], "--references", files["good"]])
+        cli.main(["score", files["good"], "--references", files["good"]])
     assert "is given as predictions and as references" in capsys.readouterr().err
 
 
 def test_options_that_messages_advise_are_there(tmp_path, scene_rows, capsys):
-    """An error of a data source names options of `hfcap evaluate`."""
+    """An error of a data source names options of `hfcap score`."""
     (tmp_path / "elsewhere").mkdir()
     scene_rows[0]["image"].save(tmp_path / "elsewhere" / "1.png")
     (tmp_path / "train.csv").write_text("image,said\n1.png,a dog\n")
     predictions = write_lines(tmp_path / "p.jsonl", [{"image_id": "1", "caption": "a dog"}])
     command = [
-        "evaluate",
-        "--predictions",
+        "score",
         predictions,
         "--references",
         str(tmp_path / "train.csv"),
@@ -240,7 +238,7 @@ def test_options_that_messages_advise_are_there(tmp_path, scene_rows, capsys):
         command += [option, value]
     with pytest.raises(SystemExit):
         cli.main([*command, "--split", "test"])
-    assert "hfcap evaluate: --split" in capsys.readouterr().err
+    assert "hfcap score: --split" in capsys.readouterr().err
     cli.main(command)
     assert "BLEU-1     100.00" in capsys.readouterr().out
 
@@ -252,7 +250,7 @@ def test_references_come_from_a_data_source_with_its_pictures(tmp_path, capsys):
     rows.to_parquet(tmp_path / "data" / "test-00000.parquet")
     report = tmp_path / "report.html"
     source = ["--references", str(tmp_path / "data"), "--split", "test", "--report", str(report)]
-    cli.main(["evaluate", "--predictions", write_lines(tmp_path / "p.jsonl", predictions), *source])
+    cli.main(["score", write_lines(tmp_path / "p.jsonl", predictions), *source])
     assert "BLEU-1     100.00" in capsys.readouterr().out
     assert "data:image/jpeg" in report.read_text()
 
@@ -268,7 +266,7 @@ def test_a_report_shows_pictures_with_odd_exif(tmp_path, capsys):
     predictions = write_lines(tmp_path / "p.jsonl", [{"image_id": "dog", "caption": "a dog"}])
     report = tmp_path / "report.html"
     options = ["--references", str(source), "--split", "train", "--report", str(report)]
-    cli.main(["evaluate", "--predictions", predictions, *options])
+    cli.main(["score", predictions, *options])
     assert "data:image/jpeg" in report.read_text()
     rows = load_captions(str(source), "train")
     with pytest.raises(struct.error):
@@ -285,7 +283,7 @@ def report_of(files, tmp_path):
 
     def write(folder):
         page = tmp_path / "report.html"
-        command = ["evaluate", "--predictions", files["good"], "--references", files["references"]]
+        command = ["score", files["good"], "--references", files["references"]]
         cli.main([*command, "--images", str(folder), "--report", str(page)])
         return page.read_text()
 
@@ -323,7 +321,7 @@ def test_pictures_whose_names_are_no_ids_are_a_warning(report_of, tmp_path, scen
 def test_a_split_that_a_file_does_not_have_is_refused(files, tmp_path, capsys, name, lines, split, message):
     references = write_lines(tmp_path / name, lines)
     with pytest.raises(SystemExit) as exit_:
-        cli.main(["evaluate", "--predictions", files["good"], "--references", references, "--split", split])
+        cli.main(["score", files["good"], "--references", references, "--split", split])
     assert exit_.value.code == 2
     error = capsys.readouterr().err.strip()
     assert f"no split {split!r}" in error or f"no image in split {split!r}" in error
@@ -335,19 +333,19 @@ def test_a_column_says_the_split(files, tmp_path, capsys):
     rows = [{"image_id": key, "captions": REFERENCES[key], **split} for key, split in splits.items()]
     references = write_lines(tmp_path / "r.jsonl", rows)
     two = write_lines(tmp_path / "two.jsonl", [{"image_id": key, "caption": GOOD[key]} for key in ("1", "2")])
-    cli.main(["evaluate", "--predictions", two, "--references", references, "--split", "validation"])
+    cli.main(["score", two, "--references", references, "--split", "validation"])
     assert "2 images\n" in capsys.readouterr().out
     three = write_lines(tmp_path / "three.jsonl", [{"image_id": "3", "caption": GOOD["3"]}])
-    cli.main(["evaluate", "--predictions", three, "--references", references, "--split", "train"])
+    cli.main(["score", three, "--references", references, "--split", "train"])
     assert "1 images\n" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("command", ["evaluate", "check"])
+@pytest.mark.parametrize("command", ["score", "check"])
 def test_an_output_of_the_wrong_kind_is_one_line(files, tmp_path, capsys, scene_rows, command):
     there = tmp_path / "there"
-    if command == "evaluate":
+    if command == "score":
         there.mkdir()
-        arguments = ["evaluate", "--predictions", files["good"], "--references", files["references"]]
+        arguments = ["score", files["good"], "--references", files["references"]]
     else:
         there.write_text("")
         scene_rows[0]["image"].save(tmp_path / "1.png")
@@ -356,7 +354,7 @@ def test_an_output_of_the_wrong_kind_is_one_line(files, tmp_path, capsys, scene_
     with pytest.raises(SystemExit) as exit_:
         cli.main([*arguments, "--output", str(there)])
     assert exit_.value.code == 2
-    said = {"evaluate": "Is a directory", "check": "File exists"}[command]
+    said = {"score": "Is a directory", "check": "File exists"}[command]
     assert capsys.readouterr().err.splitlines()[-1] == f"error: {there}: {said}; fix or change the path"
 
 
@@ -388,10 +386,35 @@ def test_an_error_that_names_no_file_is_a_traceback():
         run_main(broken)
 
 
-def test_evaluating_files_loads_neither_torch_nor_transformers(files):
+@pytest.mark.parametrize("old", [["--predictions", "p.jsonl"], ["--compare", "a", "b"], ["--references=r.json"]])
+def test_the_old_name_of_score_points_to_the_new_one(old, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["evaluate", *old])
+    assert exit_.value.code == 2
+    hint = "error: `hfcap evaluate` judges a model; caption files: hfcap score FILE --references SOURCE\n"
+    assert capsys.readouterr().err == hint
+
+
+def test_commands_are_listed_with_what_they_take(capsys):
+    for words, wanted in ((["--help"], "judge the captions"), (["evaluate", "--help"], "usage: hfcap evaluate")):
+        with pytest.raises(SystemExit) as exit_:
+            cli.main(words)
+        assert exit_.value.code == 0
+        assert wanted in " ".join(capsys.readouterr().out.split())
+
+
+@pytest.mark.parametrize("options", [["--load_in_8bit", "true"], ["--batch_size", "0"]])
+def test_evaluate_refuses_what_the_recipe_refuses(options, capsys):
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["evaluate", "owner/cap", *options])
+    assert exit_.value.code == 2
+    assert options[0].removeprefix("--") in capsys.readouterr().err
+
+
+def test_scoring_files_loads_neither_torch_nor_transformers(files):
     code = (
         "import sys; from hfcap import cli; "
-        f"cli.main(['evaluate', '--predictions', {files['good']!r}, '--references', {files['references']!r}]); "
+        f"cli.main(['score', {files['good']!r}, '--references', {files['references']!r}]); "
         "sys.exit(int('torch' in sys.modules or 'transformers' in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from hfcap import cli, model_evaluation
 from hfcap.content_hashes import captioner_hashes, captions_sha256
 from hfcap.data.pictures import undecoded
 from hfcap.data.scenes import load_scenes
@@ -57,7 +58,7 @@ def test_a_model_of_the_hub_on_a_stream_leaves_no_folder_of_its_name(evaluate, f
         loaded.append(source)
         return load_captioner(str(folder / "weights"), load_in_4bit)
 
-    monkeypatch.setitem(evaluate.__globals__, "load_captioner", load)
+    monkeypatch.setattr(model_evaluation, "load_captioner", load)
     monkeypatch.chdir(folder)
     command = ["--model", "owner/cap", "--data", str(folder), "--max_eval_images", "2"]
     evaluate(command)
@@ -97,6 +98,18 @@ def test_the_figures_say_of_what_they_are(evaluate, build_tiny, tmp_path):
     assert record["captions_hash"] == captions_sha256((line["image_id"], line["caption"]) for line in lines)
     assert (record["prompt"], record["load_in_4bit"]) == ("Say it.", False)
     assert record["tokenizer"] == "char"
+
+
+@pytest.mark.filterwarnings("ignore:CIDEr:UserWarning")
+def test_the_command_does_what_the_recipe_does(evaluate, folder, build_tiny, tmp_path):
+    for part in build_tiny("llava"):
+        part.save_pretrained(folder / "weights")
+    options = ["--data", str(folder), "--metrics", "rouge_l", "--output_dir"]
+    evaluate(["--model", str(folder / "weights"), *options, str(folder / "one")])
+    cli.main(["evaluate", str(folder / "weights"), *options, str(folder / "two")])
+    for name in ("captions.jsonl", "metrics.json"):
+        assert (folder / "two" / name).read_bytes() == (folder / "one" / name).read_bytes()
+    assert list(json.loads((folder / "two" / "metrics.json").read_text())["metrics"]) == ["rouge_l"]
 
 
 @pytest.mark.slow

@@ -2,21 +2,21 @@
 
 import pytest
 
-from hfcap.evaluation import METRICS, judge, show_captions
-from hfcap.metrics import compute, compute_metrics, confidence_intervals
+from hfcap.evaluation import judge, show_captions
+from hfcap.metrics import DEFAULT_METRICS, compute_metrics, confidence_intervals, metric
 
 
 @pytest.mark.filterwarnings("ignore:CIDEr:UserWarning")
 def test_figures_are_those_of_the_metrics_and_captions_are_counted_once(scene_rows, monkeypatch):
     rows = scene_rows.select(range(6))
     captions = [texts[0] for texts in rows["captions"][:5]] + [""]
-    counted, build_corpus = [], compute.build_corpus
-    monkeypatch.setattr(compute, "build_corpus", lambda *texts: counted.append(1) or build_corpus(*texts))
+    counted, build_corpus = [], metric.build_corpus
+    monkeypatch.setattr(metric, "build_corpus", lambda *texts: counted.append(1) or build_corpus(*texts))
     evaluation = judge(captions, rows, {"num_beams": 1})
     assert len(counted) == 1
     texts = list(rows["captions"])
-    assert evaluation.metrics == confidence_intervals(captions, texts, METRICS)
-    expected = compute_metrics(captions, texts, METRICS)
+    assert evaluation.metrics == confidence_intervals(captions, texts, DEFAULT_METRICS)
+    expected = compute_metrics(captions, texts, DEFAULT_METRICS)
     assert evaluation.per_image == {key: expected[f"{key}_per_image"] for key in evaluation.metrics}
 
 

@@ -22,6 +22,7 @@ class WithoutPicture:
     def __init__(self, data):
         self.data = data
         self.rows = data.rows
+        self.with_images = data.with_images  # what captions are compared with
 
     def __len__(self) -> int:
         """Count the images."""

@@ -1,6 +1,6 @@
-"""The console script `hfcap`: caption pictures and evaluate captions from the command line.
+"""hfcap: caption images, evaluate models, score captions, check data, export and publish models.
 
-Heavy libraries are imported by the commands that need them, so that `hfcap evaluate` on files starts at once.
+Heavy libraries are imported by the commands that need them, so that `hfcap score` starts at once.
 """
 
 import hfcap.process_setup  # noqa: F401, I001  (before torch)
@@ -9,9 +9,10 @@ import argparse
 import sys
 from collections.abc import Sequence
 
-from hfcap.data_cli import add_data_commands, add_source_options
-from hfcap.errors import run_main
+from hfcap.data_cli import add_data_commands
+from hfcap.errors import ConfigError, run_main
 from hfcap.hub_cli import add_hub_commands
+from hfcap.score_cli import add_score_command
 from hfcap.train_cli import add_train_command
 
 
@@ -23,10 +24,14 @@ def caption(args: argparse.Namespace) -> None:
 
 
 def evaluate(args: argparse.Namespace) -> None:
-    """Compare predictions with references, and write `metrics.json` and `report.html` where asked for."""
-    from hfcap.file_evaluation import evaluate_files
+    """Evaluate a model on a split of a data set."""
+    words = args.words
+    if any(word.split("=")[0] in ("--predictions", "--compare", "--references") for word in words):
+        raise ConfigError("`hfcap evaluate` judges a model; caption files: hfcap score FILE --references SOURCE")
+    from hfcap.model_evaluation import main as evaluate_model
 
-    evaluate_files(args)
+    is_named = bool(words) and not words[0].startswith("-")
+    evaluate_model(["--model", *words] if is_named else words, prog="hfcap evaluate")
 
 
 def positive(text: str) -> int:
@@ -70,49 +75,14 @@ def make_parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(run=caption)
 
-    command = commands.add_parser("evaluate", help="compare captions with references")
-    captions = command.add_mutually_exclusive_group(required=True)
-    captions.add_argument("--predictions", metavar="FILE", help="JSONL {image_id, caption} or COCO results JSON")
-    captions.add_argument("--compare", nargs=2, metavar=("A", "B"), help="two such files: B against A, image by image")
-    command.add_argument(
-        "--references",
-        required=True,
-        metavar="SOURCE",
-        help="JSONL {image_id, captions} or {image_id, caption}, COCO or Karpathy JSON, or a data source (folder, "
-        "'scenes', Hub id)",
+    # Its options are the fields of dataclasses, which `parse_arguments` reads: here every word is only a word.
+    command = commands.add_parser(
+        "evaluate", help="caption a data set with a model and judge the captions", add_help=False, prefix_chars="\0"
     )
-    command.add_argument(
-        "--split",
-        help="split of a Karpathy file or of JSONL with a `split` (all by default), or of a data source (validation)",
-    )
-    add_source_options(command)
-    command.add_argument("--metrics", default="bleu,rouge_l,cider", help="of bleu, meteor, rouge_l, cider, cider_d")
-    command.add_argument(
-        "--tokenizer",
-        choices=("ptb", "intl", "zh", "char"),
-        default="ptb",
-        help="what splits captions into words: ptb for English, as in COCO's figures (default); intl for any language "
-        "with spaces between words; zh for Chinese; char, by characters, for Japanese, Thai and the like",
-    )
-    command.add_argument(
-        "--idf", metavar="FILE", help="document frequencies for CIDEr (of these references by default)"
-    )
-    command.add_argument(
-        "--save_idf", "--save-idf", metavar="FILE", help="keep the document frequencies of these references"
-    )
-    command.add_argument("--output", metavar="FILE", help="where to write metrics.json")
-    command.add_argument("--report", metavar="FILE", help="where to write report.html")
-    command.add_argument(
-        "--images", metavar="FOLDER", help="pictures for the report, named by image id, or as the references name them"
-    )
-    command.add_argument(
-        "--allow_missing",
-        "--allow-missing",
-        action="store_true",
-        help="leave out images without a caption, and count them",
-    )
+    command.add_argument("words", nargs="*")
     command.set_defaults(run=evaluate)
     add_train_command(commands)
+    add_score_command(commands)
     add_data_commands(commands)
     add_hub_commands(commands)
     return parser

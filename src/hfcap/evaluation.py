@@ -1,7 +1,7 @@
 """Judge a captioner on a data set and leave the results in its run folder."""
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -17,13 +17,22 @@ from hfcap.data.scene_facts import scene_from_json
 from hfcap.data.scenes import is_scenes
 from hfcap.generation.settings import recorded_settings
 from hfcap.generation.sharded import caption_sharded
+from hfcap.metrics import (
+    CLIP_MODEL,
+    DEFAULT_METRICS,
+    Options,
+    display_name,
+    for_people,
+    headline,
+    needs_images,
+    value_keys,
+)
 from hfcap.metrics.bootstrap import intervals
-from hfcap.metrics.compute import score as score_captions
+from hfcap.metrics.compute import score
+from hfcap.metrics.metric import Inputs
 from hfcap.predictions import write_predictions
 from hfcap.report import Example, write_report
 from hfcap.training.dataset import CaptionDataset
-
-METRICS = ("bleu", "rouge_l", "cider")
 
 
 @dataclass(frozen=True)
@@ -37,6 +46,7 @@ class Evaluation:
         per_image: per-image values of the metrics that have them.
         decoding: generation settings that made the captions.
         tokenizer: what split captions into words; see `hfcap.metrics.tokenizers`.
+        rests_on: what else the figures rest on, such as the CLIP model.
     """
 
     rows: list[dict[str, Any]]
@@ -44,6 +54,7 @@ class Evaluation:
     per_image: dict[str, list[float]]
     decoding: dict[str, Any]
     tokenizer: str = "ptb"
+    rests_on: dict[str, Any] = field(default_factory=dict)
 
     def value(self, key: str) -> float:
         """Raw corpus value of a metric."""
@@ -107,6 +118,8 @@ def evaluate_captioner(
     batch_size: int = 16,
     progress: str | None = "captioning",
     tokenizer: str = "ptb",
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    clip_model: str = CLIP_MODEL,
     **generate_kwargs,
 ) -> Evaluation:
     """Caption every image of `data` and compare with all its references.
@@ -121,16 +134,25 @@ def evaluate_captioner(
         batch_size: pictures decoded together.
         progress: label of the progress bar, `None` for no bar.
         tokenizer: of the metrics; see `hfcap.metrics.tokenizers`.
+        metrics: names of the metrics, as for `compute_metrics`.
+        clip_model: folder or Hub id of the model of CLIPScore.
         generate_kwargs: override the model's `generation_config`.
     """
     captions = caption_sharded(model, processor, data, prompt, batch_size, progress, **generate_kwargs)
-    return judge(captions, data.rows, recorded_settings(model, **generate_kwargs), tokenizer)
+    return judge(
+        captions, data.with_images, recorded_settings(model, **generate_kwargs), tokenizer, metrics, clip_model
+    )
 
 
 def judge(
-    captions: list[str], references: datasets.Dataset, decoding: Mapping[str, Any], tokenizer: str = "ptb"
+    captions: list[str],
+    references: datasets.Dataset,
+    decoding: Mapping[str, Any],
+    tokenizer: str = "ptb",
+    metrics: Sequence[str] = DEFAULT_METRICS,
+    clip_model: str = CLIP_MODEL,
 ) -> Evaluation:
-    """Compare captions with the rows `{image_id, captions}` of a data set, in the same order."""
+    """Compare captions with rows `{image_id, captions}` in the same order; metrics of images want `image` in them."""
     kept = [name for name in references.column_names if name in ("image_id", "captions", "held_out")]
     rows = [
         {**row, "caption": caption} for row, caption in zip(references.select_columns(kept), captions, strict=True)
@@ -139,11 +161,14 @@ def judge(
         for row, scene in zip(rows, references["scene"], strict=True):
             row["wrong_facts"] = wrong_facts(row["caption"], scene_from_json(scene), row["captions"])
     texts = [row["captions"] for row in rows]
-    scored = score_captions(captions, texts, METRICS, tokenizer=tokenizer)
+    images = undecoded(references)["image"] if needs_images(metrics) else None
+    options = Options(tokenizer=tokenizer, clip_model=clip_model)
+    scored = score(Inputs(captions, texts, options, images), metrics)
     per_image = {
         key: values for scores in scored for key, values in zip(scores.keys, scores.per_image.T.tolist(), strict=True)
     }
-    return Evaluation(rows, intervals(scored), per_image, dict(decoding), tokenizer)
+    rests_on = {key: value for scores in scored for key, value in scores.metric.record(options).items()}
+    return Evaluation(rows, intervals(scored), per_image, dict(decoding), tokenizer, rests_on)
 
 
 def write_evaluation(
@@ -169,8 +194,11 @@ def write_evaluation(
     extra = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)] or [{}] * len(
         evaluation.rows
     )
-    cider = evaluation.per_image["cider"]
-    lines = [{**row, "cider": score, **more} for row, score, more in zip(evaluation.rows, cider, extra, strict=True)]
+    kept = _kept_per_image(evaluation)
+    lines = [
+        {**row, **{key: evaluation.per_image[key][index] for key in kept}, **more}
+        for index, (row, more) in enumerate(zip(evaluation.rows, extra, strict=True))
+    ]
     write_predictions(folder / runs.CAPTIONS, lines)
     image_ids, captions = ([row[key] for row in evaluation.rows] for key in ("image_id", "caption"))
     record = runs.write_metrics(
@@ -193,6 +221,12 @@ def write_evaluation(
     )
 
 
+def _kept_per_image(evaluation: Evaluation) -> list[str]:
+    """Metrics whose per-image values `captions.jsonl` keeps: CIDEr, and all that are not computed by default."""
+    left_out = set(value_keys(DEFAULT_METRICS)) - {"cider"}
+    return [key for key in evaluation.per_image if key not in left_out]
+
+
 def _sources(evaluation: Evaluation) -> dict[str, Any]:
     """What `metrics.json` says about where the figures come from."""
     return {
@@ -200,6 +234,7 @@ def _sources(evaluation: Evaluation) -> dict[str, Any]:
         "tokenizer": evaluation.tokenizer,
         "idf": "references",
         "decoding": evaluation.decoding,
+        **evaluation.rests_on,
     }
 
 
@@ -207,15 +242,16 @@ def _example(index: int, evaluation: Evaluation, before: Evaluation | None) -> E
     row = evaluation.rows[index]
     earlier = {}
     if before is not None:
-        earlier = {
-            "before_caption": before.rows[index]["caption"],
-            "before_score": before.per_image["cider"][index],
-        }
-    return Example(row["image_id"], row["caption"], row["captions"], evaluation.per_image["cider"][index], **earlier)
+        earlier = {"before_caption": before.rows[index]["caption"], "before_score": _cider(before, index)}
+    return Example(row["image_id"], row["caption"], row["captions"], _cider(evaluation, index), **earlier)
+
+
+def _cider(evaluation: Evaluation, index: int) -> float | None:
+    return evaluation.per_image["cider"][index] if "cider" in evaluation.per_image else None
 
 
 def results_table(results: Mapping[str, tuple[float | None, Evaluation]]) -> str:
-    """Table for people: loss in nats a token, BLEU-4 and CIDEr times 100.
+    """Table for people: loss in nats per token, BLEU-4, CIDEr and metrics that are not computed by default.
 
     On the embedded `scenes` also the percentage of captions that are right in every fact, and both once more on the
     pictures marked `held_out`.
@@ -225,9 +261,11 @@ def results_table(results: Mapping[str, tuple[float | None, Evaluation]]) -> str
     """
     columns = [_columns(loss, evaluation) for loss, evaluation in results.values()]
     titles = [title for title, _ in columns[0]]
-    lines = [" " * 28 + "".join(f"{title:>11}" for title in titles)]
+    widths = [max(11, len(title) + 2) for title in titles]
+    lines = [" " * 28 + "".join(f"{title:>{width}}" for title, width in zip(titles, widths, strict=True))]
     for name, values in zip(results, columns, strict=True):
-        lines.append(f"{name:<28}" + "".join(f"{value:>11}" for _, value in values))
+        cells = zip(values, widths, strict=True)
+        lines.append(f"{name:<28}" + "".join(f"{value:>{width}}" for (_, value), width in cells))
     if "right" in titles:
         lines.append(
             "right: % of captions true in every fact (number, size, colour, shape, place, background)\n"
@@ -237,15 +275,15 @@ def results_table(results: Mapping[str, tuple[float | None, Evaluation]]) -> str
 
 
 def _columns(loss: float | None, evaluation: Evaluation) -> list[tuple[str, str]]:
-    columns = [
-        ("loss", "-" if loss is None else f"{loss:.3f}"),
-        ("BLEU-4", f"{100 * evaluation.value('bleu_4'):.1f}"),
-        ("CIDEr", f"{100 * evaluation.value('cider'):.1f}"),
-    ]
-    if "wrong_facts" in evaluation.rows[0]:
-        cider = [100 * score for score in evaluation.per_image["cider"]]
+    columns = [("loss", "-" if loss is None else f"{loss:.3f}")]
+    is_scenes = "wrong_facts" in evaluation.rows[0]
+    for key in headline(evaluation.metrics):
+        columns.append((display_name(key), f"{for_people(key, evaluation.value(key)):.1f}"))
+        if is_scenes and key == "cider":
+            values = [for_people(key, score) for score in evaluation.per_image[key]]
+            columns.append(("held out", _mean_held_out(evaluation, values)))
+    if is_scenes:
         right = [100.0 * (not row["wrong_facts"]) for row in evaluation.rows]
-        columns.append(("held out", _mean_held_out(evaluation, cider)))
         columns += [("right", f"{sum(right) / len(right):.1f}"), ("held out", _mean_held_out(evaluation, right))]
     return columns
 

@@ -1,8 +1,9 @@
-"""`hfcap evaluate`: judge captions in files, without a model and without torch."""
+"""`hfcap score`: judge captions in files, without a captioner, and without torch unless a metric needs it."""
 
 import logging
 from argparse import Namespace
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,18 @@ from PIL import Image
 from hfcap import runs
 from hfcap.content_hashes import captions_sha256, file_sha256
 from hfcap.errors import ConfigError
-from hfcap.metrics import compare_systems, compute_metrics, confidence_intervals, document_frequencies
+from hfcap.metrics import (
+    Options,
+    choose_metrics,
+    compare_systems,
+    compute_metrics,
+    confidence_intervals,
+    display_name,
+    document_frequencies,
+    for_people,
+    metric_names,
+    needs_images,
+)
 from hfcap.predictions import JSONL_SUFFIXES, Pairs, Row, pair, picture_names, read_predictions, read_references
 from hfcap.report import Example, write_report
 
@@ -21,44 +33,82 @@ SOURCE_OPTIONS = ("image_folder", "image_column", "captions_column")
 LoadImage = Callable[[str], Image.Image | None]
 
 
-def evaluate_files(args: Namespace) -> None:
-    """Judge `args.predictions`, or compare the two files of `args.compare`, and write what was asked for.
+@dataclass(frozen=True)
+class Pictures:
+    """The pictures of some images, in order, opened one by one each time they are asked for.
+
+    Attributes:
+        load_image: gives the picture of an image id, or None.
+        image_ids: of the images.
+    """
+
+    load_image: LoadImage
+    image_ids: Sequence[str]
+
+    def __iter__(self) -> Iterator[Image.Image]:
+        """Yield each picture. Raises ConfigError where there is none."""
+        for image_id in self.image_ids:
+            picture = self.load_image(image_id)
+            if picture is None:
+                raise ConfigError(f"image {image_id} has no picture that can be read, and a metric looks at it")
+            yield picture
+
+
+def score_files(args: Namespace) -> None:
+    """Judge the captions of `args.files`, or compare two such files, and write what was asked for.
 
     Raises:
         ConfigError: captions that cannot be read or paired, an unknown metric: one line that names it.
         OSError: a file that is not there.
     """
-    metrics = tuple(args.metrics.split(","))
-    yardstick = {"idf": None if args.idf is None else Path(args.idf), "tokenizer": args.tokenizer}
-    if args.images is not None and args.report is None:
-        raise ConfigError(f"--images {args.images}: pictures are for the report; add --report FILE, or leave them out")
-    paths = args.compare or [args.predictions]
+    metrics = metric_names(args.metrics)
+    yardstick = {
+        "idf": None if args.idf is None else Path(args.idf),
+        "tokenizer": args.tokenizer,
+        "clip_model": args.clip_model,
+    }
+    if args.images is not None and args.report is None and not needs_images(metrics):
+        raise ConfigError(
+            f"--images {args.images}: pictures are for the report and for clip_score; add --report FILE or "
+            "--metrics clip_score, or leave them out"
+        )
+    paths = args.files
+    if len(paths) > 2:
+        raise ConfigError(f"score compares two files of captions, got {len(paths)}: {', '.join(paths)}")
+    differences = None
     try:
-        references, load_image = _read_references(args)
-        predictions = [read_predictions(path) for path in paths]
-        for path, rows in zip(paths, predictions, strict=True):
-            _check_not_references(path, rows, args.references)
-        systems = [pair(rows, references, args.allow_missing) for rows in predictions]
+        choose_metrics(metrics, Options(**yardstick))  # before anything is read
+        systems, load_image = _read_systems(args, paths)
         pairs = systems[-1]
         if args.save_idf is not None:
             document_frequencies(pairs.references, args.tokenizer).save(args.save_idf)
-        if args.images is not None:
-            load_image = _finder(args.images, pairs.image_ids, {row.image_id: row.names for row in references})
-        figures = [confidence_intervals(p.candidates, p.references, metrics, **yardstick) for p in systems]
-        differences = None
-        if args.compare is not None:
-            _check_same_images(systems, args.compare)
-            differences = compare_systems(
-                systems[0].candidates, pairs.candidates, pairs.references, metrics, **yardstick
-            )
+        shared = {"images": _pictures(metrics, load_image, pairs.image_ids), **yardstick}
+        figures = [confidence_intervals(p.candidates, p.references, metrics, **shared) for p in systems]
+        if len(systems) == 2:
+            candidates = [p.candidates for p in systems]
+            differences = compare_systems(*candidates, pairs.references, metrics, **shared)
     except ValueError as error:
         raise ConfigError(str(error)) from error
     _print_figures(paths, systems, figures[-1], differences)
-    records = [_record(args, p, figure) for p, figure in zip(systems, figures, strict=True)]
+    records = [_record(args, metrics, p, figure) for p, figure in zip(systems, figures, strict=True)]
     if args.output is not None:
         runs.write_metrics(args.output, **records[-1])
     if args.report is not None:
         _write_report(args, systems, records, differences, yardstick, load_image)
+
+
+def _read_systems(args: Namespace, paths: list[str]) -> tuple[list[Pairs], LoadImage | None]:
+    """Pair the captions of each file with the references; with where the pictures are, if that is known."""
+    references, load_image = _read_references(args)
+    predictions = [read_predictions(path) for path in paths]
+    for path, rows in zip(paths, predictions, strict=True):
+        _check_not_references(path, rows, args.references)
+    systems = [pair(rows, references, args.allow_missing) for rows in predictions]
+    if len(systems) == 2:
+        _check_same_images(systems, paths)
+    if args.images is not None:
+        load_image = _finder(args.images, systems[-1].image_ids, {row.image_id: row.names for row in references})
+    return systems, load_image
 
 
 def _print_figures(
@@ -142,8 +192,23 @@ def _check_same_images(systems: list[Pairs], paths: list[str]) -> None:
         )
 
 
-def _record(args: Namespace, pairs: Pairs, figures: dict[str, Any]) -> dict[str, Any]:
+def _pictures(metrics: Sequence[str], load_image: LoadImage | None, image_ids: Sequence[str]) -> Pictures | None:
+    """Pictures for the metrics that look at them; None where none does."""
+    names = needs_images(metrics)
+    if not names:
+        return None
+    if load_image is None:
+        raise ConfigError(
+            f"{names[0]} looks at the images, and these references have none: give --images FOLDER, or a data source "
+            "with images as --references"
+        )
+    return Pictures(load_image, image_ids)
+
+
+def _record(args: Namespace, metrics: Sequence[str], pairs: Pairs, figures: dict[str, Any]) -> dict[str, Any]:
     """Arguments of `runs.write_metrics`; as a mapping also what the report shows."""
+    options = Options(tokenizer=args.tokenizer, clip_model=args.clip_model)
+    rests_on = [metric.record(options) for metric in choose_metrics(metrics, options)]
     columns = zip(pairs.image_ids, pairs.references, strict=True)
     fingerprint = runs.data_fingerprint({"image_id": image_id, "captions": texts} for image_id, texts in columns)
     return {
@@ -158,19 +223,21 @@ def _record(args: Namespace, pairs: Pairs, figures: dict[str, Any]) -> dict[str,
         "decoding": {},
         "model_artifact": None,
         "num_missing": pairs.num_missing,
+        **{key: value for record in rests_on for key, value in record.items()},
     }
 
 
 def _table(figures: dict[str, Any], differences: dict[str, Any] | None) -> str:
-    """Figures for people, times 100, with their intervals; for two systems the difference as well."""
+    """Figures for people with their intervals; for two systems the difference as well."""
     lines = []
+    width = max(10, *(len(display_name(key)) for key in figures))
     for key, figure in figures.items():
-        low, high = (100 * bound for bound in figure["ci95"])
-        line = f"{runs.METRIC_NAMES[key]:<10} {100 * figure['value']:6.2f}   95 % interval {low:6.2f} to {high:6.2f}"
+        value, low, high = (for_people(key, number) for number in (figure["value"], *figure["ci95"]))
+        line = f"{display_name(key):<{width}} {value:6.2f}   95 % interval {low:6.2f} to {high:6.2f}"
         if differences is not None:
             change = differences[key]
-            low, high = (100 * bound for bound in change["ci95"])
-            line += f"   B - A {100 * change['difference']:+6.2f}, {low:+.2f} to {high:+.2f}"
+            value, low, high = (for_people(key, number) for number in (change["difference"], *change["ci95"]))
+            line += f"   B - A {value:+6.2f}, {low:+.2f} to {high:+.2f}"
             line += f", p = {change['p_value']:.3f}"
         lines.append(line)
     return "\n".join(lines)
@@ -184,7 +251,8 @@ def _write_report(
     yardstick: dict[str, Any],
     load_image: LoadImage | None,
 ) -> None:
-    scores = [compute_metrics(p.candidates, p.references, ("cider",), **yardstick)["cider_per_image"] for p in systems]
+    cider = [compute_metrics(p.candidates, p.references, ("cider",), **yardstick) for p in systems]
+    scores = [result["cider_per_image"] for result in cider]
     last, last_scores = systems[-1], scores[-1]
     earlier = [{} for _ in last.candidates]
     if len(systems) == 2:
@@ -202,7 +270,7 @@ def _write_report(
         }
     write_report(
         args.report,
-        args.predictions if args.compare is None else "A: {}, B: {}".format(*args.compare),
+        args.files[0] if len(args.files) == 1 else "A: {}, B: {}".format(*args.files),
         records[-1],
         examples,
         load_image=load_image,

@@ -14,8 +14,7 @@ from PIL import Image
 
 from hfcap.charts import Chart, histogram
 from hfcap.files import write_atomic
-from hfcap.metrics import split_captions
-from hfcap.runs import METRIC_NAMES
+from hfcap.metrics import display_name, display_order, for_people, split_captions
 
 THUMBNAIL_PIXELS = 360  # longest side: sharp at the size it is shown, some 15 KB each
 
@@ -48,7 +47,7 @@ class Example:
 
 @dataclass(frozen=True)
 class Figure:
-    """One metric as people read it, times 100; positions are percent of the tile's scale."""
+    """One metric as people read it (`for_people`); positions are percent of the tile's scale."""
 
     name: str
     value: float
@@ -142,26 +141,24 @@ def _picture(load_image: Callable[[str], Image.Image | None] | None, image_id: s
 
 
 def _figures(metrics: Mapping[str, Any], before: Mapping[str, Any] | None) -> list[tuple[str, Figure]]:
-    known = [key for key in METRIC_NAMES if key in metrics["metrics"]]
-    others = [key for key in metrics["metrics"] if key not in METRIC_NAMES]
     figures = []
-    for key in known + others:
+    for key in display_order(metrics["metrics"]):
         figure = metrics["metrics"][key]
         other = before["metrics"].get(key) if before is not None else None
-        low, high = (100 * bound for bound in figure["ci95"])
-        value = 100 * figure["value"]
-        before_value = None if other is None else 100 * other["value"]
+        low, high = (for_people(key, bound) for bound in figure["ci95"])
+        value = for_people(key, figure["value"])
+        before_value = None if other is None else for_people(key, other["value"])
         scale = max(high, value, before_value or 0, 1) * 1.1  # at least a point: next to nothing is a short bar
-        figures.append((key, Figure(METRIC_NAMES.get(key, key), value, low, high, before_value, scale)))
+        figures.append((key, Figure(display_name(key), value, low, high, before_value, scale)))
     return figures
 
 
 def _differences(differences: Mapping[str, Mapping[str, Any]] | None) -> dict[str, dict[str, float | None]]:
     return {
         key: {
-            "value": 100 * item["value"],
-            "low": 100 * item["ci95"][0],
-            "high": 100 * item["ci95"][1],
+            "value": for_people(key, item["value"]),
+            "low": for_people(key, item["ci95"][0]),
+            "high": for_people(key, item["ci95"][1]),
             "p_value": item.get("p_value"),
         }
         for key, item in (differences or {}).items()
@@ -176,6 +173,7 @@ def _facts(metrics: Mapping[str, Any], details: Mapping[str, Any] | None) -> lis
         **metrics["decoding"],
         "tokenizer of the metrics": metrics["tokenizer"],
         "document frequencies": metrics["idf"],
+        "CLIP model": metrics.get("clip_model"),
         "images left out (no caption)": metrics.get("num_missing"),
         **(details or {}),
     }

@@ -47,20 +47,6 @@ MERGED = "merged"
 ARTIFACTS = (ADAPTER, MERGED, MODEL)
 SCHEMA_VERSION = 1
 
-# How people know the metrics; keys as in `metrics.json`, in the order they are shown.
-METRIC_NAMES = {
-    "cider": "CIDEr",
-    "cider_d": "CIDEr-D",
-    "bleu_4": "BLEU-4",
-    "bleu_3": "BLEU-3",
-    "bleu_2": "BLEU-2",
-    "bleu_1": "BLEU-1",
-    "meteor": "METEOR",
-    "rouge_l": "ROUGE-L",
-    "clip_score": "CLIPScore",
-    "ref_clip_score": "RefCLIPScore",
-}
-
 # What decides a result; the ones that are not installed are left out of the record.
 LIBRARIES = (
     "hfcap",

@@ -107,8 +107,8 @@ def test_a_reader_that_goes_away_is_no_traceback(tmp_path):
     os.close(read)
     row = {"image_id": "1", "caption": "a dog", "captions": ["a dog"]}
     (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
-    files = ["--predictions", str(tmp_path / "a.jsonl"), "--references", str(tmp_path / "a.jsonl")]
-    command = [sys.executable, "-m", "hfcap.cli", "evaluate", *files]
+    files = [str(tmp_path / "a.jsonl"), "--references", str(tmp_path / "a.jsonl")]
+    command = [sys.executable, "-m", "hfcap.cli", "score", *files]
     done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE)
     os.close(write)
     assert done.returncode == 1 and b"BrokenPipe" not in done.stderr
@@ -118,17 +118,17 @@ def test_a_reader_that_goes_away_is_no_traceback(tmp_path):
     ("content", "said"), [(DEEP, "nested too deeply"), (HUGE, "malformed JSON"), ("\xff", "UTF-8")]
 )
 @pytest.mark.parametrize("name", ["a.json", "a.jsonl", "a.txt"])
-@pytest.mark.parametrize("role", ["--predictions", "--references"])
+@pytest.mark.parametrize("role", ["predictions", "references"])
 def test_json_that_cannot_be_read_is_one_line(tmp_path, content, said, name, role, capsys):
     good = tmp_path / "good.jsonl"
     good.write_text('{"image_id": "1", "caption": "a dog", "captions": ["a dog"]}\n')
     (tmp_path / name).write_bytes(content.encode("latin-1"))
-    files = {"--predictions": good, "--references": good} | {role: tmp_path / name}
+    files = {"predictions": good, "references": good} | {role: tmp_path / name}
     with pytest.raises(SystemExit) as stopped:
-        main(["evaluate", *(str(word) for pair in files.items() for word in pair)])
+        main(["score", str(files["predictions"]), "--references", str(files["references"])])
     lines = capsys.readouterr().err.splitlines()
     assert stopped.value.code == 2 and lines[-1].startswith("error: ") and name in lines[-1]
-    if name != "a.txt" or role == "--predictions":
+    if name != "a.txt" or role == "predictions":
         assert said in lines[-1]
 
 
@@ -213,7 +213,7 @@ def test_composed_and_decomposed_names_print_apart(tmp_path, capsys):
         row = {"image_id": image_id, "caption": "a dog", "captions": ["a dog"]}
         (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
     with pytest.raises(SystemExit):
-        main(["evaluate", "--predictions", str(tmp_path / "a.jsonl"), "--references", str(tmp_path / "b.jsonl")])
+        main(["score", str(tmp_path / "a.jsonl"), "--references", str(tmp_path / "b.jsonl")])
     assert r"first 'u\u0308'" in capsys.readouterr().err
 
 
@@ -258,9 +258,9 @@ def test_a_record_that_cannot_be_read_is_one_line(tmp_path, content, capsys):
 def test_an_output_without_a_name_is_one_line(tmp_path, capsys):
     row = {"image_id": "1", "caption": "a dog", "captions": ["a dog"]}
     (tmp_path / "a.jsonl").write_text(json.dumps(row) + "\n")
-    files = ["--predictions", str(tmp_path / "a.jsonl"), "--references", str(tmp_path / "a.jsonl")]
+    files = [str(tmp_path / "a.jsonl"), "--references", str(tmp_path / "a.jsonl")]
     with pytest.raises(SystemExit):
-        main(["evaluate", *files, "--output", ""])
+        main(["score", *files, "--output", ""])
     assert capsys.readouterr().err.splitlines()[-1] == "error: .: Is a directory; fix or change the path"
 
 
@@ -300,6 +300,6 @@ def test_huge_ids_of_predictions_are_shown_by_their_beginning(tmp_path, capsys):
         row = {"image_id": image_id, "caption": "a dog", "captions": ["a dog"]}
         (tmp_path / f"{name}.jsonl").write_text(json.dumps(row) + "\n")
     with pytest.raises(SystemExit):
-        main(["evaluate", "--predictions", str(tmp_path / "a.jsonl"), "--references", str(tmp_path / "b.jsonl")])
+        main(["score", str(tmp_path / "a.jsonl"), "--references", str(tmp_path / "b.jsonl")])
     line = capsys.readouterr().err.splitlines()[-1]
     assert line.count("… (5,000 characters)") == 2 and len(line) < 700

@@ -93,6 +93,7 @@ ftp://x.y HTTP://A.B
 www.a-b.com www.a.com/bc google.com
 a.com/bc a.com/b a.com. A.COM/BC 3m.com a-b.com foo.org/x foo.edu/xy a.gov/xy t.co/abc x.com's 1.jpg
 a.jpg img_01.jpg a-b.jpg
+www.a.com/b.cd/e www.a.com/b.cd/ef. x.y-zMr.:*( etc.-B etc.-Bc Co.A Co.AB Pte.-B O'O o’o o`o o'o's
 1.mp3 1.mp4 1.pdf, 1.txt. .NET .com %.NET C++ c++ C# F# c+ C++a
 """,
     "e-mail": """
@@ -129,7 +130,30 @@ a\u0308 bahá'í jusqu'à qur'ān xé'ab é's
 日本 日本語。 中文，中文 「a」 （a） ～ ！ ？ ａｂｃ １２３ ＄５ ａ－ｂ 日本a
 a日本 カタカナ ひらがな ー 한국 한국어 𠀀 𠀀a 、 ・ 々 〇 第5 5月
 """,
+    "superscripts and subscripts": """
+10²³ C₆H₁₂O₆ a¹²³b ²³ x²₂ x₂² 10⁻³ 10⁻²³ x⁺² x₋₁ ⁻⁻² ⁺⁻ ⁻ x⁽²⁾ ₍₁₎ ²½ ⁻₁ ₋² a⁰¹²³⁴⁵⁶⁷⁸⁹b =₁
+""",
+    "soft hyphens": """
+do\u00adn't is\u00adn’t DO\u00adN'T don\u00ad't don'\u00adt don\u00adn't \u00adn't \u00ado\u00adn't
+do\u00ad\u00adn't mu\u00adst\u00adn't d\u00ado\u00adn't's 1o\u00adn't can\u00adnot we\u00ad're a\u00adb.jpg a
+""",
+    # After 'n, before and inside an address, and where a rule looks ahead.
+    "odd white space": """
+'n\u3000a 'n\u2009a 'n\u0085a 'n\u001ca 'n\u00a0a rock 'n\u3000roll '80\u202fs '80\u2003s
+a \u00a0x.com
+a \u2009x.com
+a \u3000x.com
+a \u202fx.com
+a \u0085x.com
+a \u00a0www.a.com
+dog\u00a0x.com dog.\u3000x.com www.\u001c.com www.\u00a0.com a\u001fb.com \u0085a.com a.com\u0085
+http://a.b/c\u0085d http://a.b/c\u001cd http://a.b/c\u001fd www.a.com/b\u0085d www.a.com/b\u001fd a@b\u001c.c
+B.\u202fHowever x
+B.\u00a0However x
+no.\u001c5 no.\u20035 1.jpg\u202fb 1.jpg\u2003b S.\u205f<a> b http://a.b/c\u0085. a
+""",
     "control characters": """
+a\u0082b \u0084a\u0094 \u0082\u2018a
 a\u0001b \u0007 a\u007fb a\u0000b a\u001bb a\u0080b a\u0085b a\u0091b\u0092 \u0093a\u0094 a\u0096b
 a\u200bb a\u200db a\ufeffb \ufffd a\ue000b
 a\u00a0b a\u2003b a\u3000b a\tb 5\u00a01/2 123\u00a04567 \u00a0 \u200b a\u2009b
@@ -148,13 +172,15 @@ def hostile_strings() -> list[str]:
 
 
 def random_captions(num: int, seed: int) -> list[str]:
-    """Put words, hostile words and punctuation together at random, with and without spaces, in any case."""
+    """Put words, hostile words and odd white space together at random, with and without spaces, in any case."""
     chooser = random.Random(seed)
     plain = ["a", "the", "A", "The", "man", "dog", "bus", "sits", "on", "street", "in", "park", "with", "red"]
     hostile = [word for text in CLASSES.values() for word in text.split() if word]
+    odd = [*"\u00a0\u2009\u3000\u0085\u001c\u001f\u202f\u00ad\t²₂⁻'’."]
+    joints = [*[" "] * 120, *[""] * 30, *odd, *(f" {space}" for space in odd)]
     captions = []
     for _ in range(num):
         words = [chooser.choice(hostile if chooser.random() < 0.3 else plain) for _ in range(chooser.randint(3, 9))]
-        caption = "".join(word + chooser.choice([" ", " ", " ", " ", ""]) for word in words)
+        caption = "".join(word + chooser.choice(joints) for word in words)
         captions.append(chooser.choice([str, str, str, str.upper, str.title])(caption))
     return captions

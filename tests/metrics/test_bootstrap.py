@@ -6,6 +6,7 @@ import pytest
 from hfcap.metrics import compare_systems, compute_metrics, confidence_intervals
 from hfcap.metrics.bootstrap import resample
 from hfcap.metrics.compute import score
+from hfcap.metrics.metric import Inputs
 
 WORDS = np.array(["a", "the", "dog", "cat", "man", "red", "small", "runs", "sits", "on", "under", "grass", "with"])
 
@@ -39,7 +40,7 @@ def test_interval_of_a_mean_has_the_width_of_the_normal_approximation():
 
 def test_bleu_of_a_resample_is_bleu_of_the_drawn_images():
     predictions, references = make_captions(2, num_images=30)
-    (scores,) = score(predictions, references, ("bleu",))
+    (scores,) = score(Inputs(predictions, references), ("bleu",))
     drawn = np.random.default_rng(7).integers(30, size=(5, 30))  # the draw that seed 7 makes
     for values, images in zip(resample(scores, 5, seed=7), drawn, strict=True):
         again = compute_metrics([predictions[i] for i in images], [references[i] for i in images], ("bleu",))
@@ -48,7 +49,7 @@ def test_bleu_of_a_resample_is_bleu_of_the_drawn_images():
 
 def test_pieces_do_not_change_the_draw(monkeypatch):
     predictions, references = make_captions(3, num_images=20)
-    (scores,) = score(predictions, references, ("rouge_l",))
+    (scores,) = score(Inputs(predictions, references), ("rouge_l",))
     whole = resample(scores, 50)
     monkeypatch.setattr("hfcap.metrics.bootstrap._CHUNK", 60)
     assert resample(scores, 50) == pytest.approx(whole, abs=1e-14)

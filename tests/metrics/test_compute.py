@@ -34,7 +34,7 @@ def test_bad_input_is_one_clear_error(predictions, references, error, message):
 
 
 def test_unknown_metric_is_refused():
-    with pytest.raises(ValueError, match="unknown metrics spice; wanted some of bleu"):
+    with pytest.raises(ValueError, match="unknown metrics spice; wanted some of cider"):
         compute_metrics(["a"], [["a"]], ("bleu", "spice"))
 
 

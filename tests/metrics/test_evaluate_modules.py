@@ -69,5 +69,5 @@ def test_options_reach_the_metric(tmp_path):
 
 
 def test_unknown_module_is_refused():
-    with pytest.raises(ValueError, match="no module 'spice'; wanted one of bleu"):
+    with pytest.raises(ValueError, match="no module 'spice'; wanted one of cider"):
         hfcap.metrics.path("spice")

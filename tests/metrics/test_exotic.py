@@ -25,7 +25,14 @@ def test_a_lone_surrogate_is_deleted():
 
 EXOTIC = [
     # (caption, the original's tokens, ours, why)
-    ("x.y-zMr.:*(", "x.y-zmr. :*-lrb-", "x.y-zmr :*-lrb-", "an abbreviation glued to a dotted word before a colon"),
+    (
+        "10\u03a310\u03a3",
+        "10\u03c310\u03c2",
+        "10\u03c310\u03c3",
+        "Java's final sigma after a digit",
+    ),
+    ("a\u03a3-a\u03a3", "a\u03c3-a\u03c2", "a\u03c2-a\u03c2", "Java takes a hyphen for the middle of a word"),
+    ("x\u2c2f.com", "x\u2c2f.com", "x\u2c5f.com", "a capital newer than the Unicode tables of Java 17"),
 ]
 
 

@@ -94,7 +94,7 @@ def test_golden_values_are_still_what_the_original_gives():
 @pytest.mark.slow
 @needs_original
 def test_random_captions_side_by_side():
-    captions = random_captions(20_000, seed=1)
+    captions = random_captions(50_000, seed=1)
     pairs = zip(captions, tokenize(captions), original_tokens(captions), strict=True)
     differing = [pair for pair in pairs if pair[1] != pair[2]]
     assert not differing

@@ -44,7 +44,7 @@ def test_without_java_one_clear_error(monkeypatch):
 def test_without_java_the_command_line_says_so_in_one_line(monkeypatch, tmp_path, capsys):
     monkeypatch.setenv("PATH", "")
     (tmp_path / "c.jsonl").write_text('{"image_id": "1", "caption": "a dog", "captions": ["a dog"]}\n')
-    command = ["evaluate", "--predictions", str(tmp_path / "c.jsonl"), "--references", str(tmp_path / "c.jsonl")]
+    command = ["score", str(tmp_path / "c.jsonl"), "--references", str(tmp_path / "c.jsonl")]
     with pytest.raises(SystemExit) as exit_:
         cli.main([*command, "--metrics", "meteor"])
     assert exit_.value.code == 2

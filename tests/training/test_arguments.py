@@ -2,6 +2,7 @@ import pytest
 import torch
 
 from hfcap.errors import ConfigError
+from hfcap.metrics import DEFAULT_METRICS, value_keys
 from hfcap.training.arguments import (
     CaptionTrainingArguments,
     DataArguments,
@@ -10,7 +11,6 @@ from hfcap.training.arguments import (
     fast_bfloat16,
 )
 from hfcap.training.collators import CaptionCollator
-from hfcap.training.limits import CAPTION_FIGURES
 from hfcap.training.parsing import parse_arguments
 from hfcap.training.scst import ScstArguments
 from tiny_training import make_trainer
@@ -131,7 +131,16 @@ def test_evaluations_compute_what_a_checkpoint_can_be_best_by(build_tiny, scene_
     model, processor = build_tiny("llava")
     figures = make_trainer(model, CaptionCollator(processor, model.config), scene_rows, tmp_path).evaluate()
     times = {"eval_runtime", "eval_samples_per_second", "eval_steps_per_second", "eval_model_preparation_time"}
-    assert set(figures) - times - {"epoch"} == {f"eval_{name}" for name in CAPTION_FIGURES}
+    assert set(figures) - times - {"epoch"} == {f"eval_{name}" for name in ("loss", *value_keys(DEFAULT_METRICS))}
+
+
+def test_metrics_of_images_wait_for_the_end_of_a_run(build_tiny, scene_rows, tmp_path):
+    model, processor = build_tiny("llava")
+    trainer = make_trainer(model, CaptionCollator(processor, model.config), scene_rows, tmp_path)
+    trainer.args.metrics = "rouge_l,clip_score"
+    assert set(trainer.caption_metrics(trainer.eval_dataset)) == {"rouge_l"}
+    trainer.args.metrics = "clip_score"
+    assert trainer.caption_metrics(trainer.eval_dataset) == {}
 
 
 def test_null_means_none_where_a_setting_can_be_none(tmp_path):

@@ -52,6 +52,12 @@ def test_a_cache_of_another_data_set_is_refused(scene_rows):
         CaptionDataset(scene_rows, features=[0, 1, 2])
 
 
+def test_metrics_of_images_find_them_beside_a_feature_cache(scene_rows):
+    data = CaptionDataset(scene_rows, features=range(len(scene_rows)))
+    assert "image" not in data.rows.column_names and "image" in data.with_images.column_names
+    assert "image" in WithoutPicture(data).with_images.column_names
+
+
 def test_blind_rows_show_nothing_and_keep_their_references(scene_rows):
     blind = WithoutPicture(CaptionDataset(scene_rows))
     assert len(blind) == len(scene_rows)

@@ -161,7 +161,7 @@ def _check_split(source: str, split: str, there: list[str]) -> None:
         raise ValueError(
             f"{source} has no split {split!r}; it has: {', '.join(there)}. "
             "`hfcap data split` makes splits; to read another one, name it (recipes: --train_split, --eval_split; "
-            "hfcap evaluate: --split)"
+            "hfcap score: --split)"
         )
 
 

@@ -272,7 +272,7 @@ def read_caption_files(
         raise ValueError(
             f"{names} no split {split!r}; it has: {', '.join(there) or 'no rows'}. "
             "`hfcap data split` makes splits; to read another one, name it (recipes: --train_split, --eval_split; "
-            "hfcap evaluate: --split)"
+            "hfcap score: --split)"
         )
 
 

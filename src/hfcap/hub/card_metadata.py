@@ -8,9 +8,9 @@ from typing import Any
 import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
-from hfcap import runs
 from hfcap.hub.card_claims import evaluated_data
 from hfcap.hub.card_facts import Facts
+from hfcap.metrics import display_name, display_order, for_people
 from hfcap.origins import hub_ids
 
 HFCAP_TAG = "hfcap"
@@ -113,13 +113,11 @@ def eval_results(given: Given, metrics: Mapping[str, Any], run: Mapping[str, Any
 
 
 def figures(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str, float, list[float]]]:
-    """Yield key, name, value and interval of each metric, times 100 with two decimals, the known metrics first."""
-    known = list(runs.METRIC_NAMES)
-    order = sorted(metrics["metrics"], key=lambda key: (known.index(key) if key in known else len(known), key))
-    for key in order:
+    """Yield key, name, value and interval of each metric as people read it, with two decimals."""
+    for key in display_order(metrics["metrics"]):
         figure = metrics["metrics"][key]
-        interval = [round(100 * bound, 2) for bound in figure["ci95"]]
-        yield key, runs.METRIC_NAMES.get(key, key), round(100 * figure["value"], 2), interval
+        interval = [round(for_people(key, bound), 2) for bound in figure["ci95"]]
+        yield key, display_name(key), round(for_people(key, figure["value"]), 2), interval
 
 
 def library_name(facts: Facts) -> str:

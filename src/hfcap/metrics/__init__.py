@@ -3,26 +3,51 @@
 from pathlib import Path
 
 from .bootstrap import compare_systems, confidence_intervals
-from .compute import METRICS, compute_metrics
+from .choice import (
+    DEFAULT_METRICS,
+    METRICS,
+    choose_metrics,
+    display_name,
+    display_order,
+    for_people,
+    headline,
+    metric_names,
+    needs_images,
+    value_keys,
+)
+from .compute import compute_metrics
 from .diversity import describe_captions
 from .idf import DocumentFrequencies, document_frequencies
+from .metric import CLIP_MODEL, Metric, Options
 from .ptb_tokenizer import tokenize
 from .reward import CiderDReward
 from .tokenizers import TOKENIZERS, split_captions
 
 __all__ = [
+    "CLIP_MODEL",
+    "DEFAULT_METRICS",
     "METRICS",
     "TOKENIZERS",
     "CiderDReward",
     "DocumentFrequencies",
+    "Metric",
+    "Options",
+    "choose_metrics",
     "compare_systems",
     "compute_metrics",
     "confidence_intervals",
     "describe_captions",
+    "display_name",
+    "display_order",
     "document_frequencies",
+    "for_people",
+    "headline",
+    "metric_names",
+    "needs_images",
     "path",
     "split_captions",
     "tokenize",
+    "value_keys",
 ]
 
 
@@ -30,7 +55,7 @@ def path(name: str) -> str:
     """Give the module of a metric for `evaluate.load`.
 
     Args:
-        name: "bleu", "meteor", "rouge_l", "cider" or "cider_d".
+        name: of a metric of references: "bleu", "meteor", "rouge_l", "cider" or "cider_d".
 
     Returns:
         The path of a Python file of this package; nothing is downloaded.
@@ -38,6 +63,7 @@ def path(name: str) -> str:
     Raises:
         ValueError: no such module.
     """
-    if name not in METRICS:
-        raise ValueError(f"no module {name!r}; wanted one of {', '.join(METRICS)}")
+    names = [metric.key for metric in METRICS if "images" not in metric.needs]
+    if name not in names:
+        raise ValueError(f"no module {name!r}; wanted one of {', '.join(names)}")
     return str(Path(__file__).parent / "evaluate_modules" / f"{name}.py")

@@ -27,6 +27,9 @@ WORD_L = rf"(?:[{_LETTER}{_MARK}\u00ad]|{_ENTITY_LETTER})"
 WORD_LD = rf"(?:[{_LETTER}{_MARK}{_DIGIT}\u00ad]|{_ENTITY_LETTER})"
 HYPHEN = "[-_\u058a\u2010\u2011]"
 APOS = "(?:['\u0092\u2019]|(?i:&apos;))"
+# White space between words. U+001C to U+001F, U+1680, U+202F and U+205F, which `\s` has as well, are other characters.
+SPACE = r"[ \t\u00a0\u2000-\u200a\u3000]"
+SPACE_NL = r"[ \t\n\r\x0b\x0c\u0085\u00a0\u2000-\u200a\u2028\u2029\u3000]"
 APOS_WIDE = "(?:['`\u0091\u0092\u2018\u2019\u201b]|(?i:&apos;))"
 
 
@@ -132,15 +135,17 @@ _NUMBER = rf"[-+]?(?:{D}*(?:[.:,\u00ad\u066b\u066c]{D}+)+|{D}+)"
 _ELIDED = f"(?:[dDoOlL]{APOS_WIDE}{LD})?"
 _WORD = rf"{WORD_L}{WORD_LD}*(?:[.!?]{WORD_L}{WORD_LD}*)*"
 _THING = f"{_ELIDED}{LD}+(?:{HYPHEN}{_ELIDED}{LD}+)*"
+_DOTTED_THING = rf"[A-Za-z0-9][A-Za-z0-9.,\u00ad]*(?:-(?:{_ACRONYM}|[A-Za-z0-9\u00ad]+))+"
 _ENDINGS = "(?:[msdMSD]|[rR][eE]|[vV][eE]|[lL][lL])"
 _AUXILIARY = rf"(?:'{_ENDINGS}(?![A-Za-z])|(?:[\u0092\u2019]|(?i:&apos;)){_ENDINGS})"
-_QUOTES = "\u2018-\u201f\u0082\u0084\u0091-\u0094\u2039\u203a\u00ab\u00bb"
+_QUOTES = "\u2018-\u201f\u0091-\u0094\u2039\u203a\u00ab\u00bb"
 _SLASH_PART = "[A-Za-z0-9]+(?:-[A-Za-z]+){0,2}"
 # Other white space than this belongs to an address, however wide.
 _NO_URL = r' \t\n\f\r"<>|()'
 _URL_LAST = rf"[^{_NO_URL}.!?{{}},-]"
+_URL_PART = rf"[^{_NO_URL}.!?{{}},]+"
 _HOST = r"""[^ \t\n\f\r`"<>|(){}!?$',.:;/=@\[\\\]^_0-9A-Z-]+"""
-_PATH = rf"(?:/[^{_NO_URL}]+{_URL_LAST})?"
+_PATH = rf"/[^{_NO_URL}]+{_URL_LAST}"
 _MAIL = rf"[^{_NO_URL}\u00a0.{{}}]+"
 _DASH = "[- \u00a0]"
 _EXTENSIONS = _words(
@@ -160,7 +165,7 @@ _TAG = rf"<(?:{_TAG_NAME}{_ATTRIBUTE}* */? *|/{_TAG_NAME} *|[!?][A-Za-z-][^>\n]*
 # (pattern, what it puts out). Group 1 is the token; what follows it is looked at but left for the next token.
 _RULES: list[tuple[str, Emit]] = [
     (rf"({_WORD})({APOS}{_ENDINGS})", _whole),
-    (rf"([A-Za-z]*[A-MO-Za-mo-z])([nN]{APOS_WIDE}[tT])", _whole),
+    (rf"([A-Za-z\u00ad]*[A-MO-Za-mo-z]\u00ad*)([nN]{APOS_WIDE}[tT])", _whole),
     (rf"(?i)({_any_of(_SPLIT_WORDS)})", _halves),
     (r"(?i)('t)(?:is|was)", _whole),
     (f"({_TAG})", _unspaced),
@@ -168,18 +173,15 @@ _RULES: list[tuple[str, Emit]] = [
     (r"(?i)(&nbsp;)", _nothing),
     (r"(?i)(-[lr][rcs]b-)", _whole),
     (r"(?i)(&(?:HT|TL|UR|LR|QC|QL|QR|odq|cdq|#[0-9]+);)", _whole),
-    (rf"([A-Za-z])\.\s+(?:(?=[A-Z])(?i:{_any_of(_STARTERS)})|{_TAG})\s", _whole),
-    (rf"((?i:{_any_of(_ANYWHERE)})\.)[\s\S]?", _whole),
-    (rf"({_any_of(_CAPITALISED_FORMS)}\.|[Pp]t[ey]\.)[\s\S]?", _whole),
+    (rf"([A-Za-z])\.{SPACE_NL}+(?:(?=[A-Z])(?i:{_any_of(_STARTERS)})|{_TAG}){SPACE_NL}", _whole),
     (r"([Mm][ft]g\.)", _whole),
     (rf"({_WORD})", _whole),
     (rf"({_THING})", _whole),
     (rf"({_THING})({APOS}{_ENDINGS})", _whole),
-    (rf"([A-Za-z0-9][A-Za-z0-9.,\u00ad]*(?:-(?:{_ACRONYM}|[A-Za-z0-9\u00ad]+))+)", _whole),
     (r"([A-Z]+(?:(?:(?i:&amp;)|[+&])[A-Z]+)+)", _ampersand),
     (rf"(?i)(n{APOS_WIDE}t)", _plain_apostrophe),
     (rf"({_AUXILIARY})", _plain_apostrophe),
-    (rf"(?i)({APOS}n{APOS}|'n(?=\s)|[\u0092\u2019]n)", _whole),
+    (rf"(?i)({APOS}n{APOS}|'n(?=[ \t\n\r\x0b\x0c\u00a0])|[\u0092\u2019]n)", _whole),
     (rf"(?i)([ldj]{APOS})", _whole),
     (rf"(?i)((?:dunkin|somethin|ol){APOS}|(?:li|nat){APOS}l|c{APOS}mon|s{APOS}mores)", _whole),
     (rf"(?i)(nor{APOS}easter|e{APOS}er)", _whole),
@@ -188,13 +190,17 @@ _RULES: list[tuple[str, Emit]] = [
     (rf"([A-HJ-XZn]{APOS_WIDE}{L}{{2,}})", _whole),
     (rf"({L}+[aeiouyAEIOUY]{APOS_WIDE}[aeiouA-Z]{L}*)", _whole),
     (rf"([yY]{APOS})(?![smdSMD]){L}", _whole),
-    (rf"({APOS}[2-9]0[sS])", _whole),
-    (rf"({APOS}[0-9][0-9])\s", _whole),
+    (rf"({APOS}[2-9]0[sS\u017f])", _whole),
+    (rf"({APOS}[0-9][0-9]){SPACE_NL}", _whole),
     (rf"(?i)(https?://[^{_NO_URL}{{}}]+{_URL_LAST})", _verbatim),
-    (rf"(?i)(www\.(?:[^{_NO_URL}.!?{{}},]+\.)+[a-z]{{2,4}}{_PATH})", _verbatim),
-    (rf"((?:{_HOST}\.)+(?i:com|net|org|edu){_PATH})", _verbatim),
+    (rf"(?i)(www\.(?:{_URL_PART}\.)+[a-z]{{2,4}})", _verbatim),
+    (rf"(?i)(www\.(?:{_URL_PART}\.)+?[a-z]{{2,4}}{_PATH})", _verbatim),  # parts may hold slashes: take the first
+    (rf"((?:{_HOST}\.)+(?i:com|net|org|edu)(?:{_PATH})?)", _verbatim),
     (rf"((?:<|(?i:&lt;))?[A-Za-z0-9][^{_NO_URL}\u00a0{{}}]*@(?:{_MAIL}\.)*{_MAIL}(?:>|(?i:&gt;))?)", _verbatim),
     (rf"(@[A-Za-z_][A-Za-z0-9_]*|#{WORD_L}+)", _verbatim),
+    (rf"((?i:{_any_of(_ANYWHERE)})\.)[\s\S]{{0,2}}", _whole),
+    (rf"({_any_of(_CAPITALISED_FORMS)}\.|[Pp]t[ey]\.)[\s\S]{{0,2}}", _whole),
+    (rf"({_DOTTED_THING})", _whole),
     (rf"({D}{{1,2}}[-/]{D}{{1,2}}[-/]{D}{{2,4}})", _whole),
     (rf"({_NUMBER})", _whole),
     (rf"((?:{D}{{1,4}}[- \u00a0])?{D}{{1,4}}\\?[/\u2044]{D}{{1,4}})", _unspaced),
@@ -203,10 +209,10 @@ _RULES: list[tuple[str, Emit]] = [
     (r"((?:\+\+?)?(?:[0-9]{2,4}\.)?[0-9]{2,4}\.[0-9]{3,4}\.[0-9]{3,5})", _whole),
     (rf"({_SLASH_PART}(?:\\?/{_SLASH_PART}){{1,2}})", _whole),
     (rf"(?i)({_any_of(_BEFORE_NAME)}\.)", _whole),
-    (rf"(?i)({_any_of(_BEFORE_NUMBER)}\.)\s?{D}", _whole),
+    (rf"(?i)({_any_of(_BEFORE_NUMBER)}\.){SPACE_NL}?{D}", _whole),
     (rf"({_ACRONYM}|[A-Za-z]\.)", _whole),
-    (rf"((?:{_WORD}|{_THING})\.)[,;:\u3001]", _whole),
-    (rf"(?i)((?:{LD}+\.)+{_any_of(_EXTENSIONS)})[\s.,!?]", _whole),
+    (rf"((?:{_WORD}|{_THING}|{_DOTTED_THING})\.)[,;:\u3001]", _whole),
+    (rf"((?:{WORD_LD}+\.)+(?i:{_any_of(_EXTENSIONS)}))(?:{SPACE_NL}|[.,!?])", _verbatim),
     (r"([A-Z]*\$)", _whole),
     (r"(?i)(c\+\+|[cf]#)", _whole),
     (r"([<>]?[:;=]['*o-]?[()DPdpO\\{@|\[\]])(?![A-Za-z0-9])", _brackets),
@@ -216,13 +222,16 @@ _RULES: list[tuple[str, Emit]] = [
     (r"(''|\\\*|\([-'^x=~<>]_[-'^x=~<>]\))", _brackets),
     (r"([?!]+|##+|@@+|__+|\*\*+|-----+|<<|>>)", _whole),
     (r"(--+)", _constant("--")),
+    (r"([\u207a\u207b\u208a\u208b]?(?:[\u00b2\u00b3\u00b9\u2070\u2074-\u2079]+|[\u2080-\u2089]+))", _whole),
+    (rf"(?i)(o{APOS_WIDE}o)", _whole),
+    (f"({SPACE}+)", _nothing),
     (f"([{character_class(SYMBOLS)}{re.escape(''.join(_SINGLE))}])", _single),
 ]  # fmt: skip
 
 
 # Most words: letters up to white space, perhaps with a comma or full stop. No rule reaches further from there, so the
-# rules need not be tried, unless the word is a special one.
-_PLAIN = re.compile(r"([A-Za-z]+)([,.]?)(?=\s|$)")
+# rules need not be tried, unless the word is a special one. Other white space may lie inside an address.
+_PLAIN = re.compile(r"([A-Za-z]+)([,.]?)(?=[ \t\n]|$)")
 _SPECIAL = frozenset(
     [
         "mfg",

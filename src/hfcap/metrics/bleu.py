@@ -9,6 +9,7 @@ from typing import Literal
 import numpy as np
 
 from .corpus import Corpus
+from .metric import Inputs, Metric
 from .ngrams import MAX_ORDER
 
 ReferenceLength = Literal["closest", "shortest", "average"]
@@ -99,3 +100,15 @@ def _confirmed(corpus: Corpus, order: int) -> np.ndarray:
     place = np.minimum(np.searchsorted(pair, wanted), len(pair) - 1)
     confirmed = np.where(pair[place] == wanted, np.minimum(candidate.count[known], most[place]), 0)
     return np.bincount(candidate.caption[known], weights=confirmed, minlength=len(corpus))
+
+
+def _statistics(inputs: Inputs) -> np.ndarray:
+    return bleu_statistics(inputs.corpus, inputs.options.reference_length)
+
+
+BLEU = Metric(
+    key="bleu",
+    names={f"bleu_{order}": f"BLEU-{order}" for order in range(1, MAX_ORDER + 1)},
+    statistics=_statistics,
+    combine=lambda sums, num_images: bleu_from_statistics(sums),
+)

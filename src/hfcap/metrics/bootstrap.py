@@ -6,12 +6,13 @@ worked out anew from the summed n-gram counts of each draw. CIDEr keeps the docu
 are part of the yardstick, not of the sample.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 import numpy as np
 
-from .bleu import ReferenceLength
-from .compute import Idf, Scores, score
+from .choice import DEFAULT_METRICS
+from .compute import score
+from .metric import Inputs, Options, Scores
 
 _CHUNK = 4_000_000  # draws held at a time
 
@@ -19,13 +20,12 @@ _CHUNK = 4_000_000  # draws held at a time
 def confidence_intervals(
     predictions: Sequence[str],
     references: Sequence[Sequence[str]],
-    metrics: Sequence[str] = ("bleu", "rouge_l", "cider"),
+    metrics: Sequence[str] = DEFAULT_METRICS,
     *,
     num_resamples: int = 1000,
     seed: int = 0,
-    reference_length: ReferenceLength = "closest",
-    idf: Idf = None,
-    tokenizer: str = "ptb",
+    images: Iterable | None = None,
+    **options,
 ) -> dict[str, dict[str, float | list[float]]]:
     """Compute metrics with 95 % intervals, in the form `metrics.json` keeps them.
 
@@ -35,9 +35,8 @@ def confidence_intervals(
         metrics: as for `compute_metrics`.
         num_resamples: bootstrap samples.
         seed: the same seed gives the same intervals.
-        reference_length: as for `compute_metrics`.
-        idf: as for `compute_metrics`.
-        tokenizer: as for `compute_metrics`.
+        images: as for `compute_metrics`.
+        options: as for `compute_metrics`.
 
     Returns:
         {key: {"value": float, "ci95": [low, high]}}: the corpus value, and the 2.5th and 97.5th percentile over the
@@ -46,7 +45,7 @@ def confidence_intervals(
     Raises:
         ValueError, TypeError: as `compute_metrics`; also fewer than one resample.
     """
-    return intervals(score(predictions, references, metrics, reference_length, idf, tokenizer), num_resamples, seed)
+    return intervals(score(Inputs(predictions, references, Options(**options), images), metrics), num_resamples, seed)
 
 
 def intervals(
@@ -66,13 +65,12 @@ def compare_systems(
     predictions_a: Sequence[str],
     predictions_b: Sequence[str],
     references: Sequence[Sequence[str]],
-    metrics: Sequence[str] = ("bleu", "rouge_l", "cider"),
+    metrics: Sequence[str] = DEFAULT_METRICS,
     *,
     num_resamples: int = 1000,
     seed: int = 0,
-    reference_length: ReferenceLength = "closest",
-    idf: Idf = None,
-    tokenizer: str = "ptb",
+    images: Iterable | None = None,
+    **options,
 ) -> dict[str, dict[str, float | list[float]]]:
     """Say whether system B differs from system A on the same images.
 
@@ -83,9 +81,8 @@ def compare_systems(
         metrics: as for `compute_metrics`.
         num_resamples: bootstrap samples; both systems are scored on each.
         seed: the same seed gives the same figures.
-        reference_length: as for `compute_metrics`.
-        idf: as for `compute_metrics`.
-        tokenizer: as for `compute_metrics`.
+        images: as for `compute_metrics`; read once for each system.
+        options: as for `compute_metrics`.
 
     Returns:
         {key: {"a": float, "b": float, "difference": b - a, "ci95": [low, high] of the difference, "p_value": float}}.
@@ -95,8 +92,9 @@ def compare_systems(
     Raises:
         ValueError, TypeError: as `compute_metrics`.
     """
-    first = score(predictions_a, references, metrics, reference_length, idf, tokenizer)
-    second = score(predictions_b, references, metrics, reference_length, idf, tokenizer)
+    settings = Options(**options)
+    first = score(Inputs(predictions_a, references, settings, images), metrics)
+    second = score(Inputs(predictions_b, references, settings, images), metrics)
     result = {}
     for a, b in zip(first, second, strict=True):
         # The same seed draws the same images for both.
@@ -134,7 +132,7 @@ def resample(scores: Scores, num_resamples: int = 1000, seed: int = 0) -> np.nda
         raise ValueError(f"num_resamples is {num_resamples}, wanted at least 1 (1000 is usual)")
     num_images = len(scores.statistics)
     sums = [times @ scores.statistics for times in _draw(num_images, num_resamples, seed)]
-    return scores.combine(np.concatenate(sums), num_images)
+    return scores.metric.combine(np.concatenate(sums), num_images)
 
 
 def _draw(num_images: int, num_resamples: int, seed: int) -> Iterator[np.ndarray]:

@@ -16,6 +16,7 @@ import numpy as np
 
 from .corpus import Corpus
 from .idf import DocumentFrequencies, document_counts
+from .metric import Inputs, Metric, Options
 from .ngrams import MAX_ORDER, CandidateCounts, Counts, NgramIndex
 
 _SIGMA = 6.0
@@ -145,7 +146,19 @@ def warn_if_small(num_images: int) -> None:
             f"CIDEr weighs words by how few of the images they describe; with {num_images} image(s) most weights are "
             f"near 0 and the score says little (it is 0 for one image). Give at least {SMALL_SET} images (recipes: "
             "more data, --max_eval_images, --eval_caption_images), or document frequencies of a larger corpus "
-            "(hfcap evaluate: --idf FILE; Python: idf=).",
+            "(hfcap score: --idf FILE; Python: idf=).",
             UserWarning,
             stacklevel=3,
         )
+
+
+def _statistics(inputs: Inputs) -> np.ndarray:
+    return cider(inputs.corpus, inputs.options.frequencies)[:, None]
+
+
+def _require(options: Options) -> None:
+    options.frequencies  # noqa: B018 (loads and checks them)
+
+
+CIDER = Metric("cider", {"cider": "CIDEr"}, _statistics, maximum=10.0, require=_require)
+CIDER_D = Metric("cider_d", {"cider_d": "CIDEr-D"}, _statistics, maximum=10.0, require=_require)

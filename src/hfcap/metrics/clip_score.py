@@ -8,6 +8,7 @@ checkpoint gives another score, and says so in its keys.
 import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import cached_property
 from itertools import islice
 from pathlib import Path
 
@@ -60,11 +61,16 @@ class ClipScorer:
         self._file = None
         if cache_dir is not None:
             pixels = hash_preprocessing(processor.image_processor)
-            key = hashlib.sha256((hash_weights(model) + pixels).encode()).hexdigest()[:16]
+            key = hashlib.sha256((self.weights_hash + pixels).encode()).hexdigest()[:16]
             self._file = Path(cache_dir) / f"{self.name}-{key}.npz"
             if self._file.exists():
                 with np.load(self._file) as stored:
                     self._known = dict(zip(stored["hashes"].tolist(), stored["features"], strict=True))
+
+    @cached_property
+    def weights_hash(self) -> str:
+        """SHA-256 (hex) of the model's weights."""
+        return hash_weights(self.model)
 
     @classmethod
     def from_pretrained(cls, checkpoint: str | os.PathLike, **options) -> "ClipScorer":

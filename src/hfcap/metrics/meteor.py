@@ -18,6 +18,7 @@ import numpy as np
 from hfcap.errors import ConfigError, WorkError
 
 from .corpus import Corpus
+from .metric import Inputs, Metric, Options
 
 # Parameters of METEOR 1.5 for English: exact, stem, synonym and paraphrase matches weigh this much.
 _WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])
@@ -114,3 +115,24 @@ def _find_jar() -> Path:
     raise MeteorUnavailableError(
         "the installed pycocoevalcap holds no meteor/meteor-1.5.jar; wanted pycocoevalcap>=1.2"
     )
+
+
+def _statistics(inputs: Inputs) -> np.ndarray:
+    return meteor_statistics(inputs.corpus)
+
+
+def _require(options: Options) -> None:
+    if options.tokenizer != "ptb":
+        raise ValueError(
+            f"meteor knows English words and the tokenizer ptb only, not {options.tokenizer}; leave it out"
+        )
+    _find_jar()
+
+
+METEOR = Metric(
+    key="meteor",
+    names={"meteor": "METEOR"},
+    statistics=_statistics,
+    combine=lambda sums, num_images: meteor_from_statistics(sums)[..., None],
+    require=_require,
+)

@@ -16,8 +16,8 @@ PUNCTUATION = frozenset(
     ["''", "'", "``", "`", "-LRB-", "-RRB-", "-LCB-", "-RCB-", ".", "?", "!", ",", ":", "-", "--", "...", ";"]
 )
 _LINE_BREAK = re.compile("[\n\r\x0b\x0c\u2028\u2029]")
-# White space that does not end an address.
-_WIDE_SPACE = "[\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]"
+# White space for `str.split` that does not end an address.
+_WIDE_SPACE = "[\x1c-\x1f\x85\u00a0\u1680\u2000-\u200a\u202f\u205f\u3000]"
 _HAS_WIDE_SPACE = re.compile(_WIDE_SPACE)
 # Words that may belong together with what follows: numbers, tags, and full stops that look ahead.
 _LOOKS_AHEAD = r"(?i:(?:(?:^|[^a-z]|\ds)(?:[a-z]|art|ca|figs?|nos?|op|pp|prop)|[\u0092\u2019;][a-z]{0,3})\.)"
@@ -68,8 +68,8 @@ def _tokenize_in_context(captions: Sequence[str], index: int, isolated: bool) ->
         next_line = next(rest, None)
         is_last = index + 1 == len(captions)
         following = "" if is_last else "\n" if next_line is None else f"\n{next_line}\n"
-    # rstrip as the original does: a token may end in a no-break space.
-    return _without_punctuation(lex(text, following)).rstrip()
+    # As the original does: a token may end in a no-break space, which goes where the token is the last of the line.
+    return _without_punctuation(" ".join(lex(text, following)).rstrip().split(" "))
 
 
 def tokenize(captions: Sequence[str], isolated: bool = False) -> list[str]:
@@ -90,7 +90,7 @@ def tokenize(captions: Sequence[str], isolated: bool = False) -> list[str]:
     tokenized = []
     for index, caption in enumerate(captions):
         try:
-            if not caption.isascii() and _HAS_WIDE_SPACE.search(caption):
+            if not caption.isprintable() and _HAS_WIDE_SPACE.search(caption):
                 raise _NeedsContextError
             tokenized.append(" ".join(filter(None, map(lookup, caption.split()))))
         except _NeedsContextError:

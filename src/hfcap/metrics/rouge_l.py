@@ -7,6 +7,7 @@ common subsequence is found with one machine word a row: Hyyrö, "Bit-parallel L
 import numpy as np
 
 from .corpus import Corpus
+from .metric import Inputs, Metric
 
 _BETA = 1.2
 
@@ -48,3 +49,10 @@ def _score(candidate: str, references: list[str]) -> float:
     if precision == 0 or recall == 0:
         return 0.0
     return ((1 + _BETA**2) * precision * recall) / (recall + _BETA**2 * precision)
+
+
+def _statistics(inputs: Inputs) -> np.ndarray:
+    return rouge_l(inputs.corpus)[:, None]
+
+
+ROUGE_L = Metric(key="rouge_l", names={"rouge_l": "ROUGE-L"}, statistics=_statistics)

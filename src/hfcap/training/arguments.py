@@ -11,7 +11,9 @@ from transformers import TrainingArguments
 from hfcap.data.augmentation import LARGEST_JITTER, SMALLEST_CROP
 from hfcap.data.pictures import MAX_PIXELS
 from hfcap.errors import ConfigError, shown
-from hfcap.training.limits import CAPTION_FIGURES, TAGGING_FIGURES, check_best_metric, check_smallest
+from hfcap.metrics import CLIP_MODEL, DEFAULT_METRICS, value_keys
+from hfcap.training.limits import TAGGING_FIGURES, check_best_metric, check_smallest
+from hfcap.training.metric_choice import CLIP_MODEL_HELP, METRICS_HELP, check_metrics, text_metrics
 
 
 @dataclass
@@ -304,6 +306,8 @@ class CaptionTrainingArguments(RunArguments):
     eval_caption_images: int = field(
         default=200, metadata={"help": "Images captioned in each evaluation while training (the first of the split)."}
     )
+    metrics: str = field(default=",".join(DEFAULT_METRICS), metadata={"help": METRICS_HELP})
+    clip_model: str = field(default=CLIP_MODEL, metadata={"help": CLIP_MODEL_HELP})
     metric_for_best_model: str | None = field(default="cider", metadata={"help": "What is best."})
     num_beams: int | None = field(
         default=None,
@@ -323,7 +327,8 @@ class CaptionTrainingArguments(RunArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        check_best_metric(self.metric_for_best_model, CAPTION_FIGURES)
+        check_metrics(self)
+        check_best_metric(self.metric_for_best_model, ("loss", *value_keys(text_metrics(self))))
         if self.eval_caption_images == 1 and self.metric_for_best_model in ("cider", "eval_cider"):
             raise ConfigError(
                 "eval_caption_images is 1; wanted 2 or more for metric_for_best_model: cider, which is 0 of one image "

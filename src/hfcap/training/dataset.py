@@ -85,7 +85,8 @@ class CaptionDataset(torch.utils.data.Dataset):
                 f"the feature cache holds {len(features)} images, the data set {len(rows)}: build it anew"
             )
         # Pictures stay encoded until they are asked for; with a cache they are never read.
-        self.rows = undecoded(rows) if features is None else rows.remove_columns("image")
+        self.with_images = undecoded(rows)
+        self.rows = self.with_images if features is None else self.with_images.remove_columns("image")
         self.features = features
         self.views = Views(**views)
 

@@ -25,6 +25,7 @@ from hfcap.training.build import load_captioner
 from hfcap.training.checkpoints import whole_or_removed
 from hfcap.training.dataset import CaptionDataset
 from hfcap.training.merge import merge_adapter
+from hfcap.training.metric_choice import metric_options
 from hfcap.training.run_folder import print_next_command
 from hfcap.training.steps import Run
 from hfcap.training.throughput import evaluating
@@ -83,7 +84,7 @@ def evaluate_trained(
             trainer.data_collator.prompt,
             trainer.args.per_device_eval_batch_size,
             progress,
-            trainer.args.tokenizer,
+            **metric_options(trainer.args),
         )
         has_loss = captioner is model or not getattr(model, "is_quantized", False)
         return (trainer.evaluation_loss(data) if has_loss else None), evaluation

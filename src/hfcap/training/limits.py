@@ -36,8 +36,7 @@ SMALLEST = {
     "sampling_temperature": 0.01,
 }
 
-# What the evaluations of a captioner and of an encoder compute.
-CAPTION_FIGURES = ("loss", "bleu_1", "bleu_2", "bleu_3", "bleu_4", "rouge_l", "cider")
+# What the evaluations of an encoder compute.
 TAGGING_FIGURES = ("loss", "precision", "recall", "f1")
 
 

@@ -37,6 +37,7 @@ def parse_arguments(
     argv: list[str] | None = None,
     default_config: str | Path | None = None,
     recipe: str | None = None,
+    prog: str | None = None,
 ) -> tuple:
     """Fill dataclasses from `--config FILE.yaml` and the command line; the command line wins.
 
@@ -45,6 +46,7 @@ def parse_arguments(
         argv: arguments, `sys.argv[1:]` by default.
         default_config: the YAML file of a recipe called without `--config`.
         recipe: name of the recipe; a key `recipe` in the file, by which `hfcap train` chooses, must agree.
+        prog: name of the command in its help, by default that of the script.
 
     Returns:
         One instance of each class, in their order.
@@ -74,7 +76,7 @@ def parse_arguments(
     for key in nulls:
         if type(None) not in get_args(hints[key]):
             raise ConfigError(f"{config_path}: {key} is null; give a value, or leave it out for its default")
-    parser = _Parser(dataclasses, allow_abbrev=False)
+    parser = _Parser(dataclasses, allow_abbrev=False, prog=prog)
     parser.set_defaults(**dict.fromkeys(nulls))
     try:
         *parsed, unknown = parser.parse_args_into_dataclasses(_flags(config) + argv, return_remaining_strings=True)

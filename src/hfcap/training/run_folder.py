@@ -18,6 +18,7 @@ from hfcap.data.pictures import content_hashes
 from hfcap.distributed import main_process_decides
 from hfcap.errors import ConfigError
 from hfcap.files import write_json
+from hfcap.metrics import display_name, for_people, headline
 from hfcap.origins import ORIGINS, PARTS, find_origins
 from hfcap.training.arguments import DataArguments, RunArguments
 from hfcap.training.checkpoints import last_complete_checkpoint, remove_incomplete_checkpoints
@@ -306,7 +307,9 @@ def stream_readers(rows: datasets.Dataset | datasets.IterableDataset, args: RunA
 def print_finished(folder: Path) -> None:
     """Say what a finished run folder holds."""
     metrics = runs.read_metrics(folder / runs.METRICS)["metrics"]
-    figures = ", ".join(f"{runs.METRIC_NAMES[key]} {100 * metrics[key]['value']:.1f}" for key in ("bleu_4", "cider"))
+    figures = ", ".join(
+        f"{display_name(key)} {for_people(key, metrics[key]['value']):.1f}" for key in headline(metrics)
+    )
     print(f"{folder} is done: {figures}; look at {folder / runs.REPORT}. Remove the folder to train anew.")
 
 

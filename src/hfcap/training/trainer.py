@@ -35,6 +35,7 @@ from hfcap.training.finite import FiniteTrainer
 from hfcap.training.flops import needed_flops
 from hfcap.training.lengths import follow_references
 from hfcap.training.loss import token_loss
+from hfcap.training.metric_choice import text_metrics
 from hfcap.training.packing import (
     IGNORE_INDEX,
     PADDING_SEGMENT,
@@ -56,7 +57,6 @@ from hfcap.training.throughput import (
 
 logger = logging.getLogger(__name__)
 
-CAPTION_METRICS = ("bleu", "rouge_l", "cider")
 # How long a process that is out of memory waits for the others to be so too: longer than a step takes.
 JOIN_TIME = timedelta(minutes=2)
 
@@ -351,7 +351,10 @@ class CaptionTrainer(FiniteTrainer):
         )
         rows = dataset.rows.select(range(count))
         self.sample_captions = list(zip(rows["image_id"], captions, strict=True))
-        scores = compute_metrics(captions, list(rows["captions"]), CAPTION_METRICS, tokenizer=self.args.tokenizer)
+        names = text_metrics(self.args)
+        if not names:
+            return {}
+        scores = compute_metrics(captions, list(rows["captions"]), names, tokenizer=self.args.tokenizer)
         return {key: value for key, value in scores.items() if not key.endswith("_per_image")}
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None) -> None:

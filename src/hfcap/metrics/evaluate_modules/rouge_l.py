@@ -1,11 +1,17 @@
-"""ROUGE-L as a module for `evaluate.load(hfcap.metrics.path("rouge_l"))`."""
+"""ROUGE-L for `evaluate.load(hfcap.metrics.path("rouge_l"))`."""
 
-import datasets
+from hfcap.metrics import evaluate_module, rouge_l
 
-import evaluate  # `evaluate.Metric`, never `from evaluate import Metric`: evaluate would take that class for this one
-from hfcap.metrics import compute_metrics
 
-_CITATION = r"""
+class RougeL(evaluate_module.CaptionMetric):
+    """ROUGE-L as COCO caption evaluation reports it.
+
+    An F-measure (beta 1.2) on the longest common subsequence, with the best precision and the best recall over the
+    references. Equal to pycocoevalcap with its PTB tokenizer to 1e-9.
+    """
+
+    metric = rouge_l.ROUGE_L
+    bibtex = r"""
 @inproceedings{lin2004rouge,
   title = {ROUGE: A package for automatic evaluation of summaries},
   author = {Lin, Chin-Yew},
@@ -13,46 +19,3 @@ _CITATION = r"""
   year = {2004}
 }
 """
-
-_DESCRIPTION = """
-ROUGE-L as COCO caption evaluation reports it: an F-measure (beta 1.2) on the longest common subsequence, with the best
-precision and the best recall over the references. Equal to pycocoevalcap with its PTB tokenizer to 1e-9.
-"""
-
-_KWARGS_DESCRIPTION = """
-Args:
-    predictions: list of str, one caption an image, not tokenized.
-    references: list of lists of str, the reference captions of each image.
-    tokenizer: "ptb" (English), "intl", "zh" or "char"; see `hfcap.metrics.tokenizers`.
-
-Returns:
-    rouge_l: float from 0 to 1, the mean over images.
-    rouge_l_per_image: list of float.
-
-Examples:
-    >>> import evaluate, hfcap.metrics
-    >>> rouge_l = evaluate.load(hfcap.metrics.path("rouge_l"))
-    >>> result = rouge_l.compute(predictions=["A dog runs."], references=[["A dog is running.", "A dog runs fast."]])
-    >>> round(result["rouge_l"], 4)
-    0.8356
-"""
-
-
-class RougeL(evaluate.Metric):
-    """ROUGE-L; see `compute_metrics`."""
-
-    def _info(self) -> evaluate.MetricInfo:
-        return evaluate.MetricInfo(
-            description=_DESCRIPTION,
-            citation=_CITATION,
-            inputs_description=_KWARGS_DESCRIPTION,
-            features=datasets.Features(
-                {
-                    "predictions": datasets.Value("string"),
-                    "references": datasets.Sequence(datasets.Value("string")),
-                }
-            ),
-        )
-
-    def _compute(self, predictions: list[str], references: list[list[str]], tokenizer: str = "ptb") -> dict:
-        return compute_metrics(predictions, references, ("rouge_l",), tokenizer=tokenizer)

@@ -1,0 +1,124 @@
+"""`Metric`, the description of one caption metric, with what it is computed from (`Inputs`, `Options`) and gives."""
+
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, Literal
+
+import numpy as np
+
+from .corpus import Corpus, build_corpus
+from .idf import DocumentFrequencies
+
+CLIP_MODEL = "openai/clip-vit-base-patch32"  # the one of the CLIPScore paper
+
+
+@dataclass(frozen=True)
+class Options:
+    """Settings of the metrics; each metric reads those that concern it.
+
+    Attributes:
+        tokenizer: "ptb", or for other languages "intl", "zh" or "char"; see `hfcap.metrics.tokenizers`.
+        reference_length: BLEU's: "closest", "shortest" or "average"; see `bleu_statistics`.
+        idf: document frequencies for CIDEr, or a file of them; None takes them from the references.
+        clip_model: folder or Hub id of the CLIP model of CLIPScore.
+    """
+
+    tokenizer: str = "ptb"
+    reference_length: str = "closest"
+    idf: DocumentFrequencies | str | os.PathLike | None = None
+    clip_model: str = CLIP_MODEL
+
+    @cached_property
+    def frequencies(self) -> DocumentFrequencies | None:
+        """The document frequencies themselves. Raises ValueError where they are of another tokenizer."""
+        loaded = self.idf
+        if loaded is not None and not isinstance(loaded, DocumentFrequencies):
+            loaded = DocumentFrequencies.load(loaded)
+        if loaded is not None:
+            loaded.check_tokenizer(self.tokenizer)
+        return loaded
+
+
+@dataclass(frozen=True)
+class Inputs:
+    """Captions of N images as they were written, and what they are compared with; tokenized when first asked for.
+
+    Attributes:
+        predictions: N captions.
+        references: of each image.
+        options: settings of the metrics.
+        images: N pictures, anything `hfcap.data.pictures.load_picture` takes, or None; may be read several times.
+    """
+
+    predictions: Sequence[str]
+    references: Sequence[Sequence[str]]
+    options: Options = field(default_factory=Options)
+    images: Iterable | None = None
+
+    @cached_property
+    def corpus(self) -> Corpus:
+        """The tokenized captions. Raises ValueError and TypeError as `build_corpus` does."""
+        return build_corpus(self.predictions, self.references, self.options.tokenizer)
+
+
+def mean(sums: np.ndarray, num_images: int) -> np.ndarray:
+    """Combine statistics that are the values of single images."""
+    return sums / num_images
+
+
+@dataclass(frozen=True)
+class Metric:
+    """One caption metric. A new one is a file with such an object, and its name in `hfcap.metrics.choice.METRICS`.
+
+    Attributes:
+        key: what people type to choose it.
+        names: display name of each of its K values, by the key that results have.
+        statistics: (N, S) float64 from the inputs: what is summed over images before the corpus is scored.
+        combine: sums (..., S) of some images, and their number, to values (..., K). Of one image it gives that
+            image's values; of all, those of the corpus.
+        needs: what it compares captions with.
+        maximum: largest value.
+        scale: factor where people read a value; one other than 100 must be in `names` too, as tables are headed x 100.
+        require: raises ConfigError or ValueError where these options, or this machine, do not suffice for it.
+        record: what `metrics.json` keeps of what its values rest on.
+    """
+
+    key: str
+    names: Mapping[str, str]
+    statistics: Callable[[Inputs], np.ndarray]
+    combine: Callable[[np.ndarray, int], np.ndarray] = mean
+    needs: tuple[Literal["references", "images"], ...] = ("references",)
+    maximum: float = 1.0
+    scale: float = 100.0
+    require: Callable[[Options], Any] = lambda options: None
+    record: Callable[[Options], dict[str, Any]] = lambda options: {}
+
+
+@dataclass(frozen=True)
+class Scores:
+    """What one metric says of N images, in a form from which any weighting of the images can be scored again.
+
+    Attributes:
+        metric: the metric, with K values.
+        statistics: (N, S) float64, to be summed over images.
+    """
+
+    metric: Metric
+    statistics: np.ndarray
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """The K keys of the values."""
+        return tuple(self.metric.names)
+
+    @property
+    def per_image(self) -> np.ndarray:
+        """(N, K) float64, the values of each image alone."""
+        return self.metric.combine(self.statistics, 1)
+
+    @property
+    def values(self) -> np.ndarray:
+        """(K,) float64, the corpus values."""
+        return self.metric.combine(self.statistics.sum(axis=0), len(self.statistics))

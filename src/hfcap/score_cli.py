@@ -1,0 +1,75 @@
+"""The command `hfcap score`: metrics of captions in files."""
+
+import argparse
+
+from hfcap.data_cli import add_source_options
+from hfcap.metrics import CLIP_MODEL, DEFAULT_METRICS, METRICS
+
+
+def score(args: argparse.Namespace) -> None:
+    """Compare captions with references, and write `metrics.json` and `report.html` where asked for."""
+    from hfcap.file_evaluation import score_files
+
+    score_files(args)
+
+
+def add_score_command(commands: argparse._SubParsersAction) -> None:
+    """Add `hfcap score FILE [FILE] --references SOURCE`."""
+    command = commands.add_parser("score", help="score caption files against references")
+    command.add_argument(
+        "files",
+        nargs="+",
+        metavar="FILE",
+        help="JSONL {image_id, caption} or COCO results JSON; of two such files the second is compared with the "
+        "first, image by image",
+    )
+    command.add_argument(
+        "--references",
+        required=True,
+        metavar="SOURCE",
+        help="JSONL {image_id, captions} or {image_id, caption}, COCO or Karpathy JSON, or a data source (folder, "
+        "'scenes', Hub id)",
+    )
+    command.add_argument(
+        "--split",
+        help="split of a Karpathy file or of JSONL with a `split` (all by default), or of a data source (validation)",
+    )
+    add_source_options(command)
+    command.add_argument(
+        "--metrics",
+        default=",".join(DEFAULT_METRICS),
+        help=f"separated by commas, some of {', '.join(metric.key for metric in METRICS)}",
+    )
+    command.add_argument(
+        "--clip_model",
+        "--clip-model",
+        default=CLIP_MODEL,
+        help=f"folder or Hub id of the CLIP model of clip_score and ref_clip_score (default: {CLIP_MODEL})",
+    )
+    command.add_argument(
+        "--tokenizer",
+        choices=("ptb", "intl", "zh", "char"),
+        default="ptb",
+        help="what splits captions into words: ptb for English, as in COCO's figures (default); intl for any language "
+        "with spaces between words; zh for Chinese; char, by characters, for Japanese, Thai and the like",
+    )
+    command.add_argument(
+        "--idf", metavar="FILE", help="document frequencies for CIDEr (of these references by default)"
+    )
+    command.add_argument(
+        "--save_idf", "--save-idf", metavar="FILE", help="keep the document frequencies of these references"
+    )
+    command.add_argument("--output", metavar="FILE", help="where to write metrics.json")
+    command.add_argument("--report", metavar="FILE", help="where to write report.html")
+    command.add_argument(
+        "--images",
+        metavar="FOLDER",
+        help="pictures for the report and for clip_score, named by image id, or as the references name them",
+    )
+    command.add_argument(
+        "--allow_missing",
+        "--allow-missing",
+        action="store_true",
+        help="leave out images without a caption, and count them",
+    )
+    command.set_defaults(run=score)

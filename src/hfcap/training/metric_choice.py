@@ -1,0 +1,35 @@
+"""The settings `metrics`, `tokenizer` and `clip_model` of recipes: their help texts and checks."""
+
+from typing import Any
+
+from hfcap.errors import ConfigError
+from hfcap.metrics import METRICS, Options, choose_metrics, metric_names, needs_images
+
+METRICS_HELP = (
+    f"Metrics of evaluations, separated by commas: some of {', '.join(metric.key for metric in METRICS)}. Those that "
+    "look at the images are computed at the end of a run only."
+)
+CLIP_MODEL_HELP = "Folder or Hub id of the CLIP model of clip_score and ref_clip_score."
+
+
+def check_metrics(args) -> None:
+    """Check the fields `metrics`, `tokenizer` and `clip_model` of a dataclass of arguments.
+
+    Raises:
+        ConfigError: an unknown metric, or one that cannot be computed here.
+    """
+    try:
+        choose_metrics(metric_names(args.metrics), Options(tokenizer=args.tokenizer, clip_model=args.clip_model))
+    except ValueError as error:
+        raise ConfigError(f"metrics: {error}") from error
+
+
+def metric_options(args) -> dict[str, Any]:
+    """What `evaluate_captioner` and `judge` take of a dataclass of arguments to compute its metrics."""
+    return {"tokenizer": args.tokenizer, "metrics": metric_names(args.metrics), "clip_model": args.clip_model}
+
+
+def text_metrics(args) -> list[str]:
+    """The metrics of a dataclass of arguments that need no images: those that are computed while training."""
+    names = metric_names(args.metrics)
+    return [name for name in names if name not in needs_images(names)]
