@@ -156,7 +156,7 @@ def test_integers_of_coco_are_files_with_leading_zeros_of_a_folder(tmp_path, sce
         (source / f"{number:012d}.txt").write_text("a dog")
     results = [{"image_id": number, "caption": "a dog"} for number in (397133, 37777)]
     (tmp_path / "p.json").write_text(json.dumps(results))
-    command = ["evaluate", "--predictions", str(tmp_path / "p.json"), "--references", str(source), "--split", "train"]
+    command = ["score", str(tmp_path / "p.json"), "--references", str(source), "--split", "train"]
     cli.main([*command, "--metrics", "bleu"])
     assert "BLEU-1     100.00" in capsys.readouterr().out
 
