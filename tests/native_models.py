@@ -1,6 +1,7 @@
 """Tiny random native captioners of transformers, one builder a model type, each with the processor it ships with."""
 
 import torch
+from tokenizers.processors import TemplateProcessing
 from transformers import (
     AutoModelForImageTextToText,
     Blip2Config,
@@ -60,6 +61,9 @@ def tokenizer_of(captions, *special, cls_sep=False):
     if cls_sep:
         tokenizer.add_special_tokens({"cls_token": "[CLS]", "sep_token": "[SEP]"})
         tokenizer.eos_token = tokenizer.bos_token = None
+        # As BERT's does, which BLIP and GIT come with.
+        around = [(token, tokenizer.convert_tokens_to_ids(token)) for token in ("[CLS]", "[SEP]")]
+        tokenizer.backend_tokenizer.post_processor = TemplateProcessing(single="[CLS] $A [SEP]", special_tokens=around)
     return tokenizer
 
 

@@ -1,5 +1,6 @@
 import json
-from dataclasses import replace
+import shutil
+from dataclasses import asdict, replace
 
 import numpy as np
 import pytest
@@ -143,11 +144,18 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 processor = AutoProcessor.from_pretrained("outputs/dogs/merged")
 model = AutoModelForImageTextToText.from_pretrained("outputs/dogs/merged")
 picture = Image.open("PHOTO.jpg").convert("RGB")
-content = [{"type": "image"}, {"type": "text", "text": "Say \\"what\\" it is."}]
-text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
-inputs = processor(images=picture, text=text, return_tensors="pt")
+content = [{"type": "image", "image": picture}, {"type": "text", "text": "Say \\"what\\" it is."}]
+inputs = processor.apply_chat_template(
+    [{"role": "user", "content": content}],
+    add_generation_prompt=True,
+    tokenize=True,
+    return_dict=True,
+    return_tensors="pt",
+)
+inputs = inputs.to(model.device, model.dtype)
 tokens = model.generate(**inputs)[0, inputs["input_ids"].shape[1] :]
-print(processor.tokenizer.decode(tokens, skip_special_tokens=True).strip())
+caption = processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
+print(caption)
 ```
 
 ## Results
@@ -258,6 +266,15 @@ def test_a_stock_model_needs_no_hfcap(tmp_path):
     text = write_card(_run(tmp_path / "dogs", "llava")).read_text(encoding="utf-8")
     assert "import hfcap" not in text
     assert yaml.safe_load(text.split("---")[1])["library_name"] == "transformers"
+
+
+def test_an_adapter_whose_type_was_not_recorded_is_used_by_the_command(tmp_path):
+    """In `card.json` of an earlier hfcap the type of an adapter is "adapter"."""
+    facts = replace(read_facts(_run(tmp_path / "dogs")), form="adapter", model_type="adapter", base="user/base")
+    shutil.rmtree(tmp_path / "dogs" / "merged")
+    write_json(tmp_path / "dogs" / "card.json", asdict(facts))
+    text = card_text(tmp_path / "dogs")
+    assert "hfcap caption PHOTO.jpg --model " in text and "```python" not in text
 
 
 def test_figures_of_the_adapter_do_not_pass_for_those_of_the_merge(tmp_path):

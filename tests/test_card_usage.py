@@ -1,10 +1,11 @@
 """The usage example of a card runs, and gives the caption that hfcap itself gives."""
 
 import re
+from importlib.util import find_spec
 
 import pytest
 import torch
-from PIL import Image
+import yaml
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import (
     AutoModel,
@@ -18,6 +19,7 @@ from transformers import (
 
 from hfcap.files import write_json
 from hfcap.generation.caption import caption_rows
+from hfcap.generation.inputs import keep_caption_prompt
 from hfcap.hub.card import write_card
 from hfcap.models import (
     HfcapEncoderDecoderModel,
@@ -25,8 +27,10 @@ from hfcap.models import (
     HfcapLlavaForConditionalGeneration,
     HfcapLlavaProcessor,
 )
+from hfcap.models.facts import FACTS
 from hfcap.predictions import write_predictions
 from hfcap.runs import run_record, write_metrics
+from native_models import build_native
 
 WORDS = ["<pad>", "<bos>", "<eos>", "<unk>", "<image>", "\n", *(f"word{n}" for n in range(30))]
 IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "vocab_size": len(WORDS)}
@@ -46,7 +50,6 @@ def _llava(encoder, image_processor, tokenizer):
     model = HfcapLlavaForConditionalGeneration.from_parts(encoder, decoder, image_token_id=4)
     model.generation_config.update(pad_token_id=0, bos_token_id=1, eos_token_id=2)
     processor = HfcapLlavaProcessor(image_processor, tokenizer, image_seq_length=model.config.image_seq_length)
-    processor.caption_prompt = "word7 word8"
     return model, processor
 
 
@@ -56,26 +59,58 @@ def _encoder_decoder(encoder, image_processor, tokenizer):
     return model, HfcapEncoderDecoderProcessor(image_processor, tokenizer)
 
 
-@pytest.mark.parametrize("build", [_llava, _encoder_decoder])
-def test_the_usage_example_gives_the_caption_of_the_model(tmp_path, monkeypatch, capsys, build):
-    monkeypatch.chdir(tmp_path)
+def _ours(model_type):
     torch.manual_seed(0)
     encoder = AutoModel.from_config(ViTConfig(**SIZE, image_size=32, patch_size=8, initializer_range=0.3))
-    model, processor = build(encoder, ViTImageProcessorPil(size={"height": 32, "width": 32}), _tokenizer())
-    model.eval().generation_config.update(max_new_tokens=6, min_new_tokens=6, num_beams=1)
-    run = tmp_path / "run"
-    model.save_pretrained(run / "model")
-    processor.save_pretrained(run / "model")
-    write_json(run / "run.json", run_record({"data": "scenes"}, seeds={}, data={}))
-    write_predictions(run / "captions.jsonl", [{"image_id": "1", "caption": "a", "captions": ["b"]}])
-    settings = {"num_images": 1, "tokenizer": "ptb", "idf": "references", "decoding": {}, "model_artifact": "model"}
-    write_metrics(run / "metrics.json", {"cider": {"value": 0.5, "ci95": (0.4, 0.6)}}, **settings)
-    picture = Image.effect_noise((40, 30), 90).convert("RGB")
+    build = {"hfcap_llava": _llava, "hfcap_encoder_decoder": _encoder_decoder}[model_type]
+    return build(encoder, ViTImageProcessorPil(size={"height": 32, "width": 32}), _tokenizer())
+
+
+def _case(model_type, prompt):
+    can_run = not FACTS[model_type].needs_torchvision or (find_spec("torchvision") and find_spec("num2words"))
+    skip = pytest.mark.skipif(not can_run, reason="its processor handles video as well: needs torchvision, num2words")
+    return pytest.param(model_type, prompt, marks=skip)
+
+
+@pytest.mark.parametrize(
+    ("model_type", "prompt"),
+    [_case(name, None) for name in FACTS]
+    + [_case(name, 'a "red" dot') for name, facts in FACTS.items() if facts.prompt != "none"],
+)
+def test_the_usage_example_gives_the_caption_of_the_model(
+    tmp_path, monkeypatch, capsys, scene_rows, model_type, prompt
+):
+    """For every row of the table of facts, with the settings that are shipped and in bfloat16 too."""
+    monkeypatch.chdir(tmp_path)
+    captions = [caption for captions in scene_rows["captions"] for caption in captions]
+    model, processor = _ours(model_type) if model_type.startswith("hfcap_") else build_native(model_type, captions)
+    model.eval().generation_config.update(max_new_tokens=6, min_new_tokens=6, num_beams=2)
+    if prompt:
+        keep_caption_prompt(processor, prompt)
+    run = _judged_run(tmp_path / "run", model, processor)
+    picture = scene_rows[0]["image"].convert("RGB")  # of the size that the model takes: torchvision rounds otherwise
     picture.save("PHOTO.png")
 
     text = write_card(run).read_text(encoding="utf-8").replace("PHOTO.jpg", "PHOTO.png")
     capsys.readouterr()
-    exec(re.search(r"```python\n(.*?)```", text, re.S)[1], {})
-    (expected,) = caption_rows(model, processor, [{"image": picture}], getattr(processor, "caption_prompt", None))
-    assert "word" in expected
+    snippet = re.search(r"```python\n(.*?)```", text, re.S)[1]
+    assert max(map(len, snippet.splitlines())) < 120
+    exec(snippet, {})
+    (expected,) = caption_rows(model, processor, [{"image": picture}], prompt)
+    assert expected
     assert capsys.readouterr().out.strip() == expected
+    kind = FACTS[model_type].prompt
+    tag = "image-text-to-text" if prompt or kind == "chat" or model_type == "paligemma" else "image-to-text"
+    assert yaml.safe_load(text.split("---\n")[1])["pipeline_tag"] == tag
+    model.to(torch.bfloat16).save_pretrained(run / "model")
+    exec(snippet, {})
+
+
+def _judged_run(run, model, processor):
+    for part in (model, processor):
+        part.save_pretrained(run / "model")
+    write_json(run / "run.json", run_record({"data": "scenes"}, seeds={}, data={}))
+    write_predictions(run / "captions.jsonl", [{"image_id": "1", "caption": "a", "captions": ["b"]}])
+    settings = {"num_images": 1, "tokenizer": "ptb", "idf": "references", "decoding": {}, "model_artifact": "model"}
+    write_metrics(run / "metrics.json", {"cider": {"value": 0.5, "ci95": (0.4, 0.6)}}, **settings)
+    return run

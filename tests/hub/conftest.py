@@ -33,7 +33,7 @@ def pictures():
     return [row["image"].convert("RGB") for row in load_scenes("validation", 8, "caption", image_size=32)]
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def build(scene_rows):
     """Build a captioner that says different things of different pictures; with a ViT stock classes can express it."""
 

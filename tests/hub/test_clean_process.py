@@ -16,6 +16,7 @@ from hfcap.errors import VerificationError
 from hfcap.hub import snapshot, verify
 from hfcap.hub.export import export_run
 from hfcap.hub.remote_code import add_code
+from hfcap.hub.usage import usage_code
 
 pytestmark = pytest.mark.slow
 
@@ -36,7 +37,7 @@ def test_an_adapter_is_loaded_onto_its_base_there(make_lora_run, tmp_path):
 def test_hfcap_is_not_to_be_had_in_that_process(make_run, pictures):
     run = make_run(encoder=TINY_ENCODER)
     with pytest.raises(VerificationError, match=r"does not load in a clean process: .*hfcap_llava"):
-        verify.reload_in_clean_process(run / "model", pictures, None)
+        verify.reload_in_clean_process(run / "model", pictures, "")
 
 
 def test_a_module_that_was_not_pushed_along_is_noticed(make_run, tmp_path, pictures):
@@ -44,7 +45,7 @@ def test_a_module_that_was_not_pushed_along_is_noticed(make_run, tmp_path, pictu
     add_code(folder, "hfcap_llava")
     (folder / "image_features.py").unlink()
     with pytest.raises(VerificationError, match=r"does not load in a clean process: .*image_features"):
-        verify.reload_in_clean_process(folder, pictures, None, remote_code=True)
+        verify.reload_in_clean_process(folder, pictures, "", remote_code=True)
 
 
 @pytest.mark.parametrize("encoder", [None, TINY_ENCODER])
@@ -61,7 +62,9 @@ def test_an_export_can_be_loaded_in_four_bits(make_run, tmp_path, pictures, enco
     assert len(four_bit) == 14
     assert all("language_model" in name for name in four_bit)
     processor = AutoProcessor.from_pretrained(folder, backend="pil")
-    captions = snapshot.greedy_captions(model, processor, pictures, "describe it")
+    captions = snapshot.captions(
+        usage_code(model.config.model_type, "describe it"), model, processor, pictures, **snapshot.GREEDY
+    )
     assert len(set(captions)) > 2
 
 

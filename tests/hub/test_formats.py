@@ -8,6 +8,7 @@ from hfcap.generation.inputs import caption_prompt
 from hfcap.hub import verify
 from hfcap.hub.formats import choose_format, to_stock
 from hfcap.hub.remote_code import AUTO_MAP, add_code
+from hfcap.hub.usage import usage_code
 from hub.tiny_exports import TINY_VIT, see
 
 SIGLIP = {**TINY_VIT, "model_type": "siglip_vision_model"}
@@ -30,11 +31,12 @@ def test_stock_classes_hold_the_same_captioner(build, pictures, tmp_path, family
     model, processor = build(family, encoder, **options)
     assert choose_format(model)[0] == "native"
     prompt = caption_prompt(processor)
-    expected = verify.expect(model, processor, pictures, prompt)
+    shipped = to_stock(model, processor)
+    expected = verify.expect(model, processor, pictures, prompt, shipped=shipped)
     assert len(set(expected["captions"])) > 2, "captions that do not depend on the picture would prove nothing"
-    for part in to_stock(model, processor):
+    for part in shipped:
         part.save_pretrained(tmp_path)
-    found = see(tmp_path, pictures, prompt)
+    found = see(tmp_path, pictures, usage_code(shipped[0].config.model_type, prompt))
     assert found["class"] == stock
     assert verify.differences(expected, found) == []
 

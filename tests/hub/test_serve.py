@@ -14,6 +14,7 @@ from transformers import AutoModelForImageTextToText, AutoProcessor
 
 from hfcap.hub import snapshot
 from hfcap.hub.export import export_run
+from hfcap.hub.usage import usage_code
 
 pytestmark = pytest.mark.slow
 
@@ -57,7 +58,9 @@ def test_a_chat_request_with_a_picture_is_answered(server, pictures):
     folder, url = server
     model = AutoModelForImageTextToText.from_pretrained(folder, use_safetensors=True)
     processor = AutoProcessor.from_pretrained(folder, backend="pil")
-    captions = snapshot.greedy_captions(model, processor, pictures, "describe it")
+    captions = snapshot.captions(
+        usage_code(model.config.model_type, "describe it"), model, processor, pictures, **snapshot.GREEDY
+    )
     assert len(set(captions)) > 1
     client = openai.OpenAI(base_url=url, api_key="none", timeout=60, max_retries=0)
     answers = []

@@ -12,20 +12,14 @@ DECODERS = {
 }
 
 
-def see(folder, pictures, prompt=None, *, base=None, revision=None, **_):
+def see(folder, pictures, usage, *, base=None, revision=None, **_):
     """What `reload_in_clean_process` answers, from this process: seconds less, for whatever is not about processes."""
     request = {
         "folder": str(folder),
         "base": base,
         "revision": revision,
         "remote_code": False,
-        "backend": {"backend": "pil"},
+        "with_pillow": True,
+        "usage": usage,
     }
-    model, processor, unfit = snapshot.load(request)
-    return {
-        "class": type(model).__name__,
-        **unfit,
-        **snapshot.describe_model(model),
-        **snapshot.describe_processor(processor),
-        "captions": snapshot.greedy_captions(model, processor, pictures, prompt),
-    }
+    return snapshot.answer(request, pictures)

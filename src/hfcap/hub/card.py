@@ -30,8 +30,9 @@ from hfcap.hub.card_metadata import (
     eval_results,
     figures,
     needs_hfcap,
-    takes_prompt,
 )
+from hfcap.hub.usage import usage_code
+from hfcap.models.facts import FACTS as CAPTIONERS
 from hfcap.origins import PARTS, part_name, public_record
 
 WORDS_START = "<!-- Your own words go here; they are kept when hfcap writes this card again. -->"
@@ -126,7 +127,7 @@ def render_card(given: Given, metrics: Mapping[str, Any], run: Mapping[str, Any]
             is_demo=arguments.get("data") == "scenes",
             needs_hfcap=needs_hfcap(facts),
             trust=", trust_remote_code=True" if facts.form == "remote-code" else "",
-            has_prompt=takes_prompt(facts),
+            usage=usage_code(facts.model_type, facts.prompt) if facts.model_type in CAPTIONERS else None,
             procedure=_procedure(run),
             hardware=_hardware(run["machine"]),
             compute=_compute(run),

@@ -34,7 +34,7 @@ class Facts:
         weights: what the usage example loads: a folder as a user types it, or a Hub id.
         artifact: which weights they are: "adapter", "merged" or "model".
         form: how they load: "native", "hfcap", "remote-code" or "adapter".
-        model_type: from the model's config.
+        model_type: from the config of the model, or of an adapter's base; "adapter" in records of earlier versions.
         num_parameters: values in the weight files.
         prompt: the instruction the captioner was trained with, or None.
         base: for an adapter, the base it names.

@@ -11,6 +11,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from hfcap.hub.card_claims import evaluated_data
 from hfcap.hub.card_facts import Facts
 from hfcap.metrics import display_name, display_order, for_people
+from hfcap.models.facts import FACTS
 from hfcap.origins import hub_ids
 
 HFCAP_TAG = "hfcap"
@@ -64,7 +65,7 @@ def card_metadata(given: Given, metrics: Mapping[str, Any], run: Mapping[str, An
         license=given.license,
         library_name=library_name(facts),
         # A checkpoint without a prompt is no image-text-to-text model: there is no text to give it.
-        pipeline_tag="image-to-text" if facts.prompt is None and not takes_prompt(facts) else "image-text-to-text",
+        pipeline_tag="image-text-to-text" if has_text(facts) else "image-to-text",
         tags=list(dict.fromkeys([*TAGS, *([strategy] if strategy in ("lora", "qlora") else []), *given.tags])),
         datasets=list(given.datasets) or None,
         base_model=bases or None,
@@ -132,6 +133,7 @@ def needs_hfcap(facts: Facts) -> bool:
     return facts.form in ("hfcap", "adapter") and facts.model_type.startswith("hfcap_")
 
 
-def takes_prompt(facts: Facts) -> bool:
-    """Whether captions follow a chat template with the picture in it; encoder-decoders have none."""
-    return facts.model_type not in ("hfcap_encoder_decoder", "vision-encoder-decoder")
+def has_text(facts: Facts) -> bool:
+    """Whether a caption follows a text: a prompt, or what the type always writes around the picture."""
+    known = FACTS.get(facts.model_type)
+    return facts.prompt is not None or (known is not None and (known.prompt == "chat" or known.image_token_in_text))

@@ -13,7 +13,13 @@ from typing import Any
 import torch
 from huggingface_hub.errors import HTTPError
 from peft import PeftModel
-from transformers import AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel, ProcessorMixin
+from transformers import (
+    AutoModelForImageTextToText,
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerFast,
+    ProcessorMixin,
+)
 
 from hfcap import runs
 from hfcap.checkpoint_files import check_checkpoint
@@ -33,6 +39,8 @@ from hfcap.hub.adapters import (
 )
 from hfcap.hub.formats import choose_format, to_stock
 from hfcap.hub.pictures import NUM_COMPARED, NUM_JUDGED, pictures_of_run
+from hfcap.hub.snapshot import GREEDY
+from hfcap.hub.usage import usage_code
 from hfcap.models.facts import facts_of
 from hfcap.models.finite import non_finite_weights, refuse_non_finite
 from hfcap.training.build import captioner_type, load_processor
@@ -166,13 +174,15 @@ def _write_model(
     images, prompt = [row["image"] for row in rows], caption_prompt(processor)
     if changes_dtype:
         _need_references(rows, whence)
-        before, dtype_before = verify.captions_here(model, processor, images, prompt), model.dtype
+        before, dtype_before = verify.captions_here(model, processor, images, prompt, **GREEDY), model.dtype
         model.to(DTYPES[dtype])
         # float16 ends at 65,504.
         refuse_non_finite(non_finite_weights(model), f"{source.weights or source.run} in {dtype}")
-    expected = verify.expect(model, processor, images, prompt, captions=not changes_dtype)
-
     shipped, shipped_processor = to_stock(model, processor) if format == "native" else (model, processor)
+    expected = verify.expect(
+        model, processor, images, prompt, shipped=(shipped, shipped_processor), captions=not changes_dtype
+    )
+
     shipped.save_pretrained(folder, max_shard_size=MAX_SHARD_SIZE)
     shipped_processor.save_pretrained(folder)
     if format == "remote-code":
@@ -181,7 +191,7 @@ def _write_model(
     found = verify.reload_in_clean_process(
         folder,
         images,
-        prompt,
+        usage_code(shipped.config.model_type, prompt),
         with_hfcap=format == "hfcap",
         remote_code=format == "remote-code",
         with_torchvision=facts_of(model.config).needs_torchvision,
@@ -208,7 +218,7 @@ def _load_model(source: Source, base: Base | None) -> tuple[PreTrainedModel, Pro
     if source.weights is None:
         print(f"Merging onto {base.name} in its original precision (after QLoRA another model: evaluate it).")
         model = merge_adapter(base.name, source.adapter, revision=base.revision)
-        return model, load_processor(str(source.adapter), facts_of(model.config))
+        return model, _load_processor(str(source.adapter), model)
     model, processor = _load_as_saved(source.weights)
     check_merge(load_base(base.name, base.revision).state_dict(), model.state_dict(), read_adapter(source.adapter))
     print(f"Merge: {source.weights} is {base.name} with {source.adapter}, tensor by tensor.")
@@ -220,7 +230,17 @@ def _load_as_saved(weights: str) -> tuple[PreTrainedModel, ProcessorMixin]:
     check_checkpoint(weights)
     captioner_type(weights)
     model = AutoModelForImageTextToText.from_pretrained(weights, use_safetensors=True).eval()
-    return model, load_processor(weights, facts_of(model.config))
+    return model, _load_processor(weights, model)
+
+
+def _load_processor(source: str, model: PreTrainedModel) -> ProcessorMixin:
+    """Load the processor of `model`, ready to be shipped."""
+    processor = load_processor(source, facts_of(model.config))
+    if isinstance(processor.tokenizer, PreTrainedTokenizerFast):
+        # `AutoProcessor` hands the `backend` of the image processor to the tokenizer too, which saves it: loaded with
+        # "pil" it takes itself for one without offsets, and `return_assistant_tokens_mask` fails.
+        processor.tokenizer.backend = processor.tokenizer.init_kwargs["backend"] = "tokenizers"
+    return processor
 
 
 def _forget_places(config: PreTrainedConfig) -> None:
@@ -244,7 +264,7 @@ def _write_adapter(folder: Path, source: Source, given: Base | None, pictures: S
     base = recorded if recorded.is_local or given is None else given
     read_adapter(source.adapter)
     model = load_base(base.name, base.revision)
-    processor = load_processor(str(source.adapter), facts_of(model.config))
+    processor = _load_processor(str(source.adapter), model)
     if recorded.is_local:
         print(_compare_base(model, processor, recorded, shipped))
     model = PeftModel.from_pretrained(model, str(source.adapter)).eval()
@@ -258,7 +278,7 @@ def _write_adapter(folder: Path, source: Source, given: Base | None, pictures: S
     found = verify.reload_in_clean_process(
         folder,
         images,
-        prompt,
+        usage_code(model.config.model_type, prompt),
         with_hfcap=model.config.model_type in remote_code.AUTO_MAP,
         with_torchvision=facts_of(model.config).needs_torchvision,
         base=base.name,
@@ -317,6 +337,7 @@ def _record(
         "reason": reason,
         "artifact": artifact,
         "class": found["class"],
+        "model_type": found["config"]["model_type"],
         "num_tensors": len(found["weights"]),
         "dtypes": sorted({dtype for _, dtype, _ in found["weights"].values()}),
         "tied": found["ties"],
@@ -327,7 +348,7 @@ def _record(
 
 def _summary(record: dict[str, Any]) -> str:
     captions = record["captions"]
-    judged = f"{captions['compared']} greedy captions equal"
+    judged = f"{captions['compared']} captions equal, greedy and by the shipped settings"
     if "cider_before" in captions:
         old, new = 100 * captions["cider_before"], 100 * captions["cider_after"]
         judged = f"CIDEr x 100 {old:.1f} before, {new:.1f} after"

@@ -80,7 +80,7 @@ def shipped_facts(facts: Facts, export: Path, repo_id: str) -> Facts:
         settings = json.loads((export / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     base = settings.get("base_model_name_or_path")
     own = weight_facts(export)
-    own["model_type"] = facts.model_type if base else own["model_type"]
+    own["model_type"] = record["model_type"]
     return replace(
         facts,
         **own,

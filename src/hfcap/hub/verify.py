@@ -15,16 +15,19 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from peft import PeftModel
 from PIL import Image
 from transformers import PreTrainedModel
 
 from hfcap.errors import VerificationError
 from hfcap.generation.caption import caption_rows
 from hfcap.hub import snapshot
-from hfcap.hub.remote_code import AUTO_MAP
+from hfcap.hub.usage import usage_code
 from hfcap.metrics import compute_metrics
 
 SHOWN = 5
+# Parts of what a process says of a captioner that are settings by name.
+SETTINGS = ("config", "adapter", "generation_config", "processor", "image_processor", "video_processor", "tokenizer")
 # What an export may hold: no pickles, no optimizer state, nothing that nobody meant to ship.
 SHIPPED = {".safetensors", ".json", ".jinja", ".txt", ".model", ".py"}
 # A change of dtype may cost this much CIDEr, of the larger of the two: a part of what it was, or so many raw points.
@@ -32,7 +35,13 @@ CIDER_PART, CIDER_POINTS = 0.05, 0.02
 
 
 def expect(
-    model: PreTrainedModel, processor, pictures: Sequence[Image.Image], prompt: str | None, captions: bool = True
+    model: PreTrainedModel | PeftModel,
+    processor,
+    pictures: Sequence[Image.Image],
+    prompt: str | None,
+    *,
+    shipped: tuple[PreTrainedModel, Any] | None = None,
+    captions: bool = True,
 ) -> dict[str, Any]:
     """Describe model and processor as they are in memory, to compare an export with.
 
@@ -41,28 +50,47 @@ def expect(
         processor: its processor.
         pictures: RGB.
         prompt: instruction of the captions.
-        captions: whether to caption the pictures (greedily); without, captions are not compared.
+        shipped: model and processor as the classes that are shipped (`hfcap.hub.formats.to_stock`), whose
+            configuration is the one to find; None where they are the same.
+        captions: whether to caption the pictures; without, captions are not compared.
     """
-    expected = snapshot.describe_model(model) | snapshot.describe_processor(processor)
+    shipped_model, shipped_processor = shipped or (model, processor)
+    expected = snapshot.describe_model(model) | snapshot.describe_config(shipped_model)
+    expected |= snapshot.describe_processor(processor)
+    expected["processor"] = snapshot.describe_processor(shipped_processor)["processor"]
     if captions:
-        expected["captions"] = captions_here(model, processor, pictures, prompt)
+        expected["captions"] = captions_here(model, processor, pictures, prompt, **snapshot.GREEDY)
+        expected["captions_as_shipped"] = _captions_as_shipped(model, processor, pictures, prompt)
     return expected
 
 
-def captions_here(model: PreTrainedModel, processor, pictures: Sequence[Image.Image], prompt: str | None) -> list[str]:
-    """Caption pictures greedily in this process, to compare with what another process says of them."""
-    if model.config.model_type not in AUTO_MAP:
-        return snapshot.greedy_captions(model, processor, pictures, prompt)
-    rows = [{"image": picture} for picture in pictures]
-    # Ours may be shipped as another class: the captions that count are those of training and evaluation, made by
-    # other code than the other process runs. One by one, as it does: a batch rounds otherwise.
-    return caption_rows(model, processor, rows, prompt, batch_size=1, **snapshot.GREEDY)
+def captions_here(
+    model: PreTrainedModel | PeftModel, processor, pictures: Sequence[Image.Image], prompt: str | None, **settings
+) -> list[str]:
+    """Caption pictures as `hfcap caption` does, to compare with what stock transformers say of them elsewhere.
+
+    One by one, as the other process does it: a batch rounds otherwise.
+    """
+    said = []
+    for picture in pictures:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(snapshot.SEED)  # where the settings ask for samples
+            said += caption_rows(model, processor, [{"image": picture}], prompt, batch_size=1, **settings)
+    return said
+
+
+def _captions_as_shipped(model, processor, pictures: Sequence[Image.Image], prompt: str | None) -> list[str]:
+    if model.dtype == torch.float32:
+        return captions_here(model, processor, pictures, prompt)
+    # Here beams are columns of one row (`hfcap.generation.decoding`), which in a narrower dtype rounds otherwise than
+    # rows of their own: then the code that people run is compared with itself, in another process.
+    return snapshot.captions(usage_code(model.config.model_type, prompt), model, processor, list(pictures))
 
 
 def reload_in_clean_process(
     folder: str | os.PathLike,
     pictures: Sequence[Image.Image],
-    prompt: str | None,
+    usage: str,
     *,
     with_hfcap: bool = False,
     remote_code: bool = False,
@@ -75,7 +103,7 @@ def reload_in_clean_process(
     Args:
         folder: the export.
         pictures: captioned there, RGB.
-        prompt: instruction of the captions.
+        usage: Python that captions one of them, of `hfcap.hub.usage`.
         with_hfcap: whether that process may import hfcap; otherwise any attempt fails.
         remote_code: whether it runs the code in the folder. That code was copied there by this process.
         with_torchvision: whether the processor works with torchvision only; the others read pictures with Pillow.
@@ -83,7 +111,7 @@ def reload_in_clean_process(
         revision: of the base.
 
     Returns:
-        The `describe_*` of `hfcap.hub.snapshot`, `class`, `captions`, and the keys that did not fit.
+        The answer of `hfcap.hub.snapshot`: its `describe_*`, `captions`, and the keys that did not fit.
 
     Raises:
         VerificationError: the other process could not load the export, or not caption with it.
@@ -98,9 +126,9 @@ def reload_in_clean_process(
             "revision": revision,
             "with_hfcap": with_hfcap,
             "remote_code": remote_code,
-            "backend": {} if with_torchvision else {"backend": "pil"},
+            "with_pillow": not with_torchvision,
             "pictures": [str(path) for path in paths],
-            "prompt": prompt,
+            "usage": usage,
             "num_threads": torch.get_num_threads(),
             "answer": str(Path(scratch, "answer.json")),
         }
@@ -136,20 +164,24 @@ def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[s
     ]
     problems += _different_weights(expected["weights"], found["weights"])
     problems += _different_ties(expected["ties"], found["ties"])
-    if expected["chat_template"] != found["chat_template"]:
-        problems.append(
-            f"chat template: expected {_short(expected['chat_template'])}, found {_short(found['chat_template'])}"
-        )
-    for part in ("generation_config", "image_processor", "tokenizer"):
+    for part in ("class", "chat_template", "caption_prompt"):
+        if expected[part] != found[part]:
+            was, is_ = _short(expected[part]), _short(found[part])
+            problems.append(f"{part.replace('_', ' ')}: expected {was}, found {is_}")
+    for part in SETTINGS:
         problems += _different_settings(part.replace("_", " "), expected[part], found[part])
-    if "captions" in expected:
-        pairs = zip(expected["captions"], found["captions"], strict=True)
-        problems += [
-            f"caption of picture {number}: before {before!r}, after {after!r}"
-            for number, (before, after) in enumerate(pairs, 1)
-            if before != after
-        ]
+    for kind, words in (("captions", "greedy caption"), ("captions_as_shipped", "caption by the shipped settings")):
+        if kind in expected:
+            problems += _different_captions(words, expected[kind], found[kind])
     return problems
+
+
+def _different_captions(words: str, expected: Sequence[str], found: Sequence[str]) -> list[str]:
+    return [
+        f"{words} of picture {number}: before {before!r}, after {after!r}"
+        for number, (before, after) in enumerate(zip(expected, found, strict=True), 1)
+        if before != after
+    ]
 
 
 def _different_weights(expected: Mapping[str, list], found: Mapping[str, list]) -> list[str]:
