@@ -7,6 +7,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from hfcap.alt_cli import add_alt_commands
 from hfcap.data_cli import add_data_commands, add_source_options
 from hfcap.errors import run_main
 from hfcap.hub_cli import add_hub_commands
@@ -109,6 +110,7 @@ def make_parser() -> argparse.ArgumentParser:
         help="leave out images without a caption, and count them",
     )
     command.set_defaults(run=evaluate)
+    add_alt_commands(commands)
     add_data_commands(commands)
     add_hub_commands(commands)
     return parser

@@ -1,0 +1,71 @@
+"""`hfcap alt …`: check alt texts, propose what is missing, and write what people decided."""
+
+import argparse
+import sys
+
+from hfcap.errors import WorkError, for_terminal, printable
+
+
+def add_alt_commands(commands: argparse._SubParsersAction) -> None:
+    """Add `alt` and its commands to those of the console script."""
+    alt = commands.add_parser("alt", help="check, propose and write the alt texts of documents")
+    group = alt.add_subparsers(dest="alt_command", required=True)
+
+    command = group.add_parser("check", help="find pictures without an alt, and alts that say nothing")
+    command.add_argument("paths", nargs="+", metavar="PATH", help="documents, or folders of them")
+    command.add_argument(
+        "--format", choices=("text", "json", "sarif"), default="text", help="of the findings (default: text)"
+    )
+    command.set_defaults(run=check)
+
+    command = group.add_parser("apply", help="write the decided alts of alts.jsonl into their documents")
+    command.add_argument("rows", metavar="ALTS.JSONL", help="what `hfcap alt suggest` wrote and people decided on")
+    command.add_argument("--dry_run", "--dry-run", action="store_true", help="print the diff and write nothing")
+    command.add_argument(
+        "--replace", action="store_true", help="also replace alts that are what the row's `before` says they are"
+    )
+    command.set_defaults(run=apply)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Print the findings; exit code 1 where an alt is missing or there is another error."""
+    from hfcap.applications.check import as_json, as_sarif, as_text, check_documents, summary
+
+    findings, notes = check_documents(args.paths)
+    sys.stdout.write({"text": as_text, "json": as_json, "sarif": as_sarif}[args.format](findings))
+    for note in [*notes, summary(findings)]:
+        print(for_terminal(note), file=sys.stderr)
+    if any(finding.level == "error" for finding in findings):
+        sys.exit(1)
+
+
+def apply(args: argparse.Namespace) -> None:
+    """Write the decided alts, and print the diff; exit code 1 where a file is refused."""
+    from hfcap.applications.apply import decided_rows, plan_change, write_change
+    from hfcap.applications.rows import read_rows
+    from hfcap.applications.texts import DocumentError
+
+    rows = read_rows(args.rows)
+    by_file = decided_rows(rows)
+    num_files, num_alts, refused = 0, 0, 0
+    for file, of_file in by_file.items():
+        try:
+            change = plan_change(file, of_file, args.replace)
+            if change is None:
+                continue
+            if not args.dry_run:
+                write_change(change)
+        except (DocumentError, OSError) as error:
+            why = error.strerror if isinstance(error, OSError) else str(error)
+            print(f"refused {printable(file)}: {printable(why)}", file=sys.stderr)
+            refused += 1
+            continue
+        sys.stdout.write(for_terminal(change.diff))
+        num_files, num_alts = num_files + 1, num_alts + change.num_alts
+    done = "would be written" if args.dry_run else "written"
+    left = len(rows) - sum(map(len, by_file.values()))
+    print(
+        f"{num_alts} alts {done} into {num_files} files; {left} of {len(rows)} rows are not decided", file=sys.stderr
+    )
+    if refused:
+        raise WorkError(f"{refused} of {len(by_file)} files refused, and left as they were; the reasons are above")

@@ -1,0 +1,206 @@
+"""`hfcap alt apply`: decided alts into their documents, by splices, whole files or none."""
+
+import difflib
+import os
+import re
+import shutil
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hfcap.applications.documents import Document, read_document
+from hfcap.applications.pictures import Picture, collapsed
+from hfcap.applications.rows import DECIDED
+from hfcap.applications.texts import DocumentError
+from hfcap.content_hashes import file_sha256
+
+LONG_LINE = 400  # characters of a line in a diff; a longer one is shown tag by tag
+
+
+@dataclass(frozen=True)
+class Change:
+    """A document with its alts written, not yet on disk: what it was, what it becomes, and the rows that did it."""
+
+    document: Document
+    data: bytes
+    diff: str
+    num_alts: int
+
+
+def decided_rows(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows that are to be written, by file."""
+    by_file: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["status"] in DECIDED:
+            by_file.setdefault(row["file"], []).append(row)
+    return by_file
+
+
+def plan_change(file: str, rows: Sequence[dict[str, Any]], replace: bool = False) -> Change | None:
+    """Work out what the decided rows make of a file, without touching it; None where all of them are in it already.
+
+    Args:
+        file: the document.
+        rows: its decided rows.
+        replace: also replace an alt that is there, if it is what `before` of the row says.
+
+    Raises:
+        DocumentError: the file cannot be written, or one of the rows has no place in it any more; nothing is written.
+        OSError: the file cannot be read.
+    """
+    path = Path(file)
+    check_writable(path)
+    document = read_document(path)
+    splices: dict[str, list[tuple[int, int, str]]] = {}
+    wanted: dict[int, str] = {}
+    for row in rows:
+        picture = find_picture(document, row, rows)
+        alt = "" if row["status"] == "decorative" else collapsed(row["alt"])
+        if picture.alt == alt:
+            continue
+        check_row(document, row, picture, replace)
+        text = document.parts[picture.part]
+        written = picture.slot.written(alt, text.ascii_only)
+        splices.setdefault(picture.part, []).append((picture.slot.start, picture.slot.end, written))
+        wanted[document.pictures.index(picture)] = alt
+    if not splices:
+        return None
+    edited = {part: spliced(document.parts[part].text, places) for part, places in splices.items()}
+    data = _whole(document, edited)
+    _check_only_alts_changed(document, read_document(path, data), wanted)
+    diff = "".join(_diff(path, part, document.parts[part].text, text) for part, text in edited.items())
+    return Change(document, data, diff, len(wanted))
+
+
+def _whole(document: Document, edited: dict[str, str]) -> bytes:
+    encoded = {part: document.parts[part].encoded(text) for part, text in edited.items()}
+    return encoded[""]
+
+
+def spliced(text: str, splices: Sequence[tuple[int, int, str]]) -> str:
+    """Return a text with characters `start` to `end` of each splice replaced.
+
+    Raises:
+        DocumentError: two splices have characters in common.
+    """
+    pieces, at = [], 0
+    for number, (start, end, written) in enumerate(sorted(splices)):
+        if start < at or (number and start == at == end):
+            raise DocumentError("two rows are for one picture; skip one of them")
+        pieces += [text[at:start], written]
+        at = end
+    return "".join([*pieces, text[at:]])
+
+
+def check_writable(path: Path) -> None:
+    """Check that a file may be replaced.
+
+    Raises:
+        DocumentError: it does not exist, is read-only, or is a link out of its folder.
+    """
+    if not path.is_file():
+        raise DocumentError("no such file")
+    places = [path, *path.parents][:-1] if not path.is_absolute() else [path]
+    for place in places:
+        if place.is_symlink() and not place.resolve().is_relative_to(place.parent.resolve()):
+            raise DocumentError(f"{place} is a link out of its folder, to {place.resolve()}; name the file itself")
+    # The super-user may write where no bit allows it; somebody has locked the file even so.
+    if not os.access(path, os.W_OK) or not path.stat().st_mode & 0o222:
+        raise DocumentError("the file is read-only; change its permissions")
+
+
+def find_picture(document: Document, row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> Picture:
+    """Return the picture of a row: at its line and column, or where the file has changed at the one place that fits.
+
+    Raises:
+        DocumentError: there is none, or there are several.
+    """
+    same = [p for p in document.pictures if (p.part, p.kind or row["kind"]) == (row["part"], row["kind"] or p.kind)]
+    same = [p for p in same if not row["src"] or p.src == row["src"]]
+    if row.get("file_sha256") in (None, document.sha256):
+        found = [p for p in same if (p.line, p.column) == (row["line"], row["column"])]
+        if not found:
+            raise DocumentError(f"no such picture at {row['line']}:{row['column']}; run `hfcap alt suggest` again")
+        return found[0]
+    of_this_source = sum((other["part"], other["src"]) == (row["part"], row["src"]) for other in rows)
+    if len(same) > 1 or of_this_source > 1:
+        context = row.get("context") or {}
+        around = [context.get(side) for side in ("before", "after")]
+        same = [p for p in same if [p.context.before, p.context.after] == around]
+    if not row["src"] or len(same) != 1:
+        raise DocumentError(
+            f"changed since the proposal, and {row['id']} fits {len(same) if row['src'] else 'no'} "
+            f"place{'s' * (len(same) != 1)} in it; run `hfcap alt suggest` again"
+        )
+    return same[0]
+
+
+def check_row(document: Document, row: dict[str, Any], picture: Picture, replace: bool) -> None:
+    """Check that the alt of a row may be written.
+
+    Raises:
+        DocumentError: an alt is there, hfcap does not write alts of this kind, or the picture's file has changed.
+    """
+    place = document.id_of(picture)
+    if picture.alt is not None and not (replace and picture.alt == row["before"]):
+        fix = "its row says otherwise" if replace else "add --replace if it is what the row's `before` says"
+        raise DocumentError(f"{place} has an alt already, {picture.alt[:60]!r}; it is kept ({fix})")
+    if picture.slot is None:
+        raise DocumentError(f"{place}: {picture.problem[1] if picture.problem else 'no place for an alt'}")
+    if row["status"] == "decorative" and not picture.slot.says_decorative:
+        raise DocumentError(f"{place}: the format has no mark for decorative pictures; set the row to skipped")
+    image = row.get("image")
+    if image and row.get("image_sha256") and "!" not in image:
+        if not Path(image).is_file():
+            raise DocumentError(f"{place}: its picture {image} is gone; run `hfcap alt suggest` again")
+        if file_sha256(image) != row["image_sha256"]:
+            raise DocumentError(f"{place}: {image} is another picture now; run `hfcap alt suggest` again")
+
+
+def _check_only_alts_changed(old: Document, new: Document, wanted: dict[int, str]) -> None:
+    """Read the edited document as the old one was read: each alt must be there, and everything else as it was."""
+
+    def facts(document: Document) -> list[tuple]:
+        return [(p.part, p.kind, p.src, p.is_named) for p in document.pictures]
+
+    alts = [wanted.get(number, picture.alt) for number, picture in enumerate(old.pictures)]
+    if facts(old) != facts(new) or alts != [picture.alt for picture in new.pictures]:
+        changed = next((o for o, alt, n in zip(old.pictures, alts, new.pictures, strict=False) if alt != n.alt), None)
+        where = f"{old.id_of(changed)}: " if changed else ""
+        raise DocumentError(f"{where}the alt would not be read back as it was written; nothing is written")
+
+
+def write_change(change: Change) -> None:
+    """Replace the file in one step, with the permissions it had.
+
+    Raises:
+        DocumentError: the file has changed since it was read.
+        OSError: as the file system raises it; the file is then as it was.
+    """
+    path = change.document.path.resolve()  # through a link within the folder, which stays a link
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(change.data)
+            file.flush()
+            os.fsync(file.fileno())
+        shutil.copymode(path, temporary)
+        if path.read_bytes() != change.document.data:
+            raise DocumentError("it has changed while hfcap was at work; run the command again")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _diff(path: Path, part: str, old: str, new: str) -> str:
+    """Return a unified diff; lines are shown without what ends them, and long ones tag by tag."""
+    name = path.as_posix() + (f"!{part}" if part else "")
+    lines = difflib.unified_diff(_lines(old), _lines(new), f"a/{name}", f"b/{name}", lineterm="")
+    return "".join(f"{line}\n" for line in lines)
+
+
+def _lines(text: str) -> list[str]:
+    lines = text.splitlines()
+    pieces = ([line] if len(line) <= LONG_LINE else re.split("(?=<)", line) for line in lines)
+    return [piece for of_line in pieces for piece in of_line]

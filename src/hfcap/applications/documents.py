@@ -1,0 +1,119 @@
+"""Documents: which files are read, their text parts, and the pictures in them."""
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from hfcap.applications.html_pictures import html_pictures
+from hfcap.applications.markup import mask_templates
+from hfcap.applications.pictures import Picture
+from hfcap.applications.roles import role_of
+from hfcap.applications.texts import DocumentError, Text, decode
+from hfcap.errors import ConfigError, printable
+
+HTML = (".html", ".htm")
+XHTML = (".xhtml", ".xht")
+SUFFIXES = (*HTML, *XHTML)
+LEFT_OUT = "node_modules"  # holds the documents of other people by the thousand
+MAX_BYTES = 64 << 20  # of a text
+
+
+@dataclass
+class Document:
+    """A file, its text parts by name ("" where the file itself is the text), and its pictures in order."""
+
+    path: Path
+    data: bytes
+    parts: dict[str, Text] = field(default_factory=dict)
+    pictures: list[Picture] = field(default_factory=list)
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 (hex) of the file."""
+        return hashlib.sha256(self.data).hexdigest()
+
+    def id_of(self, picture: Picture) -> str:
+        """Return `file:line:column`, and for archives `file!member:line:column`."""
+        part = f"!{picture.part}" if picture.part else ""
+        return f"{self.path.as_posix()}{part}:{picture.line}:{picture.column}"
+
+
+def find_documents(paths: Iterable[str]) -> tuple[list[Path], list[str]]:
+    """List the files named, and the documents in folders named and below, each once and in order.
+
+    Hidden files and folders, `node_modules`, and links that lead out of the folder are left out.
+
+    Returns:
+        The files, and one line for each kind of what was left out.
+
+    Raises:
+        ConfigError: a path does not exist, or is a file of a kind that is not read; there is no document at all.
+    """
+    found: dict[Path, None] = {}
+    notes: list[str] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            inside, links, hidden = _documents_in(path)
+            found |= dict.fromkeys(inside)
+            notes += [f"{printable(str(link))}: a link out of the folder, left out" for link in links]
+            notes += [f"{path}: {hidden} hidden files or folders, or {LEFT_OUT}, left out"] if hidden else []
+        elif not path.is_file():
+            raise ConfigError(f"{path}: no such file or folder")
+        elif path.suffix.lower() not in SUFFIXES:
+            raise ConfigError(f"{path}: a kind of file that is not read; wanted one of {' '.join(SUFFIXES)}")
+        else:
+            found[path] = None
+    if not found:
+        raise ConfigError(f"no document ({' '.join(SUFFIXES)}) in {' '.join(map(str, paths))}")
+    return list(found), notes
+
+
+def _documents_in(folder: Path) -> tuple[list[Path], list[Path], int]:
+    inside, links, hidden = [], [], 0
+    top = folder.resolve()
+    for parent, folders, names in os.walk(folder):
+        kept = [name for name in sorted(folders) if name[0] != "." and name != LEFT_OUT]
+        hidden += len(folders) - len(kept) + sum(name[0] == "." for name in names)
+        links += [Path(parent, name) for name in kept if Path(parent, name).is_symlink()]
+        folders[:] = kept
+        for name in sorted(names):
+            path = Path(parent, name)
+            if name[0] == "." or path.suffix.lower() not in SUFFIXES or not path.is_file():
+                continue
+            if path.is_symlink() and not path.resolve().is_relative_to(top):
+                links.append(path)
+            else:
+                inside.append(path)
+    return inside, links, hidden
+
+
+def read_document(path: Path, data: bytes | None = None) -> Document:
+    """Read a document and find its pictures.
+
+    Args:
+        path: the file; its suffix says what it is.
+        data: its content, where that is to be another one than the file's.
+
+    Raises:
+        DocumentError: it cannot be read.
+        OSError: as the file system raises it.
+    """
+    data = path.read_bytes() if data is None else data
+    if len(data) > MAX_BYTES:
+        raise DocumentError(f"{len(data):,} bytes; not read above {MAX_BYTES:,}")
+    document = Document(path, data)
+    for name, text, pictures in _parts_of(path.suffix.lower(), data):
+        document.parts[name] = text
+        for picture in pictures:
+            picture.part = name
+            picture.line, picture.column = text.place(picture.start)
+            picture.role = role_of(picture)
+        document.pictures += pictures
+    return document
+
+
+def _parts_of(suffix: str, data: bytes) -> Iterator[tuple[str, Text, list[Picture]]]:
+    text = decode(data)
+    yield "", text, html_pictures(mask_templates(text.text), is_xml=suffix in XHTML)
