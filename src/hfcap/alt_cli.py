@@ -16,6 +16,9 @@ def add_alt_commands(commands: argparse._SubParsersAction) -> None:
     command.add_argument(
         "--format", choices=("text", "json", "sarif"), default="text", help="of the findings (default: text)"
     )
+    command.add_argument(
+        "--decided", metavar="ALTS.JSONL", help="rows of `hfcap alt`: what they call decorative needs no alt"
+    )
     command.set_defaults(run=check)
 
     command = group.add_parser("apply", help="write the decided alts of alts.jsonl into their documents")
@@ -30,8 +33,9 @@ def add_alt_commands(commands: argparse._SubParsersAction) -> None:
 def check(args: argparse.Namespace) -> None:
     """Print the findings; exit code 1 where an alt is missing or there is another error."""
     from hfcap.applications.check import as_json, as_sarif, as_text, check_documents, summary
+    from hfcap.applications.rows import read_rows
 
-    findings, notes = check_documents(args.paths)
+    findings, notes = check_documents(args.paths, read_rows(args.decided) if args.decided else ())
     sys.stdout.write({"text": as_text, "json": as_json, "sarif": as_sarif}[args.format](findings))
     for note in [*notes, summary(findings)]:
         print(for_terminal(note), file=sys.stderr)

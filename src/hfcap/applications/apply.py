@@ -1,21 +1,19 @@
 """`hfcap alt apply`: decided alts into their documents, by splices, whole files or none."""
 
-import difflib
 import os
-import re
 import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from hfcap.applications.documents import Document, read_document
+from hfcap.applications.archives import check_unsigned, with_members
+from hfcap.applications.diff import spliced_diff
+from hfcap.applications.documents import ARCHIVES, Document, read_document
 from hfcap.applications.pictures import Picture, collapsed
 from hfcap.applications.rows import DECIDED
 from hfcap.applications.texts import DocumentError
 from hfcap.content_hashes import file_sha256
-
-LONG_LINE = 400  # characters of a line in a diff; a longer one is shown tag by tag
 
 
 @dataclass(frozen=True)
@@ -57,8 +55,8 @@ def plan_change(file: str, rows: Sequence[dict[str, Any]], replace: bool = False
     for row in rows:
         picture = find_picture(document, row, rows)
         alt = "" if row["status"] == "decorative" else collapsed(row["alt"])
-        if picture.alt == alt:
-            continue
+        if picture.alt == alt or (not alt and picture.alt is None and not picture.slot_says_decorative):
+            continue  # done already, or there is nothing that could be written
         check_row(document, row, picture, replace)
         text = document.parts[picture.part]
         written = picture.slot.written(alt, text.ascii_only)
@@ -69,13 +67,19 @@ def plan_change(file: str, rows: Sequence[dict[str, Any]], replace: bool = False
     edited = {part: spliced(document.parts[part].text, places) for part, places in splices.items()}
     data = _whole(document, edited)
     _check_only_alts_changed(document, read_document(path, data), wanted)
-    diff = "".join(_diff(path, part, document.parts[part].text, text) for part, text in edited.items())
-    return Change(document, data, diff, len(wanted))
+    diff = [
+        spliced_diff(path.as_posix() + (f"!{part}" if part else ""), document.parts[part].text, sorted(places))
+        for part, places in splices.items()
+    ]
+    return Change(document, data, "".join(diff), len(wanted))
 
 
 def _whole(document: Document, edited: dict[str, str]) -> bytes:
     encoded = {part: document.parts[part].encoded(text) for part, text in edited.items()}
-    return encoded[""]
+    if document.path.suffix.lower() not in ARCHIVES:
+        return encoded[""]
+    check_unsigned(document.data)
+    return with_members(document.data, encoded)
 
 
 def spliced(text: str, splices: Sequence[tuple[int, int, str]]) -> str:
@@ -149,7 +153,7 @@ def check_row(document: Document, row: dict[str, Any], picture: Picture, replace
     if picture.slot is None:
         raise DocumentError(f"{place}: {picture.problem[1] if picture.problem else 'no place for an alt'}")
     if row["status"] == "decorative" and not picture.slot.says_decorative:
-        raise DocumentError(f"{place}: the format has no mark for decorative pictures; set the row to skipped")
+        raise DocumentError(f"{place}: the format has no mark for decorative pictures; take the alt out by hand")
     image = row.get("image")
     if image and row.get("image_sha256") and "!" not in image:
         if not Path(image).is_file():
@@ -191,16 +195,3 @@ def write_change(change: Change) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _diff(path: Path, part: str, old: str, new: str) -> str:
-    """Return a unified diff; lines are shown without what ends them, and long ones tag by tag."""
-    name = path.as_posix() + (f"!{part}" if part else "")
-    lines = difflib.unified_diff(_lines(old), _lines(new), f"a/{name}", f"b/{name}", lineterm="")
-    return "".join(f"{line}\n" for line in lines)
-
-
-def _lines(text: str) -> list[str]:
-    lines = text.splitlines()
-    pieces = ([line] if len(line) <= LONG_LINE else re.split("(?=<)", line) for line in lines)
-    return [piece for of_line in pieces for piece in of_line]

@@ -4,20 +4,26 @@ import json
 import os
 from collections import Counter
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 from urllib.parse import quote
 
 from hfcap import __version__
-from hfcap.applications.documents import find_documents, read_document
+from hfcap.applications.apply import find_picture
+from hfcap.applications.documents import Document, find_documents, read_document
 from hfcap.applications.lint import RULES, Finding, document_findings
+from hfcap.applications.pictures import Picture
 from hfcap.applications.texts import DocumentError
 from hfcap.errors import printable
 
 SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"
 
 
-def check_documents(paths: Sequence[str]) -> tuple[list[Finding], list[str]]:
+def check_documents(paths: Sequence[str], rows: Sequence[dict[str, Any]] = ()) -> tuple[list[Finding], list[str]]:
     """Check documents, and return the findings, and in words how much was checked and what was left out.
+
+    A missing alt is no finding where one of `rows` says that its picture is decorative.
 
     Raises:
         ConfigError: a path that does not exist, or no document.
@@ -33,8 +39,19 @@ def check_documents(paths: Sequence[str]) -> tuple[list[Finding], list[str]]:
             findings.append(Finding(path.as_posix(), "", 1, 1, "unreadable", why))
             continue
         num_pictures += len(document.pictures)
-        findings += document_findings(document)
+        findings += document_findings(document, _decorative(document, rows))
     return findings, [f"{len(files)} files, {num_pictures} pictures", *notes]
+
+
+def _decorative(document: Document, rows: Sequence[dict[str, Any]]) -> list[Picture]:
+    """Return the pictures of a document that are decorative by decision; rows without their place do not count."""
+    of_file = [row for row in rows if Path(row["file"]) == document.path]
+    found = []
+    for row in of_file:
+        if row["status"] == "decorative":
+            with suppress(DocumentError):
+                found.append(find_picture(document, row, of_file))
+    return found
 
 
 def as_text(findings: Sequence[Finding]) -> str:

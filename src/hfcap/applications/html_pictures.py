@@ -89,11 +89,12 @@ class _Scan:
             picture.context.after = collapsed(plain[offset : offset + 2 * CONTEXT])[:CONTEXT]
 
 
-def html_pictures(text: str, is_xml: bool = False, is_jsx: bool = False) -> list[Picture]:
-    """Return the pictures of a text whose templates are masked, in order.
+def html_pictures(text: str, raw: str, is_xml: bool = False, is_jsx: bool = False) -> list[Picture]:
+    """Return the pictures of a text, in order.
 
     Args:
-        text: HTML, or XML, or a Markdown text in which code and comments are blank.
+        text: HTML, or XML, or Markdown in which code and comments are blank; templates are masked.
+        raw: the same text with its templates.
         is_xml: XHTML or another XML, where no element holds raw text.
         is_jsx: MDX, where `{…}` is code.
     """
@@ -112,17 +113,22 @@ def html_pictures(text: str, is_xml: bool = False, is_jsx: bool = False) -> list
             seen.add(token.start)
             scan.start_tag(token)
     scan.finish()
-    return sorted([*scan.pictures, *_swallowed(text, seen, quiet)], key=lambda picture: picture.start)
+    return sorted([*scan.pictures, *_swallowed(text, raw, seen, quiet)], key=lambda picture: picture.start)
 
 
-def _swallowed(text: str, seen: set[int], quiet: list[tuple[int, int]]) -> Iterator[Picture]:
-    """Yield what looks like a picture and is part of a broken tag in front of it, so that no reader sees it."""
+def _swallowed(text: str, raw: str, seen: set[int], quiet: list[tuple[int, int]]) -> Iterator[Picture]:
+    """Yield what looks like a picture and is part of a template, or of a broken tag in front of it."""
     places = iter([*quiet, (len(text), len(text))])
     start, end = next(places)
-    for found in _PICTURE_TAG.finditer(text):
+    for found in _PICTURE_TAG.finditer(raw):
+        if text[found.start()] == TEMPLATE:
+            problem = ("template", "in code or a template; a person has to look")
+            yield Picture(found.start(), "img", "", None, problem=problem)
+            continue
         while end <= found.start():
             start, end = next(places)
-        if found.start() not in seen and not start <= found.start() < end:
+        is_markup = text[found.start()] == "<" and found.start() not in seen
+        if is_markup and not start <= found.start() < end:
             problem = (
                 "broken-tag",
                 "a tag in front of it is not closed, so browsers do not see this picture; close it",

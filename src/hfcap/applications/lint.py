@@ -5,6 +5,7 @@ Sources: WCAG 2 failures F30 (file names, "spacer") and F65 (no alt), axe-core's
 """
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from hfcap.applications.documents import Document
@@ -25,6 +26,7 @@ RULES = {
     "redundant": ("warning", "The alt begins with words such as “photo of”, which screen readers say already."),
     "repeats-text": ("warning", "The alt says what the text beside it says, so that it is read out twice."),
     "too-long": ("warning", f"The alt has more than {LONGEST} characters; put the rest into the text."),
+    "automatic": ("warning", "The alt says that a program wrote it and nobody has looked at it."),
     "emoji": ("warning", "An emoji in the alt is read out by its name."),
     "svg": ("warning", "An inline <svg role=img> without a name."),
     "template": ("note", "A template or code may give this picture an alt."),
@@ -37,10 +39,11 @@ _FILE_NAME = re.compile(
     re.IGNORECASE,
 )
 _FILE_AT_END = re.compile(rf"[^\s.]+\.(?:{_SUFFIXES})", re.IGNORECASE)
-GENERIC = frozenset(
-    "alt,alt text,image,img,photo,photograph,picture,pic,graphic,icon,spacer,untitled,placeholder,null,undefined,none,"
-    "figure,thumbnail,screenshot,temp,blank,image alt,photo alt,a picture,a photo,an image,the image,stock photo,no alt,"
-    "image description,description,image here,insert alt text here,image of,photo of,picture of,my image".split(",")
+_GENERIC = re.compile(
+    r"(?:an? |the |no |my |stock )?"
+    r"(?:image|photo|photograph|picture|graphic|figure|slide|icon|fig|img|pic|alt)\.? ?\d*"
+    r"|(?:insert )?(?:image |photo |img )?(?:alt text|alt|description|here)|image alt|(?:image|photo|picture) of"
+    r"|spacer|untitled|placeholder|null|undefined|none|thumbnail|screenshot|temp|blank|logo image"
 )
 _REDUNDANT = re.compile(
     r"(?:(?:this|here|it) is |there is |we (?:can )?see )?(?:an? |the |one )?"
@@ -48,6 +51,7 @@ _REDUNDANT = re.compile(
     r"(?:image|photo|photograph|picture|pic|graphic|snapshot|img|icon)s? (?:of|showing|shows?|depicts?|depicting)\b",
     re.IGNORECASE,
 )
+_AUTOMATIC = re.compile(r"description automatically generated|with (?:low|medium|high) confidence", re.IGNORECASE)
 EMOJI = re.compile("[\U0001f000-\U0001faff☀-➿⬀-⯿️‍]")
 
 
@@ -81,7 +85,7 @@ def alt_findings(alt: str) -> list[tuple[str, str]]:
     words = plain.strip(" .!:-_").lower()
     if _FILE_NAME.fullmatch(plain):
         return [("file-name", f"the alt is a file name, {plain!r}; say what the picture shows")]
-    if words in GENERIC or re.fullmatch(r"(?:image|photo|picture|figure|fig|slide|icon)\.? ?\d*", words):
+    if _GENERIC.fullmatch(words):
         return [("generic", f"the alt {plain!r} says nothing; say what the picture shows")]
     found = []
     if _FILE_AT_END.search(plain) and len(plain.split()) < 4:
@@ -90,6 +94,8 @@ def alt_findings(alt: str) -> list[tuple[str, str]]:
         found.append(("redundant", f"begins with {start[0]!r}; screen readers say that it is a picture"))
     if len(plain) > LONGEST:
         found.append(("too-long", f"{len(plain)} characters; {AIM} is the aim, {LONGEST} the most"))
+    if _AUTOMATIC.search(plain):
+        found.append(("automatic", "a program wrote it; read it against the picture, and take that remark out"))
     if EMOJI.search(plain):
         found.append(("emoji", "an emoji is read out by its name; leave it out"))
     return found
@@ -135,10 +141,11 @@ def _purpose(picture: Picture) -> str:
     return "say where the link leads" if picture.alone_in == "link" else "say what the button does"
 
 
-def document_findings(document: Document) -> list[Finding]:
-    """Return what is wrong with the pictures of a document, in order."""
+def document_findings(document: Document, decorative: Sequence[Picture] = ()) -> list[Finding]:
+    """Return what is wrong with the pictures of a document, in order; those known to be decorative need no alt."""
     return [
         Finding(document.path.as_posix(), picture.part, picture.line, picture.column, rule, message)
         for picture in document.pictures
         for rule, message in picture_findings(picture)
+        if not (rule == "missing-alt" and picture in decorative)
     ]

@@ -23,8 +23,7 @@ _COMMENT_END = re.compile(r"--!?>")
 TEMPLATE = "\ue000"  # stands for each character of a template's tag once it is masked
 _TEMPLATE_OPENERS = re.compile(r"\{\{|\{%|\{#|<%|<\?(?:php\b|=)")
 _TEMPLATE_CLOSERS = {"{{": "}}", "{%": "%}", "{#": "#}", "<%": "%>"}
-_COMMENT_TAG = re.compile(r"\{%-?\s*comment\b")
-_END_COMMENT = re.compile(r"\{%-?\s*endcomment\s*-?%\}")
+_QUIET_BLOCK = re.compile(r"\{%-?\s*(comment|highlight|codeblock|code)\b")  # what is in it is no markup
 
 
 @dataclass(frozen=True)
@@ -139,23 +138,53 @@ def read_tag(text: str, start: int) -> Tag:
 
 
 def mask_templates(text: str) -> str:
-    """Replace what belongs to a template engine (Jinja, Liquid, Django, ERB, PHP, …) by a filler of the same length.
+    """Replace what belongs to a template engine (Jinja, Liquid, Django, ERB, PHP, …), each character by `TEMPLATE`.
 
-    `{% comment %}` blocks are replaced whole. The filler is no markup, so quotes inside a template's tag end nothing.
+    The filler is no markup, so that quotes inside a template's tag end nothing. Comments and code blocks of templates
+    become blanks.
     """
     pieces, at, dead = [], 0, set()
     for opener in _TEMPLATE_OPENERS.finditer(text):
         if opener.start() < at or opener[0] in dead:
             continue
-        if _COMMENT_TAG.match(text, opener.start()) and (found := _END_COMMENT.search(text, opener.end())):
-            end = found.end()
-        else:
-            closer = _TEMPLATE_CLOSERS.get(opener[0], "?>")
-            found = text.find(closer, opener.end())
-            end = len(text) if found < 0 and closer == "?>" else found + len(closer)
-            if end < opener.end():
-                dead.add(opener[0])  # it is closed nowhere, so the next one is not either
-                continue
-        pieces += [text[at : opener.start()], TEMPLATE * (end - opener.start())]
+        end = _template_end(text, opener)
+        if end is None:
+            dead.add(opener[0])  # it is closed nowhere, so the next one is not either
+            continue
+        is_quiet = opener[0] == "{#" or _QUIET_BLOCK.match(text, opener.start())
+        inside = text[opener.start() : end]
+        pieces += [text[at : opener.start()], blanked(inside) if is_quiet else TEMPLATE * len(inside)]
         at = end
     return "".join([*pieces, text[at:]])
+
+
+def _template_end(text: str, opener: re.Match) -> int | None:
+    block = _QUIET_BLOCK.match(text, opener.start())
+    if block and (found := re.compile(rf"\{{%-?\s*end{block[1]}\s*-?%\}}").search(text, block.end())):
+        return found.end()
+    closer = _TEMPLATE_CLOSERS.get(opener[0], "?>")
+    end = text.find(closer, opener.end())
+    if end < 0:
+        return len(text) if closer == "?>" else None  # PHP may end with the file
+    return end + len(closer)
+
+
+def mask_braces(text: str) -> str:
+    """Replace the code in braces of an MDX text, each character by `TEMPLATE`; its comments become blanks."""
+    pieces, at, depth, start = [], 0, 0, 0
+    for brace in re.finditer(r"\\.|[{}]", text, re.DOTALL):
+        if brace[0] == "{":
+            start = start if depth else brace.start()
+            depth += 1
+        elif brace[0] == "}" and depth:
+            depth -= 1
+            if not depth:
+                inside = text[start : brace.end()]
+                pieces += [text[at:start], blanked(inside) if inside.startswith("{/*") else TEMPLATE * len(inside)]
+                at = brace.end()
+    return "".join([*pieces, text[at:]])
+
+
+def blanked(text: str) -> str:
+    """Return blanks in the place of a text, with its line breaks."""
+    return re.sub(r"[^\r\n]", " ", text)

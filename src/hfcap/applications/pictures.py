@@ -117,6 +117,11 @@ class Picture:
         """Tell whether it has no alt, and no other name, and hfcap knows that."""
         return self.alt is None and not self.is_named and self.problem is None
 
+    @property
+    def slot_says_decorative(self) -> bool:
+        """Tell whether an empty alt can be written and says that the picture is decorative."""
+        return self.slot is not None and self.slot.says_decorative
+
 
 def collapsed(text: str) -> str:
     """Return a text with every run of white space as one space."""
