@@ -83,9 +83,9 @@ def alt_findings(alt: str) -> list[tuple[str, str]]:
     if not plain:
         return [("blank-alt", 'the alt is white space; write alt="" if the picture is decorative')]
     words = plain.strip(" .!:-_").lower()
-    if _FILE_NAME.fullmatch(plain):
+    if _FILE_NAME.fullmatch(plain.rstrip(".")):
         return [("file-name", f"the alt is a file name, {plain!r}; say what the picture shows")]
-    if _GENERIC.fullmatch(words):
+    if not words or _GENERIC.fullmatch(words):
         return [("generic", f"the alt {plain!r} says nothing; say what the picture shows")]
     found = []
     if _FILE_AT_END.search(plain) and len(plain.split()) < 4:
