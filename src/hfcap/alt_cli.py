@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from hfcap.errors import WorkError, for_terminal, printable
+from hfcap.errors import ConfigError, WorkError, for_terminal, printable
 
 
 def add_alt_commands(commands: argparse._SubParsersAction) -> None:
@@ -20,6 +20,28 @@ def add_alt_commands(commands: argparse._SubParsersAction) -> None:
         "--decided", metavar="ALTS.JSONL", help="rows of `hfcap alt`: what they call decorative needs no alt"
     )
     command.set_defaults(run=check)
+
+    command = group.add_parser("suggest", help="propose an alt for each picture that has none")
+    command.add_argument("paths", nargs="+", metavar="PATH", help="documents, folders of them, or photos")
+    command.add_argument("--model", required=True, help="run folder, model or adapter folder, or Hub id")
+    command.add_argument(
+        "--output", required=True, metavar="ALTS.JSONL", help="file to write; run again, it proposes what is missing"
+    )
+    command.add_argument(
+        "--people",
+        choices=("neutral", "as_seen"),
+        default="neutral",
+        help="words for people: neutral ones that guess no gender, race or faith (default), or those of the model",
+    )
+    command.add_argument(
+        "--ocr", action="store_true", help='quote text in the pictures; needs pip install "hfcap[ocr]"'
+    )
+    command.add_argument("--prompt", help="instruction for models that take one (default: the one of the training)")
+    command.add_argument(
+        "--root", metavar="FOLDER", help="folder that paths with a slash in front start from (default: PATH, if one)"
+    )
+    command.add_argument("--batch_size", "--batch-size", type=int, default=8, help="pictures decoded together (8)")
+    command.set_defaults(run=suggest)
 
     command = group.add_parser("apply", help="write the decided alts of alts.jsonl into their documents")
     command.add_argument("rows", metavar="ALTS.JSONL", help="what `hfcap alt suggest` wrote and people decided on")
@@ -41,6 +63,15 @@ def check(args: argparse.Namespace) -> None:
         print(for_terminal(note), file=sys.stderr)
     if any(finding.level == "error" for finding in findings):
         sys.exit(1)
+
+
+def suggest(args: argparse.Namespace) -> None:
+    """Write a row for each picture without an alt."""
+    from hfcap.applications.suggest import suggest_alts
+
+    if args.batch_size < 1:
+        raise ConfigError(f"--batch_size {args.batch_size}; wanted 1 or more")
+    suggest_alts(args)
 
 
 def apply(args: argparse.Namespace) -> None:

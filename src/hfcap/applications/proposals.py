@@ -1,0 +1,120 @@
+"""Rows for the pictures that have no alt: what the document tells about each, before any model has seen it."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+from hfcap.applications.documents import Document, read_document
+from hfcap.applications.images import image_sha256, locate
+from hfcap.applications.pictures import Picture
+from hfcap.applications.rows import PENDING
+from hfcap.applications.texts import DocumentError
+from hfcap.content_hashes import file_sha256
+
+CAPTIONED = ("informative",)  # roles whose pictures a captioner describes
+
+_NOTES = {
+    "link": "the only content of a link: say where it leads, not what the picture shows",
+    "button": "the only content of a button: say what it does, not what the picture shows",
+    "text": "it seems to be text (a logo, a badge, a sign): write that text",
+    "chart": "it seems to be a chart or map: a person has to say what it shows",
+    "maybe_decorative": "it seems to be decorative, or to repeat the text beside it: an empty alt is proposed",
+    "unknown": "the document does not tell what the picture is for",
+}
+
+
+def rows_of_documents(paths: Sequence[Path], root: Path | None) -> tuple[list[dict[str, Any]], list[str], int]:
+    """Return a row for each picture without an alt, in order.
+
+    Args:
+        paths: documents.
+        root: see `hfcap.applications.images.locate`.
+
+    Returns:
+        The rows, one line for each document that cannot be read, and the number of pictures without an alt that hfcap
+        does not write to (`hfcap alt check` names them).
+    """
+    rows, unread, reported = [], [], 0
+    for path in paths:
+        try:
+            document = read_document(path)
+        except (DocumentError, OSError) as error:
+            unread.append(f"{path}: {error.strerror if isinstance(error, OSError) else error}")
+            continue
+        for picture in document.pictures:
+            if picture.wants_alt:
+                rows.append(_row(document, picture, root))
+            elif picture.alt is None and not picture.is_named:
+                reported += 1
+    return rows, unread, reported
+
+
+def _row(document: Document, picture: Picture, root: Path | None) -> dict[str, Any]:
+    image, why_none = locate(document, picture, root)
+    row = {
+        "id": document.id_of(picture),
+        "file": document.path.as_posix(),
+        "part": picture.part,
+        "line": picture.line,
+        "column": picture.column,
+        "kind": picture.kind,
+        "src": picture.src,
+        "image": image,
+        "image_sha256": image_sha256(image) if image else None,
+        "file_sha256": document.sha256,
+        "role": picture.role,
+        "context": asdict(picture.context),
+        "before": picture.alt,
+    }
+    return row | _undecided([note for note in (_NOTES.get(picture.role), why_none) if note])
+
+
+def row_of_photo(path: Path) -> dict[str, Any]:
+    """Return the row of a photo that is in no document; its alt goes into metadata."""
+    sha256, name = file_sha256(path), path.as_posix()
+    place = {"id": name, "file": name, "part": "", "line": 0, "column": 0, "kind": "photo", "src": path.name}
+    picture = {"image": name, "image_sha256": sha256, "file_sha256": sha256, "role": "informative"}
+    context = {"before": "", "after": "", "caption": "", "link": ""}
+    return place | picture | {"context": context, "before": None} | _undecided([])
+
+
+def _undecided(notes: list[str]) -> dict[str, Any]:
+    undecided = {"suggestion": None, "extended": "", "text_in_image": [], "notes": notes, "lint": [], "model": None}
+    return undecided | {"status": PENDING, "alt": None, "by": None, "at": None}
+
+
+def merged(
+    new: Sequence[dict[str, Any]], there: Sequence[dict[str, Any]], files: Sequence[str]
+) -> tuple[list[dict[str, Any]], int]:
+    """Put new rows together with those of an earlier run.
+
+    A decision is never lost: such a row stays, wherever its picture is now. A pending row of before stays where
+    document and picture are the same; those of `files` that have no new row are dropped, since the picture has an alt
+    now, or is gone.
+
+    Returns:
+        All rows, and how many of `new` were there already.
+    """
+    earlier = {row["id"]: row for row in there}
+    out: list[dict[str, Any]] = []
+    used: set[str] = set()
+    num_there = 0
+    for row in new:
+        old = earlier.get(row["id"])
+        if old is not None and _is_same(old, row):
+            row, num_there = old, num_there + 1
+        elif old is not None and old["status"] != PENDING:
+            row = row | {"id": f"{row['id']}@{row['file_sha256'][:8]}"}  # the id is that of a decision about another
+            row = earlier.get(row["id"], row)
+        used.add(row["id"])
+        out.append(row)
+    kept = [row for row in there if row["id"] not in used and (row["status"] != PENDING or row["file"] not in files)]
+    return [*out, *kept], num_there
+
+
+def _is_same(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    keys = (
+        ("src", "part", "image_sha256") if old["status"] != PENDING else ("src", "part", "image_sha256", "file_sha256")
+    )
+    return all(old.get(key) == new.get(key) for key in keys)
