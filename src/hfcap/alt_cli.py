@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from hfcap.errors import ConfigError, WorkError, for_terminal, printable
+from hfcap.errors import ConfigError, WorkError, for_terminal
 
 
 def add_alt_commands(commands: argparse._SubParsersAction) -> None:
@@ -43,11 +43,24 @@ def add_alt_commands(commands: argparse._SubParsersAction) -> None:
     command.add_argument("--batch_size", "--batch-size", type=int, default=8, help="pictures decoded together (8)")
     command.set_defaults(run=suggest)
 
+    command = group.add_parser("review", help="decide on proposals, in the terminal or in a spreadsheet")
+    command.add_argument("rows", metavar="ALTS.JSONL", help="what `hfcap alt suggest` wrote")
+    command.add_argument("--csv_export", "--csv-export", metavar="FILE", help="write the rows for a spreadsheet")
+    command.add_argument("--csv_import", "--csv-import", metavar="FILE", help="read the decisions of a spreadsheet")
+    command.set_defaults(run=review)
+
     command = group.add_parser("apply", help="write the decided alts of alts.jsonl into their documents")
     command.add_argument("rows", metavar="ALTS.JSONL", help="what `hfcap alt suggest` wrote and people decided on")
     command.add_argument("--dry_run", "--dry-run", action="store_true", help="print the diff and write nothing")
     command.add_argument(
         "--replace", action="store_true", help="also replace alts that are what the row's `before` says they are"
+    )
+    command.add_argument(
+        "--metadata",
+        default="",
+        metavar="WAYS",
+        help="also write the alts into the metadata of the photos: sidecar (PHOTO.xmp), embed (by ExifTool), or both "
+        "with a comma between",
     )
     command.set_defaults(run=apply)
 
@@ -74,33 +87,36 @@ def suggest(args: argparse.Namespace) -> None:
     suggest_alts(args)
 
 
+def review(args: argparse.Namespace) -> None:
+    """Ask about each pending row, or write or read a spreadsheet of all."""
+    from hfcap.applications.review import export_csv, import_csv
+    from hfcap.applications.review import review as ask_about
+    from hfcap.applications.rows import read_rows, write_rows
+
+    if args.csv_export and args.csv_import:
+        raise ConfigError("--csv_export and --csv_import; give one of them")
+    if args.csv_export:
+        print(export_csv(read_rows(args.rows), args.csv_export))
+    elif args.csv_import:
+        rows, changed = import_csv(read_rows(args.rows), args.csv_import)
+        write_rows(args.rows, rows)
+        print(f"{args.rows}: {changed} rows changed")
+    else:
+        ask_about(args.rows)
+
+
 def apply(args: argparse.Namespace) -> None:
     """Write the decided alts, and print the diff; exit code 1 where a file is refused."""
-    from hfcap.applications.apply import decided_rows, plan_change, write_change
+    from hfcap.applications.apply import apply_rows, decided_rows
+    from hfcap.applications.photo_metadata import ways_of
     from hfcap.applications.rows import read_rows
-    from hfcap.applications.texts import DocumentError
 
+    ways = ways_of(args.metadata)
     rows = read_rows(args.rows)
     by_file = decided_rows(rows)
-    num_files, num_alts, refused = 0, 0, 0
-    for file, of_file in by_file.items():
-        try:
-            change = plan_change(file, of_file, args.replace)
-            if change is None:
-                continue
-            if not args.dry_run:
-                write_change(change)
-        except (DocumentError, OSError) as error:
-            why = error.strerror if isinstance(error, OSError) else str(error)
-            print(f"refused {printable(file)}: {printable(why)}", file=sys.stderr)
-            refused += 1
-            continue
-        sys.stdout.write(for_terminal(change.diff))
-        num_files, num_alts = num_files + 1, num_alts + change.num_alts
-    done = "would be written" if args.dry_run else "written"
+    refused = apply_rows(by_file, ways, args.dry_run, args.replace)
     left = len(rows) - sum(map(len, by_file.values()))
-    print(
-        f"{num_alts} alts {done} into {num_files} files; {left} of {len(rows)} rows are not decided", file=sys.stderr
-    )
+    if left:
+        print(f"{left} of {len(rows)} rows are not decided", file=sys.stderr)
     if refused:
-        raise WorkError(f"{refused} of {len(by_file)} files refused, and left as they were; the reasons are above")
+        raise WorkError(f"{refused} refused, and left as they were; the reasons are above")

@@ -113,7 +113,8 @@ def test_a_second_run_keeps_decisions_and_asks_about_what_is_new(site, captions,
     (tmp_path / "site" / "text.md").write_text("# New\n![](<e f.png>) ![](b.png)\n")
     again = suggest()
     assert again["page.html:2:9"] == rows["page.html:2:9"]
-    assert captions == ["site/e f.png", "site/b.png"]  # the document has changed
+    assert captions == ["site/b.png"]  # the document has changed, and the picture has not
+    assert again["text.md:2:1"]["suggestion"] == "A person number 1."
     assert {key for key in again if key.startswith("text")} == {"text.md:2:1", "text.md:2:16"}
 
 

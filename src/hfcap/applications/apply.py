@@ -2,6 +2,7 @@
 
 import os
 import shutil
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,10 +11,12 @@ from typing import Any
 from hfcap.applications.archives import check_unsigned, with_members
 from hfcap.applications.diff import spliced_diff
 from hfcap.applications.documents import ARCHIVES, Document, read_document
+from hfcap.applications.photo_metadata import embed, photo_of, sidecar_of, write_sidecar
 from hfcap.applications.pictures import Picture, collapsed
 from hfcap.applications.rows import DECIDED
 from hfcap.applications.texts import DocumentError
 from hfcap.content_hashes import file_sha256
+from hfcap.errors import for_terminal, printable
 
 
 @dataclass(frozen=True)
@@ -195,3 +198,62 @@ def write_change(change: Change) -> None:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def apply_rows(by_file: dict[str, list[dict[str, Any]]], ways: Sequence[str], dry_run: bool, replace: bool) -> int:
+    """Write decided rows into their documents and photos, and print what is done.
+
+    Args:
+        by_file: from `decided_rows`.
+        ways: metadata of photos that the alts go into as well ("sidecar", "embed").
+        dry_run: print it and write nothing.
+        replace: see `plan_change`.
+
+    Returns:
+        How many documents and photos were refused; each is named on stderr, with the reason.
+    """
+    num_files, num_alts, num_photos, refused = 0, 0, 0, 0
+    for file, rows in by_file.items():
+        in_document = [row for row in rows if row["kind"] != "photo"]
+        try:
+            change = plan_change(file, in_document, replace) if in_document else None
+            if change is not None and not dry_run:
+                write_change(change)
+        except (DocumentError, OSError) as error:
+            _say_refused(file, error)
+            refused += 1
+            continue
+        if change is not None:
+            sys.stdout.write(for_terminal(change.diff))
+            num_files, num_alts = num_files + 1, num_alts + change.num_alts
+    for row in [row for rows in by_file.values() for row in rows] if ways else ():
+        try:
+            num_photos += _write_metadata(row, ways, dry_run)
+        except (DocumentError, OSError) as error:
+            _say_refused(row["image"], error)
+            refused += 1
+    done = "would be written" if dry_run else "written"
+    print(f"{num_alts} alts {done} into {num_files} files, {num_photos} into metadata of photos", file=sys.stderr)
+    without = sum(row["kind"] == "photo" for rows in by_file.values() for row in rows) if not ways else 0
+    if without:
+        print(f"{without} rows are about photos in no document; add --metadata sidecar", file=sys.stderr)
+    return refused
+
+
+def _write_metadata(row: dict[str, Any], ways: Sequence[str], dry_run: bool) -> int:
+    photo = photo_of(row)
+    if photo is None:
+        return 0
+    alt, count = collapsed(row["alt"]), 0
+    for way in ways:
+        if dry_run:
+            print(f"{sidecar_of(photo) if way == 'sidecar' else photo}: {printable(alt)}")
+            count += 1
+        else:
+            count += write_sidecar(photo, alt) if way == "sidecar" else embed(photo, alt)
+    return count
+
+
+def _say_refused(name: str, error: Exception) -> None:
+    why = error.strerror if isinstance(error, OSError) else str(error)
+    print(for_terminal(f"refused {name}: {why}"), file=sys.stderr)

@@ -14,6 +14,7 @@ from hfcap.content_hashes import file_sha256
 
 CAPTIONED = ("informative",)  # roles whose pictures a captioner describes
 
+_OF_CAPTION = ("suggestion", "extended", "text_in_image", "notes", "lint", "model")
 _NOTES = {
     "link": "the only content of a link: say where it leads, not what the picture shows",
     "button": "the only content of a button: say what it does, not what the picture shows",
@@ -89,32 +90,31 @@ def merged(
 ) -> tuple[list[dict[str, Any]], int]:
     """Put new rows together with those of an earlier run.
 
-    A decision is never lost: such a row stays, wherever its picture is now. A pending row of before stays where
-    document and picture are the same; those of `files` that have no new row are dropped, since the picture has an alt
-    now, or is gone.
+    A decision is never lost: such a row stays, wherever its picture is now. The captions of pending rows go to the new
+    rows of the same picture, since a caption depends on nothing else. Other pending rows of `files` are dropped: their
+    picture has an alt now, or is gone.
 
     Returns:
-        All rows, and how many of `new` were there already.
+        All rows, and how many of `new` had a decision or a caption already.
     """
-    earlier = {row["id"]: row for row in there}
+    decided = {row["id"]: row for row in there if row["status"] != PENDING}
+    captioned = {row["image_sha256"]: row for row in there if row.get("model") and row.get("image_sha256")}
     out: list[dict[str, Any]] = []
-    used: set[str] = set()
     num_there = 0
     for row in new:
-        old = earlier.get(row["id"])
-        if old is not None and _is_same(old, row):
-            row, num_there = old, num_there + 1
-        elif old is not None and old["status"] != PENDING:
+        other = decided.get(row["id"])
+        if other is not None and not _is_same_picture(other, row):
             row = row | {"id": f"{row['id']}@{row['file_sha256'][:8]}"}  # the id is that of a decision about another
-            row = earlier.get(row["id"], row)
-        used.add(row["id"])
-        out.append(row)
-    kept = [row for row in there if row["id"] not in used and (row["status"] != PENDING or row["file"] not in files)]
+            other = decided.get(row["id"])
+        if other is None and row["role"] in CAPTIONED and row["image_sha256"] in captioned:
+            earlier = captioned[row["image_sha256"]]
+            other = row | {key: earlier[key] for key in _OF_CAPTION}
+        num_there += other is not None
+        out.append(row if other is None else other)
+    ids = {row["id"] for row in out}
+    kept = [row for row in there if row["id"] not in ids and (row["id"] in decided or row["file"] not in files)]
     return [*out, *kept], num_there
 
 
-def _is_same(old: dict[str, Any], new: dict[str, Any]) -> bool:
-    keys = (
-        ("src", "part", "image_sha256") if old["status"] != PENDING else ("src", "part", "image_sha256", "file_sha256")
-    )
-    return all(old.get(key) == new.get(key) for key in keys)
+def _is_same_picture(old: dict[str, Any], new: dict[str, Any]) -> bool:
+    return all(old.get(key) == new.get(key) for key in ("part", "src", "image_sha256"))
