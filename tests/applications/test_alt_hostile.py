@@ -85,7 +85,11 @@ MARKDOWN = {
     "unclosed fence": (f"![{IN_MARKDOWN}](a.png)\n```\n![](b)\n", []),
     "indented code": (f"text\n\n    ![](a)\n\n    ![](b)\n\n- item\n\n    ![{IN_MARKDOWN}](c.png)\n", []),
     "code spans": (f"`![](a)` ``b ` ![](c)`` `` ` `` ![{IN_MARKDOWN}](d.png) `e\n\n![{IN_MARKDOWN}](f.png)`\n", []),
-    "comments": (f"<!-- ![](a)\n```\n--> ![{IN_MARKDOWN}](b.png)\n<!-- ![](c)\n", []),
+    "comments": (
+        f"<!-- ![](a)\n```\n--> ![](a)\n![{IN_MARKDOWN}](b.png) <!-- x\n\n"
+        f"![{IN_MARKDOWN}](c.png) <!-- ![](d)\n-->\n<!-- ![](e)",
+        [],
+    ),
     "escapes": (f"\\![](a) \\\\![{IN_MARKDOWN}](b.png) \\`![{IN_MARKDOWN}](c.png)\\`\n", []),
     "front matter": (f"---\ncover: ![](a)\n---\n![{IN_MARKDOWN}](b.png)\n", []),
     "destinations": (
@@ -106,7 +110,12 @@ MARKDOWN = {
     ),
     "templates": (f"![]({{{{ page.image }}}}) ![{IN_MARKDOWN}](a.png)\n", ["template"]),
     "liquid code block": ("{% highlight md %}\n![](a)\n<img src=b>\n{% endhighlight %}\n", []),
-    "HTML": (f'<p align="center">\n  <img src="a.png"{IN_TAG}>\n</p>\n<pre>![](b)</pre>\n`<img src=c>`\n', []),
+    "HTML": (
+        f'<p align="center">\n  <img src="a.png"{IN_TAG}>\n</p>\n\n<pre>![](b)\n\n![](c)</pre>\n\n'
+        f"<a href=x>\n![](c)\n</a>\n\n<div>\n![](d)\n\n![{IN_MARKDOWN}](e.png)\n</div>\n\n`<img src=c>`\n"
+        f"> <div>\n> ![](f)\n![{IN_MARKDOWN}](g.png)\n",
+        [],
+    ),
     "a link": (f"[![{IN_MARKDOWN}](a.png)](/home) [![{IN_MARKDOWN}](b.png) Home](/home)\n", []),
     "many open brackets": ("![" * 3000 + "\n" + "`" * 10 + "``" * 1000 + "\n", []),
 }

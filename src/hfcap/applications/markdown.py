@@ -5,7 +5,7 @@ from html import unescape
 from urllib.parse import unquote
 
 from hfcap.applications.html_pictures import CONTEXT, html_pictures
-from hfcap.applications.markdown_code import without_code, without_literal_html
+from hfcap.applications.markdown_code import without_code
 from hfcap.applications.markup import TEMPLATE, mask_braces, mask_templates
 from hfcap.applications.pictures import Context, Picture, Slot, collapsed
 
@@ -28,16 +28,29 @@ _CAPTION_BELOW = re.compile(r"[ \t]*\r?\n[ \t]*(?:\r?\n[ \t]*)?([*_])(?![*_])([^
 
 def markdown_pictures(text: str, is_mdx: bool = False) -> list[Picture]:
     """Return the pictures of a Markdown text, in order."""
-    plain = without_code(text)
-    masked = mask_braces(plain) if is_mdx else mask_templates(plain)
-    literal = without_literal_html(masked)
-    sources = {_label(found["label"]): _source(found) for found in _DEFINITION.finditer(literal)}
-    pictures = html_pictures(masked, plain, is_jsx=is_mdx)
+    mask = mask_braces if is_mdx else mask_templates
+    plain, plain_markdown = without_code(text, is_mdx)
+    literal = mask(plain_markdown)
+    sources = _sources(literal)
+    pictures = html_pictures(mask(plain), plain, is_jsx=is_mdx)
     for start in (found.start() for found in re.finditer(r"!\[", literal)):
         if not _is_escaped(literal, start) and (picture := _picture_at(text, literal, start, sources)):
             pictures.append(picture)
     pictures += [_shortcode(found.start()) for found in _SHORTCODE.finditer(plain) if not is_mdx]
     return sorted(pictures, key=lambda picture: picture.start)
+
+
+def _sources(text: str) -> dict[str, str]:
+    """Return the sources that reference definitions give, by label; one behind a line of a paragraph is none."""
+    sources: dict[str, str] = {}
+    end = 0  # of the line of the last definition
+    for found in _DEFINITION.finditer(text):
+        above = text[text.rfind("\n", 0, max(0, found.start() - 1)) + 1 : found.start()].strip("> \t\r\n")
+        if not above or found.start() <= end or above.startswith("#"):
+            sources.setdefault(_label(found["label"]), _source(found))
+            line_end = text.find("\n", found.end())
+            end = len(text) if line_end < 0 else line_end + 1
+    return sources
 
 
 def _shortcode(start: int) -> Picture:
