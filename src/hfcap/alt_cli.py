@@ -107,15 +107,17 @@ def review(args: argparse.Namespace) -> None:
 
 def apply(args: argparse.Namespace) -> None:
     """Write the decided alts, and print the diff; exit code 1 where a file is refused."""
-    from hfcap.applications.apply import apply_rows, decided_rows
+    from hfcap.applications.apply import apply_rows
     from hfcap.applications.photo_metadata import ways_of
-    from hfcap.applications.rows import read_rows
+    from hfcap.applications.rows import DECIDED, read_rows, write_rows
 
     ways = ways_of(args.metadata)
     rows = read_rows(args.rows)
-    by_file = decided_rows(rows)
-    refused = apply_rows(by_file, ways, args.dry_run, args.replace)
-    left = len(rows) - sum(map(len, by_file.values()))
+    before = [dict(row) for row in rows]
+    refused = apply_rows(rows, ways, args.dry_run, args.replace)
+    if rows != before:
+        write_rows(args.rows, rows)
+    left = sum(row["status"] not in DECIDED for row in rows)
     if left:
         print(f"{left} of {len(rows)} rows are not decided", file=sys.stderr)
     if refused:

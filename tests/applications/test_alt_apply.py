@@ -88,6 +88,18 @@ def test_a_changed_file_is_written_where_one_place_fits_and_refused_where_two_do
     assert "changed since the proposal" in shown.err
 
 
+def test_rows_that_are_decided_on_later_follow_the_document(apply, tmp_path):
+    page = b'<img src="a"><img src="a"><img src="a">'
+    (tmp_path / "page.html").write_bytes(page)
+    sha256 = hashlib.sha256(page).hexdigest()
+    first = row(line=1, column=1, alt="One.", src="a", file_sha256=sha256)
+    others = [row(line=1, column=n, alt=None, status="pending", src="a", file_sha256=sha256) for n in (14, 27)]
+    apply(first, *others)
+    rows = [json.loads(line) for line in (tmp_path / "alts.jsonl").read_text().splitlines()]
+    rows[2] |= {"status": "edited", "alt": "Three."}
+    assert apply(*rows)[0] == b'<img src="a" alt="One."><img src="a"><img src="a" alt="Three.">'
+
+
 def test_permissions_stay_and_a_read_only_file_is_refused(apply, tmp_path):
     page = tmp_path / "page.html"
     page.chmod(0o640)

@@ -185,6 +185,7 @@ def test_embedding_needs_exiftool_and_asks_it(photo, tmp_path, monkeypatch, caps
     tool.write_text(
         f"#!{sys.executable}\nimport json, sys\nfile = open({str(tmp_path / 'log')!r}, 'a')\n"
         "file.write(json.dumps(sys.argv[1:]) + '\\n')\n"
+        "if '-overwrite_original' in sys.argv: open(sys.argv[-1], 'a').write('alt')\n"
     )
     tool.chmod(0o755)
     assert apply("--metadata", "embed") == 0
@@ -194,6 +195,7 @@ def test_embedding_needs_exiftool_and_asks_it(photo, tmp_path, monkeypatch, caps
         ["-charset", "utf8", "-s3", "-XMP-iptcCore:AltTextAccessibility", name],
         ["-charset", "utf8", "-overwrite_original", "-P", "-XMP-iptcCore:AltTextAccessibility=A <dog> & “cat”.", name],
     ]
+    assert read_rows("alts.jsonl")[0]["image_sha256"] == file_sha256("-a.jpg")  # the picture with its alt in it
     tool.write_text("#!/bin/sh\necho Mine\n")
     assert apply("--metadata", "embed") == 1
     assert "has an alt already, 'Mine'; it is kept" in capsys.readouterr().err

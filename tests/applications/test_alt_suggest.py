@@ -167,7 +167,7 @@ def test_sure_texts_are_quoted_and_unsure_ones_are_kept_beside(site, captions, m
         assert pixels.shape == (32, 32, 3)
         return SimpleNamespace(txts=("STOP", "maybe", "--", "x" * 100), scores=(0.97, 0.89, 0.99, 0.99))
 
-    monkeypatch.setitem(__import__("sys").modules, "rapidocr", SimpleNamespace(RapidOCR=lambda: engine))
+    monkeypatch.setitem(__import__("sys").modules, "rapidocr", SimpleNamespace(RapidOCR=lambda params: engine))
     rows = suggest("--ocr")
     assert rows["page.html:2:9"]["suggestion"] == "A person number 2. Text: “STOP”."
     assert [text["quoted"] for text in rows["page.html:2:9"]["text_in_image"]] == [True, False, False, False]

@@ -250,7 +250,7 @@ def test_decorative_in_markdown_is_what_stands_there_already(tmp_path):
     rows = rows_of(read_document(Path("a.md")))
     rows[0]["status"] = "decorative"
     assert plan_change("a.md", rows[:1]) is None
-    assert plan_change("a.md", rows).data == b'![](a.png) ![A cat &amp; a "dog" \\[1\\] &lt;x&gt;.](b.png)\n'
+    assert plan_change("a.md", rows).new.data == b'![](a.png) ![A cat &amp; a "dog" \\[1\\] &lt;x&gt;.](b.png)\n'
 
 
 def test_decided_rows_are_no_findings(tmp_path, capsys):

@@ -21,10 +21,10 @@ from hfcap.errors import for_terminal, printable
 
 @dataclass(frozen=True)
 class Change:
-    """A document with its alts written, not yet on disk: what it was, what it becomes, and the rows that did it."""
+    """A document with its alts written, not yet on disk: what it was, what it becomes, and how they differ."""
 
     document: Document
-    data: bytes
+    new: Document
     diff: str
     num_alts: int
 
@@ -69,12 +69,13 @@ def plan_change(file: str, rows: Sequence[dict[str, Any]], replace: bool = False
         return None
     edited = {part: spliced(document.parts[part].text, places) for part, places in splices.items()}
     data = _whole(document, edited)
-    _check_only_alts_changed(document, read_document(path, data), wanted)
+    new = read_document(path, data)
+    _check_only_alts_changed(document, new, wanted)
     diff = [
         spliced_diff(path.as_posix() + (f"!{part}" if part else ""), document.parts[part].text, sorted(places))
         for part, places in splices.items()
     ]
-    return Change(document, data, "".join(diff), len(wanted))
+    return Change(document, new, "".join(diff), len(wanted))
 
 
 def _whole(document: Document, edited: dict[str, str]) -> bytes:
@@ -189,7 +190,7 @@ def write_change(change: Change) -> None:
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
-            file.write(change.data)
+            file.write(change.new.data)
             file.flush()
             os.fsync(file.fileno())
         shutil.copymode(path, temporary)
@@ -200,11 +201,21 @@ def write_change(change: Change) -> None:
         temporary.unlink(missing_ok=True)
 
 
-def apply_rows(by_file: dict[str, list[dict[str, Any]]], ways: Sequence[str], dry_run: bool, replace: bool) -> int:
-    """Write decided rows into their documents and photos, and print what is done.
+def follow(rows: Sequence[dict[str, Any]], change: Change) -> None:
+    """Give rows of a written document its new hash, and the places that their pictures have in it now."""
+    old, new = change.document, change.new
+    places = {(p.part, p.line, p.column): n for p, n in zip(old.pictures, new.pictures, strict=True)}
+    for row in rows:
+        now = places.get((row["part"], row["line"], row["column"]))
+        if row["file"] == old.path.as_posix() and row.get("file_sha256") == old.sha256 and now:
+            row |= {"file_sha256": new.sha256, "line": now.line, "column": now.column}
+
+
+def apply_rows(rows: Sequence[dict[str, Any]], ways: Sequence[str], dry_run: bool, replace: bool) -> int:
+    """Write decided rows into their documents and photos, and print what is done; rows follow what has moved.
 
     Args:
-        by_file: from `decided_rows`.
+        rows: all of `alts.jsonl`.
         ways: metadata of photos that the alts go into as well ("sidecar", "embed").
         dry_run: print it and write nothing.
         replace: see `plan_change`.
@@ -213,12 +224,14 @@ def apply_rows(by_file: dict[str, list[dict[str, Any]]], ways: Sequence[str], dr
         How many documents and photos were refused; each is named on stderr, with the reason.
     """
     num_files, num_alts, num_photos, refused = 0, 0, 0, 0
-    for file, rows in by_file.items():
-        in_document = [row for row in rows if row["kind"] != "photo"]
+    by_file = decided_rows(rows)
+    for file, of_file in by_file.items():
+        in_document = [row for row in of_file if row["kind"] != "photo"]
         try:
             change = plan_change(file, in_document, replace) if in_document else None
             if change is not None and not dry_run:
                 write_change(change)
+                follow(rows, change)
         except (DocumentError, OSError) as error:
             _say_refused(file, error)
             refused += 1
@@ -226,21 +239,21 @@ def apply_rows(by_file: dict[str, list[dict[str, Any]]], ways: Sequence[str], dr
         if change is not None:
             sys.stdout.write(for_terminal(change.diff))
             num_files, num_alts = num_files + 1, num_alts + change.num_alts
-    for row in [row for rows in by_file.values() for row in rows] if ways else ():
+    for row in [row for of_file in by_file.values() for row in of_file] if ways else ():
         try:
-            num_photos += _write_metadata(row, ways, dry_run)
+            num_photos += _write_metadata(row, rows, ways, dry_run)
         except (DocumentError, OSError) as error:
             _say_refused(row["image"], error)
             refused += 1
     done = "would be written" if dry_run else "written"
     print(f"{num_alts} alts {done} into {num_files} files, {num_photos} into metadata of photos", file=sys.stderr)
-    without = sum(row["kind"] == "photo" for rows in by_file.values() for row in rows) if not ways else 0
+    without = sum(row["kind"] == "photo" and row["status"] in DECIDED for row in rows) if not ways else 0
     if without:
         print(f"{without} rows are about photos in no document; add --metadata sidecar", file=sys.stderr)
     return refused
 
 
-def _write_metadata(row: dict[str, Any], ways: Sequence[str], dry_run: bool) -> int:
+def _write_metadata(row: dict[str, Any], rows: Sequence[dict[str, Any]], ways: Sequence[str], dry_run: bool) -> int:
     photo = photo_of(row)
     if photo is None:
         return 0
@@ -251,6 +264,10 @@ def _write_metadata(row: dict[str, Any], ways: Sequence[str], dry_run: bool) -> 
             count += 1
         else:
             count += write_sidecar(photo, alt) if way == "sidecar" else embed(photo, alt)
+    sha256 = file_sha256(photo)
+    for other in rows if sha256 != row.get("image_sha256") else ():
+        if other.get("image") == row["image"] and other.get("image_sha256") == row.get("image_sha256"):
+            other["image_sha256"] = sha256  # the same picture, with its alt in it
     return count
 
 

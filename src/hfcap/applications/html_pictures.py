@@ -3,6 +3,7 @@
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from html import unescape
 
 from hfcap.applications.markup import TEMPLATE, Run, Tag, tokens
 from hfcap.applications.pictures import Context, Picture, Slot, collapsed
@@ -104,7 +105,7 @@ def html_pictures(text: str, raw: str, is_xml: bool = False, is_jsx: bool = Fals
     for token in tokens(text, is_xml):
         if isinstance(token, Run):
             if token.is_text:
-                scan.say(text[token.start : token.end].replace(TEMPLATE, ""))
+                scan.say(unescape(text[token.start : token.end].replace(TEMPLATE, "")))
             else:
                 quiet.append((token.start, token.end))
         elif token.is_end:

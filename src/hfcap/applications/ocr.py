@@ -23,7 +23,7 @@ class TextReader:
             from rapidocr import RapidOCR
         except ImportError:
             raise ConfigError('--ocr needs RapidOCR: pip install "hfcap[ocr]"') from None
-        self.engine = RapidOCR()
+        self.engine = RapidOCR(params={"Global.log_level": "error"})
 
     def read(self, image: str) -> list[dict]:
         """Return `{"text", "score", "quoted"}` for each text in a picture, from the top; a broken picture has none."""

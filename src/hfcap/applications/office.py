@@ -3,6 +3,7 @@
 import posixpath
 import re
 import zipfile
+from html import unescape
 
 from hfcap.applications.archives import read_member
 from hfcap.applications.markup import Run, Tag, tokens
@@ -63,7 +64,7 @@ def office_pictures(text: str, targets: dict[str, str], kind: str) -> list[Pictu
     for token in tokens(text, is_xml=True):
         if isinstance(token, Run):
             if in_text and token.is_text:
-                words.append(text[token.start : token.end])
+                words.append(unescape(text[token.start : token.end]))
         elif token.name in ("w:t", "a:t"):
             in_text = not (token.is_end or token.is_empty)
         elif token.name in ("w:p", "a:p"):
