@@ -64,6 +64,16 @@ def add_alt_commands(commands: argparse._SubParsersAction) -> None:
     )
     command.set_defaults(run=apply)
 
+    command = group.add_parser("evaluate", help="how many proposals break a rule, and what neutral words cost")
+    command.add_argument("--model", required=True, help="run folder, model or adapter folder, or Hub id")
+    command.add_argument("--data", required=True, help="folder, file or Hub id (see docs/data.md)")
+    command.add_argument("--split", default="validation", help="of the data (default: validation)")
+    command.add_argument("--num_images", "--num-images", type=int, help="the first so many images (default: all)")
+    command.add_argument("--prompt", help="instruction for models that take one (default: the one of the training)")
+    command.add_argument("--batch_size", "--batch-size", type=int, default=16, help="pictures decoded together (16)")
+    command.add_argument("--output", metavar="FILE", help="where to write the figures, as JSON")
+    command.set_defaults(run=evaluate)
+
 
 def check(args: argparse.Namespace) -> None:
     """Print the findings; exit code 1 where an alt is missing or there is another error."""
@@ -103,6 +113,13 @@ def review(args: argparse.Namespace) -> None:
         print(f"{args.rows}: {changed} rows changed")
     else:
         ask_about(args.rows)
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Print the figures of a captioner's proposals."""
+    from hfcap.applications.evaluation import evaluate_alts
+
+    evaluate_alts(args)
 
 
 def apply(args: argparse.Namespace) -> None:

@@ -129,6 +129,8 @@ def test_a_link_out_of_the_folder_is_refused_and_one_inside_stays_a_link(apply, 
     [
         ({"status": "done"}, "status is 'done'; wanted one of pending"),
         ({"line": "2"}, "line is '2', a JSON string"),
+        ({"context": "text"}, "context is 'text', a JSON string"),
+        ({"notes": None}, "notes is None, a JSON null"),
         ({"alt": " "}, "edited, and alt is ' '"),
         ({"alt": "\ud800"}, "alt holds half of a surrogate pair"),
     ],

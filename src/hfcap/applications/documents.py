@@ -26,6 +26,7 @@ SUFFIXES = (*HTML, *XHTML, *MARKDOWN, *ARCHIVES)
 TABLES = (".csv", ".jsonl")  # read where they are named: most tables in a folder are not about pictures
 LEFT_OUT = "node_modules"  # holds the documents of other people by the thousand
 MAX_BYTES = 64 << 20  # of a text
+MAX_ARCHIVE = 1 << 30
 
 
 @dataclass
@@ -112,8 +113,9 @@ def read_document(path: Path, data: bytes | None = None) -> Document:
         OSError: as the file system raises it.
     """
     data = path.read_bytes() if data is None else data
-    if len(data) > MAX_BYTES:
-        raise DocumentError(f"{len(data):,} bytes; not read above {MAX_BYTES:,}")
+    most = MAX_ARCHIVE if path.suffix.lower() in ARCHIVES else MAX_BYTES
+    if len(data) > most:
+        raise DocumentError(f"{len(data):,} bytes; not read above {most:,}")
     document = Document(path, data)
     for name, text, pictures in _parts_of(path.suffix.lower(), data):
         document.parts[name] = text

@@ -9,6 +9,7 @@ from hfcap.applications.markup import TEMPLATE, Run, Tag, tokens
 from hfcap.applications.pictures import Context, Picture, Slot, collapsed
 
 CONTEXT = 160  # characters of text kept from before and from behind a picture
+DEEPEST = 200  # containers within containers that are told apart
 COMPONENTS = ("image", "nextimage", "staticimage", "gatsbyimage", "amp-img", "v-img", "nuxtimg", "q-img")
 _FURNITURE = ("header", "footer", "nav", "aside")
 _CONTAINERS = ("a", "button", "figure", "figcaption", "picture", "svg", *_FURNITURE)
@@ -41,19 +42,22 @@ class _Scan:
         self.plain.append(text)
         self.length += len(text)
 
+    def is_in(self, names: tuple[str, ...]) -> bool:
+        return any(opened.tag.name in names for opened in self.open)
+
     def start_tag(self, tag: Tag) -> None:
         if _BLOCKS.fullmatch(tag.name):
             self.say("\n")
-        inside = {opened.tag.name for opened in self.open}
-        if tag.name == "title" and "svg" in inside and self.pictures and self.pictures[-1].kind == "svg":
-            self.pictures[-1].is_named = True
+        if tag.name == "title" and self.pictures and self.pictures[-1].kind == "svg":
+            self.pictures[-1].is_named = self.pictures[-1].is_named or self.is_in(("svg",))
         if picture := picture_of(tag, self.text, self.is_jsx):
-            picture.is_furniture = not inside.isdisjoint(_FURNITURE)
+            picture.is_furniture = self.is_in(_FURNITURE)
             self.pictures.append(picture)
             self.offsets.append(self.length)
             for opened in self.open:
                 opened.pictures.append(picture)
-        if (tag.name in _CONTAINERS or tag.value("role") == "button") and not tag.is_empty:
+        is_container = tag.name in _CONTAINERS or tag.value("role") == "button"
+        if is_container and not tag.is_empty and len(self.open) < DEEPEST:
             self.open.append(_Open(tag, len(self.plain)))
 
     def end_tag(self, tag: Tag) -> None:

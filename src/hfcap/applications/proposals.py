@@ -8,7 +8,7 @@ from typing import Any
 from hfcap.applications.documents import Document, read_document
 from hfcap.applications.images import image_sha256, locate
 from hfcap.applications.pictures import Picture
-from hfcap.applications.rows import PENDING
+from hfcap.applications.rows import PENDING, empty_row
 from hfcap.applications.texts import DocumentError
 from hfcap.content_hashes import file_sha256
 
@@ -25,7 +25,7 @@ _NOTES = {
 }
 
 
-def rows_of_documents(paths: Sequence[Path], root: Path | None) -> tuple[list[dict[str, Any]], list[str], int]:
+def rows_of_documents(paths: Sequence[Path], root: Path | None) -> tuple[list[dict[str, Any]], dict[str, str], int]:
     """Return a row for each picture without an alt, in order.
 
     Args:
@@ -33,15 +33,15 @@ def rows_of_documents(paths: Sequence[Path], root: Path | None) -> tuple[list[di
         root: see `hfcap.applications.images.locate`.
 
     Returns:
-        The rows, one line for each document that cannot be read, and the number of pictures without an alt that hfcap
+        The rows, why documents cannot be read by their path, and the number of pictures without an alt that hfcap
         does not write to (`hfcap alt check` names them).
     """
-    rows, unread, reported = [], [], 0
+    rows, unread, reported = [], {}, 0
     for path in paths:
         try:
             document = read_document(path)
         except (DocumentError, OSError) as error:
-            unread.append(f"{path}: {error.strerror if isinstance(error, OSError) else error}")
+            unread[path.as_posix()] = error.strerror if isinstance(error, OSError) else str(error)
             continue
         for picture in document.pictures:
             if picture.wants_alt:
@@ -53,7 +53,7 @@ def rows_of_documents(paths: Sequence[Path], root: Path | None) -> tuple[list[di
 
 def _row(document: Document, picture: Picture, root: Path | None) -> dict[str, Any]:
     image, why_none = locate(document, picture, root)
-    row = {
+    return empty_row() | {
         "id": document.id_of(picture),
         "file": document.path.as_posix(),
         "part": picture.part,
@@ -67,8 +67,8 @@ def _row(document: Document, picture: Picture, root: Path | None) -> dict[str, A
         "role": picture.role,
         "context": asdict(picture.context),
         "before": picture.alt,
+        "notes": [note for note in (_NOTES.get(picture.role), why_none) if note],
     }
-    return row | _undecided([note for note in (_NOTES.get(picture.role), why_none) if note])
 
 
 def row_of_photo(path: Path) -> dict[str, Any]:
@@ -76,13 +76,7 @@ def row_of_photo(path: Path) -> dict[str, Any]:
     sha256, name = file_sha256(path), path.as_posix()
     place = {"id": name, "file": name, "part": "", "line": 0, "column": 0, "kind": "photo", "src": path.name}
     picture = {"image": name, "image_sha256": sha256, "file_sha256": sha256, "role": "informative"}
-    context = {"before": "", "after": "", "caption": "", "link": ""}
-    return place | picture | {"context": context, "before": None} | _undecided([])
-
-
-def _undecided(notes: list[str]) -> dict[str, Any]:
-    undecided = {"suggestion": None, "extended": "", "text_in_image": [], "notes": notes, "lint": [], "model": None}
-    return undecided | {"status": PENDING, "alt": None, "by": None, "at": None}
+    return empty_row() | place | picture
 
 
 def merged(

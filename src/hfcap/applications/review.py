@@ -57,7 +57,7 @@ def _user() -> str:
 
 
 def review(path: str, ask: Callable[[str], str] = input, say: Callable[[str], None] = print) -> None:
-    """Go through the pending rows of a file; each decision is in the file before the next question.
+    """Go through the pending rows of a file; each decision is in the file before the next question is asked.
 
     Commands are a letter and Enter, so that any terminal, screen reader and pipe can give them; the end of the input
     is "quit".
@@ -83,7 +83,7 @@ def review(path: str, ask: Callable[[str], str] = input, say: Callable[[str], No
                 at = _undo(path, rows, done, at, say)
                 continue
             row = _answered(rows[number], answer, ask)
-        except EOFError:
+        except (EOFError, KeyboardInterrupt):
             break
         except ValueError as error:
             say(str(error))

@@ -16,7 +16,15 @@ DECIDED = ("accepted", "edited", "decorative")  # what `apply` writes
 STATUSES = (PENDING, *DECIDED, SKIPPED)
 _STRINGS = ("id", "file", "part", "kind", "src", "role", "status")
 _OPTIONAL_STRINGS = ("before", "suggestion", "alt", "image", "image_sha256", "file_sha256", "by", "at")
-_DEFAULTS = {"part": "", "kind": "", "src": "", "role": "unknown", "status": PENDING, "before": None, "alt": None}
+_CONTAINERS = {"context": dict, "notes": list, "text_in_image": list, "lint": list}
+
+
+def empty_row() -> dict[str, Any]:
+    """Return what a row has besides its id and its place, as it is before anything is known."""
+    of_picture = {"part": "", "kind": "", "src": "", "image": None, "image_sha256": None, "file_sha256": None}
+    proposal = {"suggestion": None, "extended": "", "text_in_image": [], "notes": [], "lint": [], "model": None}
+    decision = {"status": PENDING, "alt": None, "by": None, "at": None}
+    return of_picture | {"role": "unknown", "context": {}, "before": None} | proposal | decision
 
 
 def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
@@ -28,7 +36,7 @@ def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
     rows: dict[str, dict[str, Any]] = {}
     try:
         for entry, where in read_jsonl(path):
-            row = _checked(_DEFAULTS | entry, where)
+            row = _checked(empty_row() | entry, where)
             if row["id"] in rows:
                 raise ConfigError(f"{where}: the id {shown(row['id'])} twice; remove one of the two rows")
             rows[row["id"]] = row
@@ -43,6 +51,7 @@ def _checked(row: dict[str, Any], where: str) -> dict[str, Any]:
             raise ConfigError(f"{where}: no {key}; a row of `hfcap alt suggest` has one")
     wanted = dict.fromkeys(_STRINGS, str) | {"line": int, "column": int}
     wrong = [key for key, kind in wanted.items() if type(row[key]) is not kind]
+    wrong += [key for key, kind in _CONTAINERS.items() if not isinstance(row[key], kind)]
     wrong += [key for key in _OPTIONAL_STRINGS if not isinstance(row.get(key), str | None)]
     if wrong:
         raise ConfigError(f"{where}: {wrong[0]} is {shown(row[wrong[0]])}, a JSON {json_type(row[wrong[0]])}")

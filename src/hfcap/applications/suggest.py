@@ -52,7 +52,7 @@ def suggest_alts(args: Namespace) -> None:
     rows, unread, reported = rows_of_documents(files, Path(args.root) if args.root else _only_folder(others))
     rows += [row_of_photo(path) for path in photos]
     there = _rows_there(output, part)
-    scanned = [path.as_posix() for path in (*files, *photos)]
+    scanned = [path.as_posix() for path in (*files, *photos) if path.as_posix() not in unread]
     rows, num_there = merged(rows, list(there.values()), scanned)
     settings = _settings(args)
     _check_settings(there.values(), settings, output)
@@ -63,7 +63,7 @@ def suggest_alts(args: Namespace) -> None:
         _caption(args, waiting, settings, part)
     write_rows(output, rows)
     part.unlink(missing_ok=True)
-    for line in [*(f"unreadable: {line}" for line in unread), *notes]:
+    for line in [*(f"unreadable: {path}: {why}" for path, why in unread.items()), *notes]:
         print(printable(line), file=sys.stderr)
     if reported:
         print(f"{reported} pictures that hfcap does not write to; `hfcap alt check` names them", file=sys.stderr)
