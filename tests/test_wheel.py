@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import sysconfig
+import tomllib
 import venv
 from pathlib import Path
 
@@ -61,3 +62,10 @@ def test_a_recipe_is_a_module_of_the_wheel(installed):
     scripts, work = installed
     launcher = (scripts / "python", "-m", "accelerate.commands.launch", "--cpu")
     assert "--max_caption_tokens" in run(*launcher, "-m", "hfcap.recipes.train", "--help", cwd=work)
+
+
+def test_every_package_is_listed():
+    """Packages are listed by hand, as they lie in three folders."""
+    listed = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["packages"]
+    found = {path.parent.relative_to(ROOT / "src") for path in (ROOT / "src" / "hfcap").rglob("__init__.py")}
+    assert set(listed) == {".".join(path.parts) for path in found} | {"hfcap.recipes", "hfcap.configs"}

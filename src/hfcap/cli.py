@@ -9,6 +9,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from hfcap.alt_cli import add_alt_commands
 from hfcap.data_cli import add_data_commands
 from hfcap.errors import ConfigError, run_main
 from hfcap.hub_cli import add_hub_commands
@@ -81,6 +82,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     command.add_argument("words", nargs="*")
     command.set_defaults(run=evaluate)
+    add_alt_commands(commands)
     add_train_command(commands)
     add_score_command(commands)
     add_data_commands(commands)

@@ -1,0 +1,141 @@
+"""`hfcap alt …`: check alt texts, propose what is missing, and write what people decided."""
+
+import argparse
+import sys
+
+from hfcap.errors import ConfigError, WorkError, for_terminal
+
+
+def add_alt_commands(commands: argparse._SubParsersAction) -> None:
+    """Add `alt` and its commands to those of the console script."""
+    alt = commands.add_parser("alt", help="check, propose and write the alt texts of documents")
+    group = alt.add_subparsers(dest="alt_command", required=True)
+
+    command = group.add_parser("check", help="find pictures without an alt, and alts that say nothing")
+    command.add_argument("paths", nargs="+", metavar="PATH", help="documents, or folders of them")
+    command.add_argument(
+        "--format", choices=("text", "json", "sarif"), default="text", help="of the findings (default: text)"
+    )
+    command.add_argument(
+        "--decided", metavar="ALTS.JSONL", help="rows of `hfcap alt`: what they call decorative needs no alt"
+    )
+    command.set_defaults(run=check)
+
+    command = group.add_parser("suggest", help="propose an alt for each picture that has none")
+    command.add_argument("paths", nargs="+", metavar="PATH", help="documents, folders of them, or photos")
+    command.add_argument("--model", required=True, help="run folder, model or adapter folder, or Hub id")
+    command.add_argument(
+        "--output", required=True, metavar="ALTS.JSONL", help="file to write; run again, it proposes what is missing"
+    )
+    command.add_argument(
+        "--people",
+        choices=("neutral", "as_seen"),
+        default="neutral",
+        help="words for people: neutral ones that guess no gender, race or faith (default), or those of the model",
+    )
+    command.add_argument(
+        "--ocr", action="store_true", help='quote text in the pictures; needs pip install "hfcap[ocr]"'
+    )
+    command.add_argument("--prompt", help="instruction for models that take one (default: the one of the training)")
+    command.add_argument(
+        "--root", metavar="FOLDER", help="folder that paths with a slash in front start from (default: PATH, if one)"
+    )
+    command.add_argument("--batch_size", "--batch-size", type=int, default=8, help="pictures decoded together (8)")
+    command.set_defaults(run=suggest)
+
+    command = group.add_parser("review", help="decide on proposals, in the terminal or in a spreadsheet")
+    command.add_argument("rows", metavar="ALTS.JSONL", help="what `hfcap alt suggest` wrote")
+    command.add_argument("--csv_export", "--csv-export", metavar="FILE", help="write the rows for a spreadsheet")
+    command.add_argument("--csv_import", "--csv-import", metavar="FILE", help="read the decisions of a spreadsheet")
+    command.set_defaults(run=review)
+
+    command = group.add_parser("apply", help="write the decided alts of alts.jsonl into their documents")
+    command.add_argument("rows", metavar="ALTS.JSONL", help="what `hfcap alt suggest` wrote and people decided on")
+    command.add_argument("--dry_run", "--dry-run", action="store_true", help="print the diff and write nothing")
+    command.add_argument(
+        "--replace", action="store_true", help="also replace alts that are what the row's `before` says they are"
+    )
+    command.add_argument(
+        "--metadata",
+        default="",
+        metavar="WAYS",
+        help="also write the alts into the metadata of the photos: sidecar (PHOTO.xmp), embed (by ExifTool), or both "
+        "with a comma between",
+    )
+    command.set_defaults(run=apply)
+
+    command = group.add_parser("evaluate", help="how many proposals break a rule, and what neutral words cost")
+    command.add_argument("--model", required=True, help="run folder, model or adapter folder, or Hub id")
+    command.add_argument("--data", required=True, help="folder, file or Hub id (see docs/data.md)")
+    command.add_argument("--split", default="validation", help="of the data (default: validation)")
+    command.add_argument("--num_images", "--num-images", type=int, help="the first so many images (default: all)")
+    command.add_argument("--prompt", help="instruction for models that take one (default: the one of the training)")
+    command.add_argument("--batch_size", "--batch-size", type=int, default=16, help="pictures decoded together (16)")
+    command.add_argument("--output", metavar="FILE", help="where to write the figures, as JSON")
+    command.set_defaults(run=evaluate)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Print the findings; exit code 1 where an alt is missing or there is another error."""
+    from hfcap.applications.check import as_json, as_sarif, as_text, check_documents, summary
+    from hfcap.applications.rows import read_rows
+
+    findings, notes = check_documents(args.paths, read_rows(args.decided) if args.decided else ())
+    sys.stdout.write({"text": as_text, "json": as_json, "sarif": as_sarif}[args.format](findings))
+    for note in [*notes, summary(findings)]:
+        print(for_terminal(note), file=sys.stderr)
+    if any(finding.level == "error" for finding in findings):
+        sys.exit(1)
+
+
+def suggest(args: argparse.Namespace) -> None:
+    """Write a row for each picture without an alt."""
+    from hfcap.applications.suggest import suggest_alts
+
+    if args.batch_size < 1:
+        raise ConfigError(f"--batch_size {args.batch_size}; wanted 1 or more")
+    suggest_alts(args)
+
+
+def review(args: argparse.Namespace) -> None:
+    """Ask about each pending row, or write or read a spreadsheet of all."""
+    from hfcap.applications.review import export_csv, import_csv
+    from hfcap.applications.review import review as ask_about
+    from hfcap.applications.rows import read_rows, write_rows
+
+    if args.csv_export and args.csv_import:
+        raise ConfigError("--csv_export and --csv_import; give one of them")
+    if args.csv_export:
+        print(export_csv(read_rows(args.rows), args.csv_export))
+    elif args.csv_import:
+        rows, changed = import_csv(read_rows(args.rows), args.csv_import)
+        write_rows(args.rows, rows)
+        print(f"{args.rows}: {changed} rows changed")
+    else:
+        ask_about(args.rows)
+
+
+def evaluate(args: argparse.Namespace) -> None:
+    """Print the figures of a captioner's proposals."""
+    from hfcap.applications.evaluation import evaluate_alts
+
+    evaluate_alts(args)
+
+
+def apply(args: argparse.Namespace) -> None:
+    """Write the decided alts, and print the diff; exit code 1 where a file is refused."""
+    from hfcap.applications.apply import apply_rows
+    from hfcap.applications.photo_metadata import ways_of
+    from hfcap.applications.rows import DECIDED, read_rows, write_rows
+
+    ways = ways_of(args.metadata)
+    rows = read_rows(args.rows)
+    before = [dict(row) for row in rows]
+    refused = apply_rows(rows, ways, args.dry_run, args.replace)
+    if rows != before:
+        write_rows(args.rows, rows)
+    left = sum(row["status"] not in DECIDED for row in rows)
+    if left:
+        print(f"{left} of {len(rows)} rows are not decided", file=sys.stderr)
+    if refused:
+        raise WorkError(f"{refused} refused, and left as they were; the reasons are above")

@@ -1,0 +1,1 @@
+"""Alt text for the pictures of documents: check, suggest, review, apply."""

@@ -1,0 +1,276 @@
+"""`hfcap alt apply`: decided alts into their documents, by splices, whole files or none."""
+
+import os
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hfcap.applications.archives import check_unsigned, with_members
+from hfcap.applications.diff import spliced_diff
+from hfcap.applications.documents import ARCHIVES, Document, read_document
+from hfcap.applications.photo_metadata import embed, photo_of, sidecar_of, write_sidecar
+from hfcap.applications.pictures import Picture, collapsed
+from hfcap.applications.rows import DECIDED
+from hfcap.applications.texts import DocumentError
+from hfcap.content_hashes import file_sha256
+from hfcap.errors import for_terminal, printable
+
+
+@dataclass(frozen=True)
+class Change:
+    """A document with its alts written, not yet on disk: what it was, what it becomes, and how they differ."""
+
+    document: Document
+    new: Document
+    diff: str
+    num_alts: int
+
+
+def decided_rows(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows that are to be written, by file."""
+    by_file: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["status"] in DECIDED:
+            by_file.setdefault(row["file"], []).append(row)
+    return by_file
+
+
+def plan_change(file: str, rows: Sequence[dict[str, Any]], replace: bool = False) -> Change | None:
+    """Work out what the decided rows make of a file, without touching it; None where all of them are in it already.
+
+    Args:
+        file: the document.
+        rows: its decided rows.
+        replace: also replace an alt that is there, if it is what `before` of the row says.
+
+    Raises:
+        DocumentError: the file cannot be written, or one of the rows has no place in it any more; nothing is written.
+        OSError: the file cannot be read.
+    """
+    path = Path(file)
+    check_writable(path)
+    document = read_document(path)
+    splices: dict[str, list[tuple[int, int, str]]] = {}
+    wanted: dict[int, str] = {}
+    for row in rows:
+        picture = find_picture(document, row, rows)
+        alt = "" if row["status"] == "decorative" else collapsed(row["alt"])
+        if picture.alt == alt or (not alt and picture.alt is None and not picture.slot_says_decorative):
+            continue  # done already, or there is nothing that could be written
+        check_row(document, row, picture, replace)
+        text = document.parts[picture.part]
+        written = picture.slot.written(alt, text.ascii_only)
+        splices.setdefault(picture.part, []).append((picture.slot.start, picture.slot.end, written))
+        wanted[document.pictures.index(picture)] = alt
+    if not splices:
+        return None
+    edited = {part: spliced(document.parts[part].text, places) for part, places in splices.items()}
+    data = _whole(document, edited)
+    new = read_document(path, data)
+    _check_only_alts_changed(document, new, wanted)
+    diff = [
+        spliced_diff(path.as_posix() + (f"!{part}" if part else ""), document.parts[part].text, sorted(places))
+        for part, places in splices.items()
+    ]
+    return Change(document, new, "".join(diff), len(wanted))
+
+
+def _whole(document: Document, edited: dict[str, str]) -> bytes:
+    encoded = {part: document.parts[part].encoded(text) for part, text in edited.items()}
+    if document.path.suffix.lower() not in ARCHIVES:
+        return encoded[""]
+    check_unsigned(document.data)
+    return with_members(document.data, encoded)
+
+
+def spliced(text: str, splices: Sequence[tuple[int, int, str]]) -> str:
+    """Return a text with characters `start` to `end` of each splice replaced.
+
+    Raises:
+        DocumentError: two splices have characters in common.
+    """
+    pieces, at = [], 0
+    for number, (start, end, written) in enumerate(sorted(splices)):
+        if start < at or (number and start == at == end):
+            raise DocumentError("two rows are for one picture; skip one of them")
+        pieces += [text[at:start], written]
+        at = end
+    return "".join([*pieces, text[at:]])
+
+
+def check_writable(path: Path) -> None:
+    """Check that a file may be replaced.
+
+    Raises:
+        DocumentError: it does not exist, is read-only, or is a link out of its folder.
+    """
+    if not path.is_file():
+        raise DocumentError("no such file")
+    places = [path, *path.parents][:-1] if not path.is_absolute() else [path]
+    for place in places:
+        if place.is_symlink() and not place.resolve().is_relative_to(place.parent.resolve()):
+            raise DocumentError(f"{place} is a link out of its folder, to {place.resolve()}; name the file itself")
+    # The super-user may write where no bit allows it; somebody has locked the file even so.
+    if not os.access(path, os.W_OK) or not path.stat().st_mode & 0o222:
+        raise DocumentError("the file is read-only; change its permissions")
+
+
+def find_picture(document: Document, row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> Picture:
+    """Return the picture of a row: at its line and column, or where the file has changed at the one place that fits.
+
+    Raises:
+        DocumentError: there is none, or there are several.
+    """
+    same = [p for p in document.pictures if (p.part, p.kind or row["kind"]) == (row["part"], row["kind"] or p.kind)]
+    same = [p for p in same if not row["src"] or p.src == row["src"]]
+    if row.get("file_sha256") in (None, document.sha256):
+        found = [p for p in same if (p.line, p.column) == (row["line"], row["column"])]
+        if not found:
+            raise DocumentError(f"no such picture at {row['line']}:{row['column']}; run `hfcap alt suggest` again")
+        return found[0]
+    of_this_source = sum((other["part"], other["src"]) == (row["part"], row["src"]) for other in rows)
+    if len(same) > 1 or of_this_source > 1:
+        context = row.get("context") or {}
+        around = [context.get(side) for side in ("before", "after")]
+        same = [p for p in same if [p.context.before, p.context.after] == around]
+    if not row["src"] or len(same) != 1:
+        raise DocumentError(
+            f"changed since the proposal, and {row['id']} fits {len(same) if row['src'] else 'no'} "
+            f"place{'s' * (len(same) != 1)} in it; run `hfcap alt suggest` again"
+        )
+    return same[0]
+
+
+def check_row(document: Document, row: dict[str, Any], picture: Picture, replace: bool) -> None:
+    """Check that the alt of a row may be written.
+
+    Raises:
+        DocumentError: an alt is there, hfcap does not write alts of this kind, or the picture's file has changed.
+    """
+    place = document.id_of(picture)
+    if picture.alt is not None and not (replace and picture.alt == row["before"]):
+        fix = "its row says otherwise" if replace else "add --replace if it is what the row's `before` says"
+        raise DocumentError(f"{place} has an alt already, {picture.alt[:60]!r}; it is kept ({fix})")
+    if picture.slot is None:
+        raise DocumentError(f"{place}: {picture.problem[1] if picture.problem else 'no place for an alt'}")
+    if row["status"] == "decorative" and not picture.slot.says_decorative:
+        raise DocumentError(f"{place}: the format has no mark for decorative pictures; take the alt out by hand")
+    image = row.get("image")
+    if image and row.get("image_sha256") and "!" not in image:
+        if not Path(image).is_file():
+            raise DocumentError(f"{place}: its picture {image} is gone; run `hfcap alt suggest` again")
+        if file_sha256(image) != row["image_sha256"]:
+            raise DocumentError(f"{place}: {image} is another picture now; run `hfcap alt suggest` again")
+
+
+def _check_only_alts_changed(old: Document, new: Document, wanted: dict[int, str]) -> None:
+    """Read the edited document as the old one was read: each alt must be there, and everything else as it was."""
+
+    def facts(document: Document) -> list[tuple]:
+        return [(p.part, p.kind, p.src, p.is_named) for p in document.pictures]
+
+    alts = [wanted.get(number, picture.alt) for number, picture in enumerate(old.pictures)]
+    if facts(old) != facts(new) or alts != [picture.alt for picture in new.pictures]:
+        changed = next((o for o, alt, n in zip(old.pictures, alts, new.pictures, strict=False) if alt != n.alt), None)
+        where = f"{old.id_of(changed)}: " if changed else ""
+        raise DocumentError(f"{where}the alt would not be read back as it was written; nothing is written")
+
+
+def write_change(change: Change) -> None:
+    """Replace the file in one step, with the permissions it had.
+
+    Raises:
+        DocumentError: the file has changed since it was read.
+        OSError: as the file system raises it; the file is then as it was.
+    """
+    path = change.document.path.resolve()  # through a link within the folder, which stays a link
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(temporary, "wb") as file:
+            file.write(change.new.data)
+            file.flush()
+            os.fsync(file.fileno())
+        shutil.copymode(path, temporary)
+        if path.read_bytes() != change.document.data:
+            raise DocumentError("it has changed while hfcap was at work; run the command again")
+        os.replace(temporary, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def follow(rows: Sequence[dict[str, Any]], change: Change) -> None:
+    """Give rows of a written document its new hash, and the places that their pictures have in it now."""
+    old, new = change.document, change.new
+    places = {(p.part, p.line, p.column): n for p, n in zip(old.pictures, new.pictures, strict=True)}
+    for row in rows:
+        now = places.get((row["part"], row["line"], row["column"]))
+        if row["file"] == old.path.as_posix() and row.get("file_sha256") == old.sha256 and now:
+            row |= {"file_sha256": new.sha256, "line": now.line, "column": now.column}
+
+
+def apply_rows(rows: Sequence[dict[str, Any]], ways: Sequence[str], dry_run: bool, replace: bool) -> int:
+    """Write decided rows into their documents and photos, and print what is done; rows follow what has moved.
+
+    Args:
+        rows: all of `alts.jsonl`.
+        ways: metadata of photos that the alts go into as well ("sidecar", "embed").
+        dry_run: print it and write nothing.
+        replace: see `plan_change`.
+
+    Returns:
+        How many documents and photos were refused; each is named on stderr, with the reason.
+    """
+    num_files, num_alts, num_photos, refused = 0, 0, 0, 0
+    by_file = decided_rows(rows)
+    for file, of_file in by_file.items():
+        in_document = [row for row in of_file if row["kind"] != "photo"]
+        try:
+            change = plan_change(file, in_document, replace) if in_document else None
+            if change is not None and not dry_run:
+                write_change(change)
+                follow(rows, change)
+        except (DocumentError, OSError) as error:
+            _say_refused(file, error)
+            refused += 1
+            continue
+        if change is not None:
+            sys.stdout.write(for_terminal(change.diff))
+            num_files, num_alts = num_files + 1, num_alts + change.num_alts
+    for row in [row for of_file in by_file.values() for row in of_file] if ways else ():
+        try:
+            num_photos += _write_metadata(row, rows, ways, dry_run)
+        except (DocumentError, OSError) as error:
+            _say_refused(row["image"], error)
+            refused += 1
+    done = "would be written" if dry_run else "written"
+    print(f"{num_alts} alts {done} into {num_files} files, {num_photos} into metadata of photos", file=sys.stderr)
+    without = sum(row["kind"] == "photo" and row["status"] in DECIDED for row in rows) if not ways else 0
+    if without:
+        print(f"{without} rows are about photos in no document; add --metadata sidecar", file=sys.stderr)
+    return refused
+
+
+def _write_metadata(row: dict[str, Any], rows: Sequence[dict[str, Any]], ways: Sequence[str], dry_run: bool) -> int:
+    photo = photo_of(row)
+    if photo is None:
+        return 0
+    alt, count = collapsed(row["alt"]), 0
+    for way in ways:
+        if dry_run:
+            print(f"{sidecar_of(photo) if way == 'sidecar' else photo}: {printable(alt)}")
+            count += 1
+        else:
+            count += write_sidecar(photo, alt) if way == "sidecar" else embed(photo, alt)
+    sha256 = file_sha256(photo)
+    for other in rows if sha256 != row.get("image_sha256") else ():
+        if other.get("image") == row["image"] and other.get("image_sha256") == row.get("image_sha256"):
+            other["image_sha256"] = sha256  # the same picture, with its alt in it
+    return count
+
+
+def _say_refused(name: str, error: Exception) -> None:
+    why = error.strerror if isinstance(error, OSError) else str(error)
+    print(for_terminal(f"refused {name}: {why}"), file=sys.stderr)

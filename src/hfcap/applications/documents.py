@@ -1,0 +1,156 @@
+"""Documents: which files are read, their text parts, and the pictures in them."""
+
+import hashlib
+import os
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+from zipfile import ZipFile
+
+from hfcap.applications.archives import open_archive, read_member
+from hfcap.applications.html_pictures import html_pictures
+from hfcap.applications.markdown import markdown_pictures
+from hfcap.applications.markup import mask_templates
+from hfcap.applications.office import office_parts, office_pictures, targets_of
+from hfcap.applications.pictures import Picture
+from hfcap.applications.roles import role_of
+from hfcap.applications.tables import csv_pictures, jsonl_pictures
+from hfcap.applications.texts import DocumentError, Text, decode
+from hfcap.errors import ConfigError, printable
+
+HTML = (".html", ".htm")
+XHTML = (".xhtml", ".xht")
+MARKDOWN = (".md", ".markdown", ".mdx")
+ARCHIVES = (".epub", ".docx", ".pptx")
+SUFFIXES = (*HTML, *XHTML, *MARKDOWN, *ARCHIVES)
+TABLES = (".csv", ".jsonl")  # read where they are named: most tables in a folder are not about pictures
+LEFT_OUT = "node_modules"  # holds the documents of other people by the thousand
+MAX_BYTES = 64 << 20  # of a text
+MAX_ARCHIVE = 1 << 30
+
+
+@dataclass
+class Document:
+    """A file, its text parts by name ("" where the file itself is the text), and its pictures in order."""
+
+    path: Path
+    data: bytes
+    parts: dict[str, Text] = field(default_factory=dict)
+    pictures: list[Picture] = field(default_factory=list)
+
+    @property
+    def sha256(self) -> str:
+        """SHA-256 (hex) of the file."""
+        return hashlib.sha256(self.data).hexdigest()
+
+    def id_of(self, picture: Picture) -> str:
+        """Return `file:line:column`, and for archives `file!member:line:column`."""
+        part = f"!{picture.part}" if picture.part else ""
+        return f"{self.path.as_posix()}{part}:{picture.line}:{picture.column}"
+
+
+def find_documents(paths: Iterable[str]) -> tuple[list[Path], list[str]]:
+    """List the files named, and the documents in folders named and below, each once and in order.
+
+    Hidden files and folders, `node_modules`, tables, and links that lead out of the folder are left out.
+
+    Returns:
+        The files, and one line for each kind of what was left out.
+
+    Raises:
+        ConfigError: a path does not exist, or is a file of a kind that is not read; there is no document at all.
+    """
+    found: dict[Path, None] = {}
+    notes: list[str] = []
+    for path in map(Path, paths):
+        if path.is_dir():
+            inside, links, hidden, tables = _documents_in(path)
+            found |= dict.fromkeys(inside)
+            notes += [f"{printable(str(link))}: a link out of the folder, left out" for link in links]
+            notes += [f"{path}: {hidden} hidden files or folders, or {LEFT_OUT}, left out"] if hidden else []
+            notes += [f"{path}: {tables} tables ({' '.join(TABLES)}) left out; name them"] if tables else []
+        elif not path.is_file():
+            raise ConfigError(f"{path}: no such file or folder")
+        elif path.suffix.lower() not in (*SUFFIXES, *TABLES):
+            kinds = " ".join((*SUFFIXES, *TABLES))
+            raise ConfigError(f"{path}: a kind of file that is not read; wanted one of {kinds}")
+        else:
+            found[path] = None
+    if not found:
+        raise ConfigError(f"no document ({' '.join(SUFFIXES)}) in {' '.join(map(str, paths))}")
+    return list(found), notes
+
+
+def _documents_in(folder: Path) -> tuple[list[Path], list[Path], int, int]:
+    inside, links, hidden, tables = [], [], 0, 0
+    top = folder.resolve()
+    for parent, folders, names in os.walk(folder):
+        kept = [name for name in sorted(folders) if name[0] != "." and name != LEFT_OUT]
+        hidden += len(folders) - len(kept) + sum(name[0] == "." for name in names)
+        links += [Path(parent, name) for name in kept if Path(parent, name).is_symlink()]
+        folders[:] = kept
+        for name in sorted(names):
+            path = Path(parent, name)
+            tables += path.suffix.lower() in TABLES and name[0] != "."
+            if name[0] == "." or path.suffix.lower() not in SUFFIXES or not path.is_file():
+                continue
+            if path.is_symlink() and not path.resolve().is_relative_to(top):
+                links.append(path)
+            else:
+                inside.append(path)
+    return inside, links, hidden, tables
+
+
+def read_document(path: Path, data: bytes | None = None) -> Document:
+    """Read a document and find its pictures.
+
+    Args:
+        path: the file; its suffix says what it is.
+        data: its content, where that is to be another one than the file's.
+
+    Raises:
+        DocumentError: it cannot be read.
+        OSError: as the file system raises it.
+    """
+    data = path.read_bytes() if data is None else data
+    most = MAX_ARCHIVE if path.suffix.lower() in ARCHIVES else MAX_BYTES
+    if len(data) > most:
+        raise DocumentError(f"{len(data):,} bytes; not read above {most:,}")
+    document = Document(path, data)
+    for name, text, pictures in _parts_of(path.suffix.lower(), data):
+        document.parts[name] = text
+        for picture in pictures:
+            picture.part = name
+            picture.line, picture.column = text.place(picture.start)
+            picture.role = role_of(picture)
+        document.pictures += pictures
+    return document
+
+
+def _parts_of(suffix: str, data: bytes) -> Iterator[tuple[str, Text, list[Picture]]]:
+    """Yield name, text and pictures of each part of a document."""
+    if suffix in ARCHIVES:
+        with open_archive(data) as archive:
+            yield from _archive_parts(suffix, archive)
+        return
+    text = decode(data)
+    if suffix in MARKDOWN:
+        yield "", text, markdown_pictures(text.text, is_mdx=suffix == ".mdx")
+    elif suffix == ".csv":
+        yield "", text, csv_pictures(text.text)
+    elif suffix == ".jsonl":
+        yield "", text, jsonl_pictures(text.text)
+    else:
+        yield "", text, html_pictures(mask_templates(text.text), text.text, is_xml=suffix in XHTML)
+
+
+def _archive_parts(suffix: str, archive: ZipFile) -> Iterator[tuple[str, Text, list[Picture]]]:
+    if suffix == ".epub":
+        for name in archive.namelist():
+            if PurePosixPath(name).suffix.lower() in (*HTML, *XHTML):
+                text = decode(read_member(archive, name))
+                yield name, text, html_pictures(text.text, text.text, is_xml=True)
+        return
+    for name in office_parts(archive):
+        text = decode(read_member(archive, name))
+        yield name, text, office_pictures(text.text, targets_of(archive, name), suffix[1:])

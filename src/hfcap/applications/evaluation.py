@@ -1,0 +1,114 @@
+"""`hfcap alt evaluate`: how many proposals break a rule, and what neutral words for people cost in CIDEr."""
+
+from argparse import Namespace
+from collections.abc import Sequence
+from typing import Any
+
+from hfcap.applications.lint import AIM, RULES, alt_findings
+from hfcap.applications.people import neutral
+from hfcap.applications.wording import worded
+from hfcap.errors import ConfigError
+from hfcap.files import write_json
+from hfcap.metrics import confidence_intervals
+
+SCHEMA_VERSION = 1
+
+
+def alt_figures(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, Any]:
+    """Return the figures of captions as proposals.
+
+    Args:
+        captions: N, as a model wrote them.
+        references: for each image, what people wrote.
+
+    Returns:
+        `num_images`; `proposals`, `no_proposal`, `made_neutral` and `longer_than_125` as counts of images; `raw` and
+        `worded`, each with the share of texts that break a rule of level error or warning, and counts per rule; and
+        `cider` of captions against references ("raw") and of neutral captions against neutral references ("neutral"),
+        each `{"value", "ci95"}`.
+    """
+    found = [worded(caption) for caption in captions]
+    alts = [wording.alt for wording in found if wording is not None]
+    plain = {"raw": (captions, references)}
+    plain["neutral"] = (
+        [neutral(caption) for caption in captions],
+        [[neutral(reference) for reference in of_image] for of_image in references],
+    )
+    return {
+        "num_images": len(captions),
+        "proposals": len(alts),
+        "no_proposal": len(captions) - len(alts),
+        "made_neutral": sum(neutral(caption) != caption for caption in captions),
+        "longer_than_125": sum(len(alt) > AIM for alt in alts),
+        "raw": _broken(captions),
+        "worded": _broken(alts),
+        "cider": {name: confidence_intervals(*pair, ("cider",))["cider"] for name, pair in plain.items()},
+    }
+
+
+def _broken(texts: Sequence[str]) -> dict[str, Any]:
+    """Return the shares of texts that break a rule of each level, and how many break which."""
+    rules = [{rule for rule, _ in alt_findings(text)} for text in texts]
+    shares = {
+        level: sum(any(RULES[rule][0] == level for rule in of_text) for of_text in rules) / max(1, len(texts))
+        for level in ("error", "warning")
+    }
+    names = sorted({rule for of_text in rules for rule in of_text})
+    return shares | {"rules": {name: sum(name in of_text for of_text in rules) for name in names}}
+
+
+def evaluate_alts(args: Namespace) -> None:
+    """Caption a split of a data source, print the figures, and write them where `args.output` says.
+
+    Raises:
+        ConfigError: a model, a source or a split that is wrong.
+    """
+    from accelerate import PartialState
+
+    from hfcap import runs
+    from hfcap.content_hashes import captioner_hashes
+    from hfcap.data.sources import load_captions
+    from hfcap.generation.caption import caption_rows
+    from hfcap.generation.inputs import caption_prompt
+    from hfcap.training.build import load_captioner
+    from hfcap.training.dataset import CaptionDataset
+    from hfcap.training.preparation import use_all_cores
+
+    source = runs.resolve_model(args.model).path
+    try:
+        rows = load_captions(args.data, args.split, num_images=args.num_images)
+    except ValueError as error:
+        raise ConfigError(f"--data {args.data}: {error}") from error
+    use_all_cores()
+    model, processor = load_captioner(source)
+    model.to(PartialState().device)
+    prompt = args.prompt or caption_prompt(processor)
+    captions = caption_rows(model, processor, CaptionDataset(rows), prompt, args.batch_size, "captioning")
+    figures = alt_figures(captions, rows["captions"])
+    print(figures_text(figures))
+    if args.output:
+        of = {
+            "model": args.model,
+            **captioner_hashes(source),
+            "data": args.data,
+            "split": args.split,
+            "prompt": prompt,
+        }
+        write_json(args.output, {"schema_version": SCHEMA_VERSION, "of": of, "figures": figures})
+
+
+def figures_text(figures: dict[str, Any]) -> str:
+    """Return the figures as a table; CIDEr is times 100, as people read it."""
+    lines = {
+        "images": f"{figures['num_images']:,}",
+        "without a proposal": f"{figures['no_proposal']:,}",
+        f"longer than {AIM} characters": f"{figures['longer_than_125']:,}",
+        "words for people made neutral": f"{figures['made_neutral']:,}",
+    }
+    for name, texts in (("raw", "captions"), ("worded", "proposals")):
+        for level in ("error", "warning"):
+            lines[f"{texts} that break a rule ({level})"] = f"{figures[name][level]:.2%}"
+    for name, cider in figures["cider"].items():
+        low, high = (100 * bound for bound in cider["ci95"])
+        lines[f"CIDEr, {name} on {name}"] = f"{100 * cider['value']:.1f} ({low:.1f} to {high:.1f})"
+    return "\n".join(f"{name:<40}{value}" for name, value in lines.items())

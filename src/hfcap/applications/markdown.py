@@ -1,0 +1,163 @@
+"""Pictures of Markdown and MDX: `![alt](src)`, reference images, wikilinks, shortcodes, and the tags between them."""
+
+import re
+from html import unescape
+from urllib.parse import unquote
+
+from hfcap.applications.html_pictures import CONTEXT, html_pictures
+from hfcap.applications.markdown_code import without_code
+from hfcap.applications.markup import TEMPLATE, mask_braces, mask_templates
+from hfcap.applications.pictures import Context, Picture, Slot, collapsed
+
+LONGEST = 4000  # characters of an alt, a destination or a title that are looked at
+_BRACKET = re.compile(r"\\.|[\[\]]|\n[ \t]*\r?\n", re.DOTALL)
+_DESTINATION = re.compile(
+    r"""\(\s*(?:<(?P<angle>(?:[^<>\n\\]|\\.)*)>|(?P<bare>(?:[^\s()\\]|\\.|\((?:[^\s()\\]|\\.)*\))*))"""
+    r"""(?:\s+(?P<title>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|\((?:[^()\\]|\\.)*\)))?\s*(?P<size>=\d*%?x?\d*%?\s*)?\)"""
+)
+_DEFINITION = re.compile(
+    r"^[ \t>]*\[(?!\^)(?P<label>(?:[^\[\]\\]|\\.)+)\]:\s*(?:<(?P<angle>[^<>\n]*)>|(?P<bare>\S+))", re.MULTILINE
+)
+_ESCAPE = re.compile(r"\\([!-/:-@\[-`{-~])|&(?:#\d{1,7}|#[xX][\da-fA-F]{1,6}|[a-zA-Z]\w{1,31});")
+_ATTRIBUTES = re.compile(r"\{:?(?P<inside>[^{}\n]*)\}")
+_SHORTCODE = re.compile(r"\{[{%][<%]?-?\s*(?:figure|image|img|picture|imgproc|asset_img|responsive_image)\b")
+_LINK_BEFORE = re.compile(r"(?<![\\!])\[([^\[\]\n]*)$")
+_LINK_BEHIND = re.compile(r"([^\[\]\n]*)\]\(\s*<?([^()\s<>]*)")
+_CAPTION_BELOW = re.compile(r"[ \t]*\r?\n[ \t]*(?:\r?\n[ \t]*)?([*_])(?![*_])([^*_\n]{3,300})\1[ \t]*(?:\r?\n|\Z)")
+
+
+def markdown_pictures(text: str, is_mdx: bool = False) -> list[Picture]:
+    """Return the pictures of a Markdown text, in order."""
+    mask = mask_braces if is_mdx else mask_templates
+    plain, plain_markdown = without_code(text, is_mdx)
+    literal = mask(plain_markdown)
+    sources = _sources(literal)
+    pictures = html_pictures(mask(plain), plain, is_jsx=is_mdx)
+    for start in (found.start() for found in re.finditer(r"!\[", literal)):
+        if not _is_escaped(literal, start) and (picture := _picture_at(text, literal, start, sources)):
+            pictures.append(picture)
+    pictures += [_shortcode(found.start()) for found in _SHORTCODE.finditer(plain) if not is_mdx]
+    return sorted(pictures, key=lambda picture: picture.start)
+
+
+def _sources(text: str) -> dict[str, str]:
+    """Return the sources that reference definitions give, by label; one behind a line of a paragraph is none."""
+    sources: dict[str, str] = {}
+    end = 0  # of the line of the last definition
+    for found in _DEFINITION.finditer(text):
+        above = text[text.rfind("\n", 0, max(0, found.start() - 1)) + 1 : found.start()].strip("> \t\r\n")
+        if not above or found.start() <= end or above.startswith("#"):
+            sources.setdefault(_label(found["label"]), _source(found))
+            line_end = text.find("\n", found.end())
+            end = len(text) if line_end < 0 else line_end + 1
+    return sources
+
+
+def _shortcode(start: int) -> Picture:
+    return Picture(start, "shortcode", "", None, problem=("component", "a shortcode that shows a picture; look at it"))
+
+
+def _is_escaped(text: str, at: int) -> bool:
+    start = at
+    while start and text[start - 1] == "\\":
+        start -= 1
+    return (at - start) % 2 == 1
+
+
+def _picture_at(text: str, masked: str, start: int, sources: dict[str, str]) -> Picture | None:
+    close = _closing_bracket(masked, start + 1)
+    if close is None:
+        return None
+    raw = text[start + 2 : close]
+    if raw.startswith("[") and masked.startswith("]", close - 1) and not masked.startswith("(", close + 1):
+        name, _, shown = raw[1:-1].partition("|")
+        problem = ("component", "a wikilink; Markdown has no alt for it that other programs read")
+        return Picture(start, "wikilink", name.strip(), None, problem=problem, hints=shown)
+    slot = Slot(start + 2, close, form="markdown", says_decorative=False)
+    title = ""
+    if masked.startswith("(", close + 1) and (inline := _DESTINATION.match(masked, close + 1, close + 1 + LONGEST)):
+        src, end, title = _source(inline), inline.end(), (inline["title"] or "")[1:-1]
+    else:
+        end, label = close + 1, raw
+        if masked.startswith("[", close + 1) and (second := _closing_bracket(masked, close + 1)):
+            end, label = second + 1, text[close + 2 : second] or raw
+        if label == raw:
+            slot = None  # the alt is the label as well: another alt would be another reference
+        src = sources.get(_label(label))
+        if src is None:
+            return None
+    picture = Picture(start, "markdown", src, plain_alt(raw) if raw.strip() else None, slot, hints=title)
+    _read_attributes(picture, masked, end)
+    _read_context(picture, masked, end)
+    if TEMPLATE in masked[start:end]:
+        picture.problem, picture.slot = ("template", "a template is part of the picture; a person has to look"), None
+    elif slot is None and picture.alt is None:
+        return None
+    elif slot is None:
+        picture.problem = ("template", "the alt is the label of a reference; change both by hand")
+    return picture
+
+
+def _closing_bracket(text: str, start: int) -> int | None:
+    """Return the place of the bracket that closes the one at `start`; None where the paragraph ends before."""
+    depth = 0
+    for found in _BRACKET.finditer(text, start, start + LONGEST):
+        if found[0][0] == "\n":
+            return None
+        depth += {"[": 1, "]": -1}.get(found[0], 0)
+        if depth == 0 and found[0] == "]":
+            return found.start()
+    return None
+
+
+def _label(text: str) -> str:
+    return collapsed(text).casefold()
+
+
+def _source(found: re.Match) -> str:
+    return plain_alt(found["angle"] if found["angle"] is not None else found["bare"])
+
+
+def plain_alt(raw: str) -> str:
+    """Return a Markdown text without its escapes."""
+    return _ESCAPE.sub(lambda found: found[1] or unescape(found[0]), raw)
+
+
+def _read_attributes(picture: Picture, masked: str, end: int) -> None:
+    """Read an attribute list behind a picture, `{alt="…" .class}` or `{: …}`, as Pandoc and kramdown do."""
+    found = _ATTRIBUTES.match(masked, end)
+    if not found:
+        return
+    picture.hints += " " + found["inside"]
+    alt = re.search(r"""(?:^|\s)(?:fig-)?alt\s*=\s*(?:"([^"]*)"|'([^']*)'|(\S+))""", found["inside"])
+    if alt:
+        picture.alt = next(value for value in alt.groups() if value is not None)
+        picture.slot = None
+        picture.problem = ("template", "the alt is in an attribute list; change it by hand")
+    if re.search(r"""role\s*=\s*["']?(?:presentation|none)|aria-hidden\s*=\s*["']?true""", found["inside"]):
+        picture.is_named = True
+
+
+def _read_context(picture: Picture, masked: str, end: int) -> None:
+    start = picture.start
+    before = _LINK_BEFORE.search(masked[max(0, start - 200) : start])
+    behind = _LINK_BEHIND.match(masked, end, end + 1000)
+    link = ""
+    if before and behind:
+        link = behind[2]
+        has_text = bool((before[1] + behind[1]).strip())
+        picture.has_text_beside, picture.alone_in = has_text, "" if has_text else "link"
+    below = _CAPTION_BELOW.match(masked, end)
+    picture.context = Context(
+        _words(masked[max(0, start - 3 * CONTEXT) : start])[-CONTEXT:],
+        _words(masked[end : end + 3 * CONTEXT])[:CONTEXT],
+        collapsed(below[2]) if below else "",
+        unquote(link),
+    )
+
+
+def _words(text: str) -> str:
+    text = re.sub(r"!\[[^\[\]]*\](?:\([^()]*\)|\[[^\[\]]*\])?", " ", text)
+    text = re.sub(r"\[([^\[\]]*)\](?:\([^()]*\)|\[[^\[\]]*\])", r"\1", text)
+    text = re.sub(r"<[^<>]*>|[*_`#>|]+|" + TEMPLATE, " ", text)
+    return collapsed(text)

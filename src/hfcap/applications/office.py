@@ -1,0 +1,111 @@
+"""Pictures of DOCX and PPTX: `descr` of `wp:docPr` and of `p:cNvPr` in their XML parts."""
+
+import posixpath
+import re
+import zipfile
+from html import unescape
+
+from hfcap.applications.archives import read_member
+from hfcap.applications.markup import Run, Tag, tokens
+from hfcap.applications.pictures import Context, Picture, Slot, collapsed
+from hfcap.applications.texts import DocumentError, decode
+
+_PARTS = re.compile(r"word/(?:document|header\d*|footer\d*|footnotes|endnotes|comments)\.xml|ppt/slides/slide\d+\.xml")
+# What holds a picture and its properties; `wp:` in Word, `p:pic` in PowerPoint.
+_DRAWINGS = ("wp:inline", "wp:anchor", "p:pic", "p:graphicframe")
+_PROPERTIES = ("wp:docpr", "p:cnvpr")
+CONTEXT = 160
+
+
+def office_parts(archive: zipfile.ZipFile) -> list[str]:
+    """Return the XML parts that hold pictures, in order."""
+
+    def order(name: str) -> tuple[str, int]:
+        number = re.search(r"(\d+)\.xml$", name)
+        return re.sub(r"\d*\.xml$", "", name), int(number[1]) if number else 0
+
+    return sorted(filter(_PARTS.fullmatch, archive.namelist()), key=order)
+
+
+def targets_of(archive: zipfile.ZipFile, part: str) -> dict[str, str]:
+    """Return where the relationships of a part lead, by id: a member's name, or the address of an external picture."""
+    folder, name = posixpath.split(part)
+    relations = f"{folder}/_rels/{name}.rels"
+    if relations not in archive.namelist():
+        return {}
+    found = {}
+    for tag in tokens(decode(read_member(archive, relations)).text, is_xml=True):
+        if isinstance(tag, Tag) and tag.name == "relationship" and not tag.is_end:
+            target = tag.value("target")
+            is_outside = tag.value("targetmode") == "External"
+            inside = target.lstrip("/") if target.startswith("/") else posixpath.normpath(f"{folder}/{target}")
+            found[tag.value("id")] = target if is_outside else inside
+    return found
+
+
+def office_pictures(text: str, targets: dict[str, str], kind: str) -> list[Picture]:
+    """Return the pictures and charts of an XML part.
+
+    Args:
+        text: the part.
+        targets: from `targets_of`.
+        kind: "docx" or "pptx".
+
+    Raises:
+        DocumentError: the part has a document type, which no office program writes and which may hold a bomb.
+    """
+    if "<!DOCTYPE" in text[:2000]:
+        raise DocumentError("an XML part with a document type; not read")
+    pictures: list[Picture] = []
+    words: list[str] = []
+    places: list[int] = []
+    drawings: list[list[Tag]] = []
+    in_text, in_fallback = False, False
+    for token in tokens(text, is_xml=True):
+        if isinstance(token, Run):
+            if in_text and token.is_text:
+                words.append(unescape(text[token.start : token.end]))
+        elif token.name in ("w:t", "a:t"):
+            in_text = not (token.is_end or token.is_empty)
+        elif token.name in ("w:p", "a:p"):
+            words.append("\n")
+        elif token.name == "mc:fallback":  # the same picture again, for programs of before 2010
+            in_fallback = not token.is_end
+        elif token.name == "v:imagedata" and not (in_fallback or token.is_end):
+            problem = ("component", "a picture as Word wrote them before 2007 (VML); hfcap does not read its alt")
+            pictures.append(Picture(token.start, kind, targets.get(token.value("r:id"), ""), None, problem=problem))
+            places.append(len(words))
+        elif token.name in _DRAWINGS:
+            if not token.is_end:
+                drawings.append([])
+            elif drawings and (picture := _picture(drawings.pop(), targets, kind)):
+                pictures.append(picture)
+                places.append(len(words))
+        elif drawings and not token.is_end:
+            drawings[-1].append(token)
+    for picture, place in zip(pictures, places, strict=True):
+        before, after = "".join(words[max(0, place - 40) : place]), "".join(words[place : place + 40])
+        picture.context.before = collapsed(before)[-CONTEXT:]
+        picture.context.after = collapsed(after)[:CONTEXT]
+    return sorted(pictures, key=lambda picture: picture.start)
+
+
+def _picture(tags: list[Tag], targets: dict[str, str], kind: str) -> Picture | None:
+    properties = next((tag for tag in tags if tag.name in _PROPERTIES), None)
+    blip = next((tag for tag in tags if tag.name == "a:blip"), None)
+    chart = any(tag.name in ("c:chart", "dgm:relids") for tag in tags)
+    if properties is None or (blip is None and not chart):
+        return None
+    attribute = properties.attribute("descr")
+    alt = attribute.value if attribute and attribute.value else None  # Word writes an empty one for none
+    at = properties.start + len(properties.name) + 1
+    start, end = (attribute.start, attribute.end) if attribute else (at, at)
+    slot = Slot(start, end, 'descr="' if attribute else ' descr="', '"', says_decorative=False)
+    source = (blip.value("r:embed") or blip.value("r:link")) if blip else ""
+    picture = Picture(properties.start, kind, targets.get(source, ""), alt, slot)
+    picture.is_named = any(tag.name.endswith(":decorative") and tag.value("val") in ("1", "true") for tag in tags)
+    picture.hints = properties.value("title") + (" chart" if chart else "")
+    click = next((tag for tag in tags if tag.name == "a:hlinkclick" and tag.value("r:id")), None)
+    if click:
+        picture.alone_in, picture.context = "link", Context(link=targets.get(click.value("r:id"), ""))
+    return picture

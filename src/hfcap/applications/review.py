@@ -1,0 +1,195 @@
+"""`hfcap alt review`: a person decides on each proposal, in the terminal or in a spreadsheet."""
+
+import csv
+import getpass
+import io
+from collections.abc import Callable, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from hfcap.applications.lint import alt_findings
+from hfcap.applications.pictures import collapsed
+from hfcap.applications.rows import PENDING, SKIPPED, read_rows, write_rows
+from hfcap.errors import ConfigError, printable, shown
+from hfcap.files import write_atomic
+
+KEYS = "a accept, e edit, d decorative, s skip, u undo, q quit"
+COLUMNS = (
+    "id",
+    "file",
+    "line",
+    "role",
+    "before",
+    "after",
+    "caption",
+    "link",
+    "suggestion",
+    "notes",
+    "decision",
+    "alt",
+)
+DECISIONS = {"accept": "accepted", "edit": "edited", "decorative": "decorative", "skip": SKIPPED}
+_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the beginning of one
+
+
+def decided(row: dict[str, Any], status: str, alt: str | None = None) -> dict[str, Any]:
+    """Return a row with a decision: what, who and when.
+
+    Raises:
+        ValueError: an alt that is empty where one is needed.
+    """
+    if status == "accepted":
+        alt = row.get("suggestion")
+        if alt == "" or (alt is None and row["role"] == "maybe_decorative"):
+            status, alt = "decorative", None
+    if status in ("accepted", "edited") and not (alt or "").strip():
+        raise ValueError("there is no text to accept; edit, or call the picture decorative")
+    by = {"by": _user(), "at": datetime.now(UTC).isoformat(timespec="seconds")}
+    return row | {"status": status, "alt": collapsed(alt) if alt and status in ("accepted", "edited") else None} | by
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # a container's user may have no name
+        return "unknown"
+
+
+def review(path: str, ask: Callable[[str], str] = input, say: Callable[[str], None] = print) -> None:
+    """Go through the pending rows of a file; each decision is in the file before the next question is asked.
+
+    Commands are a letter and Enter, so that any terminal, screen reader and pipe can give them; the end of the input
+    is "quit".
+
+    Args:
+        path: `alts.jsonl`.
+        ask: reads a line.
+        say: shows a text.
+    """
+    rows = read_rows(path)
+    todo = [number for number, row in enumerate(rows) if row["status"] == PENDING]
+    done: list[tuple[int, dict[str, Any]]] = []  # what was decided, and the row before
+    say(f"{path}: {len(todo)} of {len(rows)} rows are pending. {KEYS}")
+    at = 0
+    while at < len(todo):
+        number = todo[at]
+        say(_shown(rows[number], at + 1, len(todo)))
+        try:
+            answer = ask("> ").strip().lower()
+            if answer == "q":
+                break
+            if answer == "u":
+                at = _undo(path, rows, done, at, say)
+                continue
+            row = _answered(rows[number], answer, ask)
+        except (EOFError, KeyboardInterrupt):
+            break
+        except ValueError as error:
+            say(str(error))
+            continue
+        done.append((number, rows[number]))
+        rows[number] = row
+        write_rows(path, rows)
+        for rule, message in alt_findings(row["alt"]) if row["alt"] else ():
+            say(f"  {rule}: {message} (u undoes)")
+        at += 1
+    left = sum(row["status"] == PENDING for row in rows)
+    say(f"{len(done)} decided now, {left} pending; `hfcap alt apply {path}` writes what is decided")
+
+
+def _answered(row: dict[str, Any], answer: str, ask: Callable[[str], str]) -> dict[str, Any]:
+    """Return the row with the decision of an answer. Raises ValueError where it is none."""
+    if answer == "a":
+        return decided(row, "accepted")
+    if answer == "e":
+        return decided(row, "edited", ask("alt: "))
+    if answer in ("d", "s"):
+        return decided(row, "decorative" if answer == "d" else SKIPPED)
+    raise ValueError(f"{answer[:20]!r} is none of: {KEYS}")
+
+
+def _undo(path: str, rows: list, done: list, at: int, say: Callable[[str], None]) -> int:
+    if not done:
+        say("nothing to undo")
+        return at
+    number, row = done.pop()
+    rows[number] = row
+    write_rows(path, rows)
+    return at - 1
+
+
+def _shown(row: dict[str, Any], number: int, count: int) -> str:
+    context = row.get("context") or {}
+    lines = [
+        "",
+        f"{number}/{count} {row['id']} ({row['role']})",
+        *(f"  {name}: {value}" for name, value in context.items() if value),
+        f"  picture: {row.get('image') or row['src'][:200]}",
+        *(f"  text in it: {text['text']!r} ({text['score']:.2f})" for text in row.get("text_in_image") or ()),
+        *(f"  note: {note}" for note in row.get("notes") or ()),
+        f"  proposal, by a program, may be wrong: {row['suggestion']}" if row.get("suggestion") else _nothing(row),
+    ]
+    return "\n".join(map(printable, lines))
+
+
+def _nothing(row: dict[str, Any]) -> str:
+    return f"  proposal: {'decorative' if row['role'] == 'maybe_decorative' else 'none; write one'}"
+
+
+def export_csv(rows: Sequence[dict[str, Any]], path: str) -> Path:
+    """Write the rows for a spreadsheet; people fill in the columns `decision` and `alt`."""
+    names = {status: decision for decision, status in DECISIONS.items()}
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(COLUMNS)
+    for row in rows:
+        values = row | (row.get("context") or {}) | {"decision": names.get(row["status"], "")}
+        values["notes"] = "; ".join(row.get("notes") or ())
+        writer.writerow([_safe(str("" if values.get(name) is None else values[name])) for name in COLUMNS])
+    return write_atomic(path, "\ufeff" + text.getvalue())  # the mark tells Excel that it is UTF-8
+
+
+def _safe(cell: str) -> str:
+    """Return a cell that no spreadsheet runs as a formula: text from a page may begin like one."""
+    return "'" + cell if cell.startswith(_FORMULA) else cell
+
+
+def _plain(cell: str) -> str:
+    return cell[1:] if cell[:1] == "'" and cell[1:].startswith(_FORMULA) else cell
+
+
+def import_csv(rows: Sequence[dict[str, Any]], path: str) -> tuple[list[dict[str, Any]], int]:
+    """Return the rows with the decisions of a spreadsheet, and how many have changed.
+
+    "accept" with an `alt` of another wording than the proposal is "edit"; an empty decision changes nothing.
+
+    Raises:
+        ConfigError: no column of that name, an id that `rows` have not, or a decision that is none.
+    """
+    text = Path(path).read_bytes().decode("utf-8-sig", "replace")
+    reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=text.partition("\n")[0].count))
+    missing = [name for name in ("id", "decision", "alt") if name not in (reader.fieldnames or ())]
+    if missing:
+        raise ConfigError(f"{path}: no column {missing[0]}; wanted those of `hfcap alt review --csv_export`")
+    found = {row["id"]: row for row in rows}
+    changed = 0
+    for line in reader:
+        where = f"{path}, line {reader.line_num}"
+        row_id, decision = _plain(line["id"] or ""), (line["decision"] or "").strip().lower()
+        if not decision:
+            continue
+        if row_id not in found:
+            raise ConfigError(f"{where}: no row has the id {shown(row_id)}")
+        if decision not in DECISIONS:
+            raise ConfigError(f"{where}: decision is {shown(decision)}; wanted one of {', '.join(DECISIONS)}")
+        row, alt = found[row_id], collapsed(_plain(line["alt"] or ""))
+        is_edit = decision == "edit" or (decision == "accept" and alt not in ("", row.get("suggestion")))
+        try:
+            new = decided(row, "edited" if is_edit else DECISIONS[decision], alt)
+        except ValueError as error:
+            raise ConfigError(f"{where}: {error}") from None
+        if (new["status"], new["alt"]) != (row["status"], row["alt"]):
+            found[row_id] = new
+            changed += 1
+    return list(found.values()), changed

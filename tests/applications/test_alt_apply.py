@@ -1,0 +1,141 @@
+"""`hfcap alt apply`: what is written, what is refused, and that nothing outside the alt changes."""
+
+import hashlib
+import json
+
+import pytest
+
+from hfcap import cli
+
+PAGE = (
+    b'<p>A day out.</p>\r\n<img src="dog.jpg">\r\n'
+    b'<img src="old.jpg" alt="Old words.">\r\n<img src="line.png" alt="">\r\n'
+)
+
+
+def row(column=1, line=2, alt="A brown dog runs.", **more):
+    return {"id": f"{line}:{column}", "file": "page.html", "line": line, "column": column, "status": "edited"} | (
+        {"alt": alt} | more
+    )
+
+
+@pytest.fixture
+def apply(tmp_path, monkeypatch, capsys):
+    """Apply rows to a page, and return its bytes, the output and the exit code."""
+    monkeypatch.chdir(tmp_path)
+    page = tmp_path / "page.html"
+    page.write_bytes(PAGE)
+
+    def run(*rows, options=()):
+        (tmp_path / "alts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+        try:
+            cli.main(["alt", "apply", "alts.jsonl", *options])
+            code = 0
+        except SystemExit as exit_:
+            code = exit_.code
+        return page.read_bytes(), capsys.readouterr(), code
+
+    return run
+
+
+def test_only_the_alt_is_added_and_the_diff_is_printed(apply):
+    data, shown, code = apply(row())
+    assert data == PAGE.replace(b'"dog.jpg"', b'"dog.jpg" alt="A brown dog runs."')
+    assert code == 0
+    assert '-<img src="dog.jpg">\n+<img src="dog.jpg" alt="A brown dog runs.">\n' in shown.out
+    assert "1 alts written into 1 files" in shown.err
+    assert apply(row())[0] == data  # again: it is there
+
+
+def test_a_dry_run_prints_the_same_diff_and_writes_nothing(apply):
+    data, shown, _ = apply(row(), options=["--dry_run"])
+    assert data == PAGE
+    assert '+<img src="dog.jpg" alt="A brown dog runs.">\n' in shown.out
+
+
+def test_rows_that_nobody_decided_on_are_not_written(apply):
+    data, shown, _ = apply(row(status="pending"), row(line=3, status="skipped"))
+    assert data == PAGE
+    assert "2 of 2 rows are not decided" in shown.err
+
+
+def test_decorative_is_an_empty_alt(apply):
+    assert apply(row(status="decorative", alt=None))[0] == PAGE.replace(b'"dog.jpg"', b'"dog.jpg" alt=""')
+
+
+@pytest.mark.parametrize("line", [3, 4])
+def test_an_alt_that_is_there_stays_even_an_empty_one_and_so_does_the_rest_of_the_file(apply, line):
+    data, shown, code = apply(row(), row(line=line, alt="New words."))
+    assert (data, code) == (PAGE, 1)
+    assert f"page.html:{line}:1 has an alt already" in shown.err
+
+
+def test_replace_needs_what_the_file_holds(apply):
+    wrong = row(line=3, alt="New words.", before="Other words.")
+    assert apply(wrong, options=["--replace"])[0] == PAGE
+    right = row(line=3, alt="New words.", before="Old words.")
+    assert apply(right, options=["--replace"])[0] == PAGE.replace(b"Old words", b"New words")
+
+
+def test_a_changed_file_is_written_where_one_place_fits_and_refused_where_two_do(apply, tmp_path):
+    proposal = row(src="dog.jpg", kind="img", file_sha256=hashlib.sha256(PAGE).hexdigest())
+    changed = b"<h1>New</h1>\n" + PAGE
+    (tmp_path / "page.html").write_bytes(changed)
+    assert apply(proposal)[0] == changed.replace(b'"dog.jpg"', b'"dog.jpg" alt="A brown dog runs."')
+    (tmp_path / "page.html").write_bytes(changed + b'<img src="dog.jpg">')
+    data, shown, code = apply(proposal)
+    assert (data, code) == (changed + b'<img src="dog.jpg">', 1)
+    assert "changed since the proposal" in shown.err
+
+
+def test_rows_that_are_decided_on_later_follow_the_document(apply, tmp_path):
+    page = b'<img src="a"><img src="a"><img src="a">'
+    (tmp_path / "page.html").write_bytes(page)
+    sha256 = hashlib.sha256(page).hexdigest()
+    first = row(line=1, column=1, alt="One.", src="a", file_sha256=sha256)
+    others = [row(line=1, column=n, alt=None, status="pending", src="a", file_sha256=sha256) for n in (14, 27)]
+    apply(first, *others)
+    rows = [json.loads(line) for line in (tmp_path / "alts.jsonl").read_text().splitlines()]
+    rows[2] |= {"status": "edited", "alt": "Three."}
+    assert apply(*rows)[0] == b'<img src="a" alt="One."><img src="a"><img src="a" alt="Three.">'
+
+
+def test_permissions_stay_and_a_read_only_file_is_refused(apply, tmp_path):
+    page = tmp_path / "page.html"
+    page.chmod(0o640)
+    apply(row())
+    assert page.stat().st_mode & 0o777 == 0o640
+    page.write_bytes(PAGE)
+    page.chmod(0o444)
+    data, shown, code = apply(row())
+    assert (data, code) == (PAGE, 1)
+    assert "refused page.html: the file is read-only; change its permissions\n" in shown.err
+
+
+def test_a_link_out_of_the_folder_is_refused_and_one_inside_stays_a_link(apply, tmp_path):
+    folder = tmp_path / "site"
+    folder.mkdir()
+    (folder / "out.html").symlink_to(tmp_path / "page.html")
+    (tmp_path / "in.html").symlink_to(tmp_path / "page.html")
+    data, shown, code = apply(row(file="site/out.html"))
+    assert (data, code) == (PAGE, 1)
+    assert "site/out.html is a link out of its folder" in shown.err
+    assert apply(row(file="in.html"))[0] != PAGE
+    assert (tmp_path / "in.html").is_symlink()
+
+
+@pytest.mark.parametrize(
+    ("broken", "said"),
+    [
+        ({"status": "done"}, "status is 'done'; wanted one of pending"),
+        ({"line": "2"}, "line is '2', a JSON string"),
+        ({"context": "text"}, "context is 'text', a JSON string"),
+        ({"notes": None}, "notes is None, a JSON null"),
+        ({"alt": " "}, "edited, and alt is ' '"),
+        ({"alt": "\ud800"}, "alt holds half of a surrogate pair"),
+    ],
+)
+def test_a_row_that_is_wrong_is_one_line(apply, broken, said):
+    data, shown, code = apply(row(**broken))
+    assert (data, code) == (PAGE, 2)
+    assert f"alts.jsonl, line 1: {said}" in shown.err

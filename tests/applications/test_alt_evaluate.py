@@ -1,0 +1,39 @@
+"""`hfcap alt evaluate`: the figures of proposals."""
+
+import json
+
+import pytest
+
+from hfcap import cli
+from hfcap.applications.evaluation import alt_figures
+from hfcap.metrics import compute_metrics
+
+pytestmark = pytest.mark.filterwarnings("ignore:CIDEr:UserWarning")
+
+CAPTIONS = ["a photo of a man on a horse .", "a red ball", "img_0123.jpg", "a woman and a man walk in the snow"]
+REFERENCES = [["a man rides a horse", "a rider"], ["a ball"], ["two dogs"], ["a couple walks in the snow"]]
+
+
+def test_figures_are_counts_shares_and_cider():
+    figures = alt_figures(CAPTIONS, REFERENCES)
+    counts = ("num_images", "proposals", "no_proposal", "made_neutral", "longer_than_125")
+    assert [figures[key] for key in counts] == [4, 3, 1, 2, 0]
+    assert figures["raw"] == {"error": 0.25, "warning": 0.25, "rules": {"file-name": 1, "redundant": 1}}
+    assert figures["worded"] == {"error": 0, "warning": 0, "rules": {}}
+    assert figures["cider"]["raw"]["value"] == pytest.approx(compute_metrics(CAPTIONS, REFERENCES)["cider"])
+    said = ["a photo of a person on a horse .", CAPTIONS[1], CAPTIONS[2], "two people walk in the snow"]
+    neutral_references = [["a person rides a horse", "a rider"], *REFERENCES[1:]]
+    wanted = compute_metrics(said, neutral_references)["cider"]
+    assert figures["cider"]["neutral"]["value"] == pytest.approx(wanted)
+
+
+def test_a_captioner_is_evaluated_from_the_command_line(tmp_path, monkeypatch, build_tiny, capsys):
+    monkeypatch.chdir(tmp_path)
+    model, processor = build_tiny("llava")
+    model.save_pretrained("model")
+    processor.save_pretrained("model")
+    cli.main(["alt", "evaluate", "--model", "model", "--data", "scenes", "--num_images", "3", "--output", "alt.json"])
+    assert "CIDEr, neutral on neutral" in capsys.readouterr().out
+    record = json.loads((tmp_path / "alt.json").read_text())
+    assert record["figures"]["num_images"] == 3
+    assert len(record["of"]["weights_hash"]) == 64

@@ -1,0 +1,201 @@
+"""`hfcap alt review`: decisions in the terminal and through a spreadsheet, and what of them reaches photos."""
+
+import csv
+import json
+import os
+import sys
+
+import pytest
+
+from hfcap import cli
+from hfcap.applications.photo_metadata import sidecar_text
+from hfcap.applications.review import review
+from hfcap.applications.rows import read_rows
+from hfcap.content_hashes import file_sha256
+
+
+def row(number, suggestion="A dog runs.", role="informative", **more):
+    place = {"id": f"a.md:{number}:1", "file": "a.md", "line": number, "column": 1, "kind": "markdown", "src": "a.png"}
+    context = {"before": "=cmd|' /C calc'!A0", "after": "", "caption": "", "link": "/map"}
+    return (
+        place
+        | {"role": role, "suggestion": suggestion, "context": context, "status": "pending", "notes": ["x"]}
+        | more
+    )
+
+
+@pytest.fixture
+def alts(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [
+        row(1),
+        row(2, None, "link"),
+        row(3, None, "maybe_decorative"),
+        row(4, "A cat."),
+        row(5, "done", status="skipped"),
+    ]
+    (tmp_path / "alts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return "alts.jsonl"
+
+
+def decisions(path="alts.jsonl"):
+    return [(row["status"], row["alt"]) for row in read_rows(path)]
+
+
+def answer(*lines):
+    """Review with these answers, and return what was shown; the end of the answers is the end of the input."""
+    waiting, said = list(lines), []
+
+    def ask(_prompt):
+        if not waiting:
+            raise EOFError
+        return waiting.pop(0)
+
+    review("alts.jsonl", ask, said.append)
+    return "\n".join(said)
+
+
+def test_each_decision_is_in_the_file_at_once(alts):
+    seen = []
+
+    def ask(prompt):
+        seen.append(decisions())
+        return {0: "a", 1: "e", 2: "Map of the town.", 3: "a", 4: "s"}[len(seen) - 1]
+
+    review(alts, ask, lambda _text: None)
+    accepted, edited = ("accepted", "A dog runs."), ("edited", "Map of the town.")
+    assert seen[1][0] == accepted
+    assert seen[3][:2] == [accepted, edited]
+    assert decisions() == [accepted, edited, ("decorative", None), ("skipped", None), ("skipped", None)]
+    assert all(row["by"] and row["at"].endswith("+00:00") for row in read_rows(alts)[:4])
+
+
+def test_undo_goes_back_and_quit_and_the_end_of_input_stop(alts):
+    shown = answer("u", "d", "a", "x", "u", "e", "", "q")
+    assert "nothing to undo" in shown
+    assert "there is no text to accept" in shown
+    assert "'x' is none of: a accept" in shown
+    assert decisions() == [("pending", None)] * 4 + [("skipped", None)]
+    assert "0 decided now, 4 pending" in shown
+    assert "1 decided now, 3 pending" in answer("a")
+
+
+def test_context_and_doubt_are_shown_and_a_bad_edit_is_named(alts):
+    shown = answer("e", "a photo of a dog", "q")
+    assert "1/4 a.md:1:1 (informative)" in shown
+    assert "  link: /map" in shown
+    assert "  proposal, by a program, may be wrong: A dog runs." in shown
+    assert "  redundant: begins with 'a photo of'" in shown
+    assert decisions()[0] == ("edited", "a photo of a dog")
+
+
+def edit_csv(change):
+    with open("alts.csv", encoding="utf-8-sig", newline="") as file:
+        lines = list(csv.DictReader(file))
+    change(lines)
+    with open("alts.csv", "w", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, lines[0], delimiter=";")
+        writer.writeheader()
+        writer.writerows(lines)
+    cli.main(["alt", "review", "alts.jsonl", "--csv_import", "alts.csv"])
+
+
+def test_decisions_come_back_from_a_spreadsheet(alts, capsys):
+    cli.main(["alt", "review", alts, "--csv_export", "alts.csv"])
+
+    def change(lines):
+        assert lines[0]["before"] == "'=cmd|' /C calc'!A0"  # no formula
+        assert lines[4]["decision"] == "skip"
+        lines[0]["decision"] = "accept"
+        lines[1] |= {"decision": "edit", "alt": "'=1 apple."}
+        lines[2]["decision"] = "Decorative "
+        lines[3] |= {"decision": "accept", "alt": "A grey cat."}
+
+    edit_csv(change)
+    wanted = [("accepted", "A dog runs."), ("edited", "=1 apple."), ("decorative", None), ("edited", "A grey cat.")]
+    assert decisions() == [*wanted, ("skipped", None)]
+    assert capsys.readouterr().out.splitlines()[-1] == "alts.jsonl: 4 rows changed"
+
+
+@pytest.mark.parametrize(
+    ("cells", "said"),
+    [
+        ({"decision": "yes"}, "alts.csv, line 2: decision is 'yes'; wanted one of accept, edit, decorative, skip"),
+        ({"decision": "skip", "id": "b"}, "alts.csv, line 2: no row has the id 'b'"),
+        ({"decision": "edit"}, "alts.csv, line 2: there is no text to accept"),
+    ],
+)
+def test_a_wrong_cell_changes_nothing(alts, cells, said, capsys):
+    cli.main(["alt", "review", alts, "--csv_export", "alts.csv"])
+    before = decisions()
+    with pytest.raises(SystemExit):
+        edit_csv(lambda lines: lines[0].update(cells))
+    assert said in capsys.readouterr().err
+    assert decisions() == before
+
+
+@pytest.fixture
+def photo(tmp_path, monkeypatch):
+    """A photo with a decided row."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "-a.jpg").write_bytes(b"pixels")
+    fields = {"id": "-a.jpg", "file": "-a.jpg", "line": 0, "column": 0, "kind": "photo", "src": "-a.jpg"}
+    fields |= {"image": "-a.jpg", "image_sha256": file_sha256("-a.jpg"), "status": "edited", "alt": "A <dog> & “cat”."}
+    (tmp_path / "alts.jsonl").write_text(json.dumps(fields) + "\n")
+    return tmp_path / "-a.jpg"
+
+
+def apply(*options):
+    try:
+        cli.main(["alt", "apply", "alts.jsonl", *options])
+    except SystemExit as exit_:
+        return exit_.code
+    return 0
+
+
+def test_a_sidecar_is_written_beside_the_photo_and_never_over_another(photo, capsys):
+    sidecar = photo.with_name("-a.jpg.xmp")
+    assert apply() == 0
+    assert "1 rows are about photos in no document; add --metadata sidecar" in capsys.readouterr().err
+    assert apply("--metadata", "sidecar", "--dry_run") == 0
+    assert not sidecar.exists()
+    assert apply("--metadata", "sidecar") == 0
+    assert '<rdf:li xml:lang="x-default">A &lt;dog&gt; &amp; “cat”.</rdf:li>' in sidecar.read_text("utf-8")
+    assert photo.read_bytes() == b"pixels"
+    assert apply("--metadata", "sidecar") == 0  # it is there
+    sidecar.write_text(sidecar_text("Mine."))
+    assert apply("--metadata", "sidecar") == 1
+    assert "-a.jpg.xmp is there already; it is kept" in capsys.readouterr().err
+    assert sidecar.read_text() == sidecar_text("Mine.")
+
+
+def test_another_picture_under_the_name_is_refused(photo, capsys):
+    photo.write_bytes(b"other pixels")
+    assert apply("--metadata", "sidecar") == 1
+    assert "-a.jpg is another picture now" in capsys.readouterr().err
+
+
+def test_embedding_needs_exiftool_and_asks_it(photo, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"))
+    assert apply("--metadata", "embed") == 2
+    assert "--metadata embed needs ExifTool" in capsys.readouterr().err
+    assert apply("--metadata", "exif") == 2
+    tool = tmp_path / "bin" / "exiftool"
+    tool.parent.mkdir()
+    tool.write_text(
+        f"#!{sys.executable}\nimport json, sys\nfile = open({str(tmp_path / 'log')!r}, 'a')\n"
+        "file.write(json.dumps(sys.argv[1:]) + '\\n')\n"
+        "if '-overwrite_original' in sys.argv: open(sys.argv[-1], 'a').write('alt')\n"
+    )
+    tool.chmod(0o755)
+    assert apply("--metadata", "embed") == 0
+    asked = [json.loads(line) for line in (tmp_path / "log").read_text().splitlines()]
+    name = os.path.abspath("-a.jpg")
+    assert asked == [
+        ["-charset", "utf8", "-s3", "-XMP-iptcCore:AltTextAccessibility", name],
+        ["-charset", "utf8", "-overwrite_original", "-P", "-XMP-iptcCore:AltTextAccessibility=A <dog> & “cat”.", name],
+    ]
+    assert read_rows("alts.jsonl")[0]["image_sha256"] == file_sha256("-a.jpg")  # the picture with its alt in it
+    tool.write_text("#!/bin/sh\necho Mine\n")
+    assert apply("--metadata", "embed") == 1
+    assert "has an alt already, 'Mine'; it is kept" in capsys.readouterr().err

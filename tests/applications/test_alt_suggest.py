@@ -1,0 +1,178 @@
+"""`hfcap alt suggest`: rows for pictures without an alt, captions for informative ones, and broken runs."""
+
+import json
+import zipfile
+
+import pytest
+
+from hfcap import cli
+from hfcap.applications.suggest import ImageRows, propose
+from hfcap.generation.caption import caption_rows
+
+PAGE = """<h1>A day out</h1><p>We met two dogs.</p>
+<figure><img src="a.png"><figcaption>At the river</figcaption></figure>
+<a href="/map"><img src="b.png"></a>
+<img src="img/spacer.gif"><img src="https://example.org/c.png"><img src="data:image/png;base64,x">
+<img src="none.png"><img src="chart.png"><img src="d.png" alt="A dog."> <img src="{{ url }}">
+"""
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch, scene_rows, build_tiny):
+    """A folder with a page, a Markdown text with the same picture, an EPUB and a captioner."""
+    monkeypatch.chdir(tmp_path)
+    model, processor = build_tiny("llava")
+    model.save_pretrained("model")
+    processor.save_pretrained("model")
+    (tmp_path / "site").mkdir()
+    for number, name in enumerate(("a", "b", "chart", "e f")):
+        scene_rows[number]["image"].save(tmp_path / "site" / f"{name}.png")
+    (tmp_path / "site" / "page.html").write_text(PAGE)
+    (tmp_path / "site" / "text.md").write_text("![](/a.png) ![](<e f.png>) ![](broken.png)\n")
+    (tmp_path / "site" / "broken.png").write_bytes(b"no picture")
+    with zipfile.ZipFile("site/book.epub", "w") as archive:
+        archive.writestr("text/1.xhtml", '<html><body><img src="../images/e.png"/></body></html>')
+        archive.write("site/e f.png", "images/e.png")
+    return model.eval(), processor
+
+
+def suggest(*options, paths=("site",)):
+    cli.main(["alt", "suggest", *paths, "--model", "model", "--output", "alts.jsonl", *options])
+    with open("alts.jsonl") as file:
+        return {row["id"].partition("site/")[2] or row["id"]: row for row in map(json.loads, file)}
+
+
+@pytest.fixture
+def captions(monkeypatch):
+    """Replace the captioner's words, and count the pictures that it is asked about."""
+    asked = []
+
+    def stream(_model, _processor, rows, _prompt, _batch_size, skip):
+        for index in range(len(rows)):
+            asked.append(rows.images[index])
+            try:
+                rows[index]
+            except OSError as error:
+                skip(index, error)
+            else:
+                yield index, f"a photo of a man number {len(asked)} ."
+
+    monkeypatch.setattr("hfcap.generation.caption.caption_stream", stream)
+    return asked
+
+
+def test_the_role_decides_who_proposes_and_nothing_is_fetched(site, captions, capsys):
+    rows = suggest()
+    found = {key: (row["role"], row["image"], row["suggestion"]) for key, row in rows.items()}
+    assert found == {
+        "book.epub!text/1.xhtml:1:13": ("informative", "site/book.epub!images/e.png", "A person number 1."),
+        "page.html:2:9": ("informative", "site/a.png", "A person number 2."),
+        "page.html:3:16": ("link", "site/b.png", None),
+        "page.html:4:1": ("maybe_decorative", None, None),
+        "page.html:4:27": ("informative", None, None),
+        "page.html:4:64": ("informative", None, None),
+        "page.html:5:1": ("informative", None, None),
+        "page.html:5:21": ("chart", "site/chart.png", None),
+        "text.md:1:1": ("informative", "site/a.png", "A person number 2."),  # the same picture is captioned once
+        "text.md:1:13": ("informative", "site/e f.png", "A person number 1."),
+        "text.md:1:28": ("informative", "site/broken.png", None),
+    }
+    assert captions == ["site/book.epub!images/e.png", "site/a.png", "site/broken.png"]
+    assert rows["page.html:2:9"]["context"] == {
+        "before": "A day out We met two dogs.",
+        "after": "At the river",
+        "caption": "At the river",
+        "link": "",
+    }
+    assert rows["page.html:3:16"]["context"]["link"] == "/map"
+    assert rows["page.html:4:27"]["notes"] == ["remote picture, not read"]
+    assert rows["page.html:4:64"]["notes"] == ["data: picture, not read"]
+    assert rows["page.html:5:1"]["notes"] == ["no such file: none.png"]
+    assert "cannot be read" in rows["text.md:1:28"]["notes"][0]
+    assert all((row["status"], row["alt"]) == ("pending", None) for row in rows.values())
+    shown = capsys.readouterr()
+    assert "1 pictures that hfcap does not write to" in shown.err
+    assert "11 rows (0 were there), 4 proposals, 6 for a person to write, 1 perhaps decorative" in shown.out
+
+
+def test_captions_are_those_of_caption_rows(site, scene_rows):
+    model, processor = site
+    rows = suggest(paths=["site/page.html"])
+    caption = caption_rows(model, processor, [scene_rows[0]])[0]
+    wanted = {"text_in_image": [], "notes": [], "suggestion": None, "lint": []}
+    propose(wanted, caption, {"people": "neutral"})
+    assert rows["page.html:2:9"]["suggestion"] == wanted["suggestion"]
+    assert len(rows["page.html:2:9"]["model"]["weights_sha256"]) == 64
+
+
+def test_a_second_run_keeps_decisions_and_asks_about_what_is_new(site, captions, tmp_path, capsys):
+    rows = suggest()
+    rows["page.html:2:9"] |= {"status": "edited", "alt": "Mine."}
+    (tmp_path / "alts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows.values()))
+    captions.clear()
+    (tmp_path / "site" / "text.md").write_text("# New\n![](<e f.png>) ![](b.png)\n")
+    again = suggest()
+    assert again["page.html:2:9"] == rows["page.html:2:9"]
+    assert captions == ["site/b.png"]  # the document has changed, and the picture has not
+    assert again["text.md:2:1"]["suggestion"] == "A person number 1."
+    assert {key for key in again if key.startswith("text")} == {"text.md:2:1", "text.md:2:16"}
+
+
+def test_what_was_captioned_before_a_break_is_not_captioned_again(site, captions, monkeypatch, tmp_path):
+    def breaks(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("hfcap.applications.suggest.write_rows", breaks)
+    with pytest.raises(KeyboardInterrupt):
+        suggest()
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    with open("alts.jsonl.part", "ab") as file:
+        file.write(b'{"id": "ha')
+    asked = []
+    monkeypatch.setattr(
+        "hfcap.generation.caption.caption_stream", lambda _m, _p, rows, *_: asked.extend(rows.images) or iter(())
+    )
+    rows = suggest()
+    assert asked == ["site/broken.png"]
+    assert rows["page.html:2:9"]["suggestion"] == "A person number 2."
+    assert not (tmp_path / "alts.jsonl.part").exists()
+
+
+def test_another_model_or_another_wording_needs_another_file(site, captions, capsys):
+    suggest()
+    with pytest.raises(SystemExit) as exit_:
+        suggest("--people", "as_seen")
+    assert exit_.value.code == 2
+    assert "holds proposals made with another people; give another --output" in capsys.readouterr().err
+
+
+def test_photos_that_are_named_have_rows_of_their_own(site, captions):
+    rows = suggest(paths=["site/a.png"])
+    assert [(row["kind"], row["suggestion"]) for row in rows.values()] == [("photo", "A person number 1.")]
+
+
+def test_ocr_that_is_not_installed_is_one_line(site, captions, capsys, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "rapidocr", None)
+    with pytest.raises(SystemExit) as exit_:
+        suggest("--ocr")
+    assert exit_.value.code == 2
+    assert capsys.readouterr().err.splitlines()[-1] == 'error: --ocr needs RapidOCR: pip install "hfcap[ocr]"'
+
+
+def test_sure_texts_are_quoted_and_unsure_ones_are_kept_beside(site, captions, monkeypatch):
+    from types import SimpleNamespace
+
+    def engine(pixels):
+        assert pixels.shape == (32, 32, 3)
+        return SimpleNamespace(txts=("STOP", "maybe", "--", "x" * 100), scores=(0.97, 0.89, 0.99, 0.99))
+
+    monkeypatch.setitem(__import__("sys").modules, "rapidocr", SimpleNamespace(RapidOCR=lambda params: engine))
+    rows = suggest("--ocr")
+    assert rows["page.html:2:9"]["suggestion"] == "A person number 2. Text: “STOP”."
+    assert [text["quoted"] for text in rows["page.html:2:9"]["text_in_image"]] == [True, False, False, False]
+    assert rows["text.md:1:28"]["text_in_image"] == []
+
+
+def test_image_rows_load_from_archives(site):
+    assert ImageRows(["site/book.epub!images/e.png"])[0]["image"].size == (32, 32)
