@@ -94,6 +94,7 @@ www.a-b.com www.a.com/bc google.com
 a.com/bc a.com/b a.com. A.COM/BC 3m.com a-b.com foo.org/x foo.edu/xy a.gov/xy t.co/abc x.com's 1.jpg
 a.jpg img_01.jpg a-b.jpg
 www.a.com/b.cd/e www.a.com/b.cd/ef. x.y-zMr.:*( etc.-B etc.-Bc Co.A Co.AB Pte.-B O'O o’o o`o o'o's
+www.a-b.com\u0131 &\u0131acute; Q&A., Q&amp;A.; A+B.: A&B&C.\u3001 q&a.,
 1.mp3 1.mp4 1.pdf, 1.txt. .NET .com %.NET C++ c++ C# F# c+ C++a
 """,
     "e-mail": """

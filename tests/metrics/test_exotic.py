@@ -32,6 +32,8 @@ EXOTIC = [
         "Java's final sigma after a digit",
     ),
     ("a\u03a3-a\u03a3", "a\u03c3-a\u03c2", "a\u03c2-a\u03c2", "Java takes a hyphen for the middle of a word"),
+    ("Mi\u017fs.A", "mi\u017fs. a", "mi\u017fs.a", "a long s in an abbreviation that must be capitalised"),
+    ("ArK.A", "ark. a", "ark.a", "an abbreviation in mixed case"),
     ("x\u2c2f.com", "x\u2c2f.com", "x\u2c5f.com", "a capital newer than the Unicode tables of Java 17"),
 ]
 

@@ -2,6 +2,7 @@
 
 import json
 import re
+import shutil
 
 import numpy as np
 import pytest
@@ -149,6 +150,20 @@ def test_what_clip_score_lacks_is_named(options, message, caption_files, photos,
         cli.main(["score", *caption_files, "--metrics", "clip_score", *model, *options])
     assert stopped.value.code == 2
     assert re.search(message, capsys.readouterr().err)
+
+
+@pytest.mark.parametrize("sharded", ["deepspeed.is_deepspeed_zero3_enabled", "fsdp.is_fsdp_enabled"])
+def test_a_clip_model_is_not_loaded_where_it_would_be_split(sharded, clip_folder, monkeypatch):
+    monkeypatch.setattr(f"transformers.integrations.{sharded}", lambda: True)
+    with pytest.raises(ConfigError, match="not computed under ZeRO-3 and FSDP"):
+        compute_metrics(["a"], [["a"]], ("clip_score",), clip_model=clip_folder)
+
+
+def test_a_clip_folder_without_weights_is_one_line(clip_folder, photos, tmp_path):
+    shutil.copytree(clip_folder, tmp_path / "clip")
+    (tmp_path / "clip" / "model.safetensors").unlink()
+    with pytest.raises(ConfigError, match=r"clip_model .*clip: .*model.safetensors.*; give the folder or Hub id"):
+        compute_metrics(["a"], [["a"]], ("clip_score",), images=[photos / "a.png"], clip_model=str(tmp_path / "clip"))
 
 
 def test_recipes_check_their_metrics_before_anything_loads(tmp_path, clip_folder):

@@ -19,7 +19,7 @@ Emit = Callable[[str], list[str]]
 _LETTER = character_class(LETTERS)
 _DIGIT = character_class(DIGITS)
 _MARK = character_class(MARKS)
-_ENTITY_LETTER = "(?i:&[aeiou](?:acute|grave|uml);)"
+_ENTITY_LETTER = "&[aeiouAEIOU](?i:acute|grave|uml);"
 L = f"[{_LETTER}]"
 D = f"[{_DIGIT}]"
 LD = f"[{_LETTER}{_DIGIT}]"
@@ -136,6 +136,7 @@ _ELIDED = f"(?:[dDoOlL]{APOS_WIDE}{LD})?"
 _WORD = rf"{WORD_L}{WORD_LD}*(?:[.!?]{WORD_L}{WORD_LD}*)*"
 _THING = f"{_ELIDED}{LD}+(?:{HYPHEN}{_ELIDED}{LD}+)*"
 _DOTTED_THING = rf"[A-Za-z0-9][A-Za-z0-9.,\u00ad]*(?:-(?:{_ACRONYM}|[A-Za-z0-9\u00ad]+))+"
+_JOINED_CAPITALS = "[A-Z]+(?:(?:(?i:&amp;)|[+&])[A-Z]+)+"
 _ENDINGS = "(?:[msdMSD]|[rR][eE]|[vV][eE]|[lL][lL])"
 _AUXILIARY = rf"(?:'{_ENDINGS}(?![A-Za-z])|(?:[\u0092\u2019]|(?i:&apos;)){_ENDINGS})"
 _QUOTES = "\u2018-\u201f\u0091-\u0094\u2039\u203a\u00ab\u00bb"
@@ -178,7 +179,7 @@ _RULES: list[tuple[str, Emit]] = [
     (rf"({_WORD})", _whole),
     (rf"({_THING})", _whole),
     (rf"({_THING})({APOS}{_ENDINGS})", _whole),
-    (r"([A-Z]+(?:(?:(?i:&amp;)|[+&])[A-Z]+)+)", _ampersand),
+    (f"({_JOINED_CAPITALS})", _ampersand),
     (rf"(?i)(n{APOS_WIDE}t)", _plain_apostrophe),
     (rf"({_AUXILIARY})", _plain_apostrophe),
     (rf"(?i)({APOS}n{APOS}|'n(?=[ \t\n\r\x0b\x0c\u00a0])|[\u0092\u2019]n)", _whole),
@@ -193,8 +194,8 @@ _RULES: list[tuple[str, Emit]] = [
     (rf"({APOS}[2-9]0[sS\u017f])", _whole),
     (rf"({APOS}[0-9][0-9]){SPACE_NL}", _whole),
     (rf"(?i)(https?://[^{_NO_URL}{{}}]+{_URL_LAST})", _verbatim),
-    (rf"(?i)(www\.(?:{_URL_PART}\.)+[a-z]{{2,4}})", _verbatim),
-    (rf"(?i)(www\.(?:{_URL_PART}\.)+?[a-z]{{2,4}}{_PATH})", _verbatim),  # parts may hold slashes: take the first
+    (rf"((?i:www)\.(?:{_URL_PART}\.)+[A-Za-z]{{2,4}})", _verbatim),
+    (rf"((?i:www)\.(?:{_URL_PART}\.)+?[A-Za-z]{{2,4}}{_PATH})", _verbatim),  # parts may hold slashes: take the first
     (rf"((?:{_HOST}\.)+(?i:com|net|org|edu)(?:{_PATH})?)", _verbatim),
     (rf"((?:<|(?i:&lt;))?[A-Za-z0-9][^{_NO_URL}\u00a0{{}}]*@(?:{_MAIL}\.)*{_MAIL}(?:>|(?i:&gt;))?)", _verbatim),
     (rf"(@[A-Za-z_][A-Za-z0-9_]*|#{WORD_L}+)", _verbatim),
@@ -212,6 +213,7 @@ _RULES: list[tuple[str, Emit]] = [
     (rf"(?i)({_any_of(_BEFORE_NUMBER)}\.){SPACE_NL}?{D}", _whole),
     (rf"({_ACRONYM}|[A-Za-z]\.)", _whole),
     (rf"((?:{_WORD}|{_THING}|{_DOTTED_THING})\.)[,;:\u3001]", _whole),
+    (rf"({_JOINED_CAPITALS}\.)[,;:\u3001]", _ampersand),
     (rf"((?:{WORD_LD}+\.)+(?i:{_any_of(_EXTENSIONS)}))(?:{SPACE_NL}|[.,!?])", _verbatim),
     (r"([A-Z]*\$)", _whole),
     (r"(?i)(c\+\+|[cf]#)", _whole),

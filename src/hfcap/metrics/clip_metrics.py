@@ -16,24 +16,22 @@ if TYPE_CHECKING:
 
 @lru_cache(maxsize=1)
 def load_scorer(clip_model: str) -> "ClipScorer":
-    """Load the CLIP model once a process; it remembers the pictures it has seen.
+    """Load the CLIP model once per process; it remembers the pictures it has seen.
 
     Raises:
-        ConfigError: it cannot be loaded, or is no CLIP model: the score of SigLIP is another one.
+        ConfigError: it cannot be loaded.
     """
     from .clip_score import ClipScorer
 
     try:
-        scorer = ClipScorer.from_pretrained(clip_model)
-    except (OSError, ValueError, TypeError) as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ConfigError(f"clip_model {clip_model}: {reason}; give the folder or Hub id of a CLIP model") from error
-    if scorer.name != "clip":
-        raise ConfigError(
-            f"clip_model {clip_model} is {type(scorer.model).__name__}, whose score is not CLIPScore: give a CLIP "
-            "model (in Python hfcap.metrics.clip_score.ClipScorer computes the score of SigLIP)"
-        )
-    return scorer
+        return ClipScorer.from_pretrained(clip_model)
+    except (OSError, ValueError) as error:
+        raise _not_loaded(clip_model, error) from error
+
+
+def _not_loaded(clip_model: str, error: Exception) -> ConfigError:
+    reason = " ".join(str(error).split())[:300]
+    return ConfigError(f"clip_model {clip_model}: {reason}; give the folder or Hub id of a CLIP model")
 
 
 def _require(options: Options) -> None:
@@ -50,13 +48,11 @@ def _require(options: Options) -> None:
     try:
         model_type = PretrainedConfig.get_config_dict(options.clip_model)[0].get("model_type")
     except OSError as error:
-        reason = " ".join(str(error).split())[:300]
-        raise ConfigError(
-            f"clip_model {options.clip_model}: {reason}; give the folder or Hub id of a CLIP model"
-        ) from error
+        raise _not_loaded(options.clip_model, error) from error
     if model_type != CLIPConfig.model_type:
         raise ConfigError(
-            f"clip_model {options.clip_model} is of type {model_type}, whose score is not CLIPScore: give a CLIP model"
+            f"clip_model {options.clip_model} is of type {model_type}, whose score is not CLIPScore: give a CLIP "
+            "model (in Python hfcap.metrics.clip_score.ClipScorer computes the score of SigLIP)"
         )
 
 
