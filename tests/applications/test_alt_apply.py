@@ -132,7 +132,7 @@ def test_a_link_out_of_the_folder_is_refused_and_one_inside_stays_a_link(apply, 
         ({"context": "text"}, "context is 'text', a JSON string"),
         ({"notes": None}, "notes is None, a JSON null"),
         ({"alt": " "}, "edited, and alt is ' '"),
-        ({"alt": "\ud800"}, "alt holds half of a surrogate pair"),
+        ({"alt": "\ud800"}, "alt holds the character '\\ud800'"),
     ],
 )
 def test_a_row_that_is_wrong_is_one_line(apply, broken, said):

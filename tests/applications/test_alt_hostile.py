@@ -33,6 +33,7 @@ HTML = {
     "no src": (f"<img{IN_TAG}><img{IN_TAG} class=x>", []),
     "lazy loading": (f'<img data-src="a.png"{IN_TAG}>', []),
     "unclosed quote": ('<img src="a.png>\n<p class="x">Text</p><img src="b.png" alt="Two boats.">', ["broken-tag"]),
+    "unclosed quote before a picture": ('<img src="a.png><img src=b>', ["broken-tag"] * 2),
     "unclosed quote at the end": ('<img src="a.png>', ["broken-tag"]),
     "unclosed tag": ('<p>x</p><img src="a.png" ', ["broken-tag"]),
     "picture in a broken tag": ('<p class=x <img src="a.png">', ["broken-tag"]),
@@ -181,6 +182,13 @@ def test_every_picture_is_found_and_nothing_else_changes(tmp_path, suffix, marke
     found, wanted = written(path, marked)
     assert found == wanted
     assert [finding.rule for finding in check_documents([str(path)])[0]] == rules
+
+
+def test_an_alt_closes_no_code_span_and_opens_no_template(tmp_path):
+    path = tmp_path / "page.md"
+    path.write_text("a ` and ![](a.png)\n")
+    apply_all(path, "Type `{{ x }}`.")
+    assert path.read_text() == "a ` and ![Type &#96;&#123;&#123; x &#125;&#125;&#96;.](a.png)\n"
 
 
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-8"])

@@ -124,8 +124,8 @@ def find_picture(document: Document, row: dict[str, Any], rows: Sequence[dict[st
     Raises:
         DocumentError: there is none, or there are several.
     """
-    same = [p for p in document.pictures if (p.part, p.kind or row["kind"]) == (row["part"], row["kind"] or p.kind)]
-    same = [p for p in same if not row["src"] or p.src == row["src"]]
+    same = [p for p in document.pictures if p.part == row["part"] and row["kind"] in ("", p.kind)]
+    same = [p for p in same if row["src"] in ("", p.src)]  # a row made by hand may leave them out
     if row.get("file_sha256") in (None, document.sha256):
         found = [p for p in same if (p.line, p.column) == (row["line"], row["column"])]
         if not found:
