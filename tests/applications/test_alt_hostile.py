@@ -250,11 +250,15 @@ def test_a_folder_without_documents_and_links_out_of_it(tmp_path, capsys):
     (tmp_path / "site" / "page.html").write_text("<p>")
     (tmp_path / "site" / ".hidden.html").write_text("<img src=a>")
     (tmp_path / "site" / "rows.csv").write_text("a,b\n")
+    (tmp_path / "site" / "a.css").write_text("")
+    os.symlink(tmp_path / "nowhere", tmp_path / "site" / "gone.md")
     findings, notes = check_documents(["site"])
     assert not findings
     assert notes == [
         "1 files, 0 pictures",
-        "site/link.html: a link out of the folder, left out",
+        "site/gone.md: a link out of the folder or to nothing, left out",
+        "site/link.html: a link out of the folder or to nothing, left out",
         "site: 1 hidden files or folders, or node_modules, left out",
-        "site: 1 tables (.csv .jsonl) left out; name them",
+        "site: 1 files of other kinds, left out",
+        "site: 1 tables (.csv .jsonl; name them to have them read), left out",
     ]
