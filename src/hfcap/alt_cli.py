@@ -122,6 +122,7 @@ def suggest(args: argparse.Namespace) -> None:
 
 def review(args: argparse.Namespace) -> None:
     """Ask about each pending row, or write or read a spreadsheet of all."""
+    from hfcap.applications.pictures import counted
     from hfcap.applications.review import export_csv, import_csv
     from hfcap.applications.review import review as ask_about
     from hfcap.applications.rows import read_rows, write_rows
@@ -133,7 +134,7 @@ def review(args: argparse.Namespace) -> None:
     elif args.csv_import:
         rows, changed = import_csv(read_rows(args.rows), args.csv_import)
         write_rows(args.rows, rows)
-        print(f"{args.rows}: {changed} rows changed")
+        print(f"{args.rows}: {counted(changed, 'row')} changed")
     else:
         ask_about(args.rows)
 
@@ -149,6 +150,7 @@ def apply(args: argparse.Namespace) -> None:
     """Write the decided alts, and print the diff; exit code 1 where a file is refused."""
     from hfcap.applications.apply import apply_rows
     from hfcap.applications.photo_metadata import ways_of
+    from hfcap.applications.pictures import counted
     from hfcap.applications.rows import DECIDED, read_rows, write_rows
 
     ways = ways_of(args.metadata)
@@ -159,6 +161,6 @@ def apply(args: argparse.Namespace) -> None:
         write_rows(args.rows, rows)
     left = sum(row["status"] not in DECIDED for row in rows)
     if left:
-        print(f"{left} of {len(rows)} rows are not decided", file=sys.stderr)
+        print(f"{left} of {counted(len(rows), 'row')} not decided", file=sys.stderr)
     if refused:
         raise WorkError(f"{refused} refused, and left as they were; the reasons are above")

@@ -255,10 +255,10 @@ def test_a_folder_without_documents_and_links_out_of_it(tmp_path, capsys):
     findings, notes = check_documents(["site"])
     assert not findings
     assert notes == [
-        "1 files, 0 pictures",
+        "1 file, 0 pictures",
         "site/gone.md: a link out of the folder or to nothing, left out",
         "site/link.html: a link out of the folder or to nothing, left out",
-        "site: 1 hidden files or folders, or node_modules, left out",
-        "site: 1 files of other kinds, left out",
-        "site: 1 tables (.csv .jsonl; name them to have them read), left out",
+        "site: left out 1 hidden, or node_modules",
+        "site: left out 1 of other kinds",
+        "site: left out 1 tables (.csv .jsonl), which are read where they are named",
     ]

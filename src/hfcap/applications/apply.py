@@ -12,7 +12,7 @@ from hfcap.applications.archives import check_unsigned, with_members
 from hfcap.applications.diff import spliced_diff
 from hfcap.applications.documents import ARCHIVES, Document, read_document
 from hfcap.applications.photo_metadata import embed, photo_of, sidecar_of, write_sidecar
-from hfcap.applications.pictures import Picture, collapsed
+from hfcap.applications.pictures import Picture, collapsed, counted
 from hfcap.applications.rows import DECIDED
 from hfcap.applications.texts import DocumentError
 from hfcap.content_hashes import file_sha256
@@ -246,10 +246,11 @@ def apply_rows(rows: Sequence[dict[str, Any]], ways: Sequence[str], dry_run: boo
             _say_refused(row["image"], error)
             refused += 1
     done = "would be written" if dry_run else "written"
-    print(f"{num_alts} alts {done} into {num_files} files, {num_photos} into metadata of photos", file=sys.stderr)
+    into = f"{counted(num_files, 'file')}, {num_photos} into metadata of photos"
+    print(f"{counted(num_alts, 'alt')} {done} into {into}", file=sys.stderr)
     without = sum(row["kind"] == "photo" and row["status"] in DECIDED for row in rows) if not ways else 0
     if without:
-        print(f"{without} rows are about photos in no document; add --metadata sidecar", file=sys.stderr)
+        print(f"{counted(without, 'row')} about photos in no document; add --metadata sidecar", file=sys.stderr)
     return refused
 
 

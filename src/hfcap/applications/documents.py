@@ -89,22 +89,22 @@ def _documents_in(folder: Path) -> tuple[list[Path], list[str]]:
     top = folder.resolve()
     for parent, folders, names in os.walk(folder):
         kept = [name for name in sorted(folders) if name[0] != "." and name != LEFT_OUT]
-        count[f"hidden files or folders, or {LEFT_OUT}"] += len(folders) - len(kept)
+        count[f"hidden, or {LEFT_OUT}"] += len(folders) - len(kept)
         links = [Path(parent, name) for name in kept if Path(parent, name).is_symlink()]
         notes += [f"{printable(str(link))}: a link to a folder, left out" for link in links]
         folders[:] = kept
         for path in (Path(parent, name) for name in sorted(names)):
             if path.name[0] == ".":
-                count[f"hidden files or folders, or {LEFT_OUT}"] += 1
+                count[f"hidden, or {LEFT_OUT}"] += 1
             elif path.suffix.lower() in TABLES:
-                count[f"tables ({' '.join(TABLES)}; name them to have them read)"] += 1
+                count[f"tables ({' '.join(TABLES)}), which are read where they are named"] += 1
             elif path.suffix.lower() not in SUFFIXES:
-                count["files of other kinds"] += 1
+                count["of other kinds"] += 1
             elif not path.is_file() or not path.resolve().is_relative_to(top):
                 notes.append(f"{printable(str(path))}: a link out of the folder or to nothing, left out")
             else:
                 inside.append(path)
-    return inside, notes + [f"{folder}: {number} {what}, left out" for what, number in count.items() if number]
+    return inside, notes + [f"{folder}: left out {number:,} {what}" for what, number in count.items() if number]
 
 
 def read_document(path: Path, data: bytes | None = None) -> Document:
