@@ -10,7 +10,14 @@ def add_alt_commands(commands: argparse._SubParsersAction) -> None:
     """Add `alt` and its commands to those of the console script."""
     alt = commands.add_parser("alt", help="check, propose and write the alt texts of documents")
     group = alt.add_subparsers(dest="alt_command", required=True)
+    _add_check(group)
+    _add_suggest(group)
+    _add_review(group)
+    _add_apply(group)
+    _add_evaluate(group)
 
+
+def _add_check(group: argparse._SubParsersAction) -> None:
     command = group.add_parser("check", help="find pictures without an alt, and alts that say nothing")
     command.add_argument("paths", nargs="+", metavar="PATH", help="documents, or folders of them")
     command.add_argument(
@@ -21,9 +28,11 @@ def add_alt_commands(commands: argparse._SubParsersAction) -> None:
     )
     command.set_defaults(run=check)
 
+
+def _add_suggest(group: argparse._SubParsersAction) -> None:
     command = group.add_parser("suggest", help="propose an alt for each picture that has none")
     command.add_argument("paths", nargs="+", metavar="PATH", help="documents, folders of them, or photos")
-    command.add_argument("--model", required=True, help="run folder, model or adapter folder, or Hub id")
+    _add_model(command)
     command.add_argument(
         "--output", required=True, metavar="ALTS.JSONL", help="file to write; run again, it proposes what is missing"
     )
@@ -33,22 +42,22 @@ def add_alt_commands(commands: argparse._SubParsersAction) -> None:
         default="neutral",
         help="words for people: neutral ones that guess no gender, race or faith (default), or those of the model",
     )
-    command.add_argument(
-        "--ocr", action="store_true", help='quote text in the pictures; needs pip install "hfcap[ocr]"'
-    )
-    command.add_argument("--prompt", help="instruction for models that take one (default: the one of the training)")
+    command.add_argument("--ocr", action="store_true", help='quote text in pictures; needs pip install "hfcap[ocr]"')
     command.add_argument(
         "--root", metavar="FOLDER", help="folder that paths with a slash in front start from (default: PATH, if one)"
     )
-    command.add_argument("--batch_size", "--batch-size", type=int, default=8, help="pictures decoded together (8)")
     command.set_defaults(run=suggest)
 
+
+def _add_review(group: argparse._SubParsersAction) -> None:
     command = group.add_parser("review", help="decide on proposals, in the terminal or in a spreadsheet")
     command.add_argument("rows", metavar="ALTS.JSONL", help="what `hfcap alt suggest` wrote")
     command.add_argument("--csv_export", "--csv-export", metavar="FILE", help="write the rows for a spreadsheet")
     command.add_argument("--csv_import", "--csv-import", metavar="FILE", help="read the decisions of a spreadsheet")
     command.set_defaults(run=review)
 
+
+def _add_apply(group: argparse._SubParsersAction) -> None:
     command = group.add_parser("apply", help="write the decided alts of alts.jsonl into their documents")
     command.add_argument("rows", metavar="ALTS.JSONL", help="what `hfcap alt suggest` wrote and people decided on")
     command.add_argument("--dry_run", "--dry-run", action="store_true", help="print the diff and write nothing")
@@ -64,15 +73,31 @@ def add_alt_commands(commands: argparse._SubParsersAction) -> None:
     )
     command.set_defaults(run=apply)
 
+
+def _add_evaluate(group: argparse._SubParsersAction) -> None:
     command = group.add_parser("evaluate", help="how many proposals break a rule, and what neutral words cost")
-    command.add_argument("--model", required=True, help="run folder, model or adapter folder, or Hub id")
+    _add_model(command)
     command.add_argument("--data", required=True, help="folder, file or Hub id (see docs/data.md)")
     command.add_argument("--split", default="validation", help="of the data (default: validation)")
-    command.add_argument("--num_images", "--num-images", type=int, help="the first so many images (default: all)")
-    command.add_argument("--prompt", help="instruction for models that take one (default: the one of the training)")
-    command.add_argument("--batch_size", "--batch-size", type=int, default=16, help="pictures decoded together (16)")
+    command.add_argument(
+        "--num_images", "--num-images", type=_positive, help="the first so many images (default: all)"
+    )
     command.add_argument("--output", metavar="FILE", help="where to write the figures, as JSON")
     command.set_defaults(run=evaluate)
+
+
+def _add_model(command: argparse.ArgumentParser) -> None:
+    command.add_argument("--model", required=True, help="run folder, model or adapter folder, or Hub id")
+    command.add_argument("--prompt", help="instruction for models that take one (default: the one of the training)")
+    command.add_argument(
+        "--batch_size", "--batch-size", type=_positive, default=8, help="pictures decoded together (default: 8)"
+    )
+
+
+def _positive(text: str) -> int:
+    if not text.isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r}; wanted a whole number, 1 or more")
+    return int(text)
 
 
 def check(args: argparse.Namespace) -> None:
@@ -92,13 +117,12 @@ def suggest(args: argparse.Namespace) -> None:
     """Write a row for each picture without an alt."""
     from hfcap.applications.suggest import suggest_alts
 
-    if args.batch_size < 1:
-        raise ConfigError(f"--batch_size {args.batch_size}; wanted 1 or more")
     suggest_alts(args)
 
 
 def review(args: argparse.Namespace) -> None:
     """Ask about each pending row, or write or read a spreadsheet of all."""
+    from hfcap.applications.pictures import counted
     from hfcap.applications.review import export_csv, import_csv
     from hfcap.applications.review import review as ask_about
     from hfcap.applications.rows import read_rows, write_rows
@@ -110,7 +134,7 @@ def review(args: argparse.Namespace) -> None:
     elif args.csv_import:
         rows, changed = import_csv(read_rows(args.rows), args.csv_import)
         write_rows(args.rows, rows)
-        print(f"{args.rows}: {changed} rows changed")
+        print(f"{args.rows}: {counted(changed, 'row')} changed")
     else:
         ask_about(args.rows)
 
@@ -126,6 +150,7 @@ def apply(args: argparse.Namespace) -> None:
     """Write the decided alts, and print the diff; exit code 1 where a file is refused."""
     from hfcap.applications.apply import apply_rows
     from hfcap.applications.photo_metadata import ways_of
+    from hfcap.applications.pictures import counted
     from hfcap.applications.rows import DECIDED, read_rows, write_rows
 
     ways = ways_of(args.metadata)
@@ -136,6 +161,6 @@ def apply(args: argparse.Namespace) -> None:
         write_rows(args.rows, rows)
     left = sum(row["status"] not in DECIDED for row in rows)
     if left:
-        print(f"{left} of {len(rows)} rows are not decided", file=sys.stderr)
+        print(f"{left} of {counted(len(rows), 'row')} not decided", file=sys.stderr)
     if refused:
         raise WorkError(f"{refused} refused, and left as they were; the reasons are above")

@@ -43,7 +43,7 @@ def test_only_the_alt_is_added_and_the_diff_is_printed(apply):
     assert data == PAGE.replace(b'"dog.jpg"', b'"dog.jpg" alt="A brown dog runs."')
     assert code == 0
     assert '-<img src="dog.jpg">\n+<img src="dog.jpg" alt="A brown dog runs.">\n' in shown.out
-    assert "1 alts written into 1 files" in shown.err
+    assert "1 alt written into 1 file" in shown.err
     assert apply(row())[0] == data  # again: it is there
 
 
@@ -56,7 +56,7 @@ def test_a_dry_run_prints_the_same_diff_and_writes_nothing(apply):
 def test_rows_that_nobody_decided_on_are_not_written(apply):
     data, shown, _ = apply(row(status="pending"), row(line=3, status="skipped"))
     assert data == PAGE
-    assert "2 of 2 rows are not decided" in shown.err
+    assert "2 of 2 rows not decided" in shown.err
 
 
 def test_decorative_is_an_empty_alt(apply):
@@ -132,10 +132,48 @@ def test_a_link_out_of_the_folder_is_refused_and_one_inside_stays_a_link(apply, 
         ({"context": "text"}, "context is 'text', a JSON string"),
         ({"notes": None}, "notes is None, a JSON null"),
         ({"alt": " "}, "edited, and alt is ' '"),
-        ({"alt": "\ud800"}, "alt holds half of a surrogate pair"),
+        ({"alt": "\ud800"}, "alt holds the character '\\ud800'"),
     ],
 )
 def test_a_row_that_is_wrong_is_one_line(apply, broken, said):
     data, shown, code = apply(row(**broken))
     assert (data, code) == (PAGE, 2)
     assert f"alts.jsonl, line 1: {said}" in shown.err
+
+
+def test_an_edit_that_reads_back_otherwise_is_not_written(apply, monkeypatch):
+    monkeypatch.setattr("hfcap.applications.pictures.escaped", lambda alt, *_: alt)
+    data, shown, code = apply(row(alt='A "dog".'))
+    assert (data, code) == (PAGE, 1)
+    assert "the alt would not be read back as it was written" in shown.err
+
+
+def test_a_file_that_changes_meanwhile_keeps_the_change(apply, monkeypatch, tmp_path):
+    page = tmp_path / "page.html"
+    monkeypatch.setattr("shutil.copymode", lambda *_: page.write_bytes(PAGE + b"more"))
+    data, shown, code = apply(row())
+    assert (data, code) == (PAGE + b"more", 1)
+    assert "it has changed while hfcap was at work" in shown.err
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["alts.jsonl", "page.html"]
+
+
+def test_a_description_of_another_picture_is_refused(apply, tmp_path):
+    (tmp_path / "dog.jpg").write_bytes(b"a cat")
+    sha256 = hashlib.sha256(b"a dog").hexdigest()
+    data, shown, code = apply(row(image="dog.jpg", image_sha256=sha256))
+    assert (data, code) == (PAGE, 1)
+    assert "dog.jpg is another picture now" in shown.err
+    (tmp_path / "dog.jpg").write_bytes(b"a dog")
+    assert apply(row(image="dog.jpg", image_sha256=sha256))[0] != PAGE
+
+
+def test_two_rows_for_one_picture_are_refused(apply):
+    data, shown, code = apply(row(), row(alt="Another.") | {"id": "other"})
+    assert (data, code) == (PAGE, 1)
+    assert "two rows are for one picture" in shown.err
+
+
+def test_a_refused_file_does_not_keep_others_from_being_written(apply, tmp_path):
+    (tmp_path / "b.html").write_bytes(PAGE)
+    apply(row(line=3), row(file="b.html") | {"id": "b"})
+    assert b"A brown dog runs." in (tmp_path / "b.html").read_bytes()

@@ -40,7 +40,7 @@ def test_findings_name_file_line_column_and_rule(page, capsys):
         ["page.html:5:1", "file-name"],
         ["page.html:5:40", "redundant"],
     ]
-    assert shown.err == "1 files, 6 pictures\n3 errors, 1 warning, 0 notes\n"
+    assert shown.err == "1 file, 6 pictures\n3 errors, 1 warning, 0 notes\n"
 
 
 def test_a_warning_is_no_failure(page, tmp_path, capsys):

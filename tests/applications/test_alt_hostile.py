@@ -33,6 +33,7 @@ HTML = {
     "no src": (f"<img{IN_TAG}><img{IN_TAG} class=x>", []),
     "lazy loading": (f'<img data-src="a.png"{IN_TAG}>', []),
     "unclosed quote": ('<img src="a.png>\n<p class="x">Text</p><img src="b.png" alt="Two boats.">', ["broken-tag"]),
+    "unclosed quote before a picture": ('<img src="a.png><img src=b>', ["broken-tag"] * 2),
     "unclosed quote at the end": ('<img src="a.png>', ["broken-tag"]),
     "unclosed tag": ('<p>x</p><img src="a.png" ', ["broken-tag"]),
     "picture in a broken tag": ('<p class=x <img src="a.png">', ["broken-tag"]),
@@ -183,6 +184,13 @@ def test_every_picture_is_found_and_nothing_else_changes(tmp_path, suffix, marke
     assert [finding.rule for finding in check_documents([str(path)])[0]] == rules
 
 
+def test_an_alt_closes_no_code_span_and_opens_no_template(tmp_path):
+    path = tmp_path / "page.md"
+    path.write_text("a ` and ![](a.png)\n")
+    apply_all(path, "Type `{{ x }}`.")
+    assert path.read_text() == "a ` and ![Type &#96;&#123;&#123; x &#125;&#125;&#96;.](a.png)\n"
+
+
 @pytest.mark.parametrize("encoding", ["utf-8-sig", "utf-16", "utf-8"])
 def test_unicode_encodings_stay_and_hold_any_alt(tmp_path, encoding):
     path = tmp_path / "page.html"
@@ -242,11 +250,15 @@ def test_a_folder_without_documents_and_links_out_of_it(tmp_path, capsys):
     (tmp_path / "site" / "page.html").write_text("<p>")
     (tmp_path / "site" / ".hidden.html").write_text("<img src=a>")
     (tmp_path / "site" / "rows.csv").write_text("a,b\n")
+    (tmp_path / "site" / "a.css").write_text("")
+    os.symlink(tmp_path / "nowhere", tmp_path / "site" / "gone.md")
     findings, notes = check_documents(["site"])
     assert not findings
     assert notes == [
-        "1 files, 0 pictures",
-        "site/link.html: a link out of the folder, left out",
-        "site: 1 hidden files or folders, or node_modules, left out",
-        "site: 1 tables (.csv .jsonl) left out; name them",
+        "1 file, 0 pictures",
+        "site/gone.md: a link out of the folder or to nothing, left out",
+        "site/link.html: a link out of the folder or to nothing, left out",
+        "site: left out 1 hidden, or node_modules",
+        "site: left out 1 of other kinds",
+        "site: left out 1 tables (.csv .jsonl), which are read where they are named",
     ]

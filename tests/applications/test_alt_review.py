@@ -156,7 +156,7 @@ def apply(*options):
 def test_a_sidecar_is_written_beside_the_photo_and_never_over_another(photo, capsys):
     sidecar = photo.with_name("-a.jpg.xmp")
     assert apply() == 0
-    assert "1 rows are about photos in no document; add --metadata sidecar" in capsys.readouterr().err
+    assert "1 row about photos in no document; add --metadata sidecar" in capsys.readouterr().err
     assert apply("--metadata", "sidecar", "--dry_run") == 0
     assert not sidecar.exists()
     assert apply("--metadata", "sidecar") == 0

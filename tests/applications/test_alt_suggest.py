@@ -91,8 +91,8 @@ def test_the_role_decides_who_proposes_and_nothing_is_fetched(site, captions, ca
     assert "cannot be read" in rows["text.md:1:28"]["notes"][0]
     assert all((row["status"], row["alt"]) == ("pending", None) for row in rows.values())
     shown = capsys.readouterr()
-    assert "1 pictures that hfcap does not write to" in shown.err
-    assert "11 rows (0 were there), 4 proposals, 6 for a person to write, 1 perhaps decorative" in shown.out
+    assert "1 picture that hfcap does not write to" in shown.err
+    assert "11 rows (0 known), 4 proposals, 6 for a person to write, 1 perhaps decorative" in shown.out
 
 
 def test_captions_are_those_of_caption_rows(site, scene_rows):

@@ -12,7 +12,7 @@ from hfcap.applications.archives import check_unsigned, with_members
 from hfcap.applications.diff import spliced_diff
 from hfcap.applications.documents import ARCHIVES, Document, read_document
 from hfcap.applications.photo_metadata import embed, photo_of, sidecar_of, write_sidecar
-from hfcap.applications.pictures import Picture, collapsed
+from hfcap.applications.pictures import Picture, collapsed, counted
 from hfcap.applications.rows import DECIDED
 from hfcap.applications.texts import DocumentError
 from hfcap.content_hashes import file_sha256
@@ -124,8 +124,8 @@ def find_picture(document: Document, row: dict[str, Any], rows: Sequence[dict[st
     Raises:
         DocumentError: there is none, or there are several.
     """
-    same = [p for p in document.pictures if (p.part, p.kind or row["kind"]) == (row["part"], row["kind"] or p.kind)]
-    same = [p for p in same if not row["src"] or p.src == row["src"]]
+    same = [p for p in document.pictures if p.part == row["part"] and row["kind"] in ("", p.kind)]
+    same = [p for p in same if row["src"] in ("", p.src)]  # a row made by hand may leave them out
     if row.get("file_sha256") in (None, document.sha256):
         found = [p for p in same if (p.line, p.column) == (row["line"], row["column"])]
         if not found:
@@ -246,10 +246,11 @@ def apply_rows(rows: Sequence[dict[str, Any]], ways: Sequence[str], dry_run: boo
             _say_refused(row["image"], error)
             refused += 1
     done = "would be written" if dry_run else "written"
-    print(f"{num_alts} alts {done} into {num_files} files, {num_photos} into metadata of photos", file=sys.stderr)
+    into = f"{counted(num_files, 'file')}, {num_photos} into metadata of photos"
+    print(f"{counted(num_alts, 'alt')} {done} into {into}", file=sys.stderr)
     without = sum(row["kind"] == "photo" and row["status"] in DECIDED for row in rows) if not ways else 0
     if without:
-        print(f"{without} rows are about photos in no document; add --metadata sidecar", file=sys.stderr)
+        print(f"{counted(without, 'row')} about photos in no document; add --metadata sidecar", file=sys.stderr)
     return refused
 
 

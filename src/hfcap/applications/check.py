@@ -13,7 +13,7 @@ from hfcap import __version__
 from hfcap.applications.apply import find_picture
 from hfcap.applications.documents import Document, find_documents, read_document
 from hfcap.applications.lint import RULES, Finding, document_findings
-from hfcap.applications.pictures import Picture
+from hfcap.applications.pictures import Picture, counted
 from hfcap.applications.texts import DocumentError
 from hfcap.errors import printable
 
@@ -40,7 +40,7 @@ def check_documents(paths: Sequence[str], rows: Sequence[dict[str, Any]] = ()) -
             continue
         num_pictures += len(document.pictures)
         findings += document_findings(document, _decorative(document, rows))
-    return findings, [f"{len(files)} files, {num_pictures} pictures", *notes]
+    return findings, [f"{counted(len(files), 'file')}, {counted(num_pictures, 'picture')}", *notes]
 
 
 def _decorative(document: Document, rows: Sequence[dict[str, Any]]) -> list[Picture]:
@@ -62,7 +62,7 @@ def as_text(findings: Sequence[Finding]) -> str:
 def summary(findings: Sequence[Finding]) -> str:
     """Return the number of findings of each level in words."""
     count = Counter(finding.level for finding in findings)
-    return ", ".join(f"{count[level]} {level}{'s' * (count[level] != 1)}" for level in ("error", "warning", "note"))
+    return ", ".join(counted(count[level], level) for level in ("error", "warning", "note"))
 
 
 def as_json(findings: Sequence[Finding]) -> str:

@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
@@ -52,7 +53,8 @@ class Document:
 def find_documents(paths: Iterable[str]) -> tuple[list[Path], list[str]]:
     """List the files named, and the documents in folders named and below, each once and in order.
 
-    Hidden files and folders, `node_modules`, tables, and links that lead out of the folder are left out.
+    Hidden files and folders, `node_modules`, tables, links to folders and links that lead out of the folder are left
+    out.
 
     Returns:
         The files, and one line for each kind of what was left out.
@@ -64,11 +66,9 @@ def find_documents(paths: Iterable[str]) -> tuple[list[Path], list[str]]:
     notes: list[str] = []
     for path in map(Path, paths):
         if path.is_dir():
-            inside, links, hidden, tables = _documents_in(path)
+            inside, left_out = _documents_in(path)
             found |= dict.fromkeys(inside)
-            notes += [f"{printable(str(link))}: a link out of the folder, left out" for link in links]
-            notes += [f"{path}: {hidden} hidden files or folders, or {LEFT_OUT}, left out"] if hidden else []
-            notes += [f"{path}: {tables} tables ({' '.join(TABLES)}) left out; name them"] if tables else []
+            notes += left_out
         elif not path.is_file():
             raise ConfigError(f"{path}: no such file or folder")
         elif path.suffix.lower() not in (*SUFFIXES, *TABLES):
@@ -81,24 +81,30 @@ def find_documents(paths: Iterable[str]) -> tuple[list[Path], list[str]]:
     return list(found), notes
 
 
-def _documents_in(folder: Path) -> tuple[list[Path], list[Path], int, int]:
-    inside, links, hidden, tables = [], [], 0, 0
+def _documents_in(folder: Path) -> tuple[list[Path], list[str]]:
+    """Return the documents in a folder and below, and one line for each kind of what was left out."""
+    inside: list[Path] = []
+    notes: list[str] = []
+    count: Counter[str] = Counter()
     top = folder.resolve()
     for parent, folders, names in os.walk(folder):
         kept = [name for name in sorted(folders) if name[0] != "." and name != LEFT_OUT]
-        hidden += len(folders) - len(kept) + sum(name[0] == "." for name in names)
-        links += [Path(parent, name) for name in kept if Path(parent, name).is_symlink()]
+        count[f"hidden, or {LEFT_OUT}"] += len(folders) - len(kept)
+        links = [Path(parent, name) for name in kept if Path(parent, name).is_symlink()]
+        notes += [f"{printable(str(link))}: a link to a folder, left out" for link in links]
         folders[:] = kept
-        for name in sorted(names):
-            path = Path(parent, name)
-            tables += path.suffix.lower() in TABLES and name[0] != "."
-            if name[0] == "." or path.suffix.lower() not in SUFFIXES or not path.is_file():
-                continue
-            if path.is_symlink() and not path.resolve().is_relative_to(top):
-                links.append(path)
+        for path in (Path(parent, name) for name in sorted(names)):
+            if path.name[0] == ".":
+                count[f"hidden, or {LEFT_OUT}"] += 1
+            elif path.suffix.lower() in TABLES:
+                count[f"tables ({' '.join(TABLES)}), which are read where they are named"] += 1
+            elif path.suffix.lower() not in SUFFIXES:
+                count["of other kinds"] += 1
+            elif not path.is_file() or not path.resolve().is_relative_to(top):
+                notes.append(f"{printable(str(path))}: a link out of the folder or to nothing, left out")
             else:
                 inside.append(path)
-    return inside, links, hidden, tables
+    return inside, notes + [f"{folder}: left out {number:,} {what}" for what, number in count.items() if number]
 
 
 def read_document(path: Path, data: bytes | None = None) -> Document:

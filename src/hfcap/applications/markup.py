@@ -17,6 +17,7 @@ _ATTRIBUTE = re.compile(
     r"""[\s/]*(?P<all>(?P<name>[^\s/>][^\s/>=]*)"""
     r"""(?:\s*=\s*(?:"(?P<double>[^"]*)"|'(?P<single>[^']*)'|(?P<bare>[^\s>"'][^\s>]*)|(?=>)))?)"""
 )
+_OPEN_QUOTE = re.compile(r"\s*=\s*[\"']")  # behind a name, and without its other half in all of the text
 _TAG_END = re.compile(r"[\s/]*>")
 _COMMENT_END = re.compile(r"--!?>")
 
@@ -124,13 +125,16 @@ def read_tag(text: str, start: int) -> Tag:
     while not (end := _TAG_END.match(text, at)):
         found = _ATTRIBUTE.match(text, at)
         if not found:
-            at, is_whole = len(text), False  # the text ends within the tag
+            at, is_whole = len(text), False
             break
         value = next((found[kind] for kind in ("double", "single", "bare") if found[kind] is not None), None)
         value = value if value is None else unescape(value)
         attributes.append(Attribute(found["name"].lower(), value, found.start("all"), found.end("all")))
         is_whole = is_whole and not set("\"'<") & set(found["name"])
         at = found.end()
+        if value is None and _OPEN_QUOTE.match(text, at):
+            at, is_whole = len(text), False
+            break
     end_at = end.end() if end else at
     is_empty = bool(end) and end[0].endswith("/>")
     is_end = text.startswith("</", start)

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 
 from hfcap.applications.texts import DocumentError
 
-MARKDOWN_SPECIAL = re.compile(r"[\\`*_\[\]~|$#]")
+MARKDOWN_SPECIAL = re.compile(r"[\\*_\[\]~|$#]")
 _HTML_SPECIAL = {"&": "&amp;", "<": "&lt;", ">": "&gt;", '"': "&quot;", "{": "&#123;", "}": "&#125;"}
 
 
@@ -51,6 +51,8 @@ def escaped(alt: str, form: str, ascii_only: bool = False) -> str:
         return '"' + alt.replace('"', '""') + '"' if set(alt) & {*'"\r\n', form[3:]} else alt
     text = "".join(_HTML_SPECIAL.get(character, character) for character in alt)
     if form == "markdown":
+        # A backslash is none within a code span, and so would not keep a backtick from ending one.
+        text = text.replace("`", "&#96;")
         text = MARKDOWN_SPECIAL.sub(lambda found: "\\" + found[0], text.replace("&#", "\0").replace("&quot;", '"'))
         text = text.replace("\0", "&#")
     if ascii_only:
@@ -126,3 +128,8 @@ class Picture:
 def collapsed(text: str) -> str:
     """Return a text with every run of white space as one space."""
     return " ".join(text.split())
+
+
+def counted(number: int, noun: str) -> str:
+    """Return a number with its noun: `1 file`, `2 files`."""
+    return f"{number:,} {noun}{'s' * (number != 1)}"

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -60,8 +61,9 @@ def _checked(row: dict[str, Any], where: str) -> dict[str, Any]:
             raise ConfigError(f"{where}: {key} is {shown(row[key])}; wanted one of {', '.join(choices)}")
     if row["status"] in ("accepted", "edited") and not (row["alt"] or "").strip():
         raise ConfigError(f"{where}: {row['status']}, and alt is {shown(row['alt'])}; write the alt, or decorative")
-    if row["alt"] is not None and any("\ud800" <= character <= "\udfff" for character in row["alt"]):
-        raise ConfigError(f"{where}: alt holds half of a surrogate pair, which no text file can store; write it again")
+    bad = re.search(r"[\ud800-\udfff\x00-\x08\x0e-\x1f\x7f\ufffe\uffff]", row["alt"] or "")
+    if bad:
+        raise ConfigError(f"{where}: alt holds the character {bad[0]!a}, which no document can store; take it out")
     return row
 
 

@@ -12,6 +12,7 @@ from typing import Any
 from hfcap.applications.documents import find_documents
 from hfcap.applications.images import PHOTOS, image_bytes
 from hfcap.applications.lint import alt_findings
+from hfcap.applications.pictures import counted
 from hfcap.applications.proposals import CAPTIONED, merged, row_of_photo, rows_of_documents
 from hfcap.applications.rows import PENDING, read_rows, write_rows
 from hfcap.applications.wording import worded
@@ -66,8 +67,11 @@ def suggest_alts(args: Namespace) -> None:
     for line in [*(f"unreadable: {path}: {why}" for path, why in unread.items()), *notes]:
         print(printable(line), file=sys.stderr)
     if reported:
-        print(f"{reported} pictures that hfcap does not write to; `hfcap alt check` names them", file=sys.stderr)
-    print(f"{output}: {len(rows)} rows ({num_there} were there), {_summary(rows)}")
+        print(
+            f"{counted(reported, 'picture')} that hfcap does not write to; `hfcap alt check` names them",
+            file=sys.stderr,
+        )
+    print(f"{output}: {counted(len(rows), 'row')} ({num_there} known), {_summary(rows)}")
 
 
 def _only_folder(paths: Sequence[str]) -> Path | None:
