@@ -268,6 +268,13 @@ def test_a_stock_model_needs_no_hfcap(tmp_path):
     assert yaml.safe_load(text.split("---")[1])["library_name"] == "transformers"
 
 
+def test_the_card_of_an_export_names_the_oldest_version_that_loads_it(tmp_path):
+    facts = replace(read_facts(_run(tmp_path / "dogs")), form="native", oldest_transformers="4.57.3")
+    shutil.rmtree(tmp_path / "dogs" / "merged")
+    write_json(tmp_path / "dogs" / "card.json", asdict(facts))
+    assert "```\n\nNeeds transformers 4.57.3 or newer.\n\n## Results" in card_text(tmp_path / "dogs")
+
+
 def test_an_adapter_whose_type_was_not_recorded_is_used_by_the_command(tmp_path):
     """In `card.json` of an earlier hfcap the type of an adapter is "adapter"."""
     facts = replace(read_facts(_run(tmp_path / "dogs")), form="adapter", model_type="adapter", base="user/base")

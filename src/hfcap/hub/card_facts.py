@@ -46,6 +46,7 @@ class Facts:
         settings_hash: of its configuration, processor and tokenizer, likewise.
         captions_hash: of the captions that `habits` and `samples` are of; None if unknown.
         dtype_change: of an export in another dtype `{"before", "after", "num_images", "cider_before", "cider_after"}`.
+        oldest_transformers: of an export, the oldest release that is known to load it.
     """
 
     name: str
@@ -63,6 +64,7 @@ class Facts:
     settings_hash: str | None = None
     captions_hash: str | None = None
     dtype_change: dict[str, Any] | None = None
+    oldest_transformers: str | None = None
 
 
 def read_facts(folder: Path, recorded: bool | None = None) -> Facts:

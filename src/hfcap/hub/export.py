@@ -38,10 +38,11 @@ from hfcap.hub.adapters import (
     weight_hashes,
 )
 from hfcap.hub.formats import choose_format, to_stock
+from hfcap.hub.older_versions import complete_tokenizer, save_model, save_processor
 from hfcap.hub.pictures import NUM_COMPARED, NUM_JUDGED, pictures_of_run
 from hfcap.hub.snapshot import GREEDY
 from hfcap.hub.usage import usage_code
-from hfcap.models.facts import facts_of
+from hfcap.models.facts import OWN_TRANSFORMERS, facts_of, oldest_transformers
 from hfcap.models.finite import non_finite_weights, refuse_non_finite
 from hfcap.training.build import captioner_type, load_processor
 from hfcap.training.merge import check_merge, load_base, merge_adapter, read_adapter
@@ -183,8 +184,11 @@ def _write_model(
         model, processor, images, prompt, shipped=(shipped, shipped_processor), captions=not changes_dtype
     )
 
-    shipped.save_pretrained(folder, max_shard_size=MAX_SHARD_SIZE)
-    shipped_processor.save_pretrained(folder)
+    if format == "native":
+        save_model(shipped, folder, MAX_SHARD_SIZE)
+    else:  # our classes need the newest transformers anyway
+        shipped.save_pretrained(folder, max_shard_size=MAX_SHARD_SIZE)
+    save_processor(shipped_processor, folder)
     if format == "remote-code":
         remote_code.add_code(folder, model.config.model_type)
 
@@ -207,7 +211,9 @@ def _write_model(
         captions |= {"dtype_before": str(dtype_before).removeprefix("torch."), "dtype_after": dtype}
     verify.refuse(problems)
     artifact = runs.MERGED if source.adapter else runs.MODEL
-    return _record(format, reason, artifact, found, captions)
+    oldest = oldest_transformers(shipped.config)
+    print(f"Loads with transformers {oldest} or newer.")
+    return _record(format, reason, artifact, found, captions) | {"oldest_transformers": oldest}
 
 
 def _load_model(source: Source, base: Base | None) -> tuple[PreTrainedModel, ProcessorMixin]:
@@ -237,9 +243,7 @@ def _load_processor(source: str, model: PreTrainedModel) -> ProcessorMixin:
     """Load the processor of `model`, ready to be shipped."""
     processor = load_processor(source, facts_of(model.config))
     if isinstance(processor.tokenizer, PreTrainedTokenizerFast):
-        # `AutoProcessor` hands the `backend` of the image processor to the tokenizer too, which saves it: loaded with
-        # "pil" it takes itself for one without offsets, and `return_assistant_tokens_mask` fails.
-        processor.tokenizer.backend = processor.tokenizer.init_kwargs["backend"] = "tokenizers"
+        complete_tokenizer(processor.tokenizer)
     return processor
 
 
@@ -273,7 +277,7 @@ def _write_adapter(folder: Path, source: Source, given: Base | None, pictures: S
     expected = verify.expect(model, processor, images, prompt)
 
     save_adapter(source.adapter, shipped, folder)
-    processor.save_pretrained(folder)
+    save_processor(processor, folder)
 
     found = verify.reload_in_clean_process(
         folder,
@@ -287,7 +291,8 @@ def _write_adapter(folder: Path, source: Source, given: Base | None, pictures: S
     verify.refuse(verify.check_files(folder) + verify.differences(expected, found))
     reason = f"for {shipped.name} at {shipped.revision}"
     print(f"Adapter {reason}, compared on {base.name}")
-    return _record("adapter", reason, runs.ADAPTER, found, {"compared": len(images), "of": whence})
+    record = _record("adapter", reason, runs.ADAPTER, found, {"compared": len(images), "of": whence})
+    return record | {"oldest_transformers": OWN_TRANSFORMERS}  # how its base is stored is not known
 
 
 def _compare_base(model: PreTrainedModel, processor: ProcessorMixin, trained: Base, shipped: Base) -> str:
@@ -302,7 +307,7 @@ def _compare_base(model: PreTrainedModel, processor: ProcessorMixin, trained: Ba
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         return f"Warning: the base was not compared with {shipped.name} ({reason})."
     own = weight_hashes(trained.name)
-    forms = [own] if there == own else [own, _hashes_as_exported(model, processor)]
+    forms = [own] if there == own else [own, *_hashes_as_exported(model, processor)]
     if there in forms:
         return f"Base: the weights of {shipped.name} are those of {trained.name}, by SHA-256."
     here = next((hashes for hashes in forms if hashes.keys() == there.keys()), None)
@@ -319,13 +324,16 @@ def _compare_base(model: PreTrainedModel, processor: ProcessorMixin, trained: Ba
     )
 
 
-def _hashes_as_exported(model: PreTrainedModel, processor: ProcessorMixin) -> dict[str, str]:
-    """SHA-256 of the files that `hfcap push` writes of a model: the native form may name its tensors otherwise."""
+def _hashes_as_exported(model: PreTrainedModel, processor: ProcessorMixin) -> list[dict[str, str]]:
+    """SHA-256 of the files that `hfcap push` writes of a model, and wrote when it gave tensors their newest names."""
     if choose_format(model)[0] == "native":
         model, _ = to_stock(model, copy.deepcopy(processor))
-    with TemporaryDirectory(prefix="hfcap-base-") as scratch:
-        model.save_pretrained(scratch, max_shard_size=MAX_SHARD_SIZE)
-        return weight_hashes(scratch)
+    forms = []
+    for save in (save_model, lambda model, folder, size: model.save_pretrained(folder, max_shard_size=size)):
+        with TemporaryDirectory(prefix="hfcap-base-") as scratch:
+            save(model, Path(scratch), MAX_SHARD_SIZE)
+            forms.append(weight_hashes(scratch))
+    return forms
 
 
 def _record(

@@ -92,5 +92,6 @@ def shipped_facts(facts: Facts, export: Path, repo_id: str) -> Facts:
         base_revision=settings.get("revision"),
         weights_hash=record["weights_hash"],
         settings_hash=record["settings_hash"],
+        oldest_transformers=record["oldest_transformers"],
         dtype_change=_dtype_change(record["captions"]),
     )

@@ -27,7 +27,8 @@ _NOT_OF_TOKENIZER = (
     # Both appear when special tokens are loaded: they are compared by their own names, and as `extra_special_tokens`.
     *("additional_special_tokens", "model_specific_special_tokens"),
 )
-_ALWAYS_OF_TOKENIZER = ("truncation_side", "padding_side", "model_max_length", "extra_special_tokens")
+_ALWAYS_OF_TOKENIZER = ("truncation_side", "padding_side", "model_max_length", "model_input_names")
+_ALWAYS_OF_TOKENIZER += ("extra_special_tokens",)
 _NOT_OF_ADAPTER = ("base_model_name_or_path", "revision", "inference_mode", "peft_version")
 GREEDY = {"num_beams": 1, "do_sample": False, "early_stopping": False}
 SEED = 0

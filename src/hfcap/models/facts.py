@@ -21,6 +21,14 @@ WITHOUT_PROJECTOR = ("full", "frozen_encoder", "lora", "qlora")
 PACKABLE_DECODERS = ("llama", "mistral", "qwen2", "qwen3", "gpt2", "opt")
 PACKABLE_CROSS_ATTENTION = ("gpt2", "bert")
 
+# transformers that hfcap itself needs (pyproject.toml), and the oldest release in which exports were tried.
+OWN_TRANSFORMERS, OLDEST_TRANSFORMERS = "5.21", "4.57.3"
+# Encoders and language models with which they were.
+PARTS_OF_OLDEST = ("vit", "dinov2", "dinov2_with_registers", "clip_vision_model", "siglip_vision_model")
+PARTS_OF_OLDEST += ("blip_vision_model", "blip_2_vision_model", "blip_2_qformer", "git_vision_model")
+PARTS_OF_OLDEST += ("llama", "mistral", "qwen2", "qwen3", "gemma", "gemma3_text", "gpt2", "opt")
+PARTS_OF_OLDEST += ("bert", "blip_text_model")
+
 
 @dataclass(frozen=True)
 class CaptionerFacts:
@@ -59,6 +67,8 @@ class CaptionerFacts:
         feature_input: name under which the model takes cached features, the raw output of its frozen encoder; None:
             there is no feature cache. Native models take them as `pixel_values`
             (`hfcap.models.vision_features.take_features`), if all pictures give features of one shape.
+        oldest_transformers: oldest release that is known to caption with a native export as hfcap does, with parts of
+            `PARTS_OF_OLDEST`; shown for each by a test. (Idefics 3 and SmolVLM place patches otherwise there.)
     """
 
     encoder: tuple[str, ...]
@@ -80,6 +90,7 @@ class CaptionerFacts:
     generate_by: str | None = None
     needs_torchvision: bool = False
     feature_input: Literal["vision_features", "pixel_values"] | None = None
+    oldest_transformers: str = OWN_TRANSFORMERS
 
 
 _LLAVA_PARTS = {
@@ -119,7 +130,12 @@ FACTS: dict[str, CaptionerFacts] = {
     "hfcap_encoder_decoder": CaptionerFacts(
         **_ENCODER_DECODER, strategies=("full", "frozen_encoder"), feature_input="vision_features"
     ),
-    "llava": CaptionerFacts(**_LLAVA_PARTS, packable=PACKABLE_DECODERS, feature_input="pixel_values"),
+    "llava": CaptionerFacts(
+        **_LLAVA_PARTS,
+        packable=PACKABLE_DECODERS,
+        feature_input="pixel_values",
+        oldest_transformers=OLDEST_TRANSFORMERS,
+    ),
     "idefics3": CaptionerFacts(**_IDEFICS3),
     "smolvlm": CaptionerFacts(**_IDEFICS3, needs_torchvision=True),
     "llava_onevision": CaptionerFacts(**_LLAVA_PARTS, packable=PACKABLE_DECODERS, needs_torchvision=True),
@@ -127,7 +143,7 @@ FACTS: dict[str, CaptionerFacts] = {
     "qwen2_5_vl": CaptionerFacts(**_QWEN_VL),
     "qwen3_vl": CaptionerFacts(**_QWEN_VL),
     # The picture (in PaliGemma the whole prefix) is read in both directions: a mask of packed rows would lose that.
-    "gemma3": CaptionerFacts(**_LLAVA_PARTS, token_types="token_type_ids"),
+    "gemma3": CaptionerFacts(**_LLAVA_PARTS, token_types="token_type_ids", oldest_transformers=OLDEST_TRANSFORMERS),
     "paligemma": CaptionerFacts(
         **_LLAVA_PARTS,
         prompt="text",
@@ -135,6 +151,7 @@ FACTS: dict[str, CaptionerFacts] = {
         token_types="token_type_ids",
         caption_token_type=1,
         feature_input="pixel_values",
+        oldest_transformers=OLDEST_TRANSFORMERS,
     ),
     "blip-2": CaptionerFacts(
         encoder=("vision_model.",),
@@ -146,6 +163,7 @@ FACTS: dict[str, CaptionerFacts] = {
         packable=PACKABLE_DECODERS,
         generate_by="language_model",
         feature_input="pixel_values",
+        oldest_transformers=OLDEST_TRANSFORMERS,
     ),
     "blip": CaptionerFacts(
         encoder=("vision_model.",),
@@ -161,6 +179,7 @@ FACTS: dict[str, CaptionerFacts] = {
         generate_drops_last=True,
         generate_by="text_decoder",
         feature_input="pixel_values",
+        oldest_transformers=OLDEST_TRANSFORMERS,
     ),
     # GIT puts its own columns for the picture before a 2-D mask, and cannot before a 4-D one.
     "git": CaptionerFacts(
@@ -173,9 +192,13 @@ FACTS: dict[str, CaptionerFacts] = {
         start_token="bos_token_id",
         end_token="eos_token_id",
         logits="text",
+        oldest_transformers=OLDEST_TRANSFORMERS,
     ),
     "vision-encoder-decoder": CaptionerFacts(
-        **_ENCODER_DECODER, strategies=WITHOUT_PROJECTOR, feature_input="pixel_values"
+        **_ENCODER_DECODER,
+        strategies=WITHOUT_PROJECTOR,
+        feature_input="pixel_values",
+        oldest_transformers=OLDEST_TRANSFORMERS,
     ),
 }
 
@@ -202,6 +225,12 @@ def facts_of(config: PreTrainedConfig) -> CaptionerFacts:
 def is_packable(config: PreTrainedConfig) -> bool:
     """Whether packed rows are known to give the gradient of separate rows with this captioner's language model."""
     return config.get_text_config(decoder=True).model_type in facts_of(config).packable
+
+
+def oldest_transformers(config: PreTrainedConfig) -> str:
+    """Oldest release of transformers that is known to caption with an export of this captioner as hfcap does."""
+    parts = {part.model_type for part in vars(config).values() if isinstance(part, PreTrainedConfig)}
+    return facts_of(config).oldest_transformers if parts <= set(PARTS_OF_OLDEST) else OWN_TRANSFORMERS
 
 
 def setting_at(config: PreTrainedConfig, path: str) -> int | None:
