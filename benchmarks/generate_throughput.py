@@ -31,7 +31,7 @@ from hfcap.data.sources import load_captions
 from hfcap.generation.caption import PictureRows, caption_stream
 from hfcap.generation.decoding import generate
 from hfcap.generation.photos import Photo
-from hfcap.training.preparation import use_all_cores
+from hfcap.training.run_rows import use_all_cores
 
 PROMPT = "w0 w1 w2 w3"
 ROUNDS_OF_PHOTOS = 5

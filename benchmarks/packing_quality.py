@@ -46,7 +46,7 @@ def curve_of(folder: Path, captions_a_step: int) -> list[dict[str, float]]:
     """Captions seen and CIDEr of a finished run: at its evaluations, and at its end."""
     state = json.loads((Path(last_complete_checkpoint(folder / runs.CHECKPOINTS)) / "trainer_state.json").read_text())
     evaluations = [(entry["step"], entry["eval_cider"]) for entry in state["log_history"] if "eval_cider" in entry]
-    end = state["max_steps"], runs.read_metrics(folder / runs.METRICS)["metrics"]["cider"]["value"]
+    end = state["max_steps"], runs.read_metrics(folder / runs.METRICS_JSON)["metrics"]["cider"]["value"]
     return [{"captions": step * captions_a_step, "cider": 100 * cider} for step, cider in [*evaluations, end]]
 
 
@@ -61,7 +61,7 @@ def captions_a_second(
             shutil.rmtree(folder, ignore_errors=True)
             way = settings_of(references, captions_a_step, 1) | {"max_steps": TIMED_STEPS}
             run_recipe({**common, **way, **quiet, "output_dir": folder}, other)
-            measured.append(runs.read_run(folder / runs.RUN)["throughput"]["captions_per_second"])
+            measured.append(runs.read_run(folder / runs.RUN_JSON)["throughput"]["captions_per_second"])
     return {references: statistics.median(measured) for references, measured in rates.items()}
 
 

@@ -36,8 +36,8 @@ from hfcap.models import (
     HfcapLlavaProcessor,
     add_image_token,
 )
-from hfcap.models.facts import facts_of_type
-from hfcap.models.vision_features import take_features
+from hfcap.models.model_types import spec_of_type
+from hfcap.models.vision_features import accept_cached_features
 from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments, loader_workers
 from hfcap.training.build import choose_kernels
 from hfcap.training.collators import CaptionCollator
@@ -224,7 +224,7 @@ class Pairs(torch.utils.data.Dataset):
 
 def llava_pair_collator(processor: LlavaProcessor):
     """Padded rows of image, prompt, caption and EOS; the caption and EOS are learned."""
-    prompt = prompt_text(processor, facts_of_type("llava"), PROMPT)
+    prompt = prompt_text(processor, spec_of_type("llava"), PROMPT)
 
     def collate(pairs: list[dict]) -> dict[str, torch.Tensor]:
         texts = [f"{prompt}{pair['caption']}<eos>" for pair in pairs]
@@ -328,7 +328,7 @@ def trainer_of(way: str, settings: Settings, folder: str) -> Trainer:
     features = None
     if settings.frozen_encoder and not settings.no_cache:
         features = cache_features(model, processor.image_processor, rows, folder)
-        take_features(model)
+        accept_cached_features(model)
     return hfcap_trainer(settings, model, processor, rows, features)
 
 

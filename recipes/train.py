@@ -25,7 +25,7 @@ from hfcap.recipes import train_encoder
 from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, ModelArguments
 from hfcap.training.checkpoints import last_complete_checkpoint
 from hfcap.training.dry_run import describe_run
-from hfcap.training.finish import finish_run, save_captioner
+from hfcap.training.results import finish_run, save_captioner
 from hfcap.training.parsing import parse_arguments
 from hfcap.training.steps import caption_datasets, open_run, prepare_captioner
 from hfcap.training.trainer import CaptionTrainer

@@ -17,15 +17,15 @@ from transformers import set_seed
 
 from hfcap import runs
 from hfcap.errors import run_main
-from hfcap.files import write_json
+from hfcap.atomic_files import write_json
 from hfcap.training.arguments import DataArguments, EncoderArguments, EncoderTrainingArguments
 from hfcap.training.build import build_encoder
 from hfcap.training.callbacks import run_callbacks
-from hfcap.training.checkpoints import last_complete_checkpoint, whole_or_removed
+from hfcap.training.checkpoints import last_complete_checkpoint, atomic_folder
 from hfcap.training.compatibility import check_encoder, current_backend
 from hfcap.training.dataset import CaptionDataset
 from hfcap.training.parsing import parse_arguments
-from hfcap.training.preparation import use_all_cores
+from hfcap.training.run_rows import use_all_cores
 from hfcap.training.run_folder import run_lock, start_run
 from hfcap.training.tagging import CaptionTagger, TagCollator, TaggingTrainer, choose_words, tag_scores
 
@@ -72,10 +72,10 @@ def train_encoder(data_args: DataArguments, encoder_args: EncoderArguments, args
     trainer.check_weights()
     scores = trainer.evaluate()
     if trainer.is_world_process_zero():
-        record = runs.read_run(run / runs.RUN)
-        write_json(run / runs.RUN, record | {"words": len(words), "scores": runs.to_json(scores)})
+        record = runs.read_run(run / runs.RUN_JSON)
+        write_json(run / runs.RUN_JSON, record | {"words": len(words), "scores": runs.to_json(scores)})
         print(f"{len(words)} words: precision {scores['eval_precision']:.3f}, recall {scores['eval_recall']:.3f}")
-        with whole_or_removed(run / runs.MODEL, Path(args.output_dir)):
+        with atomic_folder(run / runs.MODEL, Path(args.output_dir)):
             image_processor.save_pretrained(run / runs.MODEL)
             encoder.save_pretrained(run / runs.MODEL)
     trainer.accelerator.wait_for_everyone()

@@ -26,7 +26,7 @@ from hfcap.shipped import find_config
 from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, QLoraArguments
 from hfcap.training.checkpoints import last_complete_checkpoint
 from hfcap.training.dry_run import describe_run
-from hfcap.training.finish import Result, evaluate_trained, finish_run, save_captioner
+from hfcap.training.results import Result, evaluate_trained, finish_run, save_captioner
 from hfcap.training.metric_choice import metric_options
 from hfcap.training.parsing import parse_arguments
 from hfcap.training.steps import caption_datasets, open_run, prepare_captioner

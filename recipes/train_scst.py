@@ -20,7 +20,7 @@ from hfcap.errors import run_main
 from hfcap.training.arguments import DataArguments, ModelArguments
 from hfcap.training.checkpoints import last_complete_checkpoint
 from hfcap.training.dry_run import describe_run
-from hfcap.training.finish import evaluate_trained, finish_run, save_captioner
+from hfcap.training.results import evaluate_trained, finish_run, save_captioner
 from hfcap.training.parsing import parse_arguments
 from hfcap.training.scst import ScstArguments, ScstTrainer, caption_reward
 from hfcap.training.steps import caption_datasets, open_run, prepare_captioner

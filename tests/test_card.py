@@ -9,12 +9,12 @@ from huggingface_hub import ModelCard, parse_eval_result_entries
 from safetensors.numpy import save_file
 
 from hfcap import cli
+from hfcap.atomic_files import write_json
 from hfcap.content_hashes import captioner_hashes, captions_sha256
-from hfcap.files import write_json
 from hfcap.hub.card import WORDS_END, WORDS_START, write_card
 from hfcap.hub.card_check import check_card
 from hfcap.hub.card_claims import describe_weights
-from hfcap.hub.card_facts import Facts, count_parameters, read_facts
+from hfcap.hub.card_data import CardData, count_parameters, read_card_data
 from hfcap.hub.card_metadata import Given, eval_results
 from hfcap.predictions import write_predictions
 from hfcap.runs import write_metrics
@@ -269,17 +269,19 @@ def test_a_stock_model_needs_no_hfcap(tmp_path):
 
 
 def test_the_card_of_an_export_names_the_oldest_version_that_loads_it(tmp_path):
-    facts = replace(read_facts(_run(tmp_path / "dogs")), form="native", oldest_transformers="4.57.3")
+    card_data = replace(read_card_data(_run(tmp_path / "dogs")), form="native", oldest_transformers="4.57.3")
     shutil.rmtree(tmp_path / "dogs" / "merged")
-    write_json(tmp_path / "dogs" / "card.json", asdict(facts))
+    write_json(tmp_path / "dogs" / "card.json", asdict(card_data))
     assert "```\n\nNeeds transformers 4.57.3 or newer.\n\n## Results" in card_text(tmp_path / "dogs")
 
 
 def test_an_adapter_whose_type_was_not_recorded_is_used_by_the_command(tmp_path):
     """In `card.json` of an earlier hfcap the type of an adapter is "adapter"."""
-    facts = replace(read_facts(_run(tmp_path / "dogs")), form="adapter", model_type="adapter", base="user/base")
+    card_data = replace(
+        read_card_data(_run(tmp_path / "dogs")), form="adapter", model_type="adapter", base="user/base"
+    )
     shutil.rmtree(tmp_path / "dogs" / "merged")
-    write_json(tmp_path / "dogs" / "card.json", asdict(facts))
+    write_json(tmp_path / "dogs" / "card.json", asdict(card_data))
     text = card_text(tmp_path / "dogs")
     assert "hfcap caption PHOTO.jpg --model " in text and "```python" not in text
 
@@ -334,9 +336,9 @@ def test_after_judging_again_the_facts_are_of_the_new_captions(tmp_path):
     folder = _run(tmp_path / "dogs")
     card = write_card(folder)
     judge_again(folder, "a woman")
-    facts = read_facts(folder, recorded=True)  # as `hfcap push` reads them
-    assert [sample["caption"] for sample in facts.samples] == ["a woman"] * 3
-    assert facts.habits.gendered_without_evidence == 1.0
+    card_data = read_card_data(folder, recorded=True)  # as `hfcap push` reads them
+    assert [sample["caption"] for sample in card_data.samples] == ["a woman"] * 3
+    assert card_data.habits.gendered_without_evidence == 1.0
     assert any("a woman" in line for line in check_card(card)[0])  # the card is stale, and said to be
     assert card_text(folder).count("a woman") == 3
 
@@ -347,7 +349,7 @@ def test_a_card_counts_by_the_tokenizer_of_its_figures(tmp_path):
     assert "1.0 words each, 1 different words" in card_text(folder)
     write_card(folder)
     write_json(folder / "metrics.json", json.loads((folder / "metrics.json").read_text()) | {"tokenizer": "char"})
-    assert read_facts(folder, recorded=True).habits.mean_length == 4
+    assert read_card_data(folder, recorded=True).habits.mean_length == 4
     text = card_text(folder)
     assert "4.0 tokens each, 4 different tokens" in text and "Words split by `char`" in text
     assert "gender" not in text
@@ -379,7 +381,7 @@ def test_figures_of_other_weights_in_the_same_folder_are_not_of_these(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "artifact, metrics, facts, said",
+    "artifact, metrics, card_data, said",
     [
         ("model", {}, {}, "Measured with the weights here."),
         (
@@ -406,12 +408,12 @@ def test_figures_of_other_weights_in_the_same_folder_are_not_of_these(tmp_path):
         ),
     ],
 )
-def test_which_weights_were_measured(artifact, metrics, facts, said):
-    if "dtype_change" in facts:
-        facts["dtype_change"] |= {"cider_before": 0.531, "cider_after": 0.529}
-    known = Facts("dogs", "x", artifact, "native", "git", 1, None, None, None, [], weights_hash="a" * 64)
+def test_which_weights_were_measured(artifact, metrics, card_data, said):
+    if "dtype_change" in card_data:
+        card_data["dtype_change"] |= {"cider_before": 0.531, "cider_after": 0.529}
+    known = CardData("dogs", "x", artifact, "native", "git", 1, None, None, None, [], weights_hash="a" * 64)
     record = {"model_artifact": artifact, "weights_hash": "a" * 64, "load_in_4bit": False}
-    assert said in describe_weights(record | metrics, replace(known, **facts))
+    assert said in describe_weights(record | metrics, replace(known, **card_data))
 
 
 def test_another_prompt_than_the_captioners_own_is_said(tmp_path):

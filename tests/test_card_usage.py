@@ -17,7 +17,7 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
-from hfcap.files import write_json
+from hfcap.atomic_files import write_json
 from hfcap.generation.caption import caption_rows
 from hfcap.generation.inputs import keep_caption_prompt
 from hfcap.hub.card import write_card
@@ -27,7 +27,7 @@ from hfcap.models import (
     HfcapLlavaForConditionalGeneration,
     HfcapLlavaProcessor,
 )
-from hfcap.models.facts import FACTS
+from hfcap.models.model_types import MODEL_TYPES
 from hfcap.predictions import write_predictions
 from hfcap.runs import run_record, write_metrics
 from native_models import build_native
@@ -67,20 +67,20 @@ def _ours(model_type):
 
 
 def _case(model_type, prompt):
-    can_run = not FACTS[model_type].needs_torchvision or (find_spec("torchvision") and find_spec("num2words"))
+    can_run = not MODEL_TYPES[model_type].needs_torchvision or (find_spec("torchvision") and find_spec("num2words"))
     skip = pytest.mark.skipif(not can_run, reason="its processor handles video as well: needs torchvision, num2words")
     return pytest.param(model_type, prompt, marks=skip)
 
 
 @pytest.mark.parametrize(
     ("model_type", "prompt"),
-    [_case(name, None) for name in FACTS]
-    + [_case(name, 'a "red" dot') for name, facts in FACTS.items() if facts.prompt != "none"],
+    [_case(name, None) for name in MODEL_TYPES]
+    + [_case(name, 'a "red" dot') for name, spec in MODEL_TYPES.items() if spec.prompt != "none"],
 )
 def test_the_usage_example_gives_the_caption_of_the_model(
     tmp_path, monkeypatch, capsys, scene_rows, model_type, prompt
 ):
-    """For every row of the table of facts, with the settings that are shipped and in bfloat16 too."""
+    """For every row of the table of spec, with the settings that are shipped and in bfloat16 too."""
     monkeypatch.chdir(tmp_path)
     captions = [caption for captions in scene_rows["captions"] for caption in captions]
     model, processor = _ours(model_type) if model_type.startswith("hfcap_") else build_native(model_type, captions)
@@ -99,7 +99,7 @@ def test_the_usage_example_gives_the_caption_of_the_model(
     (expected,) = caption_rows(model, processor, [{"image": picture}], prompt)
     assert expected
     assert capsys.readouterr().out.strip() == expected
-    kind = FACTS[model_type].prompt
+    kind = MODEL_TYPES[model_type].prompt
     tag = "image-text-to-text" if prompt or kind == "chat" or model_type == "paligemma" else "image-to-text"
     assert yaml.safe_load(text.split("---\n")[1])["pipeline_tag"] == tag
     model.to(torch.bfloat16).save_pretrained(run / "model")

@@ -7,7 +7,7 @@ import pytest
 
 from hfcap.content_hashes import weights_sha256
 from hfcap.hub.adapters import recorded_base
-from hfcap.hub.pictures import data_arguments
+from hfcap.hub.verification_images import data_arguments
 from hfcap.origins import adapter_base, data_settings, find_origins, hub_ids, is_on_hub, part_name, public_record
 
 

@@ -4,7 +4,7 @@ import os
 
 import pytest
 
-from hfcap.files import write_atomic, write_json
+from hfcap.atomic_files import write_atomic, write_json
 from hfcap.predictions import Row, pair, read_predictions, read_references, write_predictions
 
 KARPATHY = {

@@ -60,9 +60,9 @@ if adapter is None:
     model = AutoModelForImageTextToText.from_pretrained(folder)
 else:
     from peft import PeftModel
-    from hfcap.models.facts import FACTS
+    from hfcap.models.model_types import MODEL_TYPES
     from hfcap.training.strategies import four_bit_config
-    four_bit = four_bit_config(FACTS["hfcap_llava"], torch.float32)
+    four_bit = four_bit_config(MODEL_TYPES["hfcap_llava"], torch.float32)
     base = AutoModelForImageTextToText.from_pretrained(folder, quantization_config=four_bit)
     model = PeftModel.from_pretrained(base, adapter)
 processor = AutoProcessor.from_pretrained(adapter or folder, backend="pil")
@@ -346,7 +346,7 @@ def test_a_moved_run_ships_its_best_weights(tmp_path, recipes, monkeypatch):
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr("hfcap.training.finish.evaluate_trained", stop)
+        patch.setattr("hfcap.training.results.evaluate_trained", stop)
         with pytest.raises(KeyboardInterrupt):
             recipes["train"](["--config", config])
     first, last = (tmp_path / "run" / "checkpoints" / name for name in ("checkpoint-5", "checkpoint-10"))
@@ -515,7 +515,7 @@ def test_running_out_of_memory_in_the_last_evaluations_is_one_clear_line(llava_r
     def run_out(*args, **kwargs):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
 
-    monkeypatch.setattr("hfcap.training.finish.evaluate_captioner", run_out)
+    monkeypatch.setattr("hfcap.training.results.evaluate_captioner", run_out)
     settings = FROM_CHECKPOINT | {"max_train_images": 8, "eval_strategy": "no", "save_strategy": "no"}
     settings |= {"load_best_model_at_end": False, "output_dir": str(tmp_path / "q")}
     config = write_config(tmp_path, "small", **settings, model=str(llava_runs[0] / "base"))

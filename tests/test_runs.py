@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from hfcap.files import write_json
+from hfcap.atomic_files import write_json
 from hfcap.runs import (
     ModelSource,
     data_fingerprint,

@@ -59,9 +59,9 @@ def add_source_options(command: argparse.ArgumentParser) -> None:
 
 def check(args: argparse.Namespace) -> None:
     """Print the check; write `check.json` and `check.html` where asked for. Exit code 1 if there are errors."""
+    from hfcap.atomic_files import write_json
     from hfcap.data.check import check_record, check_source, check_text
     from hfcap.data.check_page import write_check_page
-    from hfcap.files import write_json
 
     of_processor = {} if args.processor is None else _of_processor(args.processor)
     try:

@@ -50,7 +50,7 @@ def main_process_decides(decide: Callable[[], T]) -> T:
     return result
 
 
-def in_step(model: torch.nn.Module, items: Iterable[T]) -> Iterator[tuple[T, bool]]:
+def lockstep(model: torch.nn.Module, items: Iterable[T]) -> Iterator[tuple[T, bool]]:
     """Yield each item with True; where processes gather weights together, go on until all of them have run out.
 
     Under ZeRO-3 and FSDP a forward pass is joint work, and one process that runs more of them than another waits for
@@ -73,7 +73,7 @@ def in_step(model: torch.nn.Module, items: Iterable[T]) -> Iterator[tuple[T, boo
         last = last if item is nothing_left else item
 
 
-def all_join(group: torch.distributed.ProcessGroup) -> bool:
+def all_processes_join(group: torch.distributed.ProcessGroup) -> bool:
     """Whether all processes call this before the group's timeout; one that waits in a collective elsewhere does not.
 
     Args:

@@ -12,7 +12,7 @@ from transformers import PreTrainedModel
 from hfcap import runs
 from hfcap.content_hashes import captioner_hashes, captions_sha256
 from hfcap.data.pictures import load_picture, undecoded
-from hfcap.data.scene_checking import FACTS, wrong_facts
+from hfcap.data.scene_checking import ASPECTS, wrong_facts
 from hfcap.data.scene_facts import scene_from_json
 from hfcap.data.scenes import is_scenes
 from hfcap.generation.settings import recorded_settings
@@ -82,7 +82,7 @@ class Measured:
     @classmethod
     def in_run(cls, run: Path, artifact: str, prompt: str | None) -> "Measured":
         """What a recipe judges at its end: the weights in the run folder, on the evaluation data of `run.json`."""
-        record = runs.read_run(run / runs.RUN)
+        record = runs.read_run(run / runs.RUN_JSON)
         data = describe_data(record["arguments"], record["data"]["eval"])
         return cls(artifact, str(run / artifact), data, prompt)
 
@@ -199,10 +199,10 @@ def write_evaluation(
         {**row, **{key: evaluation.per_image[key][index] for key in kept}, **more}
         for index, (row, more) in enumerate(zip(evaluation.rows, extra, strict=True))
     ]
-    write_predictions(folder / runs.CAPTIONS, lines)
+    write_predictions(folder / runs.CAPTIONS_JSONL, lines)
     image_ids, captions = ([row[key] for row in evaluation.rows] for key in ("image_id", "caption"))
     record = runs.write_metrics(
-        folder / runs.METRICS,
+        folder / runs.METRICS_JSON,
         evaluation.metrics,
         model_artifact=measured.artifact,
         **_sources(evaluation),
@@ -212,7 +212,7 @@ def write_evaluation(
     row_of_id = {row["image_id"]: index for index, row in enumerate(evaluation.rows)}
     pictures = undecoded(pictures)  # `datasets` fails on odd EXIF tags where `load_picture` does not
     write_report(
-        folder / runs.REPORT,
+        folder / runs.REPORT_HTML,
         title,
         record,
         [_example(index, evaluation, before) for index in range(len(evaluation.rows))],
@@ -302,8 +302,8 @@ def show_captions(evaluation: Evaluation, count: int = 8) -> str:
         if row.get("wrong_facts"):
             lines.append(f"    wrong      {', '.join(row['wrong_facts'])}")
     if "wrong_facts" in evaluation.rows[0]:
-        wrong = [sum(fact in row["wrong_facts"] for row in evaluation.rows) for fact in FACTS]
-        counts = ", ".join(f"{fact} {number}" for fact, number in zip(FACTS, wrong, strict=True))
+        wrong = [sum(fact in row["wrong_facts"] for row in evaluation.rows) for fact in ASPECTS]
+        counts = ", ".join(f"{fact} {number}" for fact, number in zip(ASPECTS, wrong, strict=True))
         lines.append(f"Of all {len(evaluation.rows)} captions wrong in: {counts}")
     empty = [row["image_id"] for row in evaluation.rows if not row["caption"]]
     if empty:

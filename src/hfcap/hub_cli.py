@@ -126,5 +126,5 @@ def check_cards(args: argparse.Namespace) -> None:
     if num_stale:
         raise WorkError(
             f"{num_stale} of {len(args.cards)} cards do not say what was measured: write them again with "
-            f"`hfcap card write` (your own words between the two comments of {runs.CARD} are kept)"
+            f"`hfcap card write` (your own words between the two comments of {runs.CARD_README} are kept)"
         )

@@ -24,7 +24,7 @@ from hfcap.training.dataset import CaptionDataset
 from hfcap.training.limits import check_smallest
 from hfcap.training.metric_choice import CLIP_MODEL_HELP, METRICS_HELP, check_metrics, metric_options
 from hfcap.training.parsing import parse_arguments
-from hfcap.training.preparation import load_evaluation_split, use_all_cores
+from hfcap.training.run_rows import load_evaluation_split, use_all_cores
 
 
 @dataclass

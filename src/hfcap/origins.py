@@ -149,10 +149,10 @@ def _base_of_run(adapter: Path, name: str) -> str | None:
     """The folder `name`, taken from where the adapter's run was started; None if there is none, or on the Hub."""
     adapter = Path(os.path.abspath(adapter))
     # RUN/adapter, RUN/checkpoints/checkpoint-N
-    run = next((place for place in adapter.parents[:2] if (place / runs.RUN).is_file()), None)
+    run = next((place for place in adapter.parents[:2] if (place / runs.RUN_JSON).is_file()), None)
     if run is None:
         return os.path.abspath(name) if Path(name).is_dir() else None
-    record = runs.read_run(run / runs.RUN)
+    record = runs.read_run(run / runs.RUN_JSON)
     if record.get(ORIGINS, {}).get("model", {}).get("kind") == "hub":
         return None
     started_in, model = _started_in(record, run), record["arguments"].get("model")

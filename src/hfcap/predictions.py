@@ -27,9 +27,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
+from hfcap.atomic_files import write_atomic
 from hfcap.data.records import IMAGE_COLUMNS, split_named
 from hfcap.errors import shown
-from hfcap.files import write_atomic
 from hfcap.json_files import (
     caption_of,
     check_caption,

@@ -12,8 +12,8 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
+from hfcap.atomic_files import write_atomic
 from hfcap.charts import Chart, histogram
-from hfcap.files import write_atomic
 from hfcap.metrics import display_name, display_order, for_people, split_captions
 
 THUMBNAIL_PIXELS = 360  # longest side: sharp at the size it is shown, some 15 KB each

@@ -29,16 +29,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any, Literal
 
+from hfcap.atomic_files import write_json
 from hfcap.errors import ConfigError
-from hfcap.files import write_json
 from hfcap.json_files import read_object
 
-RUN = "run.json"
-SKIPPED = "skipped.jsonl"  # pictures left out by `on_bad_image: skip`
-CAPTIONS = "captions.jsonl"
-METRICS = "metrics.json"
-REPORT = "report.html"
-CARD = "README.md"
+RUN_JSON = "run.json"
+SKIPPED_JSONL = "skipped.jsonl"  # pictures left out by `on_bad_image: skip`
+CAPTIONS_JSONL = "captions.jsonl"
+METRICS_JSON = "metrics.json"
+REPORT_HTML = "report.html"
+CARD_README = "README.md"
 CHECKPOINTS = "checkpoints"
 MODEL = "model"
 ADAPTER = "adapter"
@@ -189,7 +189,7 @@ def read_metrics(path: str | os.PathLike) -> dict[str, Any]:
 
 def metrics_tokenizer(folder: Path) -> str:
     """Return the tokenizer that the figures of a run rest on, "ptb" where it has none."""
-    path = folder / METRICS
+    path = folder / METRICS_JSON
     return read_metrics(path)["tokenizer"] if path.is_file() else "ptb"
 
 

@@ -14,7 +14,7 @@ from PIL import Image
 from hfcap.cli import main
 from hfcap.data import picture_facts
 from hfcap.data.check import check_record, check_source
-from hfcap.data.picture_facts import PictureFacts, near_duplicates
+from hfcap.data.image_info import ImageInfo, near_duplicates
 from hfcap.data.scenes import load_scenes
 from hfcap.data.sources import load_captions
 from hfcap.data.split import assign_splits, split_source
@@ -233,8 +233,8 @@ def test_unreadable_pictures_are_not_compared(monkeypatch):
     compared = []
     monkeypatch.setattr(picture_facts, "_look_alike", lambda *pair: compared.append(pair))
     blank = np.zeros((16, 16, 3), np.uint8)
-    bad = [PictureFacts("broken", "", 0, 0, 0, blank)] * 3
-    good = [PictureFacts(None, str(number), 1, 1, 0, blank) for number in range(2)]
+    bad = [ImageInfo("broken", "", 0, 0, 0, blank)] * 3
+    good = [ImageInfo(None, str(number), 1, 1, 0, blank) for number in range(2)]
     assert near_duplicates([*bad, good[0], *bad, good[1]]) == []
     assert compared == [tuple(good)]
     monkeypatch.undo()

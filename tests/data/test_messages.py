@@ -12,11 +12,11 @@ import pytest
 from PIL import Image
 from source_forms import write_tar
 
+from hfcap.atomic_files import write_atomic
 from hfcap.cli import main
 from hfcap.data.pictures import undecoded
 from hfcap.data.sources import load_captions
 from hfcap.errors import LONGEST_LINE, ConfigError, printable, run_main, shown
-from hfcap.files import write_atomic
 
 DEEP = "[" * 99_999
 HUGE = "1" * 5_000  # digits: more than Python turns into an integer

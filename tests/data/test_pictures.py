@@ -7,7 +7,7 @@ from datasets import Dataset, Features, List, Value
 from datasets import Image as ImageFeature
 from PIL import Image, ImageOps, PngImagePlugin
 
-from hfcap.data.picture_facts import facts_of
+from hfcap.data.image_info import image_info
 from hfcap.data.pictures import content_hashes, find_bad_images, load_picture, why_bad_picture
 from hfcap.report import thumbnail_uri
 
@@ -77,8 +77,8 @@ def test_odd_exif_is_no_reason_to_fail(name, kind):
     assert why_bad_picture({"bytes": file}) is None
     assert load_picture(file).size == size
     assert load_picture(load_picture(file)).size == size  # turned once
-    facts = facts_of({"bytes": file})
-    assert (facts.reason, facts.width, facts.height) == (None, *size)
+    info = image_info({"bytes": file})
+    assert (info.reason, info.width, info.height) == (None, *size)
     assert thumbnail_uri(Image.open(io.BytesIO(file)))[1:] == size
 
 
@@ -97,8 +97,8 @@ def test_pictures_are_turned_as_pillow_turns_them(orientation, kind):
     file = encoded(Image.effect_noise((8, 4), 90).convert("RGB"), kind, exif=exif)
     wanted = ImageOps.exif_transpose(Image.open(io.BytesIO(file)))
     assert load_picture(file).tobytes() == load_picture(Image.open(io.BytesIO(file))).tobytes() == wanted.tobytes()
-    facts = facts_of({"bytes": file})
-    assert (facts.width, facts.height) == wanted.size
+    info = image_info({"bytes": file})
+    assert (info.width, info.height) == wanted.size
 
 
 def test_alpha_is_laid_over_white():

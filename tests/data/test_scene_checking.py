@@ -1,6 +1,6 @@
 import pytest
 
-from hfcap.data.scene_checking import FACTS, read_caption, wrong_facts
+from hfcap.data.scene_checking import ASPECTS, read_caption, wrong_facts
 from hfcap.data.scene_facts import Group, Scene, scene_from_json
 from hfcap.data.scenes import load_scenes
 
@@ -53,7 +53,7 @@ HEART, TRIANGLES, GREY = "a big black heart", "four small yellow triangles", "a 
         (f"a small black heart is to the left of three small yellow triangles on {GREY}.", ["count", "size"]),
         (f"{HEART} is to the left of {TRIANGLES} on a cream background.", ["background"]),
         (f"{HEART} sits on the left of the picture, on {GREY}.", ["count", "size", "color", "shape", "position"]),
-        ("", list(FACTS)),
+        ("", list(ASPECTS)),
     ],
 )
 def test_what_is_wrong_is_named(caption, wrong):

@@ -13,8 +13,8 @@ from huggingface_hub import constants
 from hfcap import cli
 from hfcap.errors import ConfigError
 from hfcap.generation.caption import caption_rows
-from hfcap.generation.caption_file import CaptionFile
 from hfcap.generation.photos import Photo, find_photos
+from hfcap.generation.resumable_captions import ResumableCaptions
 from hfcap.predictions import read_predictions
 
 
@@ -142,7 +142,7 @@ def test_a_broken_run_goes_on_where_it_was(folder, captioner, tmp_path, capsys, 
     *_, path = captioner
     output = tmp_path / "captions.jsonl"
     command = ["caption", str(folder), "--model", path, "--output", str(output), "--batch_size", "2"]
-    append = CaptionFile.append
+    append = ResumableCaptions.append
 
     def append_three(self, row):
         if len(self.rows()) == 3:
@@ -152,11 +152,13 @@ def test_a_broken_run_goes_on_where_it_was(folder, captioner, tmp_path, capsys, 
             raise KeyboardInterrupt
         append(self, row)
 
-    monkeypatch.setattr(CaptionFile, "append", append_three)
+    monkeypatch.setattr(ResumableCaptions, "append", append_three)
     with pytest.raises(KeyboardInterrupt):
         cli.main(command)
     assert not output.exists()
-    assert len(CaptionFile(output, json.loads((tmp_path / "captions.jsonl.settings.json").read_text())).rows()) == 3
+    assert (
+        len(ResumableCaptions(output, json.loads((tmp_path / "captions.jsonl.settings.json").read_text())).rows()) == 3
+    )
     monkeypatch.undo()
 
     cli.main(command)
@@ -293,12 +295,12 @@ def test_photos_added_later_are_captioned_and_the_rest_is_kept(folder, captioner
 
 def test_parts_of_several_processes_become_one_file(tmp_path):
     photos = [Photo(str(i), tmp_path / f"{i}.png") for i in range(5)]
-    files = [CaptionFile(tmp_path / "c.jsonl", {"weights": "w"}, rank) for rank in range(2)]
+    files = [ResumableCaptions(tmp_path / "c.jsonl", {"weights": "w"}, rank) for rank in range(2)]
     for rank, file in enumerate(files):
         for photo in photos[rank::2]:
             file.append({"image_id": photo.image_id, "caption": f"caption {photo.image_id}"})
     # The next run has one process only: it finds what the second one wrote.
-    last = CaptionFile(tmp_path / "c.jsonl", {"weights": "w"})
+    last = ResumableCaptions(tmp_path / "c.jsonl", {"weights": "w"})
     assert set(last.rows()) == set("01234")
     last.finish(photo.image_id for photo in photos)
     assert [row.image_id for row in read_predictions(tmp_path / "c.jsonl")] == list("01234")

@@ -6,8 +6,8 @@ import transformers
 from huggingface_hub import constants
 
 from hfcap import runs
+from hfcap.atomic_files import write_json
 from hfcap.data.scenes import load_scenes
-from hfcap.files import write_json
 from hfcap.hub import verify
 from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
 from hfcap.training.build import build_captioner, load_captioner
@@ -97,7 +97,7 @@ def make_lora_run(make_run):
 
 def write_records(run, **settings):
     data = {"data": "scenes", "eval_split": "validation", "scenes_style": "caption", "scenes_image_size": 32}
-    write_json(run / runs.RUN, runs.run_record(data | settings, seeds={}, data={}))
+    write_json(run / runs.RUN_JSON, runs.run_record(data | settings, seeds={}, data={}))
 
 
 @pytest.fixture

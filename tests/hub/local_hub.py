@@ -268,8 +268,8 @@ class Handler(BaseHTTPRequestHandler):
         shown = {"lfs"} if "blobs" in parse_qs(urlsplit(self.path).query) else set()
         entries = {path: self.entry(path, key) for path, key in sorted(tree.items())}
         files = [{"rfilename": path} | {k: e[k] for k in shown & set(e)} for path, e in entries.items()]
-        facts = {"id": name, "sha": oid, "private": repo.private, "gated": repo.gated, "siblings": files}
-        self.answer({**facts, "tags": [], "downloads": 0, "likes": 0, "lastModified": TIME, "createdAt": TIME})
+        spec = {"id": name, "sha": oid, "private": repo.private, "gated": repo.gated, "siblings": files}
+        self.answer({**spec, "tags": [], "downloads": 0, "likes": 0, "lastModified": TIME, "createdAt": TIME})
 
     def entry(self, path: str, key: str) -> dict:
         size = len(self.hub.blobs[key])

@@ -14,7 +14,7 @@ from hfcap.errors import ConfigError, VerificationError
 from hfcap.generation.inputs import caption_prompt, keep_caption_prompt
 from hfcap.hub import export, verify
 from hfcap.hub.export import export_run
-from hfcap.models.facts import FACTS
+from hfcap.models.model_types import MODEL_TYPES
 from hfcap.training.build import load_processor
 from hfcap.training.merge import merge_adapter
 from native_models import BUILDERS, build_native
@@ -63,7 +63,7 @@ def test_a_stock_captioner_is_shipped_as_it_is(make_run, in_process, tmp_path):
         (name, prompt)
         for name in BUILDERS
         for prompt in ("describe it", None)
-        if FACTS[name].prompt != "none" or not prompt
+        if MODEL_TYPES[name].prompt != "none" or not prompt
     ],
 )
 def test_native_captioners_stay_what_they_are(model_type, prompt, scene_rows, in_process, tmp_path):
@@ -79,7 +79,7 @@ def test_native_captioners_stay_what_they_are(model_type, prompt, scene_rows, in
     record = json.loads((folder / "verification.json").read_text())
     assert (record["format"], record["class"]) == ("native", type(model).__name__)
     assert json.loads((folder / "config.json").read_text())["model_type"] == model_type
-    assert caption_prompt(load_processor(str(folder), FACTS[model_type])) == prompt
+    assert caption_prompt(load_processor(str(folder), MODEL_TYPES[model_type])) == prompt
 
 
 def test_weights_in_another_dtype_are_judged_by_cider(make_run, in_process, tmp_path, monkeypatch):
@@ -99,14 +99,14 @@ def test_weights_in_another_dtype_are_judged_by_cider(make_run, in_process, tmp_
 
 def test_a_change_of_dtype_needs_references(make_run, in_process, tmp_path):
     run = make_run()
-    (run / runs.RUN).unlink()
+    (run / runs.RUN_JSON).unlink()
     with pytest.raises(ConfigError, match="embedded drawings have no references"):
         export_run(run, tmp_path / "ready", dtype="bfloat16")
 
 
 def test_pictures_given_find_their_references_in_the_run(make_run, in_process, tmp_path, pictures, capsys):
     run = make_run()
-    (run / runs.CAPTIONS).write_text(
+    (run / runs.CAPTIONS_JSONL).write_text(
         "".join(
             json.dumps({"image_id": f"picture{index}", "caption": caption, "captions": ["a red dot"]}) + "\n"
             for index, caption in enumerate(["a dot", "", "a dot"])

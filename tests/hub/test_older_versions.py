@@ -15,7 +15,7 @@ from transformers import AutoImageProcessor, AutoProcessor
 from hfcap.generation.inputs import keep_caption_prompt
 from hfcap.hub import export, verify
 from hfcap.hub.usage import usage_code
-from hfcap.models.facts import FACTS, OLDEST_TRANSFORMERS, OWN_TRANSFORMERS, PARTS_OF_OLDEST, facts_of
+from hfcap.models.model_types import MODEL_TYPES, OLDEST_TRANSFORMERS, OWN_TRANSFORMERS, PARTS_OF_OLDEST, spec_of
 from hub.tiny_exports import TINY_VIT
 from native_models import BERT, GPT2, LLAMA, QWEN2, build_native
 
@@ -43,7 +43,7 @@ OURS = {
     "registers": ("llava", REGISTERS, {"vision_feature_select_strategy": "full"}),
     "encoder-decoder": ("encoder_decoder", TINY_VIT, {}),
 }
-NATIVE = {name: (name, {}) for name, facts in FACTS.items() if facts.oldest_transformers == OLDEST_TRANSFORMERS}
+NATIVE = {name: (name, {}) for name, spec in MODEL_TYPES.items() if spec.oldest_transformers == OLDEST_TRANSFORMERS}
 NATIVE |= {f"llava with {name}": ("llava", {"text": text}) for name, text in TEXTS.items()}
 NATIVE |= {"BERT": ("vision-encoder-decoder", {"decoder": BERT})}
 # What the other process runs: nothing of hfcap, only what the card prints.
@@ -99,7 +99,7 @@ def make_captioner(kind, build, scene_rows):
 def make_export(build, scene_rows, in_process, tmp_path):
     def make(kind, prompt=None):
         model, processor = make_captioner(kind, build, scene_rows)
-        if prompt and facts_of(model.config).prompt != "none":
+        if prompt and spec_of(model.config).prompt != "none":
             keep_caption_prompt(processor, prompt)
         for part in (model, processor):
             part.save_pretrained(tmp_path / kind / "tuned")
@@ -119,7 +119,7 @@ def test_exports_say_the_same_in_the_oldest_version(make_export, old_python, pic
         assert record["oldest_transformers"] == OLDEST_TRANSFORMERS, kind
         settings = json.loads((folder / "config.json").read_text())
         parts |= {part["model_type"] for part in settings.values() if isinstance(part, dict) and "model_type" in part}
-        prompt = None if FACTS[record["model_type"]].prompt == "none" else "describe it"
+        prompt = None if MODEL_TYPES[record["model_type"]].prompt == "none" else "describe it"
         photos = [str(tmp_path / f"{index}.png") for index in range(4)]
         requests.append([str(folder), usage_code(record["model_type"], prompt), photos])
         expected[str(folder)] = [[], [], verify.captions_here(model, processor, pictures[:4], prompt)]

@@ -9,7 +9,7 @@ from transformers import AutoConfig, AutoModelForCausalLM
 
 from hfcap.models import HfcapLlavaForConditionalGeneration
 from hfcap.models.attention import PACKED_SDPA, uses_packed_sdpa
-from hfcap.models.facts import PACKABLE_DECODERS
+from hfcap.models.model_types import PACKABLE_DECODERS
 from hfcap.training.loss import token_loss
 from hfcap.training.packing import pack_references, packed_attention_mask, pad_rows, shared_prefix
 from hfcap.training.trainer import model_inputs

@@ -41,7 +41,7 @@ from transformers.models.smolvlm.configuration_smolvlm import SmolVLMVisionConfi
 
 from hfcap.generation.decoding import generate
 from hfcap.models import HfcapLlavaForConditionalGeneration
-from hfcap.models.facts import is_packable
+from hfcap.models.model_types import is_packable
 
 MAX_NEW_TOKENS = 9
 IDS = {"decoder_start_token_id": BOS, "pad_token_id": PAD, "eos_token_id": EOS}

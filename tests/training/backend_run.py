@@ -29,7 +29,7 @@ from hfcap.data.scenes import load_scenes
 from hfcap.distributed import whole_weights
 from hfcap.errors import WorkError
 from hfcap.generation.sharded import caption_sharded
-from hfcap.models.facts import facts_of
+from hfcap.models.model_types import spec_of
 from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
 from hfcap.training.build import build_captioner, load_captioner
 from hfcap.training.checkpoints import last_complete_checkpoint
@@ -111,7 +111,7 @@ def save_base(folder: Path, family: str) -> None:
 
 def prompt_of(config) -> str | None:
     """Instruction of a captioner, where it takes one."""
-    return None if facts_of(config).prompt == "none" else "caption"
+    return None if spec_of(config).prompt == "none" else "caption"
 
 
 def rows_to_judge(config) -> datasets.Dataset:

@@ -17,7 +17,7 @@ import backend_run
 import pytest
 
 from hfcap.generation.caption import caption_rows
-from hfcap.models.facts import FACTS
+from hfcap.models.model_types import MODEL_TYPES
 from hfcap.training.build import load_captioner
 from hfcap.training.dataset import CaptionDataset
 
@@ -30,7 +30,9 @@ FAMILIES = {
     "native_idefics3": "idefics3",
 }
 CELLS = tuple(
-    f"{family}/{strategy}" for family, model_type in FAMILIES.items() for strategy in FACTS[model_type].strategies
+    f"{family}/{strategy}"
+    for family, model_type in FAMILIES.items()
+    for strategy in MODEL_TYPES[model_type].strategies
 )
 DEEPSPEED = pytest.mark.skipif(
     importlib.util.find_spec("deepspeed") is None, reason='needs DeepSpeed: pip install -e ".[deepspeed]"'

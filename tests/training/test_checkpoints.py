@@ -10,10 +10,10 @@ from transformers import TrainerControl, TrainerState
 from hfcap.errors import WorkError
 from hfcap.training.checkpoints import (
     BestCheckpointHere,
+    atomic_folder,
     fill_optimizer_state,
     last_complete_checkpoint,
     remove_incomplete_checkpoints,
-    whole_or_removed,
 )
 from hfcap.training.compatibility import checkpoint_engine
 
@@ -78,7 +78,7 @@ WRITERS = {
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, writer):
     whole = make_checkpoint(tmp_path, 3)
     message = f"checkpoint-6 could not be written .*{re.escape(str(whole))} is whole: make room"
-    with pytest.raises(WorkError, match=message), whole_or_removed(tmp_path / "checkpoint-6", tmp_path):
+    with pytest.raises(WorkError, match=message), atomic_folder(tmp_path / "checkpoint-6", tmp_path):
         make_checkpoint(tmp_path, 6, state=None)
         WRITERS[writer]("/dev/full")  # every write to it fails with "No space left on device"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-3"]
@@ -88,7 +88,7 @@ def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, writer):
 @pytest.mark.parametrize("error", [ValueError, TypeError, WorkError, KeyboardInterrupt])
 def test_no_error_leaves_half_a_checkpoint(tmp_path, error):
     make_checkpoint(tmp_path, 3)
-    with pytest.raises(error, match="stops here"), whole_or_removed(tmp_path / "checkpoint-6", tmp_path):
+    with pytest.raises(error, match="stops here"), atomic_folder(tmp_path / "checkpoint-6", tmp_path):
         make_checkpoint(tmp_path, 6, state=None)
         raise error("stops here")
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-3"]

@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import GPT2Config, GPT2Model, LlamaConfig, LlamaModel, ViTConfig, ViTModel
 
-from hfcap.models.facts import FACTS, facts_table
+from hfcap.models.model_types import MODEL_TYPES, model_types_table
 from hfcap.training.arguments import (
     CaptionTrainingArguments,
     DataArguments,
@@ -65,9 +65,9 @@ def test_the_configs_say_what_the_estimate_says(estimate_training):
 
 def test_the_page_shows_facts_and_estimates_as_they_are(estimate_training):
     page = (ROOT / "docs" / "models.md").read_text()
-    assert facts_table() in page
+    assert model_types_table() in page
     assert estimate_training.table() in page
-    assert all(f"`{model_type}`" in page for model_type in FACTS)
+    assert all(f"`{model_type}`" in page for model_type in MODEL_TYPES)
 
 
 def _llama(layers):

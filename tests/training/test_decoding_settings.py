@@ -15,7 +15,7 @@ from hfcap.errors import ConfigError
 from hfcap.evaluation import evaluate_captioner
 from hfcap.generation.caption import caption_rows, generate_tokens
 from hfcap.generation.decoding import generate
-from hfcap.models.facts import facts_of
+from hfcap.models.model_types import spec_of
 from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
 from hfcap.training.build import build_captioner, load_captioner, train_tokenizer
 from hfcap.training.collators import CaptionCollator
@@ -192,7 +192,7 @@ def test_one_beam_from_a_run_with_a_penalty_trains_and_saves(recipe, tmp_path):
     saved = json.loads((tmp_path / "scst" / "model" / "generation_config.json").read_text())
     assert saved["num_beams"] == 1
     assert saved.get("length_penalty", 1.0) == 1.0
-    assert runs.read_metrics(tmp_path / "scst" / runs.METRICS)["decoding"]["num_beams"] == 1
+    assert runs.read_metrics(tmp_path / "scst" / runs.METRICS_JSON)["decoding"]["num_beams"] == 1
 
 
 def test_beams_with_guidance_are_those_of_stock_generate(build_tiny, scene_rows):
@@ -214,7 +214,7 @@ def test_no_caption_and_no_sample_has_an_image_token(saved, rows, tmp_path, mode
     """An image token in a caption stands for features that are not there: the next forward pass ends in an error."""
     model, processor = load_captioner(saved(model_type))
     image_id = model.config.image_token_id
-    head = model.get_submodule(facts_of(model.config).head[0])
+    head = model.get_submodule(spec_of(model.config).head[0])
 
     def wants_images(module, inputs, logits):
         logits[..., image_id] += 20

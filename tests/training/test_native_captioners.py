@@ -12,7 +12,7 @@ from hfcap.distributed import prepare_fsdp
 from hfcap.errors import ConfigError, WorkError
 from hfcap.generation.caption import caption_rows
 from hfcap.generation.inputs import caption_prompt, keep_caption_prompt
-from hfcap.models.facts import FACTS, facts_of, facts_of_type, is_packable
+from hfcap.models.model_types import MODEL_TYPES, is_packable, spec_of, spec_of_type
 from hfcap.training.arguments import CaptionTrainingArguments
 from hfcap.training.build import load_captioner
 from hfcap.training.checkpoints import load_weights
@@ -50,19 +50,19 @@ TYPES = (*BUILDERS, *NEED_TORCHVISION)
 MATRIX = [
     case(model_type, strategy, fast=(model_type, strategy) in FAST)
     for model_type in TYPES
-    for strategy in FACTS[model_type].strategies
+    for strategy in MODEL_TYPES[model_type].strategies
 ]
 VARIANTS = ("plain", "pad is eos", "checkpointing", "lora", "qlora")
 PACKED = [
     case(model_type, variant, fast=(model_type, variant) in {("llava", "checkpointing"), ("blip", "plain")})
     for model_type in TYPES
     for variant in VARIANTS
-    if FACTS[model_type].packable
+    if MODEL_TYPES[model_type].packable
 ]
 
 
 def prompt_of(model_type):
-    return None if FACTS[model_type].prompt == "none" else PROMPT
+    return None if MODEL_TYPES[model_type].prompt == "none" else PROMPT
 
 
 def make_trainer(model, processor, rows, folder, packing=True, **arguments):
@@ -94,14 +94,14 @@ def make_trainer(model, processor, rows, folder, packing=True, **arguments):
 def loss_by_hand(model, collator, rows):
     """One reference at a time and every logit: no mask, no packing, no padding, no trainer."""
     total, count = 0.0, 0
-    name = "input_ids" if facts_of(model.config).layout == "decoder_only" else "decoder_input_ids"
+    name = "input_ids" if spec_of(model.config).layout == "decoder_only" else "decoder_input_ids"
     for row in rows:
         prefix = collator.prefix(row)
         for target in collator.targets(row["captions"]):
             inputs = {name: torch.tensor([prefix.input_ids + target[:-1]]), **prefix.vision}
             if prefix.token_types is not None:
-                types = prefix.token_types + [collator.facts.caption_token_type] * (len(target) - 1)
-                inputs[collator.facts.token_types] = torch.tensor([types])
+                types = prefix.token_types + [collator.spec.caption_token_type] * (len(target) - 1)
+                inputs[collator.spec.token_types] = torch.tensor([types])
             logits = model(**inputs).logits[0, -len(target) :]
             total += cross_entropy(logits.float(), torch.tensor(target), reduction="sum").item()
             count += len(target)
@@ -122,15 +122,15 @@ def test_it_trains_judges_saves_and_reloads(model_type, strategy, saved, rows, t
     assert trainer.state.log_history[0]["loss"] == pytest.approx(expected, rel=1e-5)
     assert trainer.state.log_history[1]["loss"] < expected
 
-    facts = facts_of(model.config)
+    spec = spec_of(model.config)
     for name, parameter in model.named_parameters():
         trains = "lora_" in name or "modules_to_save" in name
-        trains = trains if strategy in ("lora", "qlora") else part_of(name, facts) in TRAINED_PARTS[strategy]
+        trains = trains if strategy in ("lora", "qlora") else part_of(name, spec) in TRAINED_PARTS[strategy]
         if not trains:
             assert torch.equal(parameter, before[name]), name
-    changed = {part_of(name, facts) for name, p in model.named_parameters() if not torch.equal(p, before[name])}
+    changed = {part_of(name, spec) for name, p in model.named_parameters() if not torch.equal(p, before[name])}
     assert changed == {
-        part for part in (*TRAINED_PARTS[strategy], *(["lm"] if "lora" in strategy else [])) if getattr(facts, part)
+        part for part in (*TRAINED_PARTS[strategy], *(["lm"] if "lora" in strategy else [])) if getattr(spec, part)
     }
 
     assert trainer.evaluate()["eval_cider"] >= 0
@@ -154,7 +154,7 @@ def one_step(folder, rows, tmp_path, variant, packing):
     """Loss and gradients of one optimizer step of the real trainer, two micro-batches of four images."""
     four_bit = variant == "qlora"
     model, processor = load_captioner(folder, load_in_4bit=four_bit)
-    if facts_of(model.config).prompt != "none":
+    if spec_of(model.config).prompt != "none":
         keep_caption_prompt(processor, PROMPT)
     if variant == "pad is eos":
         processor.tokenizer.pad_token = processor.tokenizer.eos_token or processor.tokenizer.sep_token
@@ -203,7 +203,7 @@ def test_a_pair_has_the_loss_that_the_stock_model_gives_it(model_type, saved, ro
     model, processor = load_captioner(saved(model_type))
     collator = CaptionCollator(processor, model.config, prompt_of(model_type), packing=False)
     prefix, target = collator.prefix(rows[2]), collator.targets(rows[2]["captions"])[1]
-    if collator.facts.layout == "encoder_decoder":
+    if collator.spec.layout == "encoder_decoder":
         inputs = {"labels": torch.tensor([target])}
     else:
         inputs = {
@@ -211,8 +211,8 @@ def test_a_pair_has_the_loss_that_the_stock_model_gives_it(model_type, saved, ro
             "labels": torch.tensor([[-100] * len(prefix.input_ids) + target]),
         }
     if prefix.token_types is not None:
-        types = prefix.token_types + [collator.facts.caption_token_type] * len(target)
-        inputs[collator.facts.token_types] = torch.tensor([types])
+        types = prefix.token_types + [collator.spec.caption_token_type] * len(target)
+        inputs[collator.spec.token_types] = torch.tensor([types])
     stock = model(**inputs, **prefix.vision).loss.item()
     row = {"image": rows[2]["image"], "captions": rows[2]["captions"][1:2]}
     assert loss_by_hand(model, collator, [row]) == pytest.approx(stock, rel=1e-5)
@@ -233,8 +233,8 @@ def test_a_rows_own_prompt_wins_in_training_and_in_captioning(model_type, saved,
 
 
 def test_an_unknown_type_is_refused_and_the_file_to_extend_named():
-    with pytest.raises(ConfigError, match=r"of type 'mpt'.*src/hfcap/models/facts\.py"):
-        facts_of_type("mpt")
+    with pytest.raises(ConfigError, match=r"of type 'mpt'.*src/hfcap/models/model_types\.py"):
+        spec_of_type("mpt")
 
 
 def test_packing_on_request_is_refused_where_it_is_not_exact(saved, caplog):

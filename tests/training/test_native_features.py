@@ -9,8 +9,8 @@ from hfcap.data.features import cache_features
 from hfcap.errors import ConfigError
 from hfcap.generation.caption import caption_rows
 from hfcap.generation.inputs import keep_caption_prompt
-from hfcap.models.facts import FACTS
-from hfcap.models.vision_features import find_encoder, take_features
+from hfcap.models.model_types import MODEL_TYPES
+from hfcap.models.vision_features import accept_cached_features, find_encoder
 from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
 from hfcap.training.build import load_captioner
 from hfcap.training.collators import CaptionCollator
@@ -21,7 +21,7 @@ from hfcap.training.trainer import CaptionTrainer
 from native_models import PROMPT
 from tiny_training import STEPS_ALONE, KeepGradients, fill_lora
 
-TYPES = [name for name, facts in FACTS.items() if facts.feature_input == "pixel_values"]
+TYPES = [name for name, spec in MODEL_TYPES.items() if spec.feature_input == "pixel_values"]
 CASES = [
     pytest.param(
         model_type,
@@ -31,15 +31,15 @@ CASES = [
         marks=[] if packing and (model_type == "llava" or strategy == "frozen_encoder") else pytest.mark.slow,
     )
     for model_type in TYPES
-    for strategy in FACTS[model_type].strategies
+    for strategy in MODEL_TYPES[model_type].strategies
     if "encoder" not in TRAINED_PARTS[strategy]
-    for packing in ((True, False) if FACTS[model_type].packable else (True,))
+    for packing in ((True, False) if MODEL_TYPES[model_type].packable else (True,))
 ]
 
 
 def load(folder, strategy="frozen_encoder"):
     model, processor = load_captioner(folder, load_in_4bit=strategy == "qlora")
-    if FACTS[model.config.model_type].prompt != "none":
+    if MODEL_TYPES[model.config.model_type].prompt != "none":
         keep_caption_prompt(processor, PROMPT)
     torch.manual_seed(0)
     model = apply_strategy(model, strategy, lora_r=4)
@@ -48,13 +48,13 @@ def load(folder, strategy="frozen_encoder"):
 
 
 def prompt_of(model):
-    return None if FACTS[model.config.model_type].prompt == "none" else PROMPT
+    return None if MODEL_TYPES[model.config.model_type].prompt == "none" else PROMPT
 
 
 def cache(model, processor, rows, folder):
     """Cached features, and an encoder that no picture can go through any more."""
     features = cache_features(model, processor, rows, folder, dtype="float32")
-    take_features(model)
+    accept_cached_features(model)
     with torch.no_grad():
         for parameter in find_encoder(model).parameters():
             parameter.fill_(torch.nan)
@@ -107,10 +107,10 @@ def test_loss_gradient_and_evaluation_are_those_of_the_pictures(model_type, stra
 @pytest.mark.parametrize("model_type", TYPES)
 def test_captions_are_those_of_the_pictures_greedy_and_with_beams(model_type, saved, rows, tmp_path):
     model, processor = load(saved(model_type))
-    facts = FACTS[model_type]
+    spec = MODEL_TYPES[model_type]
     with torch.no_grad():
         for name, parameter in model.named_parameters():  # what a fresh model says hardly depends on the picture
-            if part_of(name, facts) == "projector" or "crossattention" in name:
+            if part_of(name, spec) == "projector" or "crossattention" in name:
                 parameter.mul_(8)
     prompt, settings = prompt_of(model), ({}, {"num_beams": 3}, {"num_beams": 2, "num_return_sequences": 1})
     pictures = [rows[i] for i in range(8)]
@@ -124,7 +124,7 @@ def test_pictures_are_still_seen_and_the_model_is_saved_as_it_was(saved, rows, t
     model, processor = load(saved("llava"))
     model.save_pretrained(tmp_path / "before")
     expected = caption_rows(model, processor, [rows[0]], PROMPT, max_new_tokens=8)
-    take_features(model)
+    accept_cached_features(model)
     assert caption_rows(model, processor, [rows[0]], PROMPT, max_new_tokens=8) == expected
     model.save_pretrained(tmp_path / "after")
     before, after = ({p.name: p.read_bytes() for p in (tmp_path / n).iterdir()} for n in ("before", "after"))

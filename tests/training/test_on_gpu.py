@@ -178,6 +178,6 @@ def run_recipe(recipe, folder, name, **settings):
     command = [sys.executable, str(ROOT / "recipes" / recipe), "--config", str(config)]
     process = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert process.returncode == 0, process.stderr[-3000:]
-    record = runs.read_run(folder / name / runs.RUN)
+    record = runs.read_run(folder / name / runs.RUN_JSON)
     assert torch.cuda.get_device_name() in json.dumps(record)
-    assert runs.read_metrics(folder / name / runs.METRICS)["metrics"]["cider"]["value"] >= 0
+    assert runs.read_metrics(folder / name / runs.METRICS_JSON)["metrics"]["cider"]["value"] >= 0

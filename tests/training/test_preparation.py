@@ -11,7 +11,7 @@ from hfcap.errors import ConfigError
 from hfcap.training.arguments import CaptionTrainingArguments, DataArguments
 from hfcap.training.parsing import parse_arguments
 from hfcap.training.run_folder import open_run
-from hfcap.training.steps import train_part_first
+from hfcap.training.steps import run_prerequisite
 
 
 def open_again(tmp_path, scene_rows, *argv):
@@ -44,8 +44,8 @@ def test_a_run_is_done_when_its_last_file_is_there(tmp_path, scene_rows, capsys)
     open_again(tmp_path, scene_rows)
     figures = {key: {"value": value, "ci95": (0.0, 1.0)} for key, value in (("bleu_4", 0.25), ("cider", 0.5))}
     sources = {"num_images": 6, "tokenizer": "ptb", "idf": "references", "decoding": {}, "model_artifact": "model"}
-    runs.write_metrics(tmp_path / runs.METRICS, figures, **sources)
-    for name in (runs.REPORT, runs.CARD):
+    runs.write_metrics(tmp_path / runs.METRICS_JSON, figures, **sources)
+    for name in (runs.REPORT_HTML, runs.CARD_README):
         assert not open_again(tmp_path, scene_rows), name
         (tmp_path / name).touch()
     assert open_again(tmp_path, scene_rows)
@@ -61,15 +61,15 @@ def test_a_dry_run_trains_no_part(tmp_path):
 
     command = r"accelerate launch recipes/test_preparation\.py --config a\.yaml$"
     with pytest.raises(ConfigError, match=rf"dry_run trains nothing, and \S+part does not exist yet: {command}"):
-        train_part_first(main, ["--config", "a.yaml"], tmp_path / "part", args)
+        run_prerequisite(main, ["--config", "a.yaml"], tmp_path / "part", args)
     (tmp_path / "part").mkdir()
-    train_part_first(main, [], tmp_path / "part", args)
+    run_prerequisite(main, [], tmp_path / "part", args)
     assert not called
 
 
 def test_a_part_is_trained_in_a_precision_of_its_own(tmp_path):
     args = CaptionTrainingArguments(output_dir=str(tmp_path), use_cpu=True)
     AcceleratorState._reset_state()
-    train_part_first(lambda argv: Accelerator(mixed_precision="no"), [], tmp_path, args)
+    run_prerequisite(lambda argv: Accelerator(mixed_precision="no"), [], tmp_path, args)
     assert Accelerator(mixed_precision="bf16").mixed_precision == "bf16"
     AcceleratorState._reset_state()

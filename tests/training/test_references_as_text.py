@@ -15,7 +15,7 @@ from hfcap.training.arguments import CaptionTrainingArguments
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.dataset import CaptionDataset, CaptionStream
 from hfcap.training.dry_run import describe_run
-from hfcap.training.lengths import follow_references, measure_references
+from hfcap.training.reference_lengths import follow_references, measure_references
 from hfcap.training.strategies import apply_strategy
 from native_models import PROMPT, build_native
 from tiny_training import STEPS_ALONE, make_trainer

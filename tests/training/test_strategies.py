@@ -5,7 +5,7 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from hfcap.errors import VerificationError
-from hfcap.models.facts import FACTS
+from hfcap.models.model_types import MODEL_TYPES
 from hfcap.training import build
 from hfcap.training.build import load_captioner
 from hfcap.training.collators import CaptionCollator
@@ -21,7 +21,7 @@ from hfcap.training.strategies import (
 )
 from tiny_training import make_trainer
 
-FACTS_OF = {"llava": FACTS["hfcap_llava"], "encoder_decoder": FACTS["hfcap_encoder_decoder"]}
+FACTS_OF = {"llava": MODEL_TYPES["hfcap_llava"], "encoder_decoder": MODEL_TYPES["hfcap_encoder_decoder"]}
 
 
 def train(model, processor, rows, tmp_path, **arguments):

@@ -15,8 +15,8 @@ from hfcap.training.checkpoints import last_complete_checkpoint
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.compatibility import check_data
 from hfcap.training.dataset import CaptionDataset, CaptionStream
-from hfcap.training.preparation import load_splits
 from hfcap.training.run_folder import open_run
+from hfcap.training.run_rows import load_splits
 from hfcap.training.trainer import CaptionTrainer
 from tiny_training import STEPS_ALONE
 

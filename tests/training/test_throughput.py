@@ -12,8 +12,8 @@ from hfcap.training.arguments import ModelArguments
 from hfcap.training.build import choose_kernels
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.dataset import CaptionDataset
-from hfcap.training.finish import evaluate_trained
 from hfcap.training.plan import RowSampler, image_lengths
+from hfcap.training.results import evaluate_trained
 from hfcap.training.throughput import Throughput, Work, count_batch
 from tiny_training import make_trainer
 

@@ -11,7 +11,7 @@ from tiny import TINY_ENCODER, TINY_LLAMA
 from hfcap import cli
 from hfcap.errors import ConfigError
 from hfcap.generation.inputs import caption_prompt
-from hfcap.models.facts import FACTS
+from hfcap.models.model_types import MODEL_TYPES
 from hfcap.training.build import load_processor
 
 RECIPES = Path(__file__).parents[2] / "recipes"
@@ -63,7 +63,7 @@ def train(monkeypatch, tmp_path):
 
 
 def saved_prompt(run):
-    return caption_prompt(load_processor(str(run / "model"), FACTS["hfcap_llava"]))
+    return caption_prompt(load_processor(str(run / "model"), MODEL_TYPES["hfcap_llava"]))
 
 
 def test_photos_are_captioned_as_the_run_was_judged(instructions, train, tmp_path):

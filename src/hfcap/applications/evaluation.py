@@ -7,8 +7,8 @@ from typing import Any
 from hfcap.applications.lint import AIM, RULES, alt_findings
 from hfcap.applications.people import neutral
 from hfcap.applications.wording import worded
+from hfcap.atomic_files import write_json
 from hfcap.errors import ConfigError
-from hfcap.files import write_json
 from hfcap.metrics import confidence_intervals
 
 SCHEMA_VERSION = 1
@@ -72,7 +72,7 @@ def evaluate_alts(args: Namespace) -> None:
     from hfcap.generation.inputs import caption_prompt
     from hfcap.training.build import load_captioner
     from hfcap.training.dataset import CaptionDataset
-    from hfcap.training.preparation import use_all_cores
+    from hfcap.training.run_rows import use_all_cores
 
     source = runs.resolve_model(args.model).path
     try:

@@ -11,8 +11,8 @@ from typing import Any
 from hfcap.applications.lint import alt_findings
 from hfcap.applications.pictures import collapsed
 from hfcap.applications.rows import PENDING, SKIPPED, read_rows, write_rows
+from hfcap.atomic_files import write_atomic
 from hfcap.errors import ConfigError, printable, shown
-from hfcap.files import write_atomic
 
 KEYS = "a accept, e edit, d decorative, s skip, u undo, q quit"
 COLUMNS = (

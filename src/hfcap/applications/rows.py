@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from hfcap.applications.roles import ROLES
+from hfcap.atomic_files import write_atomic
 from hfcap.errors import ConfigError, shown
-from hfcap.files import write_atomic
 from hfcap.json_files import json_type, read_jsonl
 
 PENDING, SKIPPED = "pending", "skipped"

@@ -169,7 +169,7 @@ def _captions(args: Namespace, images: Sequence[str], groups: list[list[dict]]) 
     from hfcap.generation.inputs import caption_prompt
     from hfcap.runs import resolve_model
     from hfcap.training.build import load_captioner
-    from hfcap.training.preparation import use_all_cores
+    from hfcap.training.run_rows import use_all_cores
 
     use_all_cores()
     model, processor = load_captioner(resolve_model(args.model).path)

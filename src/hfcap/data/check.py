@@ -12,7 +12,7 @@ import numpy as np
 from datasets import Dataset
 
 from hfcap.data.folders import HIDDEN, passed_over_text
-from hfcap.data.picture_facts import PictureFacts, facts_of_pictures, near_duplicates
+from hfcap.data.image_info import ImageInfo, image_infos, near_duplicates
 from hfcap.data.pictures import MAX_PIXELS, bad_picture, undecoded
 from hfcap.data.records import is_blank
 from hfcap.data.rows import WHERE, has_ids, one_row_an_image
@@ -77,7 +77,7 @@ class Finding:
 
 
 @dataclass
-class SplitFacts:
+class SplitSummary:
     """A split, with what is measured in it; all lists are in the order of its images."""
 
     name: str
@@ -86,7 +86,7 @@ class SplitFacts:
     has_ids: bool  # of the source's own; else they are file names, which say little across splits
     captions: list[list[str]]
     where: list[str]
-    pictures: list[PictureFacts]
+    pictures: list[ImageInfo]
     tokens: list[list[int]] = field(default_factory=list)  # of each caption, EOS included
 
 
@@ -95,7 +95,7 @@ class Check:
     """What `check_source` found out: facts of every split and the findings, counted and listed by kind."""
 
     source: str
-    splits: list[SplitFacts]
+    splits: list[SplitSummary]
     findings: dict[str, list[Finding]]
     max_caption_tokens: int
 
@@ -138,8 +138,8 @@ def check_source(
         rows = one_row_an_image(as_they_stand, keep_empty=True)
         ids, captions = rows["image_id"][:], rows["captions"][:]
         where = rows[WHERE][:] if WHERE in rows.column_names else [f"{name}, row {row}" for row in range(len(rows))]
-        pictures = facts_of_pictures(rows, max_pixels)
-        split = SplitFacts(name, rows, ids, has_ids(as_they_stand), captions, where, pictures)
+        pictures = image_infos(rows, max_pixels)
+        split = SplitSummary(name, rows, ids, has_ids(as_they_stand), captions, where, pictures)
         if count_tokens is not None:
             split.tokens = [count_tokens(texts) if texts else [] for texts in captions]
         splits.append(split)
@@ -152,7 +152,7 @@ def check_source(
     return Check(source, splits, findings, max_caption_tokens)
 
 
-def _in_one_split(split: SplitFacts, max_caption_tokens: int) -> list[Finding]:
+def _in_one_split(split: SplitSummary, max_caption_tokens: int) -> list[Finding]:
     found = []
     images = undecoded(split.rows.select_columns(["image"]))["image"]
     for row, (image_id, texts) in enumerate(zip(split.ids, split.captions, strict=True)):
@@ -177,7 +177,7 @@ def _in_one_split(split: SplitFacts, max_caption_tokens: int) -> list[Finding]:
     return found
 
 
-def _without_captions(source: str, splits: list[SplitFacts]) -> list[Finding]:
+def _without_captions(source: str, splits: list[SplitSummary]) -> list[Finding]:
     return [
         Finding("no_captions", [], source, f"none of the {len(split.ids)} images of {split.name} has a caption")
         for split in splits
@@ -185,7 +185,7 @@ def _without_captions(source: str, splits: list[SplitFacts]) -> list[Finding]:
     ]
 
 
-def _passed_over(source: str, splits: list[SplitFacts]) -> list[Finding]:
+def _passed_over(source: str, splits: list[SplitSummary]) -> list[Finding]:
     """List the kinds of files in a folder that are not read, and the pictures that no row names."""
     contents = source_contents(source)
     named = {
@@ -200,7 +200,7 @@ def _passed_over(source: str, splits: list[SplitFacts]) -> list[Finding]:
     return [Finding("passed_over", [], source, text) for text in passed_over_text(passed_over)]
 
 
-def _special_texts(split: SplitFacts, special: re.Pattern) -> list[Finding]:
+def _special_texts(split: SplitSummary, special: re.Pattern) -> list[Finding]:
     """Find captions, and prompts of rows, that hold what a tokenizer may take for a special token."""
     prompts = split.rows["prompt"][:] if "prompt" in split.rows.column_names else [None] * len(split.ids)
     found = []
@@ -224,7 +224,7 @@ def fix_of(check: Check, kind: str) -> str:
     return f"{len(found) / number:.1%} of all; {fix}, and they do not teach where a caption ends{needed}"
 
 
-def _across_splits(splits: list[SplitFacts]) -> list[Finding]:
+def _across_splits(splits: list[SplitSummary]) -> list[Finding]:
     """Find shared ids and pictures, and pictures that look alike, within and across splits."""
     places = [(split, row) for split in splits for row in range(len(split.ids))]
     by_id, by_content = defaultdict(list), defaultdict(list)
@@ -253,7 +253,9 @@ def _across_splits(splits: list[SplitFacts]) -> list[Finding]:
     return found
 
 
-def _shared_id(first: tuple[SplitFacts, int], second: tuple[SplitFacts, int], look_alike: set[frozenset]) -> Finding:
+def _shared_id(
+    first: tuple[SplitSummary, int], second: tuple[SplitSummary, int], look_alike: set[frozenset]
+) -> Finding:
     """Say whether an id in two splits is one image in both, or only a number that each split begins anew."""
     known = all(split.pictures[row].reason is None for split, row in (first, second))
     same = _sha256(first) == _sha256(second) or frozenset((s.name, row) for s, row in (first, second)) in look_alike
@@ -261,18 +263,18 @@ def _shared_id(first: tuple[SplitFacts, int], second: tuple[SplitFacts, int], lo
     return _pair(kind, first, second, f"image_id {first[0].ids[first[1]]}")
 
 
-def _sha256(place: tuple[SplitFacts, int]) -> str:
+def _sha256(place: tuple[SplitSummary, int]) -> str:
     return place[0].pictures[place[1]].sha256
 
 
-def base_id(place: tuple[SplitFacts, int]) -> str:
+def base_id(place: tuple[SplitSummary, int]) -> str:
     """Return the image's id without the `#1` that tells its prompts apart."""
     image_id = place[0].ids[place[1]]
     head, mark, number = image_id.rpartition("#")
     return head if mark and number.isdigit() else image_id
 
 
-def _pair(kind: str, first: tuple[SplitFacts, int], second: tuple[SplitFacts, int], text: str) -> Finding:
+def _pair(kind: str, first: tuple[SplitSummary, int], second: tuple[SplitSummary, int], text: str) -> Finding:
     images = [(split.name, split.ids[row]) for split, row in (first, second)]
     return Finding(kind, images, first[0].where[first[1]], text)
 
@@ -297,7 +299,7 @@ def check_record(check: Check) -> dict[str, Any]:
     }
 
 
-def _split_record(split: SplitFacts) -> dict[str, Any]:
+def _split_record(split: SplitSummary) -> dict[str, Any]:
     readable = [one for one in split.pictures if one.reason is None]
     texts = [text for captions in split.captions for text in captions if not is_blank(text)]
     record = {

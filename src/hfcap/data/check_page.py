@@ -5,10 +5,10 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
+from hfcap.atomic_files import write_atomic
 from hfcap.charts import Chart, histogram
-from hfcap.data.check import KINDS, MAX_LISTED, Check, SplitFacts, check_record, check_table, finding_text, fix_of
+from hfcap.data.check import KINDS, MAX_LISTED, Check, SplitSummary, check_record, check_table, finding_text, fix_of
 from hfcap.data.pictures import load_picture, undecoded
-from hfcap.files import write_atomic
 from hfcap.report import page_environment, thumbnail_uri
 
 PAIR_KINDS = ("shared_picture", "same_picture", "alike_across_splits", "alike")
@@ -83,14 +83,14 @@ def _pairs(check: Check) -> list[dict[str, Any]]:
     return [{"text": one.text, "sides": [side(*image) for image in one.images]} for one in findings]
 
 
-def _examples(split: SplitFacts, num_shown: int, seed: int) -> list[dict[str, Any]]:
+def _examples(split: SplitSummary, num_shown: int, seed: int) -> list[dict[str, Any]]:
     drawn = sorted(Random(seed).sample(range(len(split.ids)), min(num_shown, len(split.ids))))
     return [
         {"image_id": split.ids[row], "captions": split.captions[row], "uri": _thumbnail(split, row)} for row in drawn
     ]
 
 
-def _thumbnail(split: SplitFacts, row: int) -> tuple[str, int, int] | None:
+def _thumbnail(split: SplitSummary, row: int) -> tuple[str, int, int] | None:
     if split.pictures[row].reason is not None:
         return None
     return thumbnail_uri(load_picture(undecoded(split.rows.select_columns(["image"]))[row]["image"]))

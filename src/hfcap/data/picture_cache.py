@@ -19,7 +19,7 @@ import datasets
 import PIL
 from PIL import Image, ImageFile
 
-from hfcap.files import write_atomic
+from hfcap.atomic_files import write_atomic
 
 logger = logging.getLogger(__name__)
 

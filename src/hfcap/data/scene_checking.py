@@ -19,7 +19,7 @@ from hfcap.data.scene_wording import (
     SIZE_WORDS,
 )
 
-FACTS = ("count", "size", "color", "shape", "position", "background")
+ASPECTS = ("count", "size", "color", "shape", "position", "background")
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def _placed(groups: list[tuple], places: list[str], order: str) -> list[tuple[tu
 
 
 def wrong_facts(caption: str, scene: Scene, references: Sequence[str]) -> list[str]:
-    """Name the facts of `FACTS` that a caption gets wrong; none for a caption that is right.
+    """Name the facts of `ASPECTS` that a caption gets wrong; none for a caption that is right.
 
     A fact is right when it is for every group, and as many groups are named as there are. A position need not be said
     where a reference does not say it either; one that is said must be true.
@@ -113,20 +113,20 @@ def wrong_facts(caption: str, scene: Scene, references: Sequence[str]) -> list[s
     said = read_caption(caption)
     wrong = [] if said.background == scene.background else ["background"]
     if len(said.groups) != len(scene.groups):
-        return [name for name in FACTS if name in wrong or name != "background"]
+        return [name for name in ASPECTS if name in wrong or name != "background"]
     optional = any(group.position is None for reference in references for group in read_caption(reference).groups)
     best = min(
         (_differences(order, scene.groups, optional) for order in permutations(said.groups)),
         key=lambda names: len(names),
     )
-    return [name for name in FACTS if name in best or name in wrong]
+    return [name for name in ASPECTS if name in best or name in wrong]
 
 
 def _differences(said: Sequence[Group], true: Sequence[Group], position_optional: bool) -> set[str]:
     names = {
         name
         for mine, theirs in zip(said, true, strict=True)
-        for name in FACTS
+        for name in ASPECTS
         if name != "background" and getattr(mine, name) != getattr(theirs, name)
     }
     if position_optional and all(group.position is None for group in said):

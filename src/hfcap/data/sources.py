@@ -15,19 +15,19 @@ from datasets import Dataset, Features, IterableDataset, Value
 from datasets.exceptions import DatasetGenerationError
 
 from hfcap.data.datasets_source import read_with_datasets, splits_with_datasets, stream_with_datasets
-from hfcap.data.files import (
-    TAR_SUFFIXES,
-    CaptionFile,
-    Contents,
-    contents_of,
-    read_caption_files,
-    splits_of_files,
-)
 from hfcap.data.folders import passed_over_text
 from hfcap.data.pictures import MAX_PIXELS, check_max_pixels, handle_bad_images
 from hfcap.data.records import SourceRow, split_named
 from hfcap.data.rows import STREAM_FEATURES, WHERE, dataset_of, one_row_an_image, stream_of
 from hfcap.data.scenes import load_scenes
+from hfcap.data.source_files import (
+    TAR_SUFFIXES,
+    Contents,
+    SourceFile,
+    contents_of,
+    read_caption_files,
+    splits_of_files,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -186,7 +186,7 @@ def source_contents(source: str) -> Contents:
     return Contents(None)
 
 
-def _caption_files(source: str) -> list[CaptionFile] | None:
+def _caption_files(source: str) -> list[SourceFile] | None:
     contents = source_contents(source)
     if contents.passed_over:
         _say_once(f"{source}: read {contents.what}; not read: {'; '.join(passed_over_text(contents.passed_over))}")
@@ -198,7 +198,7 @@ def _say_once(text: str) -> None:  # a source is opened for each split
     logger.info(text)
 
 
-def _cached_dataset(files: list[CaptionFile], rows: Callable[[], Iterator[SourceRow]]) -> Dataset:
+def _cached_dataset(files: list[SourceFile], rows: Callable[[], Iterator[SourceRow]]) -> Dataset:
     """Copy rows with embedded pictures into the cache of `datasets`, so that they need not be in memory."""
     stamps = [(file.path.stat().st_size, file.path.stat().st_mtime_ns) for file in files]
     try:

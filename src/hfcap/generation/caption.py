@@ -11,11 +11,11 @@ from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedModel, ProcessorMixin
 
 from hfcap.data.pictures import load_picture
-from hfcap.distributed import in_step
+from hfcap.distributed import lockstep
 from hfcap.generation.decoding import decoding_by, generate
 from hfcap.generation.inputs import CaptionPrefix, caption_prompt, encode_prefix, end_token_id, join_vision
 from hfcap.models.attention import eager_sdpa
-from hfcap.models.facts import facts_of
+from hfcap.models.model_types import spec_of
 from hfcap.models.model_utils import full_precision
 
 READERS = 4  # threads that read and preprocess pictures
@@ -81,7 +81,7 @@ def caption_rows(
     """Caption rows that hold a picture or its cached features.
 
     Args:
-        model: captioner of any type in `hfcap.models.facts`, on its device; it is left in the mode it was in.
+        model: captioner of any type in `hfcap.models.model_types`, on its device; it is left in the mode it was in.
         processor: its processor.
         rows: sequence of `{"image": RGB PIL image}` or `{"vision_features": (N, D) float32}`, with a `prompt` of their
             own or not; read shortly before they are needed, by several threads.
@@ -148,7 +148,7 @@ def caption_stream(
     was_training = model.training
     model.eval()
     try:
-        for batch, is_own in in_step(model, batches_by_length(readable(), batch_size)):
+        for batch, is_own in lockstep(model, batches_by_length(readable(), batch_size)):
             with torch.inference_mode(), full_precision(model):
                 tokens = generate_tokens(model, processor, [prefix for _, prefix in batch], settings)
             if not is_own:
@@ -198,7 +198,7 @@ def generate_tokens(
     each = settings.num_return_sequences or 1
     tokens = [[]] * (len(prefixes) * each)
     # Prompts of one length need no padding, which some models' positions do not survive.
-    for length, _ in in_step(model, sorted({len(prefix.input_ids) for prefix in prefixes})):
+    for length, _ in lockstep(model, sorted({len(prefix.input_ids) for prefix in prefixes})):
         chosen = [i for i, prefix in enumerate(prefixes) if len(prefix.input_ids) == length]
         inputs = join_vision([prefixes[i].vision for i in chosen])
         inputs |= prompt_inputs(model, processor, [prefixes[i] for i in chosen])
@@ -212,14 +212,14 @@ def generate_tokens(
 
 def prompt_inputs(model: PreTrainedModel, processor, prefixes: Sequence[CaptionPrefix]) -> dict[str, torch.Tensor]:
     """Arguments of `generate` for the tokens before the caption; an encoder-decoder knows its start token itself."""
-    facts = facts_of(model.config)
-    if facts.layout == "encoder_decoder":
+    spec = spec_of(model.config)
+    if spec.layout == "encoder_decoder":
         return {}
     ids = [prefix.input_ids for prefix in prefixes]
-    if facts.generate_drops_last:
+    if spec.generate_drops_last:
         ids = [[*row, end_token_id(processor, model.config)] for row in ids]
     inputs = {"input_ids": torch.tensor(ids)}
     inputs["attention_mask"] = torch.ones_like(inputs["input_ids"])
-    if facts.token_types:
-        inputs[facts.token_types] = torch.tensor([prefix.token_types for prefix in prefixes])
+    if spec.token_types:
+        inputs[spec.token_types] = torch.tensor([prefix.token_types for prefix in prefixes])
     return inputs

@@ -26,7 +26,7 @@ from transformers.cache_utils import Cache, DynamicLayer
 from transformers.generation import GenerationMode
 from transformers.modeling_outputs import BaseModelOutput, ModelOutput
 
-from hfcap.models.facts import facts_of, is_packable
+from hfcap.models.model_types import is_packable, spec_of
 from hfcap.models.model_utils import to_additive_mask
 
 SEARCHES = (GenerationMode.SAMPLE, GenerationMode.BEAM_SEARCH, GenerationMode.BEAM_SAMPLE)
@@ -60,7 +60,7 @@ def generate(
     else:
         inputs = prefill(model, inputs)
         prefix_mask = inputs["attention_mask"][:, :-1].bool()
-    with candidates_as_columns(model, Columns(prefix_mask, width)):
+    with candidates_share_prefix(model, SharedPrefixBeams(prefix_mask, width)):
         return model.generate(**inputs, **generate_kwargs)
 
 
@@ -73,7 +73,7 @@ def decoding_by(model: PreTrainedModel | PeftModel, settings: GenerationConfig):
     """
     if isinstance(model, PeftModel):
         model = model.get_base_model()
-    part = facts_of(model.config).generate_by
+    part = spec_of(model.config).generate_by
     owners = [model] if part is None else [model, getattr(model, part)]
     earlier = [owner.generation_config for owner in owners]
     for owner in owners:
@@ -95,7 +95,7 @@ def can_share_prefix(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor],
     is_encoder_decoder = model.config.is_encoder_decoder
     return (
         is_packable(model.config)
-        and facts_of(model.config).generate_by is None  # elsewhere another forward than the model's is called
+        and spec_of(model.config).generate_by is None  # elsewhere another forward than the model's is called
         and decoder._attn_implementation in ("sdpa", "eager")
         and all(type(layer) is DynamicLayer for layer in DynamicCache(config=decoder).layers)  # no sliding windows
         and config.get_generation_mode() in SEARCHES
@@ -131,7 +131,7 @@ def prefill(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> dict:
     return {"input_ids": input_ids, "attention_mask": attention_mask} | caches
 
 
-class Columns:
+class SharedPrefixBeams:
     """Which cached token each candidate sees, and the hooks that lay candidates out as columns.
 
     Args:
@@ -175,7 +175,7 @@ class Columns:
 
 
 @contextmanager
-def candidates_as_columns(model: PreTrainedModel, columns: Columns):
+def candidates_share_prefix(model: PreTrainedModel, columns: SharedPrefixBeams):
     """Within this context every forward of `model` is one decoding step of `columns`."""
     before = model.register_forward_pre_hook(columns.before_forward, with_kwargs=True)
     after = model.register_forward_hook(columns.after_forward)

@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig
 
 from hfcap.errors import ConfigError
 from hfcap.generation.plain_text import special_texts, split_special
-from hfcap.models.facts import CaptionerFacts, facts_of, setting_at
+from hfcap.models.model_types import ModelTypeSpec, setting_at, spec_of
 
 # What a processor gives beside the tensors of the picture.
 TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "labels")
@@ -56,16 +56,16 @@ def keep_caption_prompt(processor, prompt: str) -> None:
     processor.tokenizer.init_kwargs[PROMPT_SETTING] = prompt
 
 
-def prompt_text(processor, facts: CaptionerFacts, prompt: str | None) -> str:
+def prompt_text(processor, spec: ModelTypeSpec, prompt: str | None) -> str:
     """Text before the caption, with one unexpanded image token where the type has image tokens.
 
     Raises:
         ConfigError: a prompt for a type that has nowhere to put it, or a chat model without a template.
     """
-    if facts.prompt == "none" and prompt:
+    if spec.prompt == "none" and prompt:
         raise ConfigError(f"prompt: encoder-decoder captioners take none, got {prompt!r}; leave it out")
-    if facts.prompt != "chat":
-        return (processor.image_token if facts.image_token_in_text else "") + (prompt or "")
+    if spec.prompt != "chat":
+        return (processor.image_token if spec.image_token_in_text else "") + (prompt or "")
     if processor.chat_template is None:
         raise ConfigError(
             f"model: its {type(processor).__name__} has no chat template; add chat_template.jinja to its folder"
@@ -84,44 +84,42 @@ def encode_prefix(processor, config: PreTrainedConfig, row: dict, prompt: str | 
             feature cache. A `prompt` of its own wins over the argument.
         prompt: instruction of the run.
     """
-    facts = facts_of(config)
+    spec = spec_of(config)
     prompt = row.get("prompt") or prompt
     if prompt:
         prompt = split_special(prompt, special_texts(processor))
-    text = prompt_text(processor, facts, prompt)
-    if not facts.image_tokens:
+    text = prompt_text(processor, spec, prompt)
+    if not spec.image_tokens:
         prompt_ids = processor.tokenizer(text, add_special_tokens=False)["input_ids"] if text else []
-        return CaptionPrefix(
-            [setting_at(config, facts.start_token), *prompt_ids], _picture_alone(processor, facts, row)
-        )
+        return CaptionPrefix([setting_at(config, spec.start_token), *prompt_ids], _picture_alone(processor, spec, row))
     # A template that writes BOS itself must not get a second one from the tokenizer (as in `apply_chat_template`).
     bos = processor.tokenizer.bos_token
     special = {"add_special_tokens": not (bos and text.startswith(bos))}
-    if "vision_features" in row and facts.feature_input == "vision_features":
+    if "vision_features" in row and spec.feature_input == "vision_features":
         text = text.replace(processor.image_token, processor.image_token * processor.image_seq_length)
-        return CaptionPrefix(processor.tokenizer(text, **special)["input_ids"], _picture_alone(processor, facts, row))
+        return CaptionPrefix(processor.tokenizer(text, **special)["input_ids"], _picture_alone(processor, spec, row))
     if "vision_features" in row:
-        blank = _blank_prefix(processor, facts, text, **special)
-        return replace(blank, input_ids=list(blank.input_ids), vision=_picture_alone(processor, facts, row))
-    return _encode_with_picture(processor, facts, row["image"], text, **special)
+        blank = _blank_prefix(processor, spec, text, **special)
+        return replace(blank, input_ids=list(blank.input_ids), vision=_picture_alone(processor, spec, row))
+    return _encode_with_picture(processor, spec, row["image"], text, **special)
 
 
-def _encode_with_picture(processor, facts: CaptionerFacts, image: Image.Image, text: str, **special) -> CaptionPrefix:
+def _encode_with_picture(processor, spec: ModelTypeSpec, image: Image.Image, text: str, **special) -> CaptionPrefix:
     encoded = processor(images=[image], text=[text], return_tensors="pt", **special)
     vision = {name: value for name, value in encoded.items() if name not in TEXT_INPUTS}
-    types = encoded[facts.token_types][0].tolist() if facts.token_types else None
+    types = encoded[spec.token_types][0].tolist() if spec.token_types else None
     return CaptionPrefix(encoded["input_ids"][0].tolist(), vision, types)
 
 
 @lru_cache(maxsize=64)
-def _blank_prefix(processor, facts: CaptionerFacts, text: str, **special) -> CaptionPrefix:
+def _blank_prefix(processor, spec: ModelTypeSpec, text: str, **special) -> CaptionPrefix:
     """Tokens with a blank picture in place of a cached one: it costs as much as a picture, so once for each prompt."""
-    return replace(_encode_with_picture(processor, facts, BLANK, text, **special), vision={})
+    return replace(_encode_with_picture(processor, spec, BLANK, text, **special), vision={})
 
 
-def _picture_alone(processor, facts: CaptionerFacts, row: dict) -> dict[str, torch.Tensor]:
+def _picture_alone(processor, spec: ModelTypeSpec, row: dict) -> dict[str, torch.Tensor]:
     if "vision_features" in row:
-        return {facts.feature_input: row["vision_features"][None]}  # (1, N, D)
+        return {spec.feature_input: row["vision_features"][None]}  # (1, N, D)
     return dict(processor.image_processor([row["image"]], return_tensors="pt"))
 
 
@@ -152,10 +150,10 @@ def end_token_id(processor, config: PreTrainedConfig) -> int:
     Raises:
         ConfigError: neither the model's config nor its tokenizer names one.
     """
-    facts = facts_of(config)
+    spec = spec_of(config)
     tokenizer = processor.tokenizer
     candidates = (
-        [setting_at(config, facts.end_token)] if facts.end_token else [tokenizer.eos_token_id, tokenizer.sep_token_id]
+        [setting_at(config, spec.end_token)] if spec.end_token else [tokenizer.eos_token_id, tokenizer.sep_token_id]
     )
     found = next((token_id for token_id in candidates if token_id is not None), None)
     if found is None:

@@ -107,7 +107,7 @@ def caption_photos(args: Namespace) -> None:
     from accelerate.utils import gather_object
 
     from hfcap.distributed import join_processes, main_process_decides
-    from hfcap.generation.caption_file import CaptionFile
+    from hfcap.generation.resumable_captions import ResumableCaptions
 
     model = runs.resolve_model(args.model).path
     state = join_processes()
@@ -115,7 +115,7 @@ def caption_photos(args: Namespace) -> None:
     if args.output is not None:
         settings = {name: getattr(args, name) for name in ("prompt", "load_in_4bit", *DECODING)}
         settings |= main_process_decides(lambda: _hashes_of(model))
-        output = CaptionFile(Path(args.output), {"model": model, **settings}, state.process_index)
+        output = ResumableCaptions(Path(args.output), {"model": model, **settings}, state.process_index)
         rows = output.rows()
         photos, missing = match_captions(photos, list(rows.values()), args.output, args.keep_both)
         state.wait_for_everyone()  # all have read what is there before one adds to it
@@ -220,7 +220,7 @@ def _captions(args: Namespace, source: str, photos: list[Photo], skipped: list[s
     from hfcap.generation.inputs import caption_prompt
     from hfcap.generation.settings import change_decoding
     from hfcap.training.build import load_captioner
-    from hfcap.training.preparation import use_all_cores
+    from hfcap.training.run_rows import use_all_cores
 
     use_all_cores()
     model, processor = load_captioner(source, args.load_in_4bit)

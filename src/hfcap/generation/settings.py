@@ -8,7 +8,7 @@ from peft import PeftModel
 from transformers import GenerationConfig, PreTrainedConfig, PreTrainedModel
 
 from hfcap.errors import ConfigError
-from hfcap.models.facts import facts_of
+from hfcap.models.model_types import spec_of
 
 # How a new captioner decodes, where a run does not say.
 DEFAULT_DECODING = {"num_beams": 3, "length_penalty": 1.0, "no_repeat_ngram_size": 0, "max_new_tokens": 40}
@@ -40,7 +40,7 @@ def fresh_settings(model: PreTrainedModel | PeftModel, **settings) -> Generation
 
 def image_token_ids(config: PreTrainedConfig) -> list[int]:
     """Ids of the tokens that stand for picture features in the prompt of a captioner; a caption must have none."""
-    if not facts_of(config).image_tokens:
+    if not spec_of(config).image_tokens:
         return []
     found = (getattr(config, name, None) for name in ("image_token_id", "video_token_id"))
     return [token_id for token_id in found if token_id is not None]

@@ -20,7 +20,7 @@ def caption_sharded(
     """Caption rows with all processes: the captions, and their order, that one process alone would give.
 
     Every process must call this. Under ZeRO-3 and FSDP the weights are gathered for each forward pass by all processes
-    together, so all must run equally many: a process that is done repeats its last batch until all are (`in_step`),
+    together, so all must run equally many: a process that is done repeats its last batch until all are (`lockstep`),
     and `generate` goes on until the last process is done (`synced_gpus`, which stock `generate` sets by itself).
     Gathering the whole model once would decode faster, but needs room for it on every device, and what is trained with
     ZeRO-3 may not fit.

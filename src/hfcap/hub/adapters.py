@@ -10,8 +10,8 @@ from pathlib import Path
 from huggingface_hub import HfApi, constants
 from huggingface_hub.file_download import repo_folder_name
 
+from hfcap.atomic_files import write_json
 from hfcap.errors import ConfigError
-from hfcap.files import write_json
 from hfcap.origins import ADAPTER_CONFIG, adapter_base
 from hfcap.training.merge import ADAPTER_WEIGHTS
 

@@ -18,9 +18,9 @@ from huggingface_hub import ModelCard
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from hfcap import runs
-from hfcap.files import write_atomic, write_json
+from hfcap.atomic_files import write_atomic, write_json
 from hfcap.hub.card_claims import captions_match, describe_prompt, describe_weights, evaluated_data
-from hfcap.hub.card_facts import FACTS, Facts, read_facts, write_facts
+from hfcap.hub.card_data import MODEL_TYPES, CardData, read_card_data, write_card_data
 from hfcap.hub.card_metadata import (
     EVAL_RESULTS,
     TAGS,
@@ -32,7 +32,7 @@ from hfcap.hub.card_metadata import (
     needs_hfcap,
 )
 from hfcap.hub.usage import usage_code
-from hfcap.models.facts import FACTS as CAPTIONERS
+from hfcap.models.model_types import MODEL_TYPES as CAPTIONERS
 from hfcap.origins import PARTS, part_name, public_record
 
 WORDS_START = "<!-- Your own words go here; they are kept when hfcap writes this card again. -->"
@@ -81,53 +81,53 @@ def write_card(folder: str | os.PathLike, given: Given | None = None, thumbnails
         FileNotFoundError: a file of the run is not there: finish or evaluate the run.
     """
     folder = Path(folder)
-    metrics, run = runs.read_metrics(folder / runs.METRICS), runs.read_run(folder / runs.RUN)
-    facts = read_facts(folder)
+    metrics, run = runs.read_metrics(folder / runs.METRICS_JSON), runs.read_run(folder / runs.RUN_JSON)
+    card_data = read_card_data(folder)
     if thumbnails is None:
         thumbnails = run["arguments"].get("data") == "scenes"
-    if thumbnails and captions_match(metrics, facts) and any((folder / part).is_dir() for part in runs.ARTIFACTS):
-        from hfcap.hub.pictures import write_thumbnails  # brings torch, which records alone do not need
+    if thumbnails and captions_match(metrics, card_data) and any((folder / part).is_dir() for part in runs.ARTIFACTS):
+        from hfcap.hub.verification_images import write_thumbnails  # brings torch, which records alone do not need
 
-        paths = write_thumbnails(folder, run, metrics, [sample["image_id"] for sample in facts.samples])
-        samples = [sample | {"thumbnail": paths.get(sample["image_id"])} for sample in facts.samples]
-        facts = replace(facts, samples=samples)
-    card = folder / runs.CARD
-    text = render_card(given or read_given(card, run, facts), metrics, run, facts)
-    write_facts(folder, facts)
+        paths = write_thumbnails(folder, run, metrics, [sample["image_id"] for sample in card_data.samples])
+        samples = [sample | {"thumbnail": paths.get(sample["image_id"])} for sample in card_data.samples]
+        card_data = replace(card_data, samples=samples)
+    card = folder / runs.CARD_README
+    text = render_card(given or read_given(card, run, card_data), metrics, run, card_data)
+    write_card_data(folder, card_data)
     return write_atomic(card, text)
 
 
-def render_card(given: Given, metrics: Mapping[str, Any], run: Mapping[str, Any], facts: Facts) -> str:
+def render_card(given: Given, metrics: Mapping[str, Any], run: Mapping[str, Any], card_data: CardData) -> str:
     """Fill the template: YAML metadata for the Hub, then Markdown.
 
     Args:
         given: what a person says.
         metrics: what was measured, the record of `metrics.json`.
         run: how the captioner was made, the record of `run.json`.
-        facts: what weights and captions say.
+        card_data: what weights and captions say.
     """
     arguments = run["arguments"]
     return (
         card_environment()
         .get_template("card.md.jinja")
         .render(
-            metadata=card_metadata(given, metrics, run, facts).to_yaml().strip(),
+            metadata=card_metadata(given, metrics, run, card_data).to_yaml().strip(),
             given=given,
             words_start=WORDS_START,
             words_end=WORDS_END,
             metrics=metrics,
             run=run,
-            facts=facts,
+            card_data=card_data,
             figures=list(figures(metrics)),
             data=runs.data_name(arguments.get("data", "unknown")),
             evaluated=evaluated_data(metrics, run),
-            captions_match=captions_match(metrics, facts),
-            weights_statement=describe_weights(metrics, facts),
-            other_prompt=describe_prompt(metrics, facts),
+            captions_match=captions_match(metrics, card_data),
+            weights_statement=describe_weights(metrics, card_data),
+            other_prompt=describe_prompt(metrics, card_data),
             is_demo=arguments.get("data") == "scenes",
-            needs_hfcap=needs_hfcap(facts),
-            trust=", trust_remote_code=True" if facts.form == "remote-code" else "",
-            usage=usage_code(facts.model_type, facts.prompt) if facts.model_type in CAPTIONERS else None,
+            needs_hfcap=needs_hfcap(card_data),
+            trust=", trust_remote_code=True" if card_data.form == "remote-code" else "",
+            usage=usage_code(card_data.model_type, card_data.prompt) if card_data.model_type in CAPTIONERS else None,
             procedure=_procedure(run),
             hardware=_hardware(run["machine"]),
             compute=_compute(run),
@@ -135,7 +135,7 @@ def render_card(given: Given, metrics: Mapping[str, Any], run: Mapping[str, Any]
     )
 
 
-def read_given(card: Path, run: Mapping[str, Any], facts: Facts) -> Given:
+def read_given(card: Path, run: Mapping[str, Any], card_data: CardData) -> Given:
     """What a person has said in a card; nothing, where there is no card yet.
 
     Taken over are the words between the two comments, and the metadata that hfcap does not derive.
@@ -156,7 +156,7 @@ def read_given(card: Path, run: Mapping[str, Any], facts: Facts) -> Given:
         data = ModelCard(text).data
     except yaml.YAMLError as error:
         raise ValueError(f"{card}: its metadata is not YAML ({' '.join(str(error).split())}); mend it") from error
-    derived = card_metadata(Given(), {"metrics": {}, "num_images": 0}, run, facts)
+    derived = card_metadata(Given(), {"metrics": {}, "num_images": 0}, run, card_data)
     base_model = _list(data.base_model)
     return Given(
         words=words[1].strip("\n"),
@@ -174,34 +174,34 @@ def copy_records(run: Path, folder: Path) -> Path:
 
     What only this machine knows (command line, paths) stays behind; see `public_record`.
     """
-    for name in (runs.CARD, FACTS):
+    for name in (runs.CARD_README, MODEL_TYPES):
         write_atomic(folder / name, (run / name).read_bytes())
-    _copy_measured(run, folder, read_facts(folder, recorded=True))
-    return folder / runs.CARD
+    _copy_measured(run, folder, read_card_data(folder, recorded=True))
+    return folder / runs.CARD_README
 
 
-def _copy_measured(run: Path, folder: Path, facts: Facts) -> None:
+def _copy_measured(run: Path, folder: Path, card_data: CardData) -> None:
     """Copy figures, settings, and of the thumbnails those that the card shows: others may be of an earlier one."""
-    write_atomic(folder / runs.METRICS, (run / runs.METRICS).read_bytes())
-    write_json(folder / runs.RUN, public_record(runs.read_run(run / runs.RUN)))
-    for sample in facts.samples:
+    write_atomic(folder / runs.METRICS_JSON, (run / runs.METRICS_JSON).read_bytes())
+    write_json(folder / runs.RUN_JSON, public_record(runs.read_run(run / runs.RUN_JSON)))
+    for sample in card_data.samples:
         if sample["thumbnail"] is not None:
             write_atomic(folder / sample["thumbnail"], (run / sample["thumbnail"]).read_bytes())
 
 
-def write_shipped_card(run: Path, folder: Path, facts: Facts, given: Given) -> None:
+def write_shipped_card(run: Path, folder: Path, card_data: CardData, given: Given) -> None:
     """Write the card, the figures and `.eval_results` into a folder that goes to the Hub.
 
     Args:
         run: the run's folder of records.
         folder: the export.
-        facts: of the export: where it loads from, and in which form.
+        card_data: of the export: where it loads from, and in which form.
         given: what a person says.
     """
-    metrics, record = runs.read_metrics(run / runs.METRICS), runs.read_run(run / runs.RUN)
-    write_atomic(folder / runs.CARD, render_card(given, metrics, record, facts))
-    write_facts(folder, facts)
-    _copy_measured(run, folder, facts)
+    metrics, record = runs.read_metrics(run / runs.METRICS_JSON), runs.read_run(run / runs.RUN_JSON)
+    write_atomic(folder / runs.CARD_README, render_card(given, metrics, record, card_data))
+    write_card_data(folder, card_data)
+    _copy_measured(run, folder, card_data)
     results = eval_results(given, metrics, record)
     if results is not None:
         write_atomic(folder / EVAL_RESULTS, results)

@@ -8,7 +8,7 @@ from huggingface_hub import ModelCard
 from hfcap import runs
 from hfcap.hub.card import read_given, render_card
 from hfcap.hub.card_claims import captions_match
-from hfcap.hub.card_facts import FACTS, read_facts
+from hfcap.hub.card_data import CARD_JSON, read_card_data
 from hfcap.hub.card_metadata import figures
 
 SHOWN = 5
@@ -33,16 +33,16 @@ def check_card(card: Path) -> tuple[list[str], list[str]]:
         FileNotFoundError: the card or a record is not there.
     """
     folder = card.parent
-    metrics, run = runs.read_metrics(folder / runs.METRICS), runs.read_run(folder / runs.RUN)
+    metrics, run = runs.read_metrics(folder / runs.METRICS_JSON), runs.read_run(folder / runs.RUN_JSON)
     text = card.read_text(encoding="utf-8")
-    facts = read_facts(folder, recorded=(folder / FACTS).is_file())
-    expected = render_card(read_given(card, run, facts), metrics, run, facts)
+    card_data = read_card_data(folder, recorded=(folder / CARD_JSON).is_file())
+    expected = render_card(read_given(card, run, card_data), metrics, run, card_data)
     data = ModelCard(text).data
     stale = _stale_figures(data.eval_results or [], metrics)
     stale += [f"not what hfcap writes: {line}" for line in _other_lines(text, expected)]
     missing = [f"{name} is missing: {why}" for name, why in WANTED.items() if not getattr(data, name, None)]
-    if not captions_match(metrics, facts):
-        missing.append(f"samples and failures are missing: {runs.METRICS} is of other captions; evaluate again")
+    if not captions_match(metrics, card_data):
+        missing.append(f"samples and failures are missing: {runs.METRICS_JSON} is of other captions; evaluate again")
     return stale, missing
 
 
@@ -50,13 +50,15 @@ def _stale_figures(results: list, metrics: dict) -> list[str]:
     said = {result.metric_type: result.metric_value for result in results}
     measured = {key: value for key, _, value, _ in figures(metrics)}
     problems = [
-        f"{key}: the card says {said[key]}, {runs.METRICS} says {value}"
+        f"{key}: the card says {said[key]}, {runs.METRICS_JSON} says {value}"
         for key, value in measured.items()
         if key in said and said[key] != value
     ]
-    problems += [f"{key}: missing in the card, {runs.METRICS} says {measured[key]}" for key in measured.keys() - said]
     problems += [
-        f"{key}: the card says {said[key]}, {runs.METRICS} has no such metric" for key in said.keys() - measured
+        f"{key}: missing in the card, {runs.METRICS_JSON} says {measured[key]}" for key in measured.keys() - said
+    ]
+    problems += [
+        f"{key}: the card says {said[key]}, {runs.METRICS_JSON} has no such metric" for key in said.keys() - measured
     ]
     return sorted(problems)
 

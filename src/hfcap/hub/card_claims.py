@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from hfcap import runs
-from hfcap.hub.card_facts import Facts
+from hfcap.hub.card_data import CardData
 
 NOT_JUDGED = "which these figures do not judge"
 
@@ -55,31 +55,31 @@ def evaluated_data(metrics: Mapping[str, Any], run: Mapping[str, Any]) -> Evalua
     return EvaluatedData(shown, data["split"], is_of_run, True)
 
 
-def captions_match(metrics: Mapping[str, Any], facts: Facts) -> bool:
+def captions_match(metrics: Mapping[str, Any], card_data: CardData) -> bool:
     """Whether sample captions and failures are of the captions that the figures rest on."""
     if "captions_hash" in metrics:
-        return metrics["captions_hash"] == facts.captions_hash
-    return metrics["num_images"] == facts.habits.num_captions
+        return metrics["captions_hash"] == card_data.captions_hash
+    return metrics["num_images"] == card_data.habits.num_captions
 
 
-def describe_weights(metrics: Mapping[str, Any], facts: Facts) -> str:
+def describe_weights(metrics: Mapping[str, Any], card_data: CardData) -> str:
     """Say which weights the figures were measured with, beside those that the card is of."""
-    measured, here = metrics["model_artifact"], facts.artifact
+    measured, here = metrics["model_artifact"], card_data.artifact
     weights, in_4bit = metrics.get("weights_hash"), metrics.get("load_in_4bit")
     if measured is None or ("weights_hash" in metrics and weights is None):
         return "Which weights wrote the captions is not recorded."
-    if measured == here and weights not in (None, facts.weights_hash):
+    if measured == here and weights not in (None, card_data.weights_hash):
         return (
             f"Measured with other weights than those here (SHA-256 `{weights[:12]}`, here "
-            f"`{(facts.weights_hash or 'unknown')[:12]}`), {NOT_JUDGED}."
+            f"`{(card_data.weights_hash or 'unknown')[:12]}`), {NOT_JUDGED}."
         )
-    if measured == here and metrics.get("settings_hash") not in (None, facts.settings_hash):
+    if measured == here and metrics.get("settings_hash") not in (None, card_data.settings_hash):
         return (
             "Measured with these weights under another configuration, processor or tokenizer than the ones here, "
             f"{NOT_JUDGED}."
         )
     if measured == here:
-        return _of_these_weights(facts, bool(in_4bit))
+        return _of_these_weights(card_data, bool(in_4bit))
     if measured == runs.ADAPTER:
         base = "its base" if in_4bit is False else "its 4-bit base" if in_4bit else "its base (perhaps in 4 bits)"
         return (
@@ -89,16 +89,18 @@ def describe_weights(metrics: Mapping[str, Any], facts: Facts) -> str:
     return f"Measured with another form of these weights (`{measured}`; here: `{here}`), {NOT_JUDGED}."
 
 
-def describe_prompt(metrics: Mapping[str, Any], facts: Facts) -> str | None:
+def describe_prompt(metrics: Mapping[str, Any], card_data: CardData) -> str | None:
     """The prompt that the figures were measured with, where it is not the one that the captioner has."""
-    if "prompt" not in metrics or metrics["prompt"] == facts.prompt:
+    if "prompt" not in metrics or metrics["prompt"] == card_data.prompt:
         return None
     return metrics["prompt"] or "(none)"
 
 
-def _of_these_weights(facts: Facts, in_4bit: bool) -> str:
-    form = ": a merge of the adapter onto the base in its original precision" if facts.artifact == runs.MERGED else ""
-    change = facts.dtype_change
+def _of_these_weights(card_data: CardData, in_4bit: bool) -> str:
+    form = (
+        ": a merge of the adapter onto the base in its original precision" if card_data.artifact == runs.MERGED else ""
+    )
+    change = card_data.dtype_change
     if in_4bit:
         return (
             "Measured with the weights here while the language model was in 4 bits (NF4). In the precision that they "

@@ -9,9 +9,9 @@ import yaml
 from huggingface_hub import EvalResult, ModelCardData
 
 from hfcap.hub.card_claims import evaluated_data
-from hfcap.hub.card_facts import Facts
+from hfcap.hub.card_data import CardData
 from hfcap.metrics import display_name, display_order, for_people
-from hfcap.models.facts import FACTS
+from hfcap.models.model_types import MODEL_TYPES
 from hfcap.origins import hub_ids
 
 HFCAP_TAG = "hfcap"
@@ -45,31 +45,33 @@ class Given:
     more: Mapping[str, Any] = field(default_factory=dict)
 
 
-def card_metadata(given: Given, metrics: Mapping[str, Any], run: Mapping[str, Any], facts: Facts) -> ModelCardData:
+def card_metadata(
+    given: Given, metrics: Mapping[str, Any], run: Mapping[str, Any], card_data: CardData
+) -> ModelCardData:
     """Build the metadata, `model-index` included, as `huggingface_hub` checks it.
 
     Args:
         given: what a person says.
         metrics: the record of `metrics.json`.
         run: the record of `run.json`.
-        facts: what weights and captions say.
+        card_data: what weights and captions say.
     """
     arguments = run["arguments"]
     strategy = arguments.get("strategy")
-    bases = list(given.base_model) or ([facts.base] if facts.base else hub_ids(run))
-    relation = {"base_model_relation": "adapter" if facts.form == "adapter" else "finetune"} if bases else {}
+    bases = list(given.base_model) or ([card_data.base] if card_data.base else hub_ids(run))
+    relation = {"base_model_relation": "adapter" if card_data.form == "adapter" else "finetune"} if bases else {}
     data = evaluated_data(metrics, run)
     data_name = data.name or "not recorded"
     return ModelCardData(
         language=given.language,
         license=given.license,
-        library_name=library_name(facts),
+        library_name=library_name(card_data),
         # A checkpoint without a prompt is no image-text-to-text model: there is no text to give it.
-        pipeline_tag="image-text-to-text" if has_text(facts) else "image-to-text",
+        pipeline_tag="image-text-to-text" if has_text(card_data) else "image-to-text",
         tags=list(dict.fromkeys([*TAGS, *([strategy] if strategy in ("lora", "qlora") else []), *given.tags])),
         datasets=list(given.datasets) or None,
         base_model=bases or None,
-        model_name=facts.name,
+        model_name=card_data.name,
         eval_results=[
             EvalResult(
                 task_type="image-to-text",
@@ -121,19 +123,21 @@ def figures(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str, float, list[
         yield key, display_name(key), round(for_people(key, figure["value"]), 2), interval
 
 
-def library_name(facts: Facts) -> str:
+def library_name(card_data: CardData) -> str:
     """The library that loads the checkpoint, as the Hub spells it."""
-    return {"adapter": "peft", "hfcap": "hfcap" if needs_hfcap(facts) else "transformers"}.get(
-        facts.form, "transformers"
+    return {"adapter": "peft", "hfcap": "hfcap" if needs_hfcap(card_data) else "transformers"}.get(
+        card_data.form, "transformers"
     )
 
 
-def needs_hfcap(facts: Facts) -> bool:
+def needs_hfcap(card_data: CardData) -> bool:
     """Whether the weights load with `pip install hfcap` only."""
-    return facts.form in ("hfcap", "adapter") and facts.model_type.startswith("hfcap_")
+    return card_data.form in ("hfcap", "adapter") and card_data.model_type.startswith("hfcap_")
 
 
-def has_text(facts: Facts) -> bool:
+def has_text(card_data: CardData) -> bool:
     """Whether a caption follows a text: a prompt, or what the type always writes around the picture."""
-    known = FACTS.get(facts.model_type)
-    return facts.prompt is not None or (known is not None and (known.prompt == "chat" or known.image_token_in_text))
+    known = MODEL_TYPES.get(card_data.model_type)
+    return card_data.prompt is not None or (
+        known is not None and (known.prompt == "chat" or known.image_token_in_text)
+    )

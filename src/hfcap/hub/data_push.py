@@ -11,8 +11,8 @@ from datasets import Dataset, Image
 from huggingface_hub import DatasetCardData
 
 from hfcap import __version__, runs
+from hfcap.atomic_files import write_atomic
 from hfcap.data.pictures import read_bytes, undecoded
-from hfcap.files import write_atomic
 from hfcap.hub.card import card_environment
 from hfcap.hub.card_metadata import HFCAP_TAG
 from hfcap.hub.push import Push, Target, push_folder
@@ -22,7 +22,7 @@ NUM_SAMPLES = 6
 
 
 @dataclass(frozen=True)
-class SplitFacts:
+class PushedSplit:
     """What a data set's card says of a split: images, captions, and the mean number of words in a caption."""
 
     name: str
@@ -61,7 +61,7 @@ def write_dataset(
         for index in range(num_shards):
             shard = rows.shard(num_shards, index, contiguous=True)
             _embedded(shard).to_parquet(folder / "data" / f"{name}-{index:05d}-of-{num_shards:05d}.parquet")
-    write_atomic(folder / runs.CARD, dataset_card(splits, repo_id, license, language))
+    write_atomic(folder / runs.CARD_README, dataset_card(splits, repo_id, license, language))
 
 
 def _file_size(image: dict) -> int:
@@ -105,6 +105,6 @@ def dataset_card(splits: Mapping[str, Dataset], repo_id: str, license: str | Non
     )
 
 
-def _facts(name: str, rows: Dataset) -> SplitFacts:
+def _facts(name: str, rows: Dataset) -> PushedSplit:
     words = [len(caption.split()) for captions in rows["captions"] for caption in captions]
-    return SplitFacts(name, len(rows), len(words), sum(words) / len(words))
+    return PushedSplit(name, len(rows), len(words), sum(words) / len(words))

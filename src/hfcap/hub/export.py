@@ -22,10 +22,10 @@ from transformers import (
 )
 
 from hfcap import runs
+from hfcap.atomic_files import write_json
 from hfcap.checkpoint_files import check_checkpoint
 from hfcap.content_hashes import captioner_hashes
 from hfcap.errors import ConfigError, VerificationError
-from hfcap.files import write_json
 from hfcap.generation.inputs import caption_prompt
 from hfcap.hub import remote_code, verify
 from hfcap.hub.adapters import (
@@ -39,11 +39,11 @@ from hfcap.hub.adapters import (
 )
 from hfcap.hub.formats import choose_format, to_stock
 from hfcap.hub.older_versions import complete_tokenizer, save_model, save_processor
-from hfcap.hub.pictures import NUM_COMPARED, NUM_JUDGED, pictures_of_run
 from hfcap.hub.snapshot import GREEDY
 from hfcap.hub.usage import usage_code
-from hfcap.models.facts import OWN_TRANSFORMERS, facts_of, oldest_transformers
+from hfcap.hub.verification_images import NUM_COMPARED, NUM_JUDGED, pictures_of_run
 from hfcap.models.finite import non_finite_weights, refuse_non_finite
+from hfcap.models.model_types import OWN_TRANSFORMERS, oldest_transformers, spec_of
 from hfcap.training.build import captioner_type, load_processor
 from hfcap.training.merge import check_merge, load_base, merge_adapter, read_adapter
 
@@ -77,7 +77,7 @@ def find_source(name: str | os.PathLike) -> Source:
         ConfigError: no weights there.
     """
     folder = Path(name)
-    run = next((place for place in (folder, folder.parent) if (place / runs.RUN).is_file()), folder)
+    run = next((place for place in (folder, folder.parent) if (place / runs.RUN_JSON).is_file()), folder)
     places = (folder, run / runs.ADAPTER, run / runs.MODEL)
     adapter = next((place for place in places if (place / ADAPTER_CONFIG).is_file()), None)
     try:
@@ -198,7 +198,7 @@ def _write_model(
         usage_code(shipped.config.model_type, prompt),
         with_hfcap=format == "hfcap",
         remote_code=format == "remote-code",
-        with_torchvision=facts_of(model.config).needs_torchvision,
+        with_torchvision=spec_of(model.config).needs_torchvision,
     )
     problems = verify.check_files(folder) + verify.differences(expected, found)
     captions: dict[str, Any] = {"compared": len(images), "of": whence}
@@ -241,7 +241,7 @@ def _load_as_saved(weights: str) -> tuple[PreTrainedModel, ProcessorMixin]:
 
 def _load_processor(source: str, model: PreTrainedModel) -> ProcessorMixin:
     """Load the processor of `model`, ready to be shipped."""
-    processor = load_processor(source, facts_of(model.config))
+    processor = load_processor(source, spec_of(model.config))
     if isinstance(processor.tokenizer, PreTrainedTokenizerFast):
         complete_tokenizer(processor.tokenizer)
     return processor
@@ -284,7 +284,7 @@ def _write_adapter(folder: Path, source: Source, given: Base | None, pictures: S
         images,
         usage_code(model.config.model_type, prompt),
         with_hfcap=model.config.model_type in remote_code.AUTO_MAP,
-        with_torchvision=facts_of(model.config).needs_torchvision,
+        with_torchvision=spec_of(model.config).needs_torchvision,
         base=base.name,
         revision=base.revision,
     )

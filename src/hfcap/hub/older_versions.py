@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast, ProcessorMixin
 
-from hfcap.files import write_json
+from hfcap.atomic_files import write_json
 
 # Since 5.6 their weights lie one level higher, without this prefix.
 TOWERS = ("CLIPVisionModel", "SiglipVisionModel", "Siglip2VisionModel")

@@ -11,7 +11,7 @@ from hfcap import runs
 from hfcap.errors import ConfigError
 from hfcap.hub.adapters import ADAPTER_CONFIG
 from hfcap.hub.card import read_given, write_shipped_card
-from hfcap.hub.card_facts import FACTS, Facts, read_facts, weight_facts
+from hfcap.hub.card_data import CARD_JSON, CardData, read_card_data, weight_data
 from hfcap.hub.export import VERIFICATION, export_run, find_source
 from hfcap.hub.push import Push, Target, push_folder
 from hfcap.training.arguments import CaptionTrainingArguments
@@ -33,13 +33,13 @@ def publish(run: str | Path, target: Target, given: Mapping[str, Any] | None = N
         WorkError: the upload failed.
     """
     records = find_source(run).run
-    for name in (runs.RUN, runs.METRICS):
+    for name in (runs.RUN_JSON, runs.METRICS_JSON):
         if not (records / name).is_file():
             raise ConfigError(f"{records} has no {name}: a card says what was measured; evaluate the run first")
     try:
-        runs.read_metrics(records / runs.METRICS)  # written into the card at the end
-        facts = read_facts(records, recorded=(records / FACTS).is_file())
-        said = read_given(records / runs.CARD, runs.read_run(records / runs.RUN), facts)
+        runs.read_metrics(records / runs.METRICS_JSON)  # written into the card at the end
+        card_data = read_card_data(records, recorded=(records / CARD_JSON).is_file())
+        said = read_given(records / runs.CARD_README, runs.read_run(records / runs.RUN_JSON), card_data)
     except (ValueError, OSError) as error:
         raise ConfigError(str(error)) from error
     given = dict(given or {})
@@ -47,8 +47,8 @@ def publish(run: str | Path, target: Target, given: Mapping[str, Any] | None = N
         given["more"] = {key: value for key, value in said.more.items() if not key.startswith("license_")}
     with TemporaryDirectory(prefix="hfcap-publish-") as scratch:
         ready = export_run(run, Path(scratch) / "ready", **export_options)
-        write_shipped_card(records, ready, shipped_facts(facts, ready, target.repo_id), replace(said, **given))
-        done = push_folder(ready, target, f"Upload {facts.name}")
+        write_shipped_card(records, ready, shipped_card_data(card_data, ready, target.repo_id), replace(said, **given))
+        done = push_folder(ready, target, f"Upload {card_data.name}")
     print(done)
     return done
 
@@ -60,7 +60,7 @@ def publish_if_asked(run: Path, args: CaptionTrainingArguments) -> None:
 
 
 def _dtype_change(captions: Mapping[str, Any]) -> dict[str, Any] | None:
-    """What the verification of an export in another dtype has measured; see `Facts.dtype_change`."""
+    """What the verification of an export in another dtype has measured; see `CardData.dtype_change`."""
     if "dtype_before" not in captions:
         return None
     figures = {name: captions[name] for name in ("cider_before", "cider_after")}
@@ -72,17 +72,17 @@ def _dtype_change(captions: Mapping[str, Any]) -> dict[str, Any] | None:
     }
 
 
-def shipped_facts(facts: Facts, export: Path, repo_id: str) -> Facts:
-    """The facts of a run's export: how it loads, and what its own files say."""
+def shipped_card_data(card_data: CardData, export: Path, repo_id: str) -> CardData:
+    """The card data of a run's export: how it loads, and what its own files say."""
     record = json.loads((export / VERIFICATION).read_text(encoding="utf-8"))
     settings = {}
     if record["format"] == "adapter":
         settings = json.loads((export / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     base = settings.get("base_model_name_or_path")
-    own = weight_facts(export)
+    own = weight_data(export)
     own["model_type"] = record["model_type"]
     return replace(
-        facts,
+        card_data,
         **own,
         name=repo_id.split("/")[-1],
         weights=repo_id,

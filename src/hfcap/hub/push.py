@@ -115,8 +115,8 @@ def files_to_publish(folder: Path) -> list[Path]:
     paths = [
         path for path in paths if path.relative_to(folder).parts[0] == ".eval_results" or not _is_hidden(path, folder)
     ]
-    if not (folder / runs.CARD).is_file():
-        raise ConfigError(f"{folder} has no {runs.CARD}: write the card first")
+    if not (folder / runs.CARD_README).is_file():
+        raise ConfigError(f"{folder} has no {runs.CARD_README}: write the card first")
     for path in paths:
         if path.suffix in PICKLE_SUFFIXES:
             raise ConfigError(
@@ -177,10 +177,10 @@ def _tag(api: HfApi, repo: dict[str, str], target: Target, commit: str) -> None:
 
 
 def _is_ours(api: HfApi, target: Target, there: set[str]) -> bool:
-    if runs.CARD not in there:
+    if runs.CARD_README not in there:
         return False
     path = api.hf_hub_download(
-        target.repo_id, runs.CARD, repo_type=target.repo_type, revision=target.revision, force_download=True
+        target.repo_id, runs.CARD_README, repo_type=target.repo_type, revision=target.revision, force_download=True
     )
     return HFCAP_TAG in (RepoCard.load(path).data.get("tags") or [])
 

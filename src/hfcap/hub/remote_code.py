@@ -6,7 +6,7 @@ import shutil
 from pathlib import Path
 
 import hfcap.models
-from hfcap.files import write_json
+from hfcap.atomic_files import write_json
 from hfcap.models import HfcapEncoderDecoderConfig, HfcapLlavaConfig
 
 # `module.Class` for each Auto class, as the Hub's `auto_map` wants it.

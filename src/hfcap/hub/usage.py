@@ -1,11 +1,11 @@
-"""The Python that captions one picture with stock transformers, for each model type of `hfcap.models.facts`.
+"""The Python that captions one picture with stock transformers, for each model type of `hfcap.models.model_types`.
 
 A card prints these lines, and the verification of an export runs them: what people copy is what was compared.
 """
 
 import json
 
-from hfcap.models.facts import CaptionerFacts, facts_of_type
+from hfcap.models.model_types import ModelTypeSpec, spec_of_type
 
 CHAT = """\
 content = [{content}]
@@ -32,35 +32,35 @@ def usage_code(model_type: str, prompt: str | None) -> str:
     """Lines that make a `caption` (str) of a `picture` (RGB PIL image) with `model`, `processor` and `torch`.
 
     Args:
-        model_type: a key of `hfcap.models.facts.FACTS`.
+        model_type: a key of `hfcap.models.model_types.MODEL_TYPES`.
         prompt: instruction that the captioner was trained with, or None.
 
     Raises:
         ConfigError: the type is not in the table.
     """
-    facts = facts_of_type(model_type)
+    spec = spec_of_type(model_type)
     # `generate` of these types asks one of their parts, which does not know the settings in generation_config.json.
-    settings = ", generation_config=model.generation_config" if facts.generate_by else ""
+    settings = ", generation_config=model.generation_config" if spec.generate_by else ""
     # The caption begins behind the prompt; an encoder-decoder gives no other tokens.
-    dropped = " - 1" if facts.generate_drops_last else ""
-    behind = "" if facts.layout == "encoder_decoder" else f', inputs["input_ids"].shape[1]{dropped} :'
-    return _inputs(facts, prompt) + CAPTION.format(settings=settings, behind=behind)
+    dropped = " - 1" if spec.generate_drops_last else ""
+    behind = "" if spec.layout == "encoder_decoder" else f', inputs["input_ids"].shape[1]{dropped} :'
+    return _inputs(spec, prompt) + CAPTION.format(settings=settings, behind=behind)
 
 
-def _inputs(facts: CaptionerFacts, prompt: str | None) -> str:
+def _inputs(spec: ModelTypeSpec, prompt: str | None) -> str:
     text = json.dumps(prompt or "", ensure_ascii=False)
-    if facts.prompt == "none":
+    if spec.prompt == "none":
         return PICTURE
-    if facts.prompt == "chat":
+    if spec.prompt == "chat":
         items = ['{"type": "image", "image": picture}'] + ([f'{{"type": "text", "text": {text}}}'] if prompt else [])
         return CHAT.format(content=", ".join(items))
-    if facts.image_token_in_text:
+    if spec.image_token_in_text:
         return TEXT.format(text=f"processor.image_token + {text}" if prompt else "processor.image_token")
-    if facts.image_tokens:
+    if spec.image_tokens:
         return TEXT.format(text=text)
-    names, places = ["start"], [f"model.config.{facts.start_token}"]
-    if facts.generate_drops_last:
-        names, places = [*names, "end"], [*places, f"model.config.{facts.end_token}"]
+    names, places = ["start"], [f"model.config.{spec.start_token}"]
+    if spec.generate_drops_last:
+        names, places = [*names, "end"], [*places, f"model.config.{spec.end_token}"]
     ids = [names[0], *(["*prompt"] if prompt else []), *names[1:]]
     lines = [f"{', '.join(names)} = {', '.join(places)}", f'inputs["input_ids"] = torch.tensor([[{", ".join(ids)}]])']
     return PICTURE + (PROMPT.format(text=text) if prompt else "") + "\n".join(lines) + "\n"

@@ -16,7 +16,7 @@ from transformers import AttentionInterface, AttentionMaskInterface, PreTrainedM
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 from transformers.masking_utils import sdpa_mask
 
-from hfcap.models.facts import facts_of, is_packable
+from hfcap.models.model_types import is_packable, spec_of
 from hfcap.models.model_utils import is_compiled
 
 PACKED_SDPA = "hfcap_packed_sdpa"
@@ -67,7 +67,7 @@ def uses_packed_sdpa(model: PreTrainedModel) -> Iterator[None]:
     and compiled layers: inductor cannot pass slices to SDPA (torch 2.13).
     """
     uses_sdpa = model.config.get_text_config(decoder=True)._attn_implementation == "sdpa"
-    has_prefix = is_packable(model.config) and facts_of(model.config).image_tokens
+    has_prefix = is_packable(model.config) and spec_of(model.config).image_tokens
     if not (uses_sdpa and has_prefix) or is_compiled(model):
         yield
         return

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPooling
 
 from hfcap.errors import ConfigError
-from hfcap.models.facts import facts_of
+from hfcap.models.model_types import spec_of
 
 ENCODER_NAMES = ("vision_tower", "vision_model", "encoder")
 
@@ -53,13 +53,13 @@ def encoder_features(model: nn.Module, encoder: nn.Module, pictures: Mapping[str
     return encoder(pictures["pixel_values"], output_hidden_states=True).hidden_states[layer]
 
 
-def take_features(model: PreTrainedModel) -> None:
+def accept_cached_features(model: PreTrainedModel) -> None:
     """Let the encoder of a native captioner hand through `pixel_values` that are features (B, N, D).
 
     Pictures (B, 3, H, W) are encoded as before. Neither weights nor names change, so that what is saved is the model.
     Types that take `vision_features` stay as they are.
     """
-    if facts_of(model.config).feature_input != "pixel_values":
+    if spec_of(model.config).feature_input != "pixel_values":
         return
     encoder, layer = find_encoder(model), _feature_layer(model)
     encode = encoder.forward

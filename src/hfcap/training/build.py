@@ -43,11 +43,11 @@ from hfcap.models import (
     load_vision_encoder,
     measure_image_features,
 )
-from hfcap.models.facts import CaptionerFacts, facts_of, facts_of_type, is_packable
+from hfcap.models.model_types import ModelTypeSpec, is_packable, spec_of, spec_of_type
 from hfcap.models.model_utils import compile_layers, keep_4bit_layers_unpacked
 from hfcap.origins import adapter_base
 from hfcap.training.arguments import CaptionTrainingArguments, EncoderArguments, ModelArguments
-from hfcap.training.parts import loading, one_line, pretrained_config
+from hfcap.training.config_checks import loading, one_line, pretrained_config
 from hfcap.training.strategies import compute_dtype, four_bit_config
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
@@ -258,13 +258,13 @@ def _join_encoder_decoder(model_args, encoder, image_processor, tokenizer) -> tu
 
 
 def captioner_type(source: str, revision: str | None = None) -> str:
-    """Read the model type of a saved captioner, which `hfcap.models.facts` knows, from its configuration alone.
+    """Read the model type of a saved captioner, which `hfcap.models.model_types` knows, from its configuration alone.
 
     Raises:
         ConfigError: there is no model, or one of an unknown type.
     """
     model_type = pretrained_config("model", source, revision).model_type
-    facts_of_type(model_type)
+    spec_of_type(model_type)
     return model_type
 
 
@@ -292,11 +292,11 @@ def load_captioner(
     is_adapter = base is not None
     base = base or source
     check_checkpoint(base, revision)
-    facts = facts_of_type(captioner_type(base, revision))
-    processor = load_processor(source, facts)
+    spec = spec_of_type(captioner_type(base, revision))
+    processor = load_processor(source, spec)
     if image_processor_config:
         processor.image_processor = _changed(processor.image_processor, image_processor_config)
-    quantization_config = four_bit_config(facts, compute_dtype()) if load_in_4bit else None
+    quantization_config = four_bit_config(spec, compute_dtype()) if load_in_4bit else None
     model = AutoModelForImageTextToText.from_pretrained(
         base,
         revision=revision or "main",
@@ -320,7 +320,7 @@ def _changed(image_processor: BaseImageProcessor, changes: dict) -> BaseImagePro
     return type(image_processor).from_dict(settings | changes)
 
 
-def load_processor(source: str, facts: CaptionerFacts) -> ProcessorMixin:
+def load_processor(source: str, spec: ModelTypeSpec) -> ProcessorMixin:
     """Load the processor of a captioner from a folder or a Hub id.
 
     `VisionEncoderDecoderModel` has no processor of its own: checkpoints hold an image processor and a tokenizer, of
@@ -330,11 +330,11 @@ def load_processor(source: str, facts: CaptionerFacts) -> ProcessorMixin:
         ConfigError: the processor needs a library that is not installed.
     """
     # PIL gives the same pixels wherever it runs; a processor that handles video as well knows torchvision only.
-    backend = {} if facts.needs_torchvision else {"backend": "pil"}
+    backend = {} if spec.needs_torchvision else {"backend": "pil"}
     try:
         processor = AutoProcessor.from_pretrained(source, **backend)
     except ImportError as error:
-        if not facts.needs_torchvision:
+        if not spec.needs_torchvision:
             raise
         raise ConfigError(
             f"model: the processor of {source} handles video as well, and cannot be built without its libraries: "
@@ -360,7 +360,7 @@ def complete_settings(model: PreTrainedModel, processor: ProcessorMixin) -> None
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token
     config = model.config
-    if facts_of(config).layout == "encoder_decoder":
+    if spec_of(config).layout == "encoder_decoder":
         start = getattr(config, "decoder_start_token_id", None)
         for candidate in (settings.decoder_start_token_id, config.decoder.bos_token_id, tokenizer.cls_token_id):
             start = candidate if start is None else start

@@ -116,7 +116,7 @@ def fill_optimizer_state(optimizer: torch.optim.Optimizer) -> None:
 
 
 @contextmanager
-def whole_or_removed(folder: Path, checkpoints: Path) -> Iterator[None]:
+def atomic_folder(folder: Path, checkpoints: Path) -> Iterator[None]:
     """Within this context `folder` is written; where that fails, by whatever error, it is removed.
 
     Args:

@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from hfcap.errors import ConfigError
 from hfcap.generation.inputs import CaptionPrefix, encode_prefix, end_token_id, join_vision
 from hfcap.generation.plain_text import encode_captions
-from hfcap.models.facts import CaptionerFacts, facts_of, is_packable
+from hfcap.models.model_types import ModelTypeSpec, is_packable, spec_of
 from hfcap.training.packing import join_images, pack_references, pad_rows
 
 
@@ -25,7 +25,7 @@ def check_positions(model: PreTrainedModel | PeftModel, collator: "CaptionCollat
     Raises:
         ConfigError: it has too few.
     """
-    positions = learned_positions(model, collator.facts)
+    positions = learned_positions(model, collator.spec)
     if positions is None:
         return
     lengths = {
@@ -42,12 +42,12 @@ def check_positions(model: PreTrainedModel | PeftModel, collator: "CaptionCollat
             )
 
 
-def learned_positions(model: PreTrainedModel | PeftModel, facts: CaptionerFacts) -> int | None:
+def learned_positions(model: PreTrainedModel | PeftModel, spec: ModelTypeSpec) -> int | None:
     """Count the tokens that the embedding of positions in the language model has room for; None: there is none."""
     base = model.get_base_model() if isinstance(model, PeftModel) else model
     for name, module in base.named_modules():
         last = name.rpartition(".")[2]
-        if name.startswith(facts.lm) and isinstance(module, nn.Embedding) and ("position" in last or last == "wpe"):
+        if name.startswith(spec.lm) and isinstance(module, nn.Embedding) and ("position" in last or last == "wpe"):
             # Rows that no token has: OPT and BART start behind an offset, RoBERTa behind the row of padding.
             first = getattr(module, "offset", 0) + (0 if module.padding_idx is None else module.padding_idx + 1)
             return module.num_embeddings - first
@@ -82,7 +82,7 @@ class CaptionCollator:
     pad_to_multiple_of: int = 1
 
     def __post_init__(self):
-        self.facts = facts_of(self.config)
+        self.spec = spec_of(self.config)
         self.packable = is_packable(self.config)
         self.packing = self.packing and self.packable
 
@@ -93,7 +93,7 @@ class CaptionCollator:
             ConfigError: the prompt ends in an image token: packed rows repeat its last token, which must be text.
         """
         prefix = encode_prefix(self.processor, self.config, row, self.prompt)
-        if self.packing and self.facts.image_tokens and prefix.input_ids[-1] == self.config.image_token_id:
+        if self.packing and self.spec.image_tokens and prefix.input_ids[-1] == self.config.image_token_id:
             raise ConfigError(
                 f"prompt: {self.prompt!r} leaves an image token right before the caption, and a caption starts "
                 "from text: give a prompt, or a chat template with text after the image"
@@ -133,13 +133,13 @@ class CaptionCollator:
         if images_a_row is not None:
             parts = iter(text_rows)
             text_rows = [join_images(list(islice(parts, number))) for number in images_a_row]
-        padding = {self.facts.token_types: self.facts.caption_token_type} if self.facts.token_types else {}
+        padding = {self.spec.token_types: self.spec.caption_token_type} if self.spec.token_types else {}
         batch = pad_rows(text_rows, self.processor.tokenizer.pad_token_id, self.pad_to_multiple_of, **padding)
         batch["labels"] = batch["shift_labels"]
         if not self.packable:
             # Such models number positions in their own way.
             del batch["position_ids"]
-        if self.facts.layout == "encoder_decoder":
+        if self.spec.layout == "encoder_decoder":
             for name in ("input_ids", "position_ids"):
                 if name in batch:
                     batch[f"decoder_{name}"] = batch.pop(name)
@@ -156,7 +156,7 @@ class CaptionCollator:
 
     def _text_row(self, prefix: CaptionPrefix, targets: Sequence[list[int]]) -> dict[str, list[int]]:
         row = pack_references(prefix.input_ids, targets)
-        if self.facts.token_types:  # one target: models with token types are not packable
+        if self.spec.token_types:  # one target: models with token types are not packable
             rest = len(row["input_ids"]) - len(prefix.token_types)
-            row[self.facts.token_types] = prefix.token_types + [self.facts.caption_token_type] * rest
+            row[self.spec.token_types] = prefix.token_types + [self.spec.caption_token_type] * rest
         return row

@@ -14,7 +14,7 @@ from hfcap.errors import ConfigError
 from hfcap.generation.settings import DEFAULT_DECODING, check_savable
 from hfcap.json_files import read_object
 from hfcap.models import HfcapEncoderDecoderConfig, HfcapLlavaConfig
-from hfcap.models.facts import FACTS, facts_of_type, is_packable
+from hfcap.models.model_types import MODEL_TYPES, is_packable, spec_of_type
 from hfcap.training.arguments import (
     CaptionTrainingArguments,
     DataArguments,
@@ -23,7 +23,7 @@ from hfcap.training.arguments import (
     QLoraArguments,
 )
 from hfcap.training.build import given_decoding
-from hfcap.training.parts import check_decoder, check_keys, config_class_of, pretrained_config
+from hfcap.training.config_checks import check_decoder, check_keys, config_class_of, pretrained_config
 from hfcap.training.strategies import TRAINED_PARTS
 
 logger = logging.getLogger(__name__)
@@ -127,10 +127,10 @@ def check_supported(args: ModelArguments, model_type: str, backend: Backend) -> 
             features do not fit the model type or the strategy; FlexAttention does not fit the model type or the
             machine, or compiled layers the backend.
     """
-    facts, family = facts_of_type(model_type), FAMILIES.get(model_type, "native")
-    if args.strategy not in facts.strategies:
+    spec, family = spec_of_type(model_type), FAMILIES.get(model_type, "native")
+    if args.strategy not in spec.strategies:
         raise ConfigError(
-            f"strategy {args.strategy!r} is not offered for {model_type}: choose one of {', '.join(facts.strategies)}"
+            f"strategy {args.strategy!r} is not offered for {model_type}: choose one of {', '.join(spec.strategies)}"
         )
     if args.strategy == "lora" and args.model is None:
         raise ConfigError(
@@ -145,8 +145,8 @@ def check_supported(args: ModelArguments, model_type: str, backend: Backend) -> 
     if backend == "fsdp2" and model_type in NOT_ON_FSDP2:
         raise ConfigError(f"{model_type} is not offered on {backend}: use DDP or a ZeRO stage (docs/compatibility.md)")
     _check_kernels(args, model_type, backend)
-    if args.feature_cache and facts.feature_input is None:
-        able = ", ".join(name for name, other in FACTS.items() if other.feature_input)
+    if args.feature_cache and spec.feature_input is None:
+        able = ", ".join(name for name, other in MODEL_TYPES.items() if other.feature_input)
         raise ConfigError(
             f"feature_cache: {model_type} takes no cached features ({able} do): set feature_cache: false"
         )
@@ -159,7 +159,7 @@ def check_supported(args: ModelArguments, model_type: str, backend: Backend) -> 
 
 def _check_kernels(args: ModelArguments, model_type: str, backend: Backend) -> None:
     if args.attn_implementation == "flex_attention":
-        if facts_of_type(model_type).layout == "encoder_decoder":
+        if spec_of_type(model_type).layout == "encoder_decoder":
             raise ConfigError(
                 f"attn_implementation: flex_attention is for image and text in one row, and {model_type} looks at the "
                 "image apart from its text; leave it out"
@@ -180,7 +180,7 @@ def check_learning_rates(model_args: ModelArguments, args: CaptionTrainingArgume
         name = f"{part}_learning_rate"
         if getattr(args, name) is None:
             continue
-        if not getattr(facts_of_type(model_type), part):
+        if not getattr(spec_of_type(model_type), part):
             raise ConfigError(f"{name} is {getattr(args, name):g}, and {model_type} has no {part}; leave it out")
         if part not in TRAINED_PARTS[model_args.strategy]:
             able = [strategy for strategy, parts in TRAINED_PARTS.items() if part in parts]

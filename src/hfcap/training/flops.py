@@ -10,7 +10,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from hfcap.models.attention import eager_sdpa
-from hfcap.models.facts import facts_of
+from hfcap.models.model_types import spec_of
 from hfcap.models.model_utils import full_precision, in_eval
 from hfcap.training.strategies import count_parameters, projector_modules
 
@@ -35,10 +35,10 @@ def needed_flops(model: nn.Module, forward: Callable[[], object]) -> float:
         Operations of forward and backward pass; a multiplication and an addition are two.
     """
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    facts = facts_of(base.config)
+    spec = spec_of(base.config)
     counter = _FlopCounter()
     # The projector of some types lies inside the encoder.
-    modules = {facts.encoder[0].removesuffix("."): "encoder", **dict.fromkeys(projector_modules(base), "rest")}
+    modules = {spec.encoder[0].removesuffix("."): "encoder", **dict.fromkeys(projector_modules(base), "rest")}
 
     def leave(*_) -> None:
         counter.parts.pop()

@@ -12,8 +12,8 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedMode
 import hfcap.models  # noqa: F401  (registers the Auto classes)
 from hfcap.checkpoint_files import check_checkpoint
 from hfcap.errors import ConfigError, VerificationError
-from hfcap.models.facts import facts_of
 from hfcap.models.finite import is_finite, non_finite_weights, refuse_non_finite
+from hfcap.models.model_types import spec_of
 from hfcap.training.build import complete_settings, load_processor
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
@@ -153,7 +153,7 @@ def merge_adapter(
     refuse_non_finite(non_finite_weights(merged), f"{adapter} merged onto {base}")
     check_merge(before, merged.state_dict(), weights)
     # The adapter's processor knows the prompt it was trained with, the base's does not.
-    processor = load_processor(str(adapter), facts_of(merged.config))
+    processor = load_processor(str(adapter), spec_of(merged.config))
     complete_settings(merged, processor)
     if folder is not None:
         merged.save_pretrained(folder)

@@ -29,7 +29,7 @@ def image_lengths(data: CaptionDataset, collator: CaptionCollator) -> np.ndarray
         ConfigError: the number of a picture's tokens depends on the picture.
     """
     # Of our own types alone it is known that all pictures have `image_seq_length` tokens.
-    if collator.facts.feature_input != "vision_features":
+    if collator.spec.feature_input != "vision_features":
         raise ConfigError(
             f"max_row_tokens: how many tokens {type(collator.processor).__name__} makes of a picture is known only "
             "when it is decoded; leave it out"
@@ -147,7 +147,7 @@ def _train_sampler(
         return EpochSampler(len(data), seed) if isinstance(data, CaptionDataset) else None
     if not isinstance(data, CaptionDataset):
         raise ConfigError("max_row_tokens: the lengths of a stream are not known beforehand; leave it out")
-    if collator.facts.layout == "encoder_decoder":
+    if collator.spec.layout == "encoder_decoder":
         raise ConfigError("max_row_tokens: a row of an encoder-decoder attends to one image; leave it out")
     if not collator.packing:
         raise ConfigError("max_row_tokens: only packed rows hold several images; leave it out, or set packing: auto")

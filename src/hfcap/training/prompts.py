@@ -14,7 +14,7 @@ logger = logging.getLogger(__name__)
 MAX_SHOWN = 3
 
 
-def keep_trained_prompt(
+def save_trained_prompt(
     processor,
     rows: tuple[datasets.Dataset | datasets.IterableDataset, datasets.Dataset],
     given: str | None,

@@ -13,18 +13,18 @@ from datasets import Image
 from filelock import FileLock, Timeout
 
 from hfcap import runs
+from hfcap.atomic_files import write_json
 from hfcap.content_hashes import captioner_hashes
 from hfcap.data.pictures import content_hashes
 from hfcap.distributed import main_process_decides
 from hfcap.errors import ConfigError
-from hfcap.files import write_json
 from hfcap.metrics import display_name, for_people, headline
 from hfcap.origins import ORIGINS, PARTS, find_origins
 from hfcap.training.arguments import DataArguments, RunArguments
 from hfcap.training.checkpoints import last_complete_checkpoint, remove_incomplete_checkpoints
 from hfcap.training.compatibility import checkpoint_engine, current_backend
 from hfcap.training.dataset import FIRST_OF_STREAM
-from hfcap.training.preparation import load_splits
+from hfcap.training.run_rows import load_splits
 
 logger = logging.getLogger(__name__)
 
@@ -98,11 +98,11 @@ def _acquire(lock: FileLock, folder: Path) -> None:
 
 def is_finished(folder: Path) -> bool:
     """Whether a run folder has all that its recipe leaves: figures, report and card, or an encoder with its scores."""
-    if all((folder / name).exists() for name in (runs.METRICS, runs.REPORT, runs.CARD)):
+    if all((folder / name).exists() for name in (runs.METRICS_JSON, runs.REPORT_HTML, runs.CARD_README)):
         return True
     # Written last, and whole.
-    has_weights = (folder / runs.MODEL / "model.safetensors").exists() and (folder / runs.RUN).exists()
-    return has_weights and "scores" in runs.read_run(folder / runs.RUN)
+    has_weights = (folder / runs.MODEL / "model.safetensors").exists() and (folder / runs.RUN_JSON).exists()
+    return has_weights and "scores" in runs.read_run(folder / runs.RUN_JSON)
 
 
 def start_run(folder: Path, arguments: tuple) -> tuple[Rows, bool]:
@@ -167,7 +167,7 @@ def _open_run(folder: Path, arguments: tuple, rows: Rows) -> bool:
     seeds = {"seed": settings["seed"], "data_seed": settings["data_seed"]}
     origins = _hashed_origins(settings)
     record = runs.run_record(settings, seeds=seeds, data=data, **{ORIGINS: origins})
-    path = folder / runs.RUN
+    path = folder / runs.RUN_JSON
     if not path.exists():
         write_json(path, record)
         logger.info("%s: a new run", folder)
@@ -178,7 +178,7 @@ def _open_run(folder: Path, arguments: tuple, rows: Rows) -> bool:
     changed += _changed_origins(earlier.get(ORIGINS, {}), origins, finished)
     _refuse(folder, changed)
     if finished:
-        if (folder / runs.METRICS).exists():
+        if (folder / runs.METRICS_JSON).exists():
             print_finished(folder)
         return True
     if ORIGINS not in earlier:  # an earlier hfcap began it
@@ -197,16 +197,16 @@ def keep_part_hashes(folder: Path, arguments: tuple) -> None:
     """
 
     def keep() -> None:
-        record, origins = runs.read_run(folder / runs.RUN), _hashed_origins(_settings(arguments))
+        record, origins = runs.read_run(folder / runs.RUN_JSON), _hashed_origins(_settings(arguments))
         _refuse(folder, _changed_origins(record[ORIGINS], origins, finished=False))
-        write_json(folder / runs.RUN, record | {ORIGINS: origins})
+        write_json(folder / runs.RUN_JSON, record | {ORIGINS: origins})
 
     main_process_decides(keep)
 
 
 def _check_settings(folder: Path, arguments: tuple) -> bool:
     """Refuse other settings than those of the run in the folder; return whether it is finished."""
-    path = folder / runs.RUN
+    path = folder / runs.RUN_JSON
     if not path.exists():
         return False
     settings = runs.without_secrets(runs.to_json(_settings(arguments)))
@@ -306,11 +306,11 @@ def stream_readers(rows: datasets.Dataset | datasets.IterableDataset, args: RunA
 
 def print_finished(folder: Path) -> None:
     """Say what a finished run folder holds."""
-    metrics = runs.read_metrics(folder / runs.METRICS)["metrics"]
+    metrics = runs.read_metrics(folder / runs.METRICS_JSON)["metrics"]
     figures = ", ".join(
         f"{display_name(key)} {for_people(key, metrics[key]['value']):.1f}" for key in headline(metrics)
     )
-    print(f"{folder} is done: {figures}; look at {folder / runs.REPORT}. Remove the folder to train anew.")
+    print(f"{folder} is done: {figures}; look at {folder / runs.REPORT_HTML}. Remove the folder to train anew.")
 
 
 def _plain(arguments) -> dict:
@@ -325,5 +325,5 @@ def _defaults(arguments: tuple) -> dict:
 
 def print_next_command(folder: Path) -> None:
     """Say where everything is, and last how to caption a picture of one's own."""
-    print(f"\nRun folder: {folder}  (report: {folder / runs.REPORT})")
+    print(f"\nRun folder: {folder}  (report: {folder / runs.REPORT_HTML})")
     print(f"Caption your own picture:\nhfcap caption PHOTO.jpg --model {folder}")

@@ -30,15 +30,15 @@ from hfcap.errors import ConfigError
 from hfcap.generation.inputs import caption_prompt
 from hfcap.hub.publish import publish_if_asked
 from hfcap.models.attention import eager_sdpa
-from hfcap.models.vision_features import find_encoder, take_features
+from hfcap.models.vision_features import accept_cached_features, find_encoder
 from hfcap.shipped import find_config
 from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, ModelArguments
 from hfcap.training.build import build_captioner, captioner_type, choose_kernels, load_captioner, set_decoding
 from hfcap.training.compatibility import check_captioner, check_settings
 from hfcap.training.dataset import CaptionDataset, CaptionStream
-from hfcap.training.preparation import tokenizer_texts, use_all_cores
-from hfcap.training.prompts import check_later_prompt, keep_trained_prompt
+from hfcap.training.prompts import check_later_prompt, save_trained_prompt
 from hfcap.training.run_folder import Rows, keep_part_hashes, print_next_command, run_lock, start_run
+from hfcap.training.run_rows import tokenizer_texts, use_all_cores
 from hfcap.training.strategies import apply_strategy
 
 
@@ -96,7 +96,7 @@ def open_run(
         if base_config is not None:
             check_settings(data_args, model_args, args, "hfcap_llava")
             base_argv = ["--config", str(find_config(base_config)), "--output_dir", model_args.model]
-            train_part_first(train_part, base_argv, Path(model_args.model), args)
+            run_prerequisite(train_part, base_argv, Path(model_args.model), args)
         base = None if model_args.model is None else runs.resolve_model(model_args.model).path
         model_type = f"hfcap_{model_args.family}" if base is None else captioner_type(base)
         check_settings(data_args, model_args, args, model_type)
@@ -106,12 +106,12 @@ def open_run(
             print_next_command(folder)
         elif model_args.encoder_training is not None:
             encoder_argv = ["--config", str(find_config(model_args.encoder_training))]
-            train_part_first(train_part, encoder_argv, Path(model_args.encoder), args)
+            run_prerequisite(train_part, encoder_argv, Path(model_args.encoder), args)
             keep_part_hashes(folder, arguments)
         yield Run(folder, data_args, model_args, args, rows, base, is_done)
 
 
-def train_part_first(
+def run_prerequisite(
     main: Callable[[list[str]], object], argv: list[str], part: Path, args: CaptionTrainingArguments
 ) -> None:
     """Run the recipe whose `main` trains the part of a captioner that another recipe starts from.
@@ -145,7 +145,7 @@ def prepare_captioner(run: Run) -> tuple[PreTrainedModel | PeftModel, ProcessorM
             four_bit = model_args.strategy == "qlora"
             model, processor = load_captioner(run.base, four_bit, model_args.image_processor_config)
             set_decoding(model, args)
-    keep_trained_prompt(processor, run.rows, run.data.prompt)
+    save_trained_prompt(processor, run.rows, run.data.prompt)
     model = apply_strategy(
         model, model_args.strategy, model_args.lora_r, model_args.lora_alpha, model_args.lora_dropout
     )
@@ -184,5 +184,5 @@ def _cached_features(run: Run, model, processor) -> tuple[FeatureCache, FeatureC
         train = cache_features(model, image_processor, run.rows[0], folder, views=views)
         evaluation = cache_features(model, image_processor, run.rows[1], folder, dtype="float32")
     encoder.to(home)  # where the rest is: the trainer moves the model, or an engine partitions it
-    take_features(model)
+    accept_cached_features(model)
     return train, evaluation

@@ -8,7 +8,7 @@ from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
 from transformers import BitsAndBytesConfig, PreTrainedModel
 
-from hfcap.models.facts import CaptionerFacts, Part, facts_of
+from hfcap.models.model_types import ModelTypeSpec, Part, spec_of
 from hfcap.training.arguments import fast_bfloat16
 
 # The parts that train, whole, in each strategy. LoRA's own matrices come on top.
@@ -21,18 +21,18 @@ TRAINED_PARTS: dict[str, tuple[Part, ...]] = {
 }
 
 
-def part_of(name: str, facts: CaptionerFacts) -> Part:
+def part_of(name: str, spec: ModelTypeSpec) -> Part:
     """Say which part of the captioner a parameter or module belongs to, behind a PEFT wrapper or not.
 
     Of several prefixes that fit, the longest counts (Qwen's projector lies inside its encoder).
     """
     name = name.removeprefix("base_model.model.")
-    prefixes = {prefix: part for part in ("encoder", "projector", "lm") for prefix in getattr(facts, part)}
+    prefixes = {prefix: part for part in ("encoder", "projector", "lm") for prefix in getattr(spec, part)}
     fitting = [prefix for prefix in prefixes if name.startswith(prefix)]
     return prefixes[max(fitting, key=len)] if fitting else "projector"
 
 
-def four_bit_config(facts: CaptionerFacts, compute_dtype: torch.dtype) -> BitsAndBytesConfig:
+def four_bit_config(spec: ModelTypeSpec, compute_dtype: torch.dtype) -> BitsAndBytesConfig:
     """NF4 with double quantisation for the language model alone (QLoRA, Dettmers et al., 2023).
 
     The skip list needs full module names: on a v5 LLaVA "vision_tower" matches nothing, silently.
@@ -43,8 +43,8 @@ def four_bit_config(facts: CaptionerFacts, compute_dtype: torch.dtype) -> BitsAn
         bnb_4bit_use_double_quant=True,
         bnb_4bit_compute_dtype=compute_dtype,
         llm_int8_skip_modules=[
-            *(prefix.removesuffix(".") for prefix in (*facts.encoder, *facts.projector)),
-            *facts.head,
+            *(prefix.removesuffix(".") for prefix in (*spec.encoder, *spec.projector)),
+            *spec.head,
         ],
     )
 
@@ -56,8 +56,8 @@ def compute_dtype() -> torch.dtype:
 
 def four_bit_parts(model: nn.Module) -> Counter:
     """Count the 4-bit parameters of each part."""
-    facts = facts_of(model.config)
-    return Counter(part_of(name, facts) for name, p in model.named_parameters() if type(p).__name__ == "Params4bit")
+    spec = spec_of(model.config)
+    return Counter(part_of(name, spec) for name, p in model.named_parameters() if type(p).__name__ == "Params4bit")
 
 
 def check_only_lm_is_four_bit(model: nn.Module) -> None:
@@ -71,13 +71,13 @@ def check_only_lm_is_four_bit(model: nn.Module) -> None:
 def lora_targets(model: PreTrainedModel) -> list[str]:
     """Full names of the language model's linear layers, the LM head excepted."""
     # 4-bit layers derive from nn.Linear; GPT-2 writes its linear layers as Conv1D.
-    facts = facts_of(model.config)
+    spec = spec_of(model.config)
     return [
         name
         for name, module in model.named_modules()
-        if part_of(name, facts) == "lm"
+        if part_of(name, spec) == "lm"
         and (isinstance(module, nn.Linear) or type(module).__name__ == "Conv1D")
-        and not f"{name}.".startswith(tuple(f"{head}." for head in facts.head))
+        and not f"{name}.".startswith(tuple(f"{head}." for head in spec.head))
     ]
 
 
@@ -110,25 +110,25 @@ def apply_strategy(
             modules_to_save=projector_modules(model) or None,
         )
         return get_peft_model(model, config)
-    facts = facts_of(model.config)
+    spec = spec_of(model.config)
     for name, parameter in model.named_parameters():
-        parameter.requires_grad_(part_of(name, facts) in TRAINED_PARTS[strategy])
+        parameter.requires_grad_(part_of(name, spec) in TRAINED_PARTS[strategy])
     return model
 
 
 def projector_modules(model: nn.Module) -> list[str]:
     """Full names of the outermost modules that hold parameters and belong to the projector; of lists, the members."""
-    facts = facts_of(model.config)
+    spec = spec_of(model.config)
     mixed = {""}  # modules that hold other parts as well
     for name, _ in model.named_parameters():
-        if part_of(name, facts) != "projector":
+        if part_of(name, spec) != "projector":
             parents = name.split(".")[:-1]
             mixed |= {".".join(parents[:depth]) for depth in range(1, len(parents) + 1)}
     own = [
         name
         for name, module in model.named_modules()
         if name not in mixed
-        and part_of(f"{name}.", facts) == "projector"
+        and part_of(f"{name}.", spec) == "projector"
         and any(True for _ in module.parameters())
         and not isinstance(module, (nn.ModuleList, nn.ParameterList))  # PEFT cannot wrap what has no forward
     ]
@@ -146,11 +146,11 @@ def parameter_groups(
         weight_decay: its factor.
         learning_rates: one for each part.
     """
-    facts = facts_of(model.config)
+    spec = spec_of(model.config)
     groups: dict[tuple[Part, bool], list[nn.Parameter]] = {}
     for name, parameter in model.named_parameters():
         if parameter.requires_grad:
-            groups.setdefault((part_of(name, facts), name in decay_names), []).append(parameter)
+            groups.setdefault((part_of(name, spec), name in decay_names), []).append(parameter)
     return [
         {"params": parameters, "lr": learning_rates[part], "weight_decay": weight_decay if decay else 0.0}
         for (part, decay), parameters in groups.items()
@@ -159,14 +159,14 @@ def parameter_groups(
 
 def count_parameters(model: nn.Module) -> tuple[Counter[Part], Counter[Part]]:
     """Count all and the trainable parameters of each part, packed in 4 bits or divided by ZeRO-3 as well."""
-    facts = facts_of(model.config)
+    spec = spec_of(model.config)
     total, trainable = Counter(), Counter()
     for name, parameter in model.named_parameters():
         # A 4-bit tensor packs two weights in a byte, and one that ZeRO-3 divided is empty here; both know their shape.
         state = getattr(parameter, "quant_state", None)
         count = getattr(parameter, "ds_numel", parameter.numel()) if state is None else math.prod(state.shape)
-        total[part_of(name, facts)] += count
-        trainable[part_of(name, facts)] += count if parameter.requires_grad else 0
+        total[part_of(name, spec)] += count
+        trainable[part_of(name, spec)] += count if parameter.requires_grad else 0
     return total, trainable
 
 

@@ -16,24 +16,23 @@ from torch.utils.data import Subset
 from transformers import PreTrainedModel, ProcessorMixin, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
 
-from hfcap.distributed import all_join, prepare_fsdp
+from hfcap.distributed import all_processes_join, prepare_fsdp
 from hfcap.errors import WorkError
 from hfcap.generation.inputs import caption_prompt
 from hfcap.generation.sharded import caption_sharded
 from hfcap.metrics import compute_metrics
 from hfcap.models.attention import PACKED_SDPA, eager_sdpa, uses_packed_sdpa
-from hfcap.models.facts import facts_of, is_packable
+from hfcap.models.model_types import is_packable, spec_of
 from hfcap.models.model_utils import full_precision, keep_frozen_in_eval
 from hfcap.training.arguments import CaptionTrainingArguments
 from hfcap.training.build import load_captioner
 from hfcap.training.callbacks import SampleCaptions, run_callbacks
-from hfcap.training.checkpoints import fill_optimizer_state, load_weights, whole_or_removed
+from hfcap.training.checkpoints import atomic_folder, fill_optimizer_state, load_weights
 from hfcap.training.collators import CaptionCollator, check_positions
 from hfcap.training.compatibility import choose_packing
 from hfcap.training.dataset import CaptionDataset, CaptionStream
 from hfcap.training.finite import FiniteTrainer
 from hfcap.training.flops import needed_flops
-from hfcap.training.lengths import follow_references
 from hfcap.training.loss import token_loss
 from hfcap.training.metric_choice import text_metrics
 from hfcap.training.packing import (
@@ -44,6 +43,7 @@ from hfcap.training.packing import (
     shared_prefix,
 )
 from hfcap.training.plan import describe_references, train_sampler
+from hfcap.training.reference_lengths import follow_references
 from hfcap.training.strategies import parameter_groups
 from hfcap.training.throughput import (
     Throughput,
@@ -69,11 +69,11 @@ def model_inputs(batch: dict[str, torch.Tensor], model: PreTrainedModel) -> dict
     (B, L). Where the head can run on target positions alone it does, and `labels` are the (N,) targets in the order of
     the model's (N, vocabulary) logits; elsewhere they are (B, L) for logits of (B, L, vocabulary).
     """
-    facts, packable = facts_of(model.config), is_packable(model.config)
+    spec, packable = spec_of(model.config), is_packable(model.config)
     attention = model.config.get_text_config(decoder=True)._attn_implementation
     inputs = dict(batch)
     segment_ids, image_ids, labels = (inputs.pop(name) for name in ("segment_ids", "image_ids", "shift_labels"))
-    prefix = "decoder_" if facts.layout == "encoder_decoder" else ""
+    prefix = "decoder_" if spec.layout == "encoder_decoder" else ""
     if not packable:
         mask = (segment_ids != PADDING_SEGMENT).long()
     elif attention == "flex_attention":
@@ -82,10 +82,10 @@ def model_inputs(batch: dict[str, torch.Tensor], model: PreTrainedModel) -> dict
         first_query = shared_prefix(segment_ids) if attention == PACKED_SDPA else 0
         mask = packed_attention_mask(segment_ids, image_ids, model.dtype, first_query)
     inputs[f"{prefix}attention_mask"] = mask
-    if facts.logits == "targets" and (packable or facts.layout == "decoder_only"):
+    if spec.logits == "targets" and (packable or spec.layout == "decoder_only"):
         keep = labels != IGNORE_INDEX
         inputs[f"{prefix}logits_to_keep"], labels = keep, labels[keep]
-    elif facts.logits == "text":
+    elif spec.logits == "text":
         inputs[f"{prefix}logits_to_keep"] = labels.shape[1]
     return inputs | {"labels": labels, "use_cache": False}
 
@@ -142,8 +142,8 @@ class CaptionTrainer(FiniteTrainer):
     is not finite ends the run (`FiniteTrainer`).
 
     Args:
-        model: captioner of any type in `hfcap.models.facts`, wrapped by PEFT or not; or the folder or Hub id of one,
-            which is loaded in float32.
+        model: captioner of any type in `hfcap.models.model_types`, wrapped by PEFT or not; or the folder or Hub id of
+            one, which is loaded in float32.
         args: `CaptionTrainingArguments`.
         train_dataset: `CaptionDataset` or `CaptionStream`, or the rows of `load_captions`.
         eval_dataset: `CaptionDataset`, or the rows of `load_captions`; all references of each image.
@@ -256,7 +256,7 @@ class CaptionTrainer(FiniteTrainer):
                 raise
             if not self.args.auto_find_batch_size or self._train_batch_size == 1:
                 raise WorkError(memory_advice(self.args, self._train_batch_size)) from error
-            if self.out_of_memory is not None and not all_join(self.out_of_memory):
+            if self.out_of_memory is not None and not all_processes_join(self.out_of_memory):
                 # The others wait for this process in a collective; when it ends, the launcher ends them.
                 raise WorkError(
                     f"{memory_advice(self.args, self._train_batch_size)}. --auto_find_batch_size helps where all "
@@ -389,5 +389,5 @@ class CaptionTrainer(FiniteTrainer):
     def _save_checkpoint(self, model, trial) -> None:
         """Save a checkpoint whole or not at all; older ones are deleted after that only."""
         checkpoints = Path(self.args.output_dir)
-        with whole_or_removed(checkpoints / f"checkpoint-{self.state.global_step}", checkpoints):
+        with atomic_folder(checkpoints / f"checkpoint-{self.state.global_step}", checkpoints):
             super()._save_checkpoint(model, trial)

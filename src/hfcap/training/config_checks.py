@@ -11,7 +11,7 @@ from huggingface_hub.errors import StrictDataclassError
 from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, GenerationConfig, PreTrainedConfig
 
 from hfcap.errors import ConfigError
-from hfcap.models.facts import PACKABLE_CROSS_ATTENTION
+from hfcap.models.model_types import PACKABLE_CROSS_ATTENTION
 from hfcap.training.parsing import nearest
 
 _TOKENS = dict.fromkeys(

@@ -12,7 +12,7 @@ MALE = {"man", "men", "boy", "boys", "guy", "guys", "gentleman", "male", "he", "
 
 
 @dataclass(frozen=True)
-class Habits:
+class CaptionStats:
     """Shares are of all captions, from 0 to 1.
 
     Attributes:
@@ -36,7 +36,9 @@ class Habits:
     gendered_without_evidence: float
 
 
-def measure_habits(captions: Sequence[str], references: Sequence[Sequence[str]], tokenizer: str = "ptb") -> Habits:
+def caption_stats(
+    captions: Sequence[str], references: Sequence[Sequence[str]], tokenizer: str = "ptb"
+) -> CaptionStats:
     """Measure what captions of pictures do that captions should not do.
 
     Args:
@@ -49,7 +51,7 @@ def measure_habits(captions: Sequence[str], references: Sequence[Sequence[str]],
     flat = iter(tokenize([text for texts in references for text in texts], isolated=True))
     seen = [set().union(*(_genders(next(flat)) for _ in texts)) for texts in references]
     total = len(captions)
-    return Habits(
+    return CaptionStats(
         num_captions=total,
         mean_length=facts["mean_length"],
         vocabulary=facts["vocabulary"],

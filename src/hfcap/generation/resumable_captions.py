@@ -11,15 +11,15 @@ from glob import escape
 from pathlib import Path
 from typing import Any, BinaryIO
 
+from hfcap.atomic_files import write_json
 from hfcap.errors import ConfigError
-from hfcap.files import write_json
 from hfcap.json_files import read_object
 from hfcap.predictions import write_predictions
 
 HASHES = ("weights", "settings")  # shown by their beginning, with the folder they are of
 
 
-class CaptionFile:
+class ResumableCaptions:
     """A JSONL file of rows `{image_id, caption, …}` under construction.
 
     Args:

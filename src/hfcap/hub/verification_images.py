@@ -9,11 +9,11 @@ from hfcap import runs
 from hfcap.data.pictures import load_picture, undecoded, why_bad_picture
 from hfcap.data.scenes import load_scenes
 from hfcap.errors import ConfigError
-from hfcap.hub.card_facts import THUMBNAILS
+from hfcap.hub.card_data import THUMBNAILS
 from hfcap.origins import data_settings
 from hfcap.predictions import read_predictions
 from hfcap.training.arguments import SourceArguments
-from hfcap.training.preparation import load_split
+from hfcap.training.run_rows import load_split
 
 NUM_COMPARED = 8  # captions that must not change at all
 THUMBNAIL_SIDE = 160  # pixels
@@ -43,7 +43,7 @@ def pictures_of_run(
                 raise ConfigError(f"--pictures {path}: {reason}; mend it, or leave it out")
         rows = [{"image": load_picture(path), "captions": references.get(path.stem, [])} for path in given[:count]]
         return rows, f"{len(rows)} pictures given"
-    path = run / runs.RUN
+    path = run / runs.RUN_JSON
     if path.is_file():
         data_args = data_arguments(runs.read_run(path), run)
         try:
@@ -94,7 +94,7 @@ def write_thumbnails(
 
 
 def _references(run: Path) -> dict[str, list[str]]:
-    path = run / runs.CAPTIONS
+    path = run / runs.CAPTIONS_JSONL
     if not path.is_file():
         return {}
     return {row.image_id: row.extra.get("captions", []) for row in read_predictions(path)}

@@ -15,18 +15,18 @@ from typing import Any
 from safetensors import safe_open
 
 from hfcap import runs
+from hfcap.atomic_files import write_json
 from hfcap.content_hashes import captioner_hashes, captions_sha256
-from hfcap.files import write_json
-from hfcap.hub.habits import Habits, measure_habits
+from hfcap.hub.caption_stats import CaptionStats, caption_stats
 from hfcap.predictions import read_predictions
 
 THUMBNAILS = "thumbnails"  # folder of the pictures that a card shows
-FACTS = "card.json"
+CARD_JSON = "card.json"
 NUM_SAMPLES = 6
 
 
 @dataclass(frozen=True)
-class Facts:
+class CardData:
     """What the run's weights and captions say themselves.
 
     Attributes:
@@ -57,7 +57,7 @@ class Facts:
     num_parameters: int
     prompt: str | None
     base: str | None
-    habits: Habits
+    habits: CaptionStats
     samples: list[dict[str, str | None]]
     base_revision: str | None = None
     weights_hash: str | None = None
@@ -67,8 +67,8 @@ class Facts:
     oldest_transformers: str | None = None
 
 
-def read_facts(folder: Path, recorded: bool | None = None) -> Facts:
-    """Facts of a folder of records: read off weights and captions where they are, else from `card.json`.
+def read_card_data(folder: Path, recorded: bool | None = None) -> CardData:
+    """CardData of a folder of records: read off weights and captions where they are, else from `card.json`.
 
     Args:
         folder: a run, or its records alone.
@@ -82,32 +82,32 @@ def read_facts(folder: Path, recorded: bool | None = None) -> Facts:
     if recorded is None:
         recorded = not any((folder / part).is_dir() for part in runs.ARTIFACTS)
     if recorded:
-        path = folder / FACTS
+        path = folder / CARD_JSON
         if not path.is_file():
-            raise ValueError(f"{folder} has neither weights ({', '.join(runs.ARTIFACTS)}) nor {FACTS}")
+            raise ValueError(f"{folder} has neither weights ({', '.join(runs.ARTIFACTS)}) nor {CARD_JSON}")
         record = json.loads(path.read_text(encoding="utf-8"))
-        return _as_they_are(folder, Facts(**record | {"habits": Habits(**record["habits"])}))
+        return _as_they_are(folder, CardData(**record | {"habits": CaptionStats(**record["habits"])}))
     source = runs.resolve_model(folder)
-    return Facts(
+    return CardData(
         name=folder.resolve().name,
         weights=_as_typed(Path(source.path)),
         artifact=source.artifact,
         form="hfcap",
         base=None,
-        **weight_facts(Path(source.path)),
+        **weight_data(Path(source.path)),
         **captioner_hashes(source.path),
-        **_caption_facts(folder),
+        **_caption_data(folder),
     )
 
 
-def _as_they_are(folder: Path, recorded: Facts) -> Facts:
-    """Facts of `card.json`, but for weights and captions that are in the folder and have changed since."""
+def _as_they_are(folder: Path, recorded: CardData) -> CardData:
+    """CardData of `card.json`, but for weights and captions that are in the folder and have changed since."""
     weights = folder / recorded.artifact
     if (weights / "config.json").is_file():
-        recorded = replace(recorded, **weight_facts(weights), **captioner_hashes(weights))
-    if not (folder / runs.CAPTIONS).is_file():
+        recorded = replace(recorded, **weight_data(weights), **captioner_hashes(weights))
+    if not (folder / runs.CAPTIONS_JSONL).is_file():
         return recorded
-    found = _caption_facts(folder)
+    found = _caption_data(folder)
     if found["captions_hash"] == recorded.captions_hash:  # they may be counted by another tokenizer now
         return replace(recorded, habits=found["habits"])
     if recorded.captions_hash is None:  # an earlier hfcap wrote it: the same captions keep their thumbnails
@@ -116,13 +116,13 @@ def _as_they_are(folder: Path, recorded: Facts) -> Facts:
     return replace(recorded, **found)
 
 
-def _caption_facts(folder: Path) -> dict[str, Any]:
+def _caption_data(folder: Path) -> dict[str, Any]:
     """`habits`, `samples` and `captions_hash` of the captions of a run."""
-    rows = sorted(read_predictions(folder / runs.CAPTIONS), key=lambda row: row.image_id)
+    rows = sorted(read_predictions(folder / runs.CAPTIONS_JSONL), key=lambda row: row.image_id)
     captions = [row.captions[0] for row in rows]
     drawn = Random(0).sample(rows, min(NUM_SAMPLES, len(rows)))
     return {
-        "habits": measure_habits(
+        "habits": caption_stats(
             captions, [row.extra.get("captions") or [] for row in rows], runs.metrics_tokenizer(folder)
         ),
         "samples": [{"image_id": row.image_id, "caption": row.captions[0], "thumbnail": None} for row in drawn],
@@ -130,12 +130,12 @@ def _caption_facts(folder: Path) -> dict[str, Any]:
     }
 
 
-def write_facts(folder: Path, facts: Facts) -> None:
-    """Keep the facts as `card.json`."""
-    write_json(folder / FACTS, asdict(facts))
+def write_card_data(folder: Path, card_data: CardData) -> None:
+    """Write `card.json`."""
+    write_json(folder / CARD_JSON, asdict(card_data))
 
 
-def weight_facts(weights: Path) -> dict[str, Any]:
+def weight_data(weights: Path) -> dict[str, Any]:
     """`model_type`, `num_parameters` and `prompt` of a folder of weights; of an adapter what it says itself."""
     config = _read_object(weights / "config.json")
     settings = _read_object(weights / "processor_config.json") | _read_object(weights / "tokenizer_config.json")

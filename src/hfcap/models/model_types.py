@@ -1,6 +1,6 @@
 """What training and captioning must know of a model type, in one table; nothing else tells captioners apart.
 
-A new model type is a new row: read its modeling and processing files, fill in the facts, and let
+A new model type is a new row: read its modeling and processing files, fill in the spec, and let
 `tests/training/test_native_captioners.py` say whether they are true. Facts are data: no classes, no functions.
 """
 
@@ -31,7 +31,7 @@ PARTS_OF_OLDEST += ("bert", "blip_text_model")
 
 
 @dataclass(frozen=True)
-class CaptionerFacts:
+class ModelTypeSpec:
     """Facts of one model type.
 
     Attributes:
@@ -66,7 +66,7 @@ class CaptionerFacts:
         needs_torchvision: its processor handles video as well, which transformers does with torchvision alone.
         feature_input: name under which the model takes cached features, the raw output of its frozen encoder; None:
             there is no feature cache. Native models take them as `pixel_values`
-            (`hfcap.models.vision_features.take_features`), if all pictures give features of one shape.
+            (`hfcap.models.vision_features.accept_cached_features`), if all pictures give features of one shape.
         oldest_transformers: oldest release that is known to caption with a native export as hfcap does, with parts of
             `PARTS_OF_OLDEST`; shown for each by a test. (Idefics 3 and SmolVLM place patches otherwise there.)
     """
@@ -125,26 +125,26 @@ _QWEN_VL = {
     "needs_torchvision": True,
 }
 
-FACTS: dict[str, CaptionerFacts] = {
-    "hfcap_llava": CaptionerFacts(**_LLAVA_PARTS, packable=PACKABLE_DECODERS, feature_input="vision_features"),
-    "hfcap_encoder_decoder": CaptionerFacts(
+MODEL_TYPES: dict[str, ModelTypeSpec] = {
+    "hfcap_llava": ModelTypeSpec(**_LLAVA_PARTS, packable=PACKABLE_DECODERS, feature_input="vision_features"),
+    "hfcap_encoder_decoder": ModelTypeSpec(
         **_ENCODER_DECODER, strategies=("full", "frozen_encoder"), feature_input="vision_features"
     ),
-    "llava": CaptionerFacts(
+    "llava": ModelTypeSpec(
         **_LLAVA_PARTS,
         packable=PACKABLE_DECODERS,
         feature_input="pixel_values",
         oldest_transformers=OLDEST_TRANSFORMERS,
     ),
-    "idefics3": CaptionerFacts(**_IDEFICS3),
-    "smolvlm": CaptionerFacts(**_IDEFICS3, needs_torchvision=True),
-    "llava_onevision": CaptionerFacts(**_LLAVA_PARTS, packable=PACKABLE_DECODERS, needs_torchvision=True),
-    "internvl": CaptionerFacts(**_LLAVA_PARTS, packable=PACKABLE_DECODERS, needs_torchvision=True),
-    "qwen2_5_vl": CaptionerFacts(**_QWEN_VL),
-    "qwen3_vl": CaptionerFacts(**_QWEN_VL),
+    "idefics3": ModelTypeSpec(**_IDEFICS3),
+    "smolvlm": ModelTypeSpec(**_IDEFICS3, needs_torchvision=True),
+    "llava_onevision": ModelTypeSpec(**_LLAVA_PARTS, packable=PACKABLE_DECODERS, needs_torchvision=True),
+    "internvl": ModelTypeSpec(**_LLAVA_PARTS, packable=PACKABLE_DECODERS, needs_torchvision=True),
+    "qwen2_5_vl": ModelTypeSpec(**_QWEN_VL),
+    "qwen3_vl": ModelTypeSpec(**_QWEN_VL),
     # The picture (in PaliGemma the whole prefix) is read in both directions: a mask of packed rows would lose that.
-    "gemma3": CaptionerFacts(**_LLAVA_PARTS, token_types="token_type_ids", oldest_transformers=OLDEST_TRANSFORMERS),
-    "paligemma": CaptionerFacts(
+    "gemma3": ModelTypeSpec(**_LLAVA_PARTS, token_types="token_type_ids", oldest_transformers=OLDEST_TRANSFORMERS),
+    "paligemma": ModelTypeSpec(
         **_LLAVA_PARTS,
         prompt="text",
         image_token_in_text=True,
@@ -153,7 +153,7 @@ FACTS: dict[str, CaptionerFacts] = {
         feature_input="pixel_values",
         oldest_transformers=OLDEST_TRANSFORMERS,
     ),
-    "blip-2": CaptionerFacts(
+    "blip-2": ModelTypeSpec(
         encoder=("vision_model.",),
         projector=("qformer.", "language_projection."),
         lm=("language_model.",),
@@ -165,7 +165,7 @@ FACTS: dict[str, CaptionerFacts] = {
         feature_input="pixel_values",
         oldest_transformers=OLDEST_TRANSFORMERS,
     ),
-    "blip": CaptionerFacts(
+    "blip": ModelTypeSpec(
         encoder=("vision_model.",),
         projector=(),
         lm=("text_decoder.",),
@@ -182,7 +182,7 @@ FACTS: dict[str, CaptionerFacts] = {
         oldest_transformers=OLDEST_TRANSFORMERS,
     ),
     # GIT puts its own columns for the picture before a 2-D mask, and cannot before a 4-D one.
-    "git": CaptionerFacts(
+    "git": ModelTypeSpec(
         encoder=("git.image_encoder.",),
         projector=("git.visual_projection.", "git.img_temporal_embedding."),
         lm=("git.embeddings.", "git.encoder.", "output."),
@@ -194,7 +194,7 @@ FACTS: dict[str, CaptionerFacts] = {
         logits="text",
         oldest_transformers=OLDEST_TRANSFORMERS,
     ),
-    "vision-encoder-decoder": CaptionerFacts(
+    "vision-encoder-decoder": ModelTypeSpec(
         **_ENCODER_DECODER,
         strategies=WITHOUT_PROJECTOR,
         feature_input="pixel_values",
@@ -203,34 +203,34 @@ FACTS: dict[str, CaptionerFacts] = {
 }
 
 
-def facts_of_type(model_type: str) -> CaptionerFacts:
-    """Look up the facts of a model type.
+def spec_of_type(model_type: str) -> ModelTypeSpec:
+    """Look up a model type.
 
     Raises:
         ConfigError: there are none; the message names the file to extend.
     """
-    if model_type not in FACTS:
+    if model_type not in MODEL_TYPES:
         raise ConfigError(
-            f"model: hfcap does not know captioners of type {model_type!r}; it knows {', '.join(FACTS)}. "
-            "Add its facts to the table in src/hfcap/models/facts.py"
+            f"model: hfcap does not know captioners of type {model_type!r}; it knows {', '.join(MODEL_TYPES)}. "
+            "Add a row to the table in src/hfcap/models/model_types.py"
         )
-    return FACTS[model_type]
+    return MODEL_TYPES[model_type]
 
 
-def facts_of(config: PreTrainedConfig) -> CaptionerFacts:
-    """Look up the facts of the captioner that `config` describes."""
-    return facts_of_type(config.model_type)
+def spec_of(config: PreTrainedConfig) -> ModelTypeSpec:
+    """Look up the type of the captioner that `config` describes."""
+    return spec_of_type(config.model_type)
 
 
 def is_packable(config: PreTrainedConfig) -> bool:
     """Whether packed rows are known to give the gradient of separate rows with this captioner's language model."""
-    return config.get_text_config(decoder=True).model_type in facts_of(config).packable
+    return config.get_text_config(decoder=True).model_type in spec_of(config).packable
 
 
 def oldest_transformers(config: PreTrainedConfig) -> str:
     """Oldest release of transformers that is known to caption with an export of this captioner as hfcap does."""
     parts = {part.model_type for part in vars(config).values() if isinstance(part, PreTrainedConfig)}
-    return facts_of(config).oldest_transformers if parts <= set(PARTS_OF_OLDEST) else OWN_TRANSFORMERS
+    return spec_of(config).oldest_transformers if parts <= set(PARTS_OF_OLDEST) else OWN_TRANSFORMERS
 
 
 def setting_at(config: PreTrainedConfig, path: str) -> int | None:
@@ -240,20 +240,20 @@ def setting_at(config: PreTrainedConfig, path: str) -> int | None:
     return config
 
 
-def facts_table() -> str:
-    """`FACTS` as a Markdown table, for `docs/models.md`."""
+def model_types_table() -> str:
+    """`MODEL_TYPES` as a Markdown table, for `docs/models.md`."""
     lines = [
         "| model type | prompt | image tokens | strategies | packed rows exact with | label-only logits "
         "| feature cache | needs |"
     ]
     lines.append("| --- " * 8 + "|")
-    for model_type, facts in FACTS.items():
-        prompt = {"chat": "chat template", "text": "plain text", "none": "none"}[facts.prompt]
-        packable = ", ".join(facts.packable) or "not packed"
-        logits = "yes" if facts.logits == "targets" else "text positions"
-        image_tokens = "in the prompt" if facts.image_tokens else "none"
-        needs = "torchvision" if facts.needs_torchvision else ""
-        cache, strategies = "yes" if facts.feature_input else "no", ", ".join(facts.strategies)
+    for model_type, spec in MODEL_TYPES.items():
+        prompt = {"chat": "chat template", "text": "plain text", "none": "none"}[spec.prompt]
+        packable = ", ".join(spec.packable) or "not packed"
+        logits = "yes" if spec.logits == "targets" else "text positions"
+        image_tokens = "in the prompt" if spec.image_tokens else "none"
+        needs = "torchvision" if spec.needs_torchvision else ""
+        cache, strategies = "yes" if spec.feature_input else "no", ", ".join(spec.strategies)
         cells = [f"`{model_type}`", prompt, image_tokens, strategies, packable, logits, cache, needs]
         lines.append("| " + " | ".join(cells) + " |")
     return "\n".join(lines)

@@ -41,7 +41,7 @@ TEXTS_LOOKED_INTO = 20  # text files without a picture that may be a table; fold
 
 
 @dataclass(frozen=True)
-class CaptionFile:
+class SourceFile:
     """A file with captions, or a folder with sidecar files, and the split that its name tells (None: its rows may)."""
 
     path: Path
@@ -59,7 +59,7 @@ class Contents:
         pictures: pictures of the folder, for files of captions that may or may not name each.
     """
 
-    files: list[CaptionFile] | None
+    files: list[SourceFile] | None
     what: str = ""
     passed_over: dict[str, list[Path]] = field(default_factory=dict)
     pictures: list[Path] = field(default_factory=list)
@@ -84,7 +84,7 @@ def contents_of(source: Path) -> Contents:
             raise ValueError(
                 f"{source} is a file of an unknown kind; wanted {', '.join((*TABLE_SUFFIXES, '.tar', '.parquet'))}"
             )
-        return Contents([CaptionFile(source, split_of_file(source))])
+        return Contents([SourceFile(source, split_of_file(source))])
     only = source.name[1:].lower() if source.name.startswith("*.") else None
     folder = source if only is None else source.parent
     hidden: list[Path] = []
@@ -142,7 +142,7 @@ def _passed_over(
 
 def _chosen(
     folder: Path, files: list[Path], beside: Mapping[Path, Path], only: str | None
-) -> tuple[str, list[CaptionFile] | None]:
+) -> tuple[str, list[SourceFile] | None]:
     """Return the kind of captions that counts, and its files (None: those that `datasets` reads, or none at all)."""
     wanted = [path for path in files if only is None or path.name.lower().endswith(only)]
     tars = [path for path in wanted if path.name.lower().endswith(TAR_SUFFIXES)]
@@ -151,13 +151,11 @@ def _chosen(
         return "datasets", None
     metadata = [path for path in wanted if path.name in METADATA_NAMES]
     if metadata:
-        return "tables", [
-            CaptionFile(path, split_of_folders(path.relative_to(folder).parts[:-1])) for path in metadata
-        ]
+        return "tables", [SourceFile(path, split_of_folders(path.relative_to(folder).parts[:-1])) for path in metadata]
     if tars:
         folders = [split_of_folders(path.relative_to(folder).parts[:-1]) for path in tars]
         return "tars", [
-            CaptionFile(path, part or split_of_file(path)) for path, part in zip(tars, folders, strict=True)
+            SourceFile(path, part or split_of_file(path)) for path, part in zip(tars, folders, strict=True)
         ]
     tables = [path for path in wanted if path.parent == folder and path.name.lower().endswith(TABLE_SUFFIXES)]
     tables = _tables_of_captions(tables, files, beside, only is not None)
@@ -167,7 +165,7 @@ def _chosen(
     if tables:
         return "tables", _one_table_a_split(tables, folder)
     texts = [path for path in beside if only is None or path.suffix.lower() == only]
-    return "sidecars", [CaptionFile(folder, None)] if texts else None
+    return "sidecars", [SourceFile(folder, None)] if texts else None
 
 
 def _download_records(files: list[Path], beside: Mapping[Path, Path]) -> set[Path]:
@@ -227,7 +225,7 @@ def _nothing_to_read(folder: Path, files: list[Path], passed_over: Mapping[str, 
     )
 
 
-def _in_words(kind: str, found: list[CaptionFile] | None, folder: Path) -> str:
+def _in_words(kind: str, found: list[SourceFile] | None, folder: Path) -> str:
     if kind == "datasets":
         return "parquet or Arrow files"
     if kind == "sidecars":
@@ -237,7 +235,7 @@ def _in_words(kind: str, found: list[CaptionFile] | None, folder: Path) -> str:
 
 
 def read_caption_files(
-    files: list[CaptionFile],
+    files: list[SourceFile],
     split: str,
     image_folder: str | None = None,
     image_column: str | None = None,
@@ -276,7 +274,7 @@ def read_caption_files(
         )
 
 
-def splits_of_files(files: list[CaptionFile], *columns: str | None) -> list[str]:
+def splits_of_files(files: list[SourceFile], *columns: str | None) -> list[str]:
     """Return the names of the splits, in the order they are met; `columns` as for `read_caption_files`."""
     found: dict[str, None] = {}
     for file in files:
@@ -319,9 +317,9 @@ def _read_webdataset(
     return read_webdataset(shard, captions_column)
 
 
-def _one_table_a_split(tables: list[Path], source: Path) -> list[CaptionFile]:
+def _one_table_a_split(tables: list[Path], source: Path) -> list[SourceFile]:
     """Choose files whose names tell a split, else the only file; COCO's other annotations (instances) step back."""
-    named = [CaptionFile(path, split_of_file(path)) for path in tables]
+    named = [SourceFile(path, split_of_file(path)) for path in tables]
     named = [file for file in named if file.split is not None] or named
     chosen = []
     for split in dict.fromkeys(file.split for file in named):

@@ -7,6 +7,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from hfcap import runs
+from hfcap.atomic_files import write_json
 from hfcap.baselines import WithoutPicture
 from hfcap.distributed import whole_weights
 from hfcap.evaluation import (
@@ -17,12 +18,11 @@ from hfcap.evaluation import (
     show_captions,
     write_evaluation,
 )
-from hfcap.files import write_json
 from hfcap.hub.card import write_card
 from hfcap.hub.publish import publish_if_asked
-from hfcap.models.vision_features import take_features
+from hfcap.models.vision_features import accept_cached_features
 from hfcap.training.build import load_captioner
-from hfcap.training.checkpoints import whole_or_removed
+from hfcap.training.checkpoints import atomic_folder
 from hfcap.training.dataset import CaptionDataset
 from hfcap.training.merge import merge_adapter
 from hfcap.training.metric_choice import metric_options
@@ -42,19 +42,19 @@ def save_captioner(run: Run, trainer: CaptionTrainer) -> PreTrainedModel:
     """
     folder, checkpoints = run.folder, Path(trainer.args.output_dir)
     if not isinstance(trainer.model, PeftModel):
-        with whole_or_removed(folder / runs.MODEL, checkpoints):
+        with atomic_folder(folder / runs.MODEL, checkpoints):
             trainer.save_model(str(folder / runs.MODEL))
         return trainer.accelerator.unwrap_model(trainer.model)
-    with whole_or_removed(folder / runs.ADAPTER, checkpoints):
+    with atomic_folder(folder / runs.ADAPTER, checkpoints):
         trainer.save_model(str(folder / runs.ADAPTER))
     with whole_weights(trainer.args):
         if trainer.is_world_process_zero():
-            with whole_or_removed(folder / runs.MERGED, checkpoints):
+            with atomic_folder(folder / runs.MERGED, checkpoints):
                 merge_adapter(run.base, folder / runs.ADAPTER, folder / runs.MERGED)
         trainer.accelerator.wait_for_everyone()
         merged = load_captioner(str(folder / runs.MERGED))[0].to(trainer.args.device)
     if trainer.eval_dataset.features is not None:
-        take_features(merged)
+        accept_cached_features(merged)
     return merged
 
 
@@ -115,8 +115,8 @@ def finish_run(
     result = evaluate_trained(trainer, artifact, captioner=shipped)
     if not trainer.is_world_process_zero():
         return
-    record = runs.read_run(folder / runs.RUN) | {"throughput": trainer.throughput_summary}
-    write_json(folder / runs.RUN, record)
+    record = runs.read_run(folder / runs.RUN_JSON) | {"throughput": trainer.throughput_summary}
+    write_json(folder / runs.RUN_JSON, record)
     earlier = None if before is None else compared[before][1]
     measured = Measured.in_run(folder, artifact, trainer.data_collator.prompt)
     write_evaluation(folder, result[1], run.rows[1], folder.name, measured, earlier, **columns)

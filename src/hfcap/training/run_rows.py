@@ -71,7 +71,7 @@ def load_split(
         "captions_column": args.captions_column,
         "on_bad_image": args.on_bad_image,
         "max_pixels": args.max_pixels,
-        "on_skip": partial(list_skipped, folder / runs.SKIPPED, split),
+        "on_skip": partial(list_skipped, folder / runs.SKIPPED_JSONL, split),
         "streaming": args.streaming,
     }
     if args.data == "scenes":

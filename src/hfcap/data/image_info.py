@@ -30,7 +30,7 @@ PAIR_BLOCK = 1024
 
 
 @dataclass(frozen=True)
-class PictureFacts:
+class ImageInfo:
     """Facts of one picture.
 
     Attributes:
@@ -50,25 +50,25 @@ class PictureFacts:
     thumbnail: np.ndarray
 
 
-def facts_of_pictures(dataset: Dataset, max_pixels: int = MAX_PIXELS) -> list[PictureFacts]:
-    """Read every picture of the column `image` once and return its facts, in row order."""
+def image_infos(dataset: Dataset, max_pixels: int = MAX_PIXELS) -> list[ImageInfo]:
+    """Read every picture of the column `image` once and return what it found, in row order."""
     images = undecoded(dataset.select_columns(["image"]))
     with ThreadPoolExecutor(cpu_count()) as pool:
         chunks = picture_chunks(images, "looking at pictures")
-        return [facts for chunk in chunks for facts in pool.map(partial(facts_of, max_pixels=max_pixels), chunk)]
+        return [info for chunk in chunks for info in pool.map(partial(image_info, max_pixels=max_pixels), chunk)]
 
 
-def facts_of(image: dict | None, max_pixels: int = MAX_PIXELS) -> PictureFacts:
-    """Return the facts of one undecoded picture."""
+def image_info(image: dict | None, max_pixels: int = MAX_PIXELS) -> ImageInfo:
+    """Examine one undecoded picture."""
     reason = why_bad_picture(image, max_pixels)
     blank = np.zeros((THUMBNAIL_SIDE, THUMBNAIL_SIDE, 3), np.uint8)
     try:
         data = read_bytes(image)
     except (OSError, ValueError):
-        return PictureFacts(reason, "", 0, 0, 0, blank)
+        return ImageInfo(reason, "", 0, 0, 0, blank)
     digest = hashlib.sha256(data).hexdigest()
     if reason is not None:
-        return PictureFacts(reason, digest, 0, 0, 0, blank)
+        return ImageInfo(reason, digest, 0, 0, 0, blank)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
         with Image.open(io.BytesIO(data)) as opened:
@@ -78,7 +78,7 @@ def facts_of(image: dict | None, max_pixels: int = MAX_PIXELS) -> PictureFacts:
                 width, height = height, width
             small = load_picture(opened)
     thumbnail = np.asarray(small.resize((THUMBNAIL_SIDE, THUMBNAIL_SIDE), Image.Resampling.BOX))
-    return PictureFacts(None, digest, width, height, difference_hash(small), thumbnail)
+    return ImageInfo(None, digest, width, height, difference_hash(small), thumbnail)
 
 
 def difference_hash(picture: Image.Image) -> int:
@@ -91,27 +91,27 @@ def difference_hash(picture: Image.Image) -> int:
     return int.from_bytes(np.packbits(bits).tobytes(), "big")
 
 
-def near_duplicates(facts: list[PictureFacts]) -> list[tuple[int, int]]:
+def near_duplicates(infos: list[ImageInfo]) -> list[tuple[int, int]]:
     """Return pairs (i, j), i < j, of readable pictures that look alike and are different files.
 
     Two pictures look alike where their hashes differ in at most `NEAR_BITS` bits and no cell of their thumbnails by
     more than `NEAR_SHADES`: other sizes, qualities and formats of one photo do, and crops by a few percent. Every pair
     is compared: seconds for 10,000 pictures, and time grows with the square.
     """
-    readable = [index for index, one in enumerate(facts) if one.reason is None]
-    hashes = np.array([facts[index].hash for index in readable], np.uint64)
+    readable = [index for index, one in enumerate(infos) if one.reason is None]
+    hashes = np.array([infos[index].hash for index in readable], np.uint64)
     pairs = []
     for start in range(0, len(readable), PAIR_BLOCK):
         block = hashes[start : start + PAIR_BLOCK, None]
         distance = np.bitwise_count(block ^ hashes[None, start:])  # (block, remaining)
         for row, column in np.argwhere(distance <= NEAR_BITS):
             first, second = readable[start + int(row)], readable[start + int(column)]
-            if first < second and _look_alike(facts[first], facts[second]):
+            if first < second and _look_alike(infos[first], infos[second]):
                 pairs.append((first, second))
     return pairs
 
 
-def _look_alike(first: PictureFacts, second: PictureFacts) -> bool:
+def _look_alike(first: ImageInfo, second: ImageInfo) -> bool:
     if first.sha256 == second.sha256:
         return False
     return int(np.abs(first.thumbnail.astype(int) - second.thumbnail).max()) <= NEAR_SHADES
