@@ -28,10 +28,10 @@ from transformers import logging, pipeline
 
 from hfcap.data.pictures import load_picture
 from hfcap.data.sources import load_captions
+from hfcap.distributed import use_all_cores
 from hfcap.generation.caption import PictureRows, caption_stream
 from hfcap.generation.decoding import generate
 from hfcap.generation.photos import Photo
-from hfcap.training.run_rows import use_all_cores
 
 PROMPT = "w0 w1 w2 w3"
 ROUNDS_OF_PHOTOS = 5

@@ -23,8 +23,8 @@ from datasets import Dataset, Features, List, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 
+from hfcap.data.caption_dataset import CaptionStream
 from hfcap.data.sources import load_captions
-from hfcap.training.dataset import CaptionStream
 
 NUM_SHARDS = 10
 BATCH_SIZE = 64

@@ -38,7 +38,7 @@ import torch
 from training_ways import DEVICE, WAYS, Settings, needed_flops, trainer_of
 from transformers import PrinterCallback, TrainerCallback, logging
 
-from hfcap.training.run_rows import use_all_cores
+from hfcap.distributed import use_all_cores
 from hfcap.training.throughput import measure_matmul, peak_memory_gib
 
 

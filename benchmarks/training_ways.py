@@ -26,6 +26,7 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
+from hfcap.data.caption_dataset import CaptionDataset
 from hfcap.data.features import cache_features
 from hfcap.data.scenes import load_scenes
 from hfcap.generation.inputs import prompt_text
@@ -41,7 +42,6 @@ from hfcap.models.vision_features import accept_cached_features
 from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments, loader_workers
 from hfcap.training.build import choose_kernels
 from hfcap.training.collators import CaptionCollator
-from hfcap.training.dataset import CaptionDataset
 from hfcap.training.trainer import CaptionTrainer
 
 PATCH = 16

@@ -22,10 +22,11 @@ from hfcap.training.arguments import DataArguments, EncoderArguments, EncoderTra
 from hfcap.training.build import build_encoder
 from hfcap.training.callbacks import run_callbacks
 from hfcap.training.checkpoints import last_complete_checkpoint, atomic_folder
-from hfcap.training.compatibility import check_encoder, current_backend
-from hfcap.training.dataset import CaptionDataset
+from hfcap.training.settings_checks import check_encoder
+from hfcap.training.engine import current_backend
+from hfcap.data.caption_dataset import CaptionDataset
 from hfcap.training.parsing import parse_arguments
-from hfcap.training.run_rows import use_all_cores
+from hfcap.distributed import use_all_cores
 from hfcap.training.run_folder import run_lock, start_run
 from hfcap.training.tagging import CaptionTagger, TagCollator, TaggingTrainer, choose_words, tag_scores
 

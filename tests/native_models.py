@@ -25,7 +25,7 @@ from transformers import (
     ViTImageProcessorPil,
 )
 
-from hfcap.training.build import train_tokenizer
+from hfcap.training.tokenizer_training import train_tokenizer
 
 SIDE = 32
 # Larger weights than usual: at 0.02 the logits hardly depend on the picture, and a wrong model would pass.

@@ -569,7 +569,7 @@ def test_parameters_are_counted_over_all_files(tmp_path):
 
 def test_run_record_is_enough_for_a_card(tmp_path):
     # The fixture above has the fields of a real record, not others.
-    from hfcap.runs import run_record
+    from hfcap.provenance import run_record
 
     record = run_record({}, seeds={}, data={}, throughput={})
     assert set(RECORD) <= set(record)

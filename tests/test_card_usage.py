@@ -29,7 +29,8 @@ from hfcap.models import (
 )
 from hfcap.models.model_types import MODEL_TYPES
 from hfcap.predictions import write_predictions
-from hfcap.runs import run_record, write_metrics
+from hfcap.provenance import run_record
+from hfcap.runs import write_metrics
 from native_models import build_native
 
 WORDS = ["<pad>", "<bos>", "<eos>", "<unk>", "<image>", "\n", *(f"word{n}" for n in range(30))]

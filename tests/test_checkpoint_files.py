@@ -12,7 +12,7 @@ from safetensors.torch import save_file
 import hfcap
 from hfcap.checkpoint_files import check_checkpoint
 from hfcap.errors import ConfigError
-from hfcap.training.build import load_captioner
+from hfcap.generation.loading import load_captioner
 
 PACKAGE = Path(hfcap.__file__).parent
 

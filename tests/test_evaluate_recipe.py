@@ -14,8 +14,8 @@ from hfcap.content_hashes import captioner_hashes, captions_sha256
 from hfcap.data.pictures import undecoded
 from hfcap.data.scenes import load_scenes
 from hfcap.errors import ConfigError
+from hfcap.generation.loading import load_captioner
 from hfcap.runs import data_fingerprint
-from hfcap.training.build import load_captioner
 
 RECIPE = Path(__file__).parents[1] / "recipes" / "evaluate.py"
 

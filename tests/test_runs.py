@@ -8,18 +8,8 @@ import numpy as np
 import pytest
 
 from hfcap.atomic_files import write_json
-from hfcap.runs import (
-    ModelSource,
-    data_fingerprint,
-    git_state,
-    library_versions,
-    read_metrics,
-    resolve_model,
-    run_record,
-    to_json,
-    without_secrets,
-    write_metrics,
-)
+from hfcap.provenance import git_state, library_versions, run_record, to_json, without_secrets
+from hfcap.runs import ModelSource, data_fingerprint, read_metrics, resolve_model, write_metrics
 
 
 def _touch(*paths):

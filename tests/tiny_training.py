@@ -5,9 +5,9 @@ from dataclasses import fields
 import torch
 from transformers import TrainerCallback
 
+from hfcap.data.caption_dataset import CaptionDataset
 from hfcap.training.arguments import CaptionTrainingArguments
 from hfcap.training.checkpoints import load_weights
-from hfcap.training.dataset import CaptionDataset
 from hfcap.training.trainer import CaptionTrainer
 
 # Renamed in transformers 5.23.

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from hfcap.data.sources import load_captions
     from hfcap.generation.caption import caption
+    from hfcap.generation.loading import load_captioner
     from hfcap.metrics import compute_metrics
     from hfcap.training.arguments import CaptionTrainingArguments
-    from hfcap.training.build import load_captioner
     from hfcap.training.trainer import CaptionTrainer
 
 __version__ = "0.1.0"
@@ -24,7 +24,7 @@ _MODULES = {
     "CaptionTrainingArguments": "hfcap.training.arguments",
     "caption": "hfcap.generation.caption",
     "compute_metrics": "hfcap.metrics",
-    "load_captioner": "hfcap.training.build",
+    "load_captioner": "hfcap.generation.loading",
     "load_captions": "hfcap.data.sources",
 }
 __all__ = [

@@ -1,5 +1,6 @@
 """Runs of several processes: what one decides for all, how they stay in step, and how weights load."""
 
+import os
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
@@ -122,3 +123,9 @@ def whole_weights(args: TrainingArguments) -> Iterator[None]:
         yield
     finally:
         set_hf_deepspeed_config(plugin.hf_ds_config)  # `generate` asks it whether processes must stay in step
+
+
+def use_all_cores() -> None:
+    """Give torch this process's share of the cores: `accelerate launch` sets OMP_NUM_THREADS=1, one core."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))

@@ -11,6 +11,7 @@ from transformers import PreTrainedModel
 
 from hfcap import runs
 from hfcap.content_hashes import captioner_hashes, captions_sha256
+from hfcap.data.caption_dataset import CaptionDataset
 from hfcap.data.pictures import load_picture, undecoded
 from hfcap.data.scene_checking import ASPECTS, wrong_facts
 from hfcap.data.scene_facts import scene_from_json
@@ -32,7 +33,6 @@ from hfcap.metrics.compute import score
 from hfcap.metrics.metric import Inputs
 from hfcap.predictions import write_predictions
 from hfcap.report import Example, write_report
-from hfcap.training.dataset import CaptionDataset
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import Literal
 
 from hfcap import runs
+from hfcap.data.caption_dataset import CaptionDataset
 from hfcap.data.pictures import undecoded
-from hfcap.distributed import join_processes
+from hfcap.distributed import join_processes, use_all_cores
 from hfcap.evaluation import (
     Measured,
     describe_data,
@@ -16,15 +17,14 @@ from hfcap.evaluation import (
     write_evaluation,
 )
 from hfcap.generation.inputs import caption_prompt
+from hfcap.generation.loading import load_captioner
 from hfcap.generation.settings import change_decoding
 from hfcap.metrics import CLIP_MODEL, DEFAULT_METRICS
+from hfcap.training.argument_checks import check_minima
 from hfcap.training.arguments import TOKENIZER_HELP, SourceArguments
-from hfcap.training.build import load_captioner
-from hfcap.training.dataset import CaptionDataset
-from hfcap.training.limits import check_smallest
 from hfcap.training.metric_choice import CLIP_MODEL_HELP, METRICS_HELP, check_metrics, metric_options
 from hfcap.training.parsing import parse_arguments
-from hfcap.training.run_rows import load_evaluation_split, use_all_cores
+from hfcap.training.run_rows import load_evaluation_split
 
 
 @dataclass
@@ -34,15 +34,15 @@ class EvaluationArguments:
     model: str = field(metadata={"help": "Run folder, model or adapter folder, or Hub id."})
     load_in_4bit: bool = field(default=False, metadata={"help": "Load the language model in NF4."})
     output_dir: str | None = field(default=None, metadata={"help": "Where the results go."})
-    batch_size: int = field(default=16, metadata={"help": "Pictures decoded together."})
+    batch_size: int = field(default=16, metadata={"min": 1, "help": "Pictures decoded together."})
     tokenizer: Literal["ptb", "intl", "zh", "char"] = field(default="ptb", metadata={"help": TOKENIZER_HELP})
     metrics: str = field(default=",".join(DEFAULT_METRICS), metadata={"help": METRICS_HELP})
     clip_model: str = field(default=CLIP_MODEL, metadata={"help": CLIP_MODEL_HELP})
-    num_beams: int | None = field(default=None, metadata={"help": "The model's own setting by default."})
+    num_beams: int | None = field(default=None, metadata={"min": 1, "help": "The model's own setting by default."})
     length_penalty: float | None = field(default=None, metadata={"help": "The model's own setting by default."})
 
     def __post_init__(self):
-        check_smallest(self)
+        check_minima(self)
         check_metrics(self)
 
 

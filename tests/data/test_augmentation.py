@@ -5,8 +5,8 @@ import pytest
 from PIL import Image
 
 from hfcap.data.augmentation import color_jitter, color_jitter_is_true, random_crop
+from hfcap.data.caption_dataset import CaptionDataset
 from hfcap.data.scenes import load_scenes
-from hfcap.training.dataset import CaptionDataset
 
 
 @pytest.mark.parametrize(

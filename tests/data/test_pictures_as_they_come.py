@@ -7,9 +7,9 @@ import pytest
 import torch
 from PIL import Image
 
+from hfcap.data.caption_dataset import CaptionDataset
 from hfcap.data.sources import load_captions
 from hfcap.training.collators import CaptionCollator
-from hfcap.training.dataset import CaptionDataset
 
 RED = (255, 0, 0)
 

@@ -167,7 +167,7 @@ def test_a_broken_run_goes_on_where_it_was(folder, captioner, tmp_path, capsys, 
     assert not list(tmp_path.glob("*.part-*"))
     text = output.read_text()
 
-    monkeypatch.setattr("hfcap.training.build.load_captioner", None)  # nothing to do: no model is loaded
+    monkeypatch.setattr("hfcap.generation.loading.load_captioner", None)  # nothing to do: no model is loaded
     cli.main(command)
     assert output.read_text() == text
     assert "5 of 5 photos have a caption already" in capsys.readouterr().out

@@ -8,9 +8,10 @@ from huggingface_hub import constants
 from hfcap import runs
 from hfcap.atomic_files import write_json
 from hfcap.data.scenes import load_scenes
+from hfcap.generation.loading import load_captioner
 from hfcap.hub import verify
 from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
-from hfcap.training.build import build_captioner, load_captioner
+from hfcap.training.build import build_captioner
 from hfcap.training.strategies import apply_strategy
 from hub.tiny_exports import DECODERS, TINY_VIT, see
 

@@ -12,10 +12,10 @@ from transformers import PreTrainedModel, ProcessorMixin
 from hfcap import cli, runs
 from hfcap.errors import ConfigError, VerificationError
 from hfcap.generation.inputs import caption_prompt, keep_caption_prompt
+from hfcap.generation.loading import load_processor
 from hfcap.hub import export, verify
 from hfcap.hub.export import export_run
 from hfcap.models.model_types import MODEL_TYPES
-from hfcap.training.build import load_processor
 from hfcap.training.merge import merge_adapter
 from native_models import BUILDERS, build_native
 

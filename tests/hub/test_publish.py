@@ -17,12 +17,12 @@ from hfcap.data.pictures import undecoded
 from hfcap.errors import VerificationError
 from hfcap.evaluation import Measured, describe_data, judge, write_evaluation
 from hfcap.generation.caption import caption_rows
+from hfcap.generation.loading import load_captioner
 from hfcap.hub import export, verify
 from hfcap.hub import publish as publishing
 from hfcap.hub.adapters import Base
 from hfcap.hub.card import copy_records, write_card
 from hfcap.hub.push import Target
-from hfcap.training.build import load_captioner
 from hfcap.training.merge import merge_adapter
 from hub.local_hub import LocalHub
 

@@ -25,16 +25,17 @@ from torch.distributed.tensor import DTensor
 from torch.utils.data import Subset
 from transformers import set_seed
 
+from hfcap.data.caption_dataset import CaptionDataset
 from hfcap.data.scenes import load_scenes
 from hfcap.distributed import whole_weights
 from hfcap.errors import WorkError
+from hfcap.generation.loading import load_captioner
 from hfcap.generation.sharded import caption_sharded
 from hfcap.models.model_types import spec_of
 from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
-from hfcap.training.build import build_captioner, load_captioner
+from hfcap.training.build import build_captioner
 from hfcap.training.checkpoints import last_complete_checkpoint
 from hfcap.training.collators import CaptionCollator
-from hfcap.training.dataset import CaptionDataset
 from hfcap.training.strategies import apply_strategy
 from hfcap.training.trainer import CaptionTrainer
 from native_models import build_native

@@ -16,13 +16,13 @@ import torch
 from tiny import TINY_ENCODER, TINY_LLAMA
 from transformers import set_seed
 
+from hfcap.data.caption_dataset import CaptionDataset
 from hfcap.data.scenes import load_scenes
 from hfcap.errors import run_main
 from hfcap.training import trainer as trainer_module
 from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
 from hfcap.training.build import build_captioner
 from hfcap.training.collators import CaptionCollator
-from hfcap.training.dataset import CaptionDataset
 from hfcap.training.trainer import CaptionTrainer
 
 

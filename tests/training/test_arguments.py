@@ -3,13 +3,8 @@ import torch
 
 from hfcap.errors import ConfigError
 from hfcap.metrics import DEFAULT_METRICS, value_keys
-from hfcap.training.arguments import (
-    CaptionTrainingArguments,
-    DataArguments,
-    EncoderTrainingArguments,
-    ModelArguments,
-    fast_bfloat16,
-)
+from hfcap.models.precision import fast_bfloat16
+from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, EncoderTrainingArguments, ModelArguments
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.parsing import parse_arguments
 from hfcap.training.scst import ScstArguments

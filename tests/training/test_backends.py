@@ -16,10 +16,10 @@ from pathlib import Path
 import backend_run
 import pytest
 
+from hfcap.data.caption_dataset import CaptionDataset
 from hfcap.generation.caption import caption_rows
+from hfcap.generation.loading import load_captioner
 from hfcap.models.model_types import MODEL_TYPES
-from hfcap.training.build import load_captioner
-from hfcap.training.dataset import CaptionDataset
 
 ROOT = Path(__file__).parents[2]
 # A model type of each family of the table; of the native ones two that are built differently.

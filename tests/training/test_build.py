@@ -10,8 +10,9 @@ from tiny import TINY_ENCODER, TINY_GPT2, TINY_LLAMA
 from hfcap.errors import ConfigError
 from hfcap.generation.caption import caption_rows
 from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
-from hfcap.training.build import build_captioner, train_tokenizer
+from hfcap.training.build import build_captioner
 from hfcap.training.collators import CaptionCollator, check_positions
+from hfcap.training.tokenizer_training import train_tokenizer
 from hfcap.training.trainer import model_inputs
 from tiny_training import loads_whole
 

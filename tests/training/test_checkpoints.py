@@ -15,7 +15,7 @@ from hfcap.training.checkpoints import (
     last_complete_checkpoint,
     remove_incomplete_checkpoints,
 )
-from hfcap.training.compatibility import checkpoint_engine
+from hfcap.training.engine import checkpoint_engine
 
 
 def make_checkpoint(folder, step, state='{"global_step": 3}'):

@@ -14,7 +14,9 @@ from transformers import AutoConfig
 from hfcap.errors import ConfigError
 from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
 from hfcap.training.build import choose_kernels
-from hfcap.training.compatibility import SUPPORT, check_captioner, check_supported, current_backend, support_table
+from hfcap.training.engine import current_backend
+from hfcap.training.settings_checks import check_captioner, check_supported
+from hfcap.training.support import SUPPORT, support_table
 from native_models import build_native
 
 ROOT = Path(__file__).parents[2]

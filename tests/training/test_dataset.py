@@ -8,10 +8,11 @@ import torch
 from PIL import ImageOps
 
 from hfcap.baselines import WithoutPicture, most_frequent_caption
+from hfcap.data.caption_dataset import CaptionDataset
 from hfcap.models.vision_features import find_encoder
 from hfcap.training import steps
 from hfcap.training.arguments import DataArguments, ModelArguments
-from hfcap.training.dataset import CaptionDataset, EpochSampler
+from hfcap.training.epoch_sampler import EpochSampler
 
 
 def test_every_image_comes_once_an_epoch_in_an_order_of_its_own():

@@ -11,16 +11,18 @@ from tiny import TINY_ENCODER, TINY_LLAMA
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from hfcap import runs
+from hfcap.data.caption_dataset import CaptionDataset
 from hfcap.errors import ConfigError
 from hfcap.evaluation import evaluate_captioner
 from hfcap.generation.caption import caption_rows, generate_tokens
 from hfcap.generation.decoding import generate
+from hfcap.generation.loading import load_captioner
 from hfcap.models.model_types import spec_of
 from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
-from hfcap.training.build import build_captioner, load_captioner, train_tokenizer
+from hfcap.training.build import build_captioner
 from hfcap.training.collators import CaptionCollator
-from hfcap.training.dataset import CaptionDataset
 from hfcap.training.scst import ScstArguments, ScstTrainer, caption_reward
+from hfcap.training.tokenizer_training import train_tokenizer
 from native_models import PROMPT
 from tiny_training import STEPS_ALONE
 

@@ -6,13 +6,13 @@ from safetensors.torch import load_file, save_file
 from tiny import TINY_ENCODER
 from transformers import AutoConfig, AutoModel, TrainerCallback, ViTImageProcessorPil
 
+from hfcap.data.caption_dataset import CaptionDataset
 from hfcap.errors import VerificationError, WorkError
 from hfcap.hub.export import export_run
 from hfcap.metrics.reward import CiderDReward
 from hfcap.models.finite import non_finite_weights
 from hfcap.training.arguments import EncoderTrainingArguments
 from hfcap.training.collators import CaptionCollator
-from hfcap.training.dataset import CaptionDataset
 from hfcap.training.merge import merge_adapter, read_adapter
 from hfcap.training.scst import ScstArguments, ScstTrainer
 from hfcap.training.strategies import apply_strategy

@@ -8,9 +8,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoModelForImageTextToText, Qwen2_5_VLConfig
 
-from hfcap.training.build import load_captioner
+from hfcap.data.caption_dataset import CaptionDataset
+from hfcap.generation.loading import load_captioner
 from hfcap.training.collators import CaptionCollator
-from hfcap.training.dataset import CaptionDataset
 from hfcap.training.flops import needed_flops
 from hfcap.training.loss import token_loss
 from hfcap.training.strategies import apply_strategy

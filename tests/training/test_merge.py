@@ -9,8 +9,9 @@ from safetensors.torch import load_file, save_file
 from tiny import TINY_ENCODER, TINY_LLAMA
 
 from hfcap.errors import ConfigError, VerificationError
+from hfcap.generation.loading import load_captioner
 from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
-from hfcap.training.build import build_captioner, load_captioner
+from hfcap.training.build import build_captioner
 from hfcap.training.merge import check_merge, load_base, merge_adapter, read_adapter
 from hfcap.training.strategies import apply_strategy
 

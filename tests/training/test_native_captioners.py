@@ -8,18 +8,18 @@ from accelerate.utils import FullyShardedDataParallelPlugin
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
 
+from hfcap.data.caption_dataset import CaptionDataset
 from hfcap.distributed import prepare_fsdp
 from hfcap.errors import ConfigError, WorkError
 from hfcap.generation.caption import caption_rows
 from hfcap.generation.inputs import caption_prompt, keep_caption_prompt
+from hfcap.generation.loading import load_captioner
 from hfcap.models.model_types import MODEL_TYPES, is_packable, spec_of, spec_of_type
 from hfcap.training.arguments import CaptionTrainingArguments
-from hfcap.training.build import load_captioner
 from hfcap.training.checkpoints import load_weights
 from hfcap.training.collators import CaptionCollator
-from hfcap.training.compatibility import choose_packing
-from hfcap.training.dataset import CaptionDataset
 from hfcap.training.merge import merge_adapter
+from hfcap.training.settings_checks import choose_packing
 from hfcap.training.strategies import TRAINED_PARTS, apply_strategy, part_of
 from hfcap.training.trainer import CaptionTrainer
 from native_models import BERT, BUILDERS, LLAMA, NEED_TORCHVISION, PROMPT, QWEN2

@@ -5,17 +5,17 @@ import logging
 import pytest
 import torch
 
+from hfcap.data.caption_dataset import CaptionDataset
 from hfcap.data.features import cache_features
 from hfcap.errors import ConfigError
 from hfcap.generation.caption import caption_rows
 from hfcap.generation.inputs import keep_caption_prompt
+from hfcap.generation.loading import load_captioner
 from hfcap.models.model_types import MODEL_TYPES
 from hfcap.models.vision_features import accept_cached_features, find_encoder
 from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
-from hfcap.training.build import load_captioner
 from hfcap.training.collators import CaptionCollator
-from hfcap.training.compatibility import check_supported
-from hfcap.training.dataset import CaptionDataset
+from hfcap.training.settings_checks import check_supported
 from hfcap.training.strategies import TRAINED_PARTS, apply_strategy, part_of
 from hfcap.training.trainer import CaptionTrainer
 from native_models import PROMPT

@@ -16,13 +16,14 @@ import yaml
 from tiny import TINY_ENCODER, TINY_LLAMA
 
 from hfcap import runs
+from hfcap.data.caption_dataset import CaptionDataset
 from hfcap.data.features import cache_features
 from hfcap.generation.caption import caption_rows
+from hfcap.generation.loading import load_captioner
 from hfcap.models.model_utils import compile_layers, is_compiled
 from hfcap.training.arguments import ModelArguments
-from hfcap.training.build import choose_kernels, load_captioner
+from hfcap.training.build import choose_kernels
 from hfcap.training.collators import CaptionCollator
-from hfcap.training.dataset import CaptionDataset
 from hfcap.training.strategies import apply_strategy, four_bit_parts
 from tiny_training import KeepGradients, make_trainer
 

@@ -4,8 +4,8 @@ import pytest
 import torch
 from torch.nn.attention.flex_attention import BlockMask, create_mask
 
+from hfcap.data.caption_dataset import CaptionDataset
 from hfcap.training.collators import CaptionCollator
-from hfcap.training.dataset import CaptionDataset
 from hfcap.training.packing import (
     join_images,
     may_attend,

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from hfcap.data.caption_dataset import CaptionDataset
 from hfcap.errors import ConfigError
 from hfcap.training.arguments import CaptionTrainingArguments
 from hfcap.training.collators import CaptionCollator
-from hfcap.training.dataset import CaptionDataset
 from hfcap.training.plan import RowSampler, count_rows, image_lengths, plan_rows, train_sampler
 
 

@@ -5,12 +5,12 @@ import logging
 import pytest
 import torch
 
+from hfcap.data.caption_dataset import CaptionDataset
 from hfcap.errors import ConfigError
 from hfcap.generation.inputs import encode_prefix
 from hfcap.training.arguments import CaptionTrainingArguments, EncoderTrainingArguments, ModelArguments
 from hfcap.training.collators import CaptionCollator
-from hfcap.training.compatibility import check_learning_rates, check_model
-from hfcap.training.dataset import CaptionDataset
+from hfcap.training.settings_checks import check_learning_rates, check_model
 from hfcap.training.strategies import TRAINED_PARTS, apply_strategy
 from hfcap.training.tagging import CaptionTagger, TagCollator, TaggingTrainer, choose_words
 from native_models import PROMPT, build_native

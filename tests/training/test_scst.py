@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
+from hfcap.data.caption_dataset import CaptionDataset
 from hfcap.errors import ConfigError
 from hfcap.generation.inputs import end_token_id
 from hfcap.metrics.ptb_tokenizer import tokenize
 from hfcap.training.collators import CaptionCollator
-from hfcap.training.dataset import CaptionDataset
 from hfcap.training.scst import (
     END_WORD,
     PictureCollator,

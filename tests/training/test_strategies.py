@@ -5,16 +5,16 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from hfcap.errors import VerificationError
+from hfcap.generation.loading import load_captioner
 from hfcap.models.model_types import MODEL_TYPES
+from hfcap.models.quantization import four_bit_config
 from hfcap.training import build
-from hfcap.training.build import load_captioner
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.merge import merge_adapter
 from hfcap.training.strategies import (
     TRAINED_PARTS,
     apply_strategy,
     check_only_lm_is_four_bit,
-    four_bit_config,
     four_bit_parts,
     parameter_table,
     part_of,

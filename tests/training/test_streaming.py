@@ -7,16 +7,16 @@ import pytest
 from datasets import IterableDataset
 from torch.utils.data import DataLoader
 
+from hfcap.data.caption_dataset import CaptionDataset, CaptionStream
 from hfcap.data.scenes import load_scenes
 from hfcap.data.sources import load_captions
 from hfcap.errors import ConfigError
 from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, ModelArguments
 from hfcap.training.checkpoints import last_complete_checkpoint
 from hfcap.training.collators import CaptionCollator
-from hfcap.training.compatibility import check_data
-from hfcap.training.dataset import CaptionDataset, CaptionStream
 from hfcap.training.run_folder import open_run
 from hfcap.training.run_rows import load_splits
+from hfcap.training.settings_checks import check_data
 from hfcap.training.trainer import CaptionTrainer
 from tiny_training import STEPS_ALONE
 

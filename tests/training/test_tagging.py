@@ -8,13 +8,13 @@ import torch
 from tiny import TINY_ENCODER
 from transformers import AutoConfig, AutoModel, EvalPrediction, ViTImageProcessorPil, set_seed
 
+from hfcap.data.caption_dataset import CaptionDataset
 from hfcap.data.scenes import load_scenes
 from hfcap.errors import ConfigError
 from hfcap.models.image_features import encode_images
+from hfcap.training.argument_checks import TAGGING_FIGURES
 from hfcap.training.arguments import DataArguments, EncoderArguments, EncoderTrainingArguments
-from hfcap.training.compatibility import check_encoder
-from hfcap.training.dataset import CaptionDataset
-from hfcap.training.limits import TAGGING_FIGURES
+from hfcap.training.settings_checks import check_encoder
 from hfcap.training.tagging import CaptionTagger, TagCollator, TaggingTrainer, choose_words, tag_scores, words_of
 from tiny_training import STEPS_ALONE
 

@@ -6,12 +6,12 @@ import pytest
 import torch
 from torch import nn
 
+from hfcap.data.caption_dataset import CaptionDataset
 from hfcap.errors import WorkError
 from hfcap.models.model_utils import compile_layers, is_compiled
 from hfcap.training.arguments import ModelArguments
 from hfcap.training.build import choose_kernels
 from hfcap.training.collators import CaptionCollator
-from hfcap.training.dataset import CaptionDataset
 from hfcap.training.plan import RowSampler, image_lengths
 from hfcap.training.results import evaluate_trained
 from hfcap.training.throughput import Throughput, Work, count_batch

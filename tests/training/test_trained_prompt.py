@@ -11,8 +11,8 @@ from tiny import TINY_ENCODER, TINY_LLAMA
 from hfcap import cli
 from hfcap.errors import ConfigError
 from hfcap.generation.inputs import caption_prompt
+from hfcap.generation.loading import load_processor
 from hfcap.models.model_types import MODEL_TYPES
-from hfcap.training.build import load_processor
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 PROMPT = "What do you see here?"

@@ -18,13 +18,13 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from tiny import TINY_ENCODER, TINY_GPT2, TINY_LLAMA
 from transformers import TrainerCallback, set_seed
 
+from hfcap.data.caption_dataset import CaptionDataset, CaptionStream
 from hfcap.data.scenes import load_scenes
 from hfcap.errors import run_main
 from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
 from hfcap.training.build import build_captioner
 from hfcap.training.checkpoints import last_complete_checkpoint
 from hfcap.training.collators import CaptionCollator
-from hfcap.training.dataset import CaptionDataset, CaptionStream
 from hfcap.training.trainer import CaptionTrainer
 
 

@@ -67,12 +67,12 @@ def evaluate_alts(args: Namespace) -> None:
 
     from hfcap import runs
     from hfcap.content_hashes import captioner_hashes
+    from hfcap.data.caption_dataset import CaptionDataset
     from hfcap.data.sources import load_captions
+    from hfcap.distributed import use_all_cores
     from hfcap.generation.caption import caption_rows
     from hfcap.generation.inputs import caption_prompt
-    from hfcap.training.build import load_captioner
-    from hfcap.training.dataset import CaptionDataset
-    from hfcap.training.run_rows import use_all_cores
+    from hfcap.generation.loading import load_captioner
 
     source = runs.resolve_model(args.model).path
     try:

@@ -165,11 +165,11 @@ def _captions(args: Namespace, images: Sequence[str], groups: list[list[dict]]) 
     from accelerate import PartialState
     from tqdm.auto import tqdm
 
+    from hfcap.distributed import use_all_cores
     from hfcap.generation.caption import caption_stream
     from hfcap.generation.inputs import caption_prompt
+    from hfcap.generation.loading import load_captioner
     from hfcap.runs import resolve_model
-    from hfcap.training.build import load_captioner
-    from hfcap.training.run_rows import use_all_cores
 
     use_all_cores()
     model, processor = load_captioner(resolve_model(args.model).path)

@@ -18,7 +18,7 @@ from hfcap.data.records import is_blank
 from hfcap.data.rows import WHERE, has_ids, one_row_an_image
 from hfcap.data.sources import load_rows, source_contents, split_names
 from hfcap.errors import beginning, printable
-from hfcap.generation.plain_text import COMMON
+from hfcap.models.plain_text import COMMON
 
 SCHEMA_VERSION = 1
 LONG_CAPTION_WORDS = 50  # where no processor says how many tokens a caption has

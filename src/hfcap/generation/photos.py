@@ -216,11 +216,11 @@ def _captions(args: Namespace, source: str, photos: list[Photo], skipped: list[s
     from accelerate import PartialState
     from tqdm.auto import tqdm
 
+    from hfcap.distributed import use_all_cores
     from hfcap.generation.caption import PictureRows, caption_stream
     from hfcap.generation.inputs import caption_prompt
+    from hfcap.generation.loading import load_captioner
     from hfcap.generation.settings import change_decoding
-    from hfcap.training.build import load_captioner
-    from hfcap.training.run_rows import use_all_cores
 
     use_all_cores()
     model, processor = load_captioner(source, args.load_in_4bit)

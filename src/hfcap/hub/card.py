@@ -20,7 +20,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from hfcap import runs
 from hfcap.atomic_files import write_atomic, write_json
 from hfcap.hub.card_claims import captions_match, describe_prompt, describe_weights, evaluated_data
-from hfcap.hub.card_data import MODEL_TYPES, CardData, read_card_data, write_card_data
+from hfcap.hub.card_data import CARD_JSON, CardData, read_card_data, write_card_data
 from hfcap.hub.card_metadata import (
     EVAL_RESULTS,
     TAGS,
@@ -32,7 +32,7 @@ from hfcap.hub.card_metadata import (
     needs_hfcap,
 )
 from hfcap.hub.usage import usage_code
-from hfcap.models.model_types import MODEL_TYPES as CAPTIONERS
+from hfcap.models.model_types import MODEL_TYPES
 from hfcap.origins import PARTS, part_name, public_record
 
 WORDS_START = "<!-- Your own words go here; they are kept when hfcap writes this card again. -->"
@@ -127,7 +127,7 @@ def render_card(given: Given, metrics: Mapping[str, Any], run: Mapping[str, Any]
             is_demo=arguments.get("data") == "scenes",
             needs_hfcap=needs_hfcap(card_data),
             trust=", trust_remote_code=True" if card_data.form == "remote-code" else "",
-            usage=usage_code(card_data.model_type, card_data.prompt) if card_data.model_type in CAPTIONERS else None,
+            usage=usage_code(card_data.model_type, card_data.prompt) if card_data.model_type in MODEL_TYPES else None,
             procedure=_procedure(run),
             hardware=_hardware(run["machine"]),
             compute=_compute(run),
@@ -174,7 +174,7 @@ def copy_records(run: Path, folder: Path) -> Path:
 
     What only this machine knows (command line, paths) stays behind; see `public_record`.
     """
-    for name in (runs.CARD_README, MODEL_TYPES):
+    for name in (runs.CARD_README, CARD_JSON):
         write_atomic(folder / name, (run / name).read_bytes())
     _copy_measured(run, folder, read_card_data(folder, recorded=True))
     return folder / runs.CARD_README

@@ -12,7 +12,8 @@ from hfcap.data.augmentation import LARGEST_JITTER, SMALLEST_CROP
 from hfcap.data.pictures import MAX_PIXELS
 from hfcap.errors import ConfigError, shown
 from hfcap.metrics import CLIP_MODEL, DEFAULT_METRICS, value_keys
-from hfcap.training.limits import TAGGING_FIGURES, check_best_metric, check_smallest
+from hfcap.models.precision import fast_bfloat16
+from hfcap.training.argument_checks import TAGGING_FIGURES, check_best_metric, check_minima
 from hfcap.training.metric_choice import CLIP_MODEL_HELP, METRICS_HELP, check_metrics, text_metrics
 
 
@@ -34,18 +35,20 @@ class SourceArguments:
     )
     eval_split: str = field(default="validation", metadata={"help": "Split to evaluate on."})
     max_eval_images: int | None = field(
-        default=None, metadata={"help": "Evaluate the first images only; with 'scenes', how many to draw."}
+        default=None, metadata={"min": 1, "help": "Evaluate the first images only; with 'scenes', how many to draw."}
     )
     scenes_style: Literal["caption", "alt_text"] = field(
         default="caption", metadata={"help": "Wording of the embedded data set's references."}
     )
     scenes_image_size: int = field(
-        default=96, metadata={"help": "Side of the embedded data set's pictures in pixels."}
+        default=96, metadata={"min": 1, "help": "Side of the embedded data set's pictures in pixels."}
     )
     on_bad_image: Literal["error", "skip"] = field(
         default="error", metadata={"help": "A picture that cannot be read stops the run with a list, or is left out."}
     )
-    max_pixels: int = field(default=MAX_PIXELS, metadata={"help": "A picture of more pixels cannot be read."})
+    max_pixels: int = field(
+        default=MAX_PIXELS, metadata={"min": 1, "help": "A picture of more pixels cannot be read."}
+    )
     streaming: bool = field(
         default=False,
         metadata={"help": "Hold one training image at a time (needs max_steps), and the evaluation split in memory."},
@@ -55,7 +58,7 @@ class SourceArguments:
     )
 
     def __post_init__(self):
-        check_smallest(self)
+        check_minima(self)
 
 
 @dataclass
@@ -63,9 +66,10 @@ class DataArguments(SourceArguments):
     """`SourceArguments` of a training: what it reads as well, and how a step uses it."""
 
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
-    max_train_images: int | None = field(default=None, metadata={"help": "The same for the training split."})
+    max_train_images: int | None = field(default=None, metadata={"min": 1, "help": "The same for the training split."})
     references: int | None = field(
-        default=None, metadata={"help": "References of an image a step uses, drawn anew each epoch; all by default."}
+        default=None,
+        metadata={"min": 1, "help": "References of an image a step uses, drawn anew each epoch; all by default."},
     )
     mirror: bool = field(
         default=False, metadata={"help": "Flip pictures at random where no caption names left or right."}
@@ -99,10 +103,12 @@ class EncoderArguments:
     encoder_config: dict | str | None = field(
         default=None, metadata={"help": "Configuration of an encoder trained from scratch, `model_type` included."}
     )
-    image_size: int | None = field(default=None, metadata={"help": "Side of the square picture the encoder sees."})
+    image_size: int | None = field(
+        default=None, metadata={"min": 1, "help": "Side of the square picture the encoder sees."}
+    )
 
     def __post_init__(self):
-        check_smallest(self)
+        check_minima(self)
         for name in ("encoder_config", "decoder_config", "bridge_config", "image_processor_config"):
             value = getattr(self, name, None)
             if isinstance(value, str):
@@ -141,7 +147,7 @@ class ModelArguments(EncoderArguments):
         metadata={"help": "Settings of a loaded model's image processor to change (`do_image_splitting: false`)."},
     )
     vocab_size: int = field(
-        default=4096, metadata={"help": "Entries of the BPE tokenizer that a decoder from scratch gets."}
+        default=4096, metadata={"min": 259, "help": "Entries of the BPE tokenizer that a decoder from scratch gets."}
     )
     plain_text: bool = field(
         default=False, metadata={"help": "That tokenizer reads and writes lower case without punctuation."}
@@ -160,9 +166,11 @@ class ModelArguments(EncoderArguments):
         default=False,
         metadata={"help": "torch.compile each layer of encoder and language model: faster on a GPU after a minute."},
     )
-    lora_r: int = field(default=16, metadata={"help": "Rank of the LoRA matrices."})
-    lora_alpha: int = field(default=32, metadata={"help": "The LoRA update is scaled by lora_alpha / lora_r."})
-    lora_dropout: float = field(default=0.0, metadata={"help": "Dropout before the LoRA matrices."})
+    lora_r: int = field(default=16, metadata={"min": 1, "help": "Rank of the LoRA matrices."})
+    lora_alpha: int = field(
+        default=32, metadata={"min": 1, "help": "The LoRA update is scaled by lora_alpha / lora_r."}
+    )
+    lora_dropout: float = field(default=0.0, metadata={"min": 0, "help": "Dropout before the LoRA matrices."})
     feature_cache: bool = field(
         default=False, metadata={"help": "Compute a frozen encoder's features once and read them from disk."}
     )
@@ -221,7 +229,7 @@ class RunArguments(TrainingArguments):
     )
     tokenizer: Literal["ptb", "intl", "zh", "char"] = field(default="ptb", metadata={"help": TOKENIZER_HELP})
     early_stopping_patience: int | None = field(
-        default=None, metadata={"help": "Stop after so many evaluations without a better metric."}
+        default=None, metadata={"min": 1, "help": "Stop after so many evaluations without a better metric."}
     )
     dataloader_num_workers: int | None = field(
         default=None,
@@ -267,7 +275,7 @@ class RunArguments(TrainingArguments):
                 f"configuration), and precision is {self.precision!r} here: give --precision bfloat16, or "
                 "accelerate launch --mixed_precision no"
             )
-        check_smallest(self)
+        check_minima(self)
         if self.early_stopping_patience is not None and (
             self.eval_strategy == "no" or self.metric_for_best_model is None
         ):
@@ -293,33 +301,45 @@ class CaptionTrainingArguments(RunArguments):
     )
     max_row_tokens: int | None = field(
         default=None,
-        metadata={"help": "Several images share a packed row, up to so many tokens; the batch size counts rows then."},
+        metadata={
+            "min": 1,
+            "help": "Several images share a packed row, up to so many tokens; the batch size counts rows then.",
+        },
     )
     pad_to_multiple_of: int = field(
-        default=1, metadata={"help": "Rows are padded to a multiple of so many tokens, for few different shapes."}
+        default=1,
+        metadata={"min": 1, "help": "Rows are padded to a multiple of so many tokens, for few different shapes."},
     )
     max_caption_tokens: int = field(
-        default=64, metadata={"help": "Longer references are cut, and do not teach where a caption ends."}
+        default=64, metadata={"min": 2, "help": "Longer references are cut, and do not teach where a caption ends."}
     )
-    encoder_learning_rate: float | None = field(default=None, metadata={"help": "learning_rate where not given."})
-    projector_learning_rate: float | None = field(default=None, metadata={"help": "learning_rate where not given."})
+    encoder_learning_rate: float | None = field(
+        default=None, metadata={"min": 0, "help": "learning_rate where not given."}
+    )
+    projector_learning_rate: float | None = field(
+        default=None, metadata={"min": 0, "help": "learning_rate where not given."}
+    )
     eval_caption_images: int = field(
-        default=200, metadata={"help": "Images captioned in each evaluation while training (the first of the split)."}
+        default=200,
+        metadata={"min": 1, "help": "Images captioned in each evaluation while training (the first of the split)."},
     )
     metrics: str = field(default=",".join(DEFAULT_METRICS), metadata={"help": METRICS_HELP})
     clip_model: str = field(default=CLIP_MODEL, metadata={"help": CLIP_MODEL_HELP})
     metric_for_best_model: str | None = field(default="cider", metadata={"help": "What is best."})
     num_beams: int | None = field(
         default=None,
-        metadata={"help": "Kept in generation_config.json; by default a loaded model's own, 3 for a new one."},
+        metadata={
+            "min": 1,
+            "help": "Kept in generation_config.json; by default a loaded model's own, 3 for a new one.",
+        },
     )
     length_penalty: float | None = field(default=None, metadata={"help": "The same; 1.0 for a new one."})
     no_repeat_ngram_size: int | None = field(
-        default=None, metadata={"help": "The same; 0, any repetition is allowed, for a new one."}
+        default=None, metadata={"min": 0, "help": "The same; 0, any repetition is allowed, for a new one."}
     )
     max_new_tokens: int | None = field(
         default=None,
-        metadata={"help": "The same; 40 for a new one, or what the references need."},
+        metadata={"min": 1, "help": "The same; 40 for a new one, or what the references need."},
     )
     dry_run: bool = field(
         default=False, metadata={"help": "Show a batch, the parameters and an estimate; do not train."}
@@ -371,14 +391,3 @@ def loader_workers(on_cpu: bool) -> int:
     if on_cpu:
         return 0
     return max(1, min(8, os.cpu_count() // int(os.environ.get("LOCAL_WORLD_SIZE", "1")) - 1))
-
-
-def fast_bfloat16(on_cpu: bool) -> bool:
-    """Whether bfloat16 pays here.
-
-    On a CPU it does with AVX512-BF16 or AMX only; without them it may be thousands of times slower than float32. GPUs
-    without it (T4, V100) emulate it, slowly.
-    """
-    if on_cpu:
-        return torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return torch.cuda.is_bf16_supported(including_emulation=False)

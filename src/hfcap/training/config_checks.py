@@ -1,17 +1,16 @@
 """What is said of a captioner's parts, before they are built: configurations, and where pretrained ones lie."""
 
 import inspect
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from copy import deepcopy
 from dataclasses import fields
-from textwrap import shorten
 
 from huggingface_hub.errors import StrictDataclassError
-from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, AutoConfig, GenerationConfig, PreTrainedConfig
+from transformers import CONFIG_MAPPING, MODEL_FOR_CAUSAL_LM_MAPPING, GenerationConfig, PreTrainedConfig
 
 from hfcap.errors import ConfigError
 from hfcap.models.model_types import PACKABLE_CROSS_ATTENTION
+from hfcap.models.pretrained import one_line
 from hfcap.training.parsing import nearest
 
 _TOKENS = dict.fromkeys(
@@ -117,31 +116,3 @@ def check_decoder(family: str, config_class: type[PreTrainedConfig]) -> None:
             f"family: encoder_decoder needs a decoder with cross-attention, and {config_class.model_type} has none: "
             f"take another ({' and '.join(PACKABLE_CROSS_ATTENTION)} are known to work), or family: llava"
         )
-
-
-def pretrained_config(option: str, source: str, revision: str | None = None) -> PreTrainedConfig:
-    """Configuration of a pretrained part, on the Hub at a revision.
-
-    Raises:
-        ConfigError: there is none.
-    """
-    with loading(option, source):
-        return AutoConfig.from_pretrained(source, revision=revision or "main")
-
-
-@contextmanager
-def loading(option: str, source: str) -> Iterator[None]:
-    """Let what cannot be loaded be one line that names the option."""
-    with one_line(f"{option}: {source} cannot be loaded; give a folder or a Hub id (owner/name)"):
-        yield
-
-
-@contextmanager
-def one_line(what: str) -> Iterator[None]:
-    """Let what transformers says of wrong files and settings be one line that begins with `what`."""
-    try:
-        yield
-    except ConfigError:
-        raise
-    except (OSError, ValueError, RecursionError, StrictDataclassError) as error:
-        raise ConfigError(f"{what}: {shorten(str(error), 300, placeholder=' …')}") from error

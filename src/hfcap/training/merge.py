@@ -12,9 +12,9 @@ from transformers import AutoConfig, AutoModelForImageTextToText, PreTrainedMode
 import hfcap.models  # noqa: F401  (registers the Auto classes)
 from hfcap.checkpoint_files import check_checkpoint
 from hfcap.errors import ConfigError, VerificationError
+from hfcap.generation.loading import complete_settings, load_processor
 from hfcap.models.finite import is_finite, non_finite_weights, refuse_non_finite
 from hfcap.models.model_types import spec_of
-from hfcap.training.build import complete_settings, load_processor
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."

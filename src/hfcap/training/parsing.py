@@ -2,8 +2,10 @@
 
 import json
 import sys
+from argparse import ArgumentParser
 from collections.abc import Iterable
-from dataclasses import fields
+from copy import copy
+from dataclasses import Field, fields
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn, get_args, get_type_hints
@@ -19,6 +21,13 @@ class _Parser(HfArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         raise ConfigError(message)
+
+    @staticmethod
+    def _parse_dataclass_field(parser: ArgumentParser, field: Field) -> None:
+        """Hand all metadata to argparse but `min`, which `check_minima` reads."""
+        field = copy(field)
+        field.metadata = {name: value for name, value in field.metadata.items() if name != "min"}
+        HfArgumentParser._parse_dataclass_field(parser, field)
 
 
 def _flags(config: dict[str, Any]) -> list[str]:

@@ -11,10 +11,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
+from hfcap.data.caption_dataset import CaptionDataset, CaptionStream
 from hfcap.errors import ConfigError
+from hfcap.training.argument_checks import check_whole_batch
 from hfcap.training.collators import CaptionCollator
-from hfcap.training.dataset import CaptionDataset, CaptionStream, EpochSampler
-from hfcap.training.limits import check_whole_batch
+from hfcap.training.epoch_sampler import EpochSampler
 from hfcap.training.packing import packed_length
 
 CAPTIONS_AT_A_TIME = 10_000

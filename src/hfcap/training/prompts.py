@@ -5,9 +5,9 @@ from collections import Counter
 
 import datasets
 
+from hfcap.data.caption_dataset import FIRST_OF_STREAM
 from hfcap.errors import ConfigError
 from hfcap.generation.inputs import caption_prompt, keep_caption_prompt
-from hfcap.training.dataset import FIRST_OF_STREAM
 
 logger = logging.getLogger(__name__)
 

@@ -6,9 +6,9 @@ from itertools import chain
 
 import datasets
 
+from hfcap.data.caption_dataset import FIRST_OF_STREAM, CaptionDataset, CaptionStream
 from hfcap.generation.settings import DEFAULT_DECODING, change_decoding
 from hfcap.training.collators import CaptionCollator
-from hfcap.training.dataset import FIRST_OF_STREAM, CaptionDataset, CaptionStream
 
 logger = logging.getLogger(__name__)
 

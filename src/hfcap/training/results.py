@@ -9,6 +9,7 @@ from transformers import PreTrainedModel
 from hfcap import runs
 from hfcap.atomic_files import write_json
 from hfcap.baselines import WithoutPicture
+from hfcap.data.caption_dataset import CaptionDataset
 from hfcap.distributed import whole_weights
 from hfcap.evaluation import (
     Evaluation,
@@ -18,12 +19,11 @@ from hfcap.evaluation import (
     show_captions,
     write_evaluation,
 )
+from hfcap.generation.loading import load_captioner
 from hfcap.hub.card import write_card
 from hfcap.hub.publish import publish_if_asked
 from hfcap.models.vision_features import accept_cached_features
-from hfcap.training.build import load_captioner
 from hfcap.training.checkpoints import atomic_folder
-from hfcap.training.dataset import CaptionDataset
 from hfcap.training.merge import merge_adapter
 from hfcap.training.metric_choice import metric_options
 from hfcap.training.run_folder import print_next_command

@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 from hfcap import runs
 from hfcap.atomic_files import write_json
 from hfcap.content_hashes import captioner_hashes
+from hfcap.data.caption_dataset import FIRST_OF_STREAM
 from hfcap.data.pictures import content_hashes
 from hfcap.distributed import main_process_decides
 from hfcap.errors import ConfigError
@@ -22,8 +23,7 @@ from hfcap.metrics import display_name, for_people, headline
 from hfcap.origins import ORIGINS, PARTS, find_origins
 from hfcap.training.arguments import DataArguments, RunArguments
 from hfcap.training.checkpoints import last_complete_checkpoint, remove_incomplete_checkpoints
-from hfcap.training.compatibility import checkpoint_engine, current_backend
-from hfcap.training.dataset import FIRST_OF_STREAM
+from hfcap.training.engine import checkpoint_engine, current_backend
 from hfcap.training.run_rows import load_splits
 
 logger = logging.getLogger(__name__)

@@ -7,7 +7,6 @@ from itertools import chain
 from pathlib import Path
 
 import datasets
-import torch
 from datasets import Image
 
 from hfcap import runs
@@ -20,12 +19,6 @@ from hfcap.training.arguments import DataArguments, SourceArguments
 TOKENIZER_SCENES = 1000
 TOKENIZER_STREAM = 10_000  # images of a stream that a tokenizer is trained on
 PROMPT_WEIGHT = 100  # often enough for the prompt's words to become tokens
-
-
-def use_all_cores() -> None:
-    """Give torch this process's share of the cores: `accelerate launch` sets OMP_NUM_THREADS=1, one core."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    torch.set_num_threads(max(1, cores // int(os.environ.get("LOCAL_WORLD_SIZE", "1"))))
 
 
 def load_splits(

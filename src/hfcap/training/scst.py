@@ -31,8 +31,9 @@ from hfcap.metrics.reward import CiderDReward
 from hfcap.models.model_utils import keep_frozen_in_eval
 from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, ModelArguments
 from hfcap.training.collators import CaptionCollator
-from hfcap.training.compatibility import check_model, current_backend
+from hfcap.training.engine import current_backend
 from hfcap.training.packing import IGNORE_INDEX
+from hfcap.training.settings_checks import check_model
 from hfcap.training.trainer import CaptionTrainer, model_inputs
 
 # No caption holds it, so it is worth points only as the end of one.
@@ -48,12 +49,17 @@ class ScstArguments(CaptionTrainingArguments):
     Further defaults that differ: `learning_rate=2e-5`, constant; `num_train_epochs=5`.
     """
 
-    num_samples: int = field(default=5, metadata={"help": "Captions sampled an image and step, at least two."})
+    num_samples: int = field(
+        default=5, metadata={"min": 2, "help": "Captions sampled an image and step, at least two."}
+    )
     sampling_temperature: float = field(
         default=1.0,
-        metadata={"help": "The policy is softmax(logits / this); below 1 after training with label smoothing."},
+        metadata={
+            "min": 0.01,
+            "help": "The policy is softmax(logits / this); below 1 after training with label smoothing.",
+        },
     )
-    learning_rate: float = field(default=2e-5, metadata={"help": "AdamW's learning rate."})
+    learning_rate: float = field(default=2e-5, metadata={"min": 0, "help": "AdamW's learning rate."})
     lr_scheduler_type: str = field(default="constant_with_warmup", metadata={"help": "Learning-rate schedule."})
     num_train_epochs: float = field(default=5, metadata={"help": "Passes over the images."})
 

@@ -24,21 +24,22 @@ from peft import PeftModel
 from transformers import PreTrainedModel, ProcessorMixin, set_seed
 
 from hfcap import runs
+from hfcap.data.caption_dataset import CaptionDataset, CaptionStream
 from hfcap.data.features import FeatureCache, cache_features
-from hfcap.distributed import whole_weights
+from hfcap.distributed import use_all_cores, whole_weights
 from hfcap.errors import ConfigError
 from hfcap.generation.inputs import caption_prompt
+from hfcap.generation.loading import captioner_type, load_captioner
 from hfcap.hub.publish import publish_if_asked
 from hfcap.models.attention import eager_sdpa
 from hfcap.models.vision_features import accept_cached_features, find_encoder
 from hfcap.shipped import find_config
 from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, ModelArguments
-from hfcap.training.build import build_captioner, captioner_type, choose_kernels, load_captioner, set_decoding
-from hfcap.training.compatibility import check_captioner, check_settings
-from hfcap.training.dataset import CaptionDataset, CaptionStream
+from hfcap.training.build import build_captioner, choose_kernels, set_decoding
 from hfcap.training.prompts import check_later_prompt, save_trained_prompt
 from hfcap.training.run_folder import Rows, keep_part_hashes, print_next_command, run_lock, start_run
-from hfcap.training.run_rows import tokenizer_texts, use_all_cores
+from hfcap.training.run_rows import tokenizer_texts
+from hfcap.training.settings_checks import check_captioner, check_settings
 from hfcap.training.strategies import apply_strategy
 
 
@@ -80,7 +81,7 @@ def open_run(
 
     Raises:
         ConfigError: settings that do not fit each other, the data or the run folder; see
-            `hfcap.training.compatibility` and `hfcap.training.run_folder`.
+            `hfcap.training.settings_checks` and `hfcap.training.run_folder`.
     """
     data_args, model_args, args = arguments
     folder = Path(args.output_dir)

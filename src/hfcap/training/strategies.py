@@ -3,13 +3,11 @@
 import math
 from collections import Counter
 
-import torch
 from peft import LoraConfig, PeftModel, get_peft_model
 from torch import nn
-from transformers import BitsAndBytesConfig, PreTrainedModel
+from transformers import PreTrainedModel
 
 from hfcap.models.model_types import ModelTypeSpec, Part, spec_of
-from hfcap.training.arguments import fast_bfloat16
 
 # The parts that train, whole, in each strategy. LoRA's own matrices come on top.
 TRAINED_PARTS: dict[str, tuple[Part, ...]] = {
@@ -30,28 +28,6 @@ def part_of(name: str, spec: ModelTypeSpec) -> Part:
     prefixes = {prefix: part for part in ("encoder", "projector", "lm") for prefix in getattr(spec, part)}
     fitting = [prefix for prefix in prefixes if name.startswith(prefix)]
     return prefixes[max(fitting, key=len)] if fitting else "projector"
-
-
-def four_bit_config(spec: ModelTypeSpec, compute_dtype: torch.dtype) -> BitsAndBytesConfig:
-    """NF4 with double quantisation for the language model alone (QLoRA, Dettmers et al., 2023).
-
-    The skip list needs full module names: on a v5 LLaVA "vision_tower" matches nothing, silently.
-    """
-    return BitsAndBytesConfig(
-        load_in_4bit=True,
-        bnb_4bit_quant_type="nf4",
-        bnb_4bit_use_double_quant=True,
-        bnb_4bit_compute_dtype=compute_dtype,
-        llm_int8_skip_modules=[
-            *(prefix.removesuffix(".") for prefix in (*spec.encoder, *spec.projector)),
-            *spec.head,
-        ],
-    )
-
-
-def compute_dtype() -> torch.dtype:
-    """Dtype of 4-bit layers' products: bfloat16 on a GPU that has it, else float32."""
-    return torch.bfloat16 if torch.cuda.is_available() and fast_bfloat16(on_cpu=False) else torch.float32
 
 
 def four_bit_parts(model: nn.Module) -> Counter:

@@ -16,12 +16,13 @@ import torch
 from torch import nn
 from transformers import EvalPrediction, PreTrainedModel
 
+from hfcap.data.caption_dataset import CaptionDataset
 from hfcap.errors import ConfigError
 from hfcap.metrics.tokenizers import split_captions
 from hfcap.models.image_features import encode_images, measure_image_features
-from hfcap.training.dataset import CaptionDataset, EpochSampler
+from hfcap.training.argument_checks import check_whole_batch
+from hfcap.training.epoch_sampler import EpochSampler
 from hfcap.training.finite import FiniteTrainer
-from hfcap.training.limits import check_whole_batch
 
 FEWEST_IMAGES = 0.002  # a word of fewer images (as a share of all) is too rare to be learned
 MOST_IMAGES = 0.9  # one of more images tells nothing: "a", "picture"

@@ -16,21 +16,20 @@ from torch.utils.data import Subset
 from transformers import PreTrainedModel, ProcessorMixin, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
 
+from hfcap.data.caption_dataset import CaptionDataset, CaptionStream
 from hfcap.distributed import all_processes_join, prepare_fsdp
 from hfcap.errors import WorkError
 from hfcap.generation.inputs import caption_prompt
+from hfcap.generation.loading import load_captioner
 from hfcap.generation.sharded import caption_sharded
 from hfcap.metrics import compute_metrics
 from hfcap.models.attention import PACKED_SDPA, eager_sdpa, uses_packed_sdpa
 from hfcap.models.model_types import is_packable, spec_of
 from hfcap.models.model_utils import full_precision, keep_frozen_in_eval
 from hfcap.training.arguments import CaptionTrainingArguments
-from hfcap.training.build import load_captioner
 from hfcap.training.callbacks import SampleCaptions, run_callbacks
 from hfcap.training.checkpoints import atomic_folder, fill_optimizer_state, load_weights
 from hfcap.training.collators import CaptionCollator, check_positions
-from hfcap.training.compatibility import choose_packing
-from hfcap.training.dataset import CaptionDataset, CaptionStream
 from hfcap.training.finite import FiniteTrainer
 from hfcap.training.flops import needed_flops
 from hfcap.training.loss import token_loss
@@ -44,6 +43,7 @@ from hfcap.training.packing import (
 )
 from hfcap.training.plan import describe_references, train_sampler
 from hfcap.training.reference_lengths import follow_references
+from hfcap.training.settings_checks import choose_packing
 from hfcap.training.strategies import parameter_groups
 from hfcap.training.throughput import (
     Throughput,

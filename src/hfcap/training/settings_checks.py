@@ -1,8 +1,7 @@
 """What works with what: one table, asked before any weights load."""
 
 import logging
-import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import fields
 from pathlib import Path
 from typing import Literal
@@ -12,9 +11,9 @@ from transformers import GenerationConfig, PreTrainedConfig
 
 from hfcap.errors import ConfigError
 from hfcap.generation.settings import DEFAULT_DECODING, check_savable
-from hfcap.json_files import read_object
 from hfcap.models import HfcapEncoderDecoderConfig, HfcapLlavaConfig
 from hfcap.models.model_types import MODEL_TYPES, is_packable, spec_of_type
+from hfcap.models.pretrained import pretrained_config
 from hfcap.training.arguments import (
     CaptionTrainingArguments,
     DataArguments,
@@ -23,45 +22,13 @@ from hfcap.training.arguments import (
     QLoraArguments,
 )
 from hfcap.training.build import given_decoding
-from hfcap.training.config_checks import check_decoder, check_keys, config_class_of, pretrained_config
+from hfcap.training.config_checks import check_decoder, check_keys, config_class_of
+from hfcap.training.engine import current_backend
 from hfcap.training.strategies import TRAINED_PARTS
+from hfcap.training.support import FAMILIES, NOT_ON_FSDP2, SUPPORT, Backend
 
 logger = logging.getLogger(__name__)
 
-Backend = Literal["single", "ddp", "zero1", "zero2", "zero3", "fsdp1", "fsdp2"]
-
-EXACT = "tests/training/test_exact_loss.py"
-STRATEGIES = "tests/training/test_strategies.py"
-NATIVE = "tests/training/test_native_captioners.py"
-
-BACKENDS = "tests/training/test_backends.py"
-# Two processes on a CPU.
-ON_CPU: dict[Backend, str] = dict.fromkeys(("ddp", "zero1", "zero2", "zero3", "fsdp2"), BACKENDS)
-NO_FSDP: dict[Backend, str] = {backend: test for backend, test in ON_CPU.items() if backend != "fsdp2"}
-
-# (family, strategy) -> backend -> the test that shows it. A pair or a backend that is missing is refused.
-SUPPORT: dict[tuple[str, str], dict[Backend, str]] = {
-    ("llava", "full"): {"single": EXACT, **ON_CPU},
-    ("llava", "frozen_encoder"): {"single": STRATEGIES, **ON_CPU},
-    ("llava", "projector"): {"single": STRATEGIES, **ON_CPU},
-    ("llava", "lora"): {"single": STRATEGIES, **ON_CPU},
-    ("llava", "qlora"): {"single": STRATEGIES, **NO_FSDP},
-    ("encoder_decoder", "full"): {"single": EXACT, **ON_CPU},
-    ("encoder_decoder", "frozen_encoder"): {"single": STRATEGIES, **ON_CPU},
-    # Which native types each strategy is tested with: docs/models.md; on several processes: docs/compatibility.md.
-    ("native", "full"): {"single": NATIVE, **ON_CPU},
-    ("native", "frozen_encoder"): {"single": NATIVE, **ON_CPU},
-    ("native", "projector"): {"single": NATIVE, **ON_CPU},
-    ("native", "lora"): {"single": NATIVE, **ON_CPU},
-    ("native", "qlora"): {"single": NATIVE, **NO_FSDP},
-}
-
-# Refused beside the table: BLIP ties its head to its embeddings, but `get_output_embeddings` does not name it.
-# accelerate puts the two into different groups, and the first step fails.
-NOT_ON_FSDP2 = ("blip",)
-
-# hfcap's own model types; all others are native ones of transformers.
-FAMILIES = {"hfcap_llava": "llava", "hfcap_encoder_decoder": "encoder_decoder"}
 
 # Settings of a captioner that is joined from parts: a loaded one has them already.
 BUILDING = (
@@ -76,33 +43,6 @@ BUILDING = (
     "vocab_size",
     "plain_text",
 )
-
-
-def current_backend(environment: Mapping[str, str] = os.environ) -> Backend:
-    """Read from the environment of `accelerate launch` which engine will train, before any engine starts."""
-    if environment.get("ACCELERATE_USE_DEEPSPEED") == "true":
-        config_file = environment.get("ACCELERATE_DEEPSPEED_CONFIG_FILE")
-        stage = environment.get("ACCELERATE_DEEPSPEED_ZERO_STAGE", "2")
-        if config_file:
-            try:
-                stage = read_object(config_file)["zero_optimization"]["stage"]
-            except (KeyError, TypeError, ValueError) as error:
-                raise ConfigError(f"{config_file}: no zero_optimization.stage can be read ({error}); add it") from None
-        return f"zero{stage}"
-    if environment.get("ACCELERATE_USE_FSDP") == "true":
-        return f"fsdp{environment.get('FSDP_VERSION', '1')}"
-    return "ddp" if int(environment.get("WORLD_SIZE", "1")) > 1 else "single"
-
-
-def checkpoint_engine(backend: Backend, num_processes: int) -> str:
-    """Who writes the optimizer's state in a checkpoint; another cannot read it.
-
-    `Trainer` would begin with an empty optimizer, silently, where the engine changes; DeepSpeed refuses another number
-    of processes.
-    """
-    if backend in ("single", "ddp"):
-        return "trainer"
-    return f"{backend} on {num_processes} processes" if backend.startswith("zero") else backend
 
 
 def check_settings(
@@ -335,13 +275,3 @@ def _check_part(args: EncoderArguments, part: str) -> None:
         raise ConfigError(f"give one of {part} (a pretrained one) and {part}_config (from scratch), or a model")
     if config is not None:
         check_keys(f"{part}_config", config, config_class_of(f"{part}_config", config))
-
-
-def support_table() -> str:
-    """`SUPPORT` as a Markdown table, for `docs/compatibility.md`."""
-    backends = list(dict.fromkeys(backend for cells in SUPPORT.values() for backend in cells))
-    lines = ["| family | strategy | " + " | ".join(backends) + " |", "| --- " * (len(backends) + 2) + "|"]
-    for (family, strategy), cells in SUPPORT.items():
-        shown = [f"`{cells[b]}`" if b in cells else "refused" for b in backends]
-        lines.append(f"| {family} | {strategy} | " + " | ".join(shown) + " |")
-    return "\n".join(lines)

@@ -1,0 +1,159 @@
+"""Loading of captioners and their processors, from run folders, model folders, adapters and the Hub."""
+
+import torch
+from peft import PeftModel
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageTextToText,
+    AutoProcessor,
+    AutoTokenizer,
+    PreTrainedModel,
+    ProcessorMixin,
+    TrOCRProcessor,
+)
+from transformers.image_processing_utils import BaseImageProcessor
+
+from hfcap import runs
+from hfcap.checkpoint_files import check_checkpoint
+from hfcap.errors import ConfigError
+from hfcap.generation.inputs import end_token_id
+from hfcap.generation.settings import (
+    DEFAULT_DECODING,
+    check_savable,
+    drop_unused,
+    end_token_ids,
+    image_token_ids,
+)
+from hfcap.models.model_types import ModelTypeSpec, spec_of, spec_of_type
+from hfcap.models.model_utils import keep_4bit_layers_unpacked
+from hfcap.models.pretrained import pretrained_config
+from hfcap.models.quantization import compute_dtype, four_bit_config
+from hfcap.origins import adapter_base
+
+
+def captioner_type(source: str, revision: str | None = None) -> str:
+    """Read the model type of a saved captioner, which `hfcap.models.model_types` knows, from its configuration alone.
+
+    Raises:
+        ConfigError: there is no model, or one of an unknown type.
+    """
+    model_type = pretrained_config("model", source, revision).model_type
+    spec_of_type(model_type)
+    return model_type
+
+
+def load_captioner(
+    source: str, load_in_4bit: bool = False, image_processor_config: dict | None = None
+) -> tuple[PreTrainedModel | PeftModel, ProcessorMixin]:
+    """Load a captioner and its processor, ready to train and to generate.
+
+    Args:
+        source: a run folder, a model, or an adapter, which is put on the base that its configuration names, at its
+            revision.
+        load_in_4bit: the language model, or that of the adapter's base, in NF4 (`strategies.four_bit_config`).
+        image_processor_config: settings of the image processor to change; they are saved with it.
+
+    Weights that are not in 4 bits are float32: those that train are among them, and a projector of bfloat16 would lose
+    most of what AdamW adds to it.
+
+    Raises:
+        ConfigError: a model of an unknown type, or without safetensors, or a setting that the image processor does not
+            have.
+    """
+    source = runs.resolve_model(source).path
+    check_checkpoint(source)
+    base, revision = adapter_base(source)
+    is_adapter = base is not None
+    base = base or source
+    check_checkpoint(base, revision)
+    spec = spec_of_type(captioner_type(base, revision))
+    processor = load_processor(source, spec)
+    if image_processor_config:
+        processor.image_processor = _changed(processor.image_processor, image_processor_config)
+    quantization_config = four_bit_config(spec, compute_dtype()) if load_in_4bit else None
+    model = AutoModelForImageTextToText.from_pretrained(
+        base,
+        revision=revision or "main",
+        dtype=torch.float32,
+        quantization_config=quantization_config,
+        use_safetensors=True,
+    )
+    keep_4bit_layers_unpacked(model)
+    complete_settings(model, processor)
+    return (PeftModel.from_pretrained(model, source) if is_adapter else model), processor
+
+
+def _changed(image_processor: BaseImageProcessor, changes: dict) -> BaseImageProcessor:
+    settings = image_processor.to_dict()
+    unknown = sorted(set(changes) - set(settings))
+    if unknown:
+        own = ", ".join(sorted(name for name in settings if not name.endswith("_type")))
+        raise ConfigError(
+            f"image_processor_config: {type(image_processor).__name__} has no {', '.join(unknown)}; it has {own}"
+        )
+    return type(image_processor).from_dict(settings | changes)
+
+
+def load_processor(source: str, spec: ModelTypeSpec) -> ProcessorMixin:
+    """Load the processor of a captioner from a folder or a Hub id.
+
+    `VisionEncoderDecoderModel` has no processor of its own: checkpoints hold an image processor and a tokenizer, of
+    which `AutoProcessor` gives one. They become a `TrOCRProcessor`, the class that stock ones are saved as.
+
+    Raises:
+        ConfigError: the processor needs a library that is not installed.
+    """
+    # PIL gives the same pixels wherever it runs; a processor that handles video as well knows torchvision only.
+    backend = {} if spec.needs_torchvision else {"backend": "pil"}
+    try:
+        processor = AutoProcessor.from_pretrained(source, **backend)
+    except ImportError as error:
+        if not spec.needs_torchvision:
+            raise
+        raise ConfigError(
+            f"model: the processor of {source} handles video as well, and cannot be built without its libraries: "
+            "pip install torchvision num2words (of the same build as torch, CPU or CUDA)"
+        ) from error
+    if isinstance(processor, ProcessorMixin):
+        return processor
+    image_processor = AutoImageProcessor.from_pretrained(source, **backend)
+    return TrOCRProcessor(image_processor, AutoTokenizer.from_pretrained(source))
+
+
+def complete_settings(model: PreTrainedModel, processor: ProcessorMixin) -> None:
+    """Fill in what checkpoints leave open and both training and `generate` need: start, end and padding tokens.
+
+    Captions are a function of the picture: sampling is off where a checkpoint (Qwen-VL) has it on. No caption has an
+    image token, which stands for features that are not there. The longest caption is stated, since the default of
+    `generate` (20 tokens, the prompt among them) would cut every one.
+
+    Raises:
+        ConfigError: the checkpoint's own settings cannot be saved.
+    """
+    tokenizer, settings = processor.tokenizer, model.generation_config
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token
+    config = model.config
+    if spec_of(config).layout == "encoder_decoder":
+        start = getattr(config, "decoder_start_token_id", None)
+        for candidate in (settings.decoder_start_token_id, config.decoder.bos_token_id, tokenizer.cls_token_id):
+            start = candidate if start is None else start
+        config.decoder_start_token_id = settings.decoder_start_token_id = start
+        if settings.guidance_scale not in (None, 1):
+            raise ConfigError(
+                f"guidance_scale is {settings.guidance_scale} in generation_config.json: it asks the model without "
+                "its prompt, and encoder-decoder captioners have none; remove it"
+            )
+    end, known = end_token_id(processor, config), end_token_ids(settings)
+    if end not in known:
+        settings.eos_token_id = [*known, end] if known else end
+    if settings.pad_token_id is None:
+        settings.pad_token_id = tokenizer.pad_token_id
+    if settings.max_new_tokens is None:
+        settings.max_new_tokens, settings.max_length = DEFAULT_DECODING["max_new_tokens"], None
+    suppressed = settings.suppress_tokens or []
+    new = [token_id for token_id in image_token_ids(config) if token_id not in suppressed]
+    if new:
+        settings.suppress_tokens = [*suppressed, *new]
+    drop_unused(settings)
+    check_savable(settings)
