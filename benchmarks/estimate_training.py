@@ -109,7 +109,7 @@ class Shapes:
 SHAPES = {
     "smolvlm_256m": Shapes(vit(1024), 12288 * 576, gated(30, 576, 1536, 576, 192, 49280, tied=False), 64 + 3),
     "smolvlm_500m": Shapes(vit(1024), 12288 * 960, gated(32, 960, 2560, 960, 320, 49280, tied=False), 64 + 3),
-    # A picture of 512 x 384: 16-pixel patches, 2 x 2 of them a token; three deepstack mergers beside the merger.
+    # A picture of 512 x 384: 16-pixel patches, 2 x 2 of them per token; three deepstack mergers beside the merger.
     "qwen3_vl_2b": Shapes(
         vit(768, layers=24, width=1024, mlp=4096),
         4 * (4096 * 4096 + 4096 * 2048),

@@ -1,15 +1,15 @@
-"""Does sharing an image between its references cost quality? Five references of an image a step, two, and one.
+"""Does sharing an image between its references cost quality? Five references of an image per step, two, and one.
 
     python benchmarks/packing_quality.py --data FOLDER --encoder FOLDER --plot docs/packing_quality.svg
 
 Five references of one image are correlated samples: a step over 16 images with five references each sees fewer
-pictures than one over 80 pairs of image and caption. All ways train the same captioner with as many captions a step,
+pictures than one over 80 pairs of image and caption. All ways train the same captioner with as many captions per step,
 the same number of steps and the same schedule, from the same weights for each seed, and caption the same validation
 photos along the way; the rest is `packing_quality.yaml`. Where a step takes some of an image's references, they are
 drawn anew each epoch.
 
 The runs stay in `--output_dir`, and the command goes on where it was broken off. They may share the machine with other
-work: minutes are captions over captions a second, and those are measured at the end, in short runs of the ways in
+work: minutes are captions over captions per second, and those are measured at the end, in short runs of the ways in
 turn; leave the machine alone then. The last line is JSON.
 """
 
@@ -26,7 +26,7 @@ from hfcap import runs
 from hfcap.recipes import train
 from hfcap.training.checkpoints import last_complete_checkpoint
 
-ALL = 5  # references an image
+ALL = 5  # references per image
 EVALUATIONS = 6
 TIMED_STEPS, TIMED_ROUNDS = 60, 3
 
@@ -73,7 +73,7 @@ def plot(curves: Mapping[int, Sequence[Sequence[dict[str, float]]]], path: Path)
     for axis, key, label in zip(axes, ("captions", "minutes"), ("captions seen", "minutes of training"), strict=True):
         for way, (references, seeds) in enumerate(curves.items()):
             for number, points in enumerate(seeds):
-                name = f"{references} of an image a step" if number == 0 else None
+                name = f"{references} of an image per step" if number == 0 else None
                 axis.plot([p[key] for p in points], [p["cider"] for p in points], "o-", color=f"C{way}", label=name)
         axis.set_xlabel(label)
     axes[0].set_ylabel("CIDEr, validation")
@@ -84,14 +84,14 @@ def plot(curves: Mapping[int, Sequence[Sequence[dict[str, float]]]], path: Path)
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", required=True, help="Flickr8k, or another source of five references an image")
+    parser.add_argument("--data", required=True, help="Flickr8k, or another source of five references per image")
     parser.add_argument("--encoder", required=True, help="the pretrained encoder, frozen")
     parser.add_argument("--config", default=str(Path(__file__).with_suffix(".yaml")))
     parser.add_argument("--output_dir", default="outputs/packing-quality", type=Path)
     parser.add_argument("--references", default=[ALL, 2, 1], type=int, nargs="+", help="of an image in a step")
     parser.add_argument("--seeds", default=[1, 2, 3], type=int, nargs="+")
     parser.add_argument("--passes", default=3, type=int, help="passes over all references")
-    parser.add_argument("--captions", default=80, type=int, help="captions a step")
+    parser.add_argument("--captions", default=80, type=int, help="captions per step")
     parser.add_argument("--train_images", default=6000, type=int)
     parser.add_argument("--eval_images", default=500, type=int)
     parser.add_argument("--plot", type=Path, help="where to draw the curves (needs matplotlib)")
@@ -122,7 +122,7 @@ def main() -> None:
     for references, seeds in curves.items():
         for point in chain.from_iterable(seeds):
             point["minutes"] = point["captions"] / rates[references] / 60
-    print(f"\n{'references':>10}{'images a step':>15}{'captions/s':>12}{'minutes':>9}   CIDEr, by seed")
+    print(f"\n{'references':>10}{'images per step':>15}{'captions/s':>12}{'minutes':>9}   CIDEr, by seed")
     for references, seeds in curves.items():
         ends = [points[-1] for points in seeds]
         images, rate, minutes = args.captions // references, rates[references], ends[0]["minutes"]

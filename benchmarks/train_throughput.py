@@ -92,7 +92,7 @@ def train_once(way: str, settings: Settings, folder: str) -> Round:
 
 
 def compare_speed(settings: Settings, ways: Sequence[str]) -> dict:
-    """Alternate the ways; medians over steps, ratio of captions a second."""
+    """Alternate the ways; medians over steps, ratio of captions per second."""
     seconds: dict[str, list[float]] = {way: [] for way in ways}
     cpu_seconds: dict[str, list[float]] = {way: [] for way in ways}
     tolerance = 1e-3 if settings.frozen_encoder else 1e-4  # the feature cache holds float16

@@ -51,7 +51,7 @@ def train_encoder(data_args: DataArguments, encoder_args: EncoderArguments, args
     # ---- rows, words, encoder
     rows, is_finished = start_run(run, parsed)
     if is_finished:
-        print(f"{run} is done: {run / runs.MODEL} holds the encoder. Remove the folder to train anew.")
+        print(f"{run} is done: {run / runs.MODEL} holds the encoder. Delete the folder to retrain.")
         return run
     set_seed(args.seed)
     words = choose_words(rows[0]["captions"], args.tokenizer)

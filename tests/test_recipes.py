@@ -539,7 +539,7 @@ def test_a_run_does_not_start_from_an_adapter(llava_runs, tmp_path, recipes):
         (["--learning_rat", "1"], "did you mean 'learning_rate'"),
         (["--strategy", "full"], "feature_cache needs a frozen encoder"),
         (["--strategy", "qlora"], "use that recipe"),
-        (["--strategy", "lora"], "an adapter is nothing without its base: give a `model`"),
+        (["--strategy", "lora"], "'lora' needs a base model: pass --model"),
         (["--family", "encoder_decoder"], "needs a decoder with cross-attention, and llama has none"),
         (
             ["--family", "encoder_decoder", "--strategy", "lora", "--decoder_config", '{"model_type": "gpt2"}'],

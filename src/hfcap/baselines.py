@@ -1,4 +1,4 @@
-"""Captioners that do not look: what a real one must beat."""
+"""Blind baselines: the most frequent caption, and a language model without the image."""
 
 from collections import Counter
 from collections.abc import Iterable

@@ -15,21 +15,27 @@ def add_data_commands(commands: argparse._SubParsersAction) -> None:
     data = commands.add_parser("data", help="look at captioned pictures, split and publish them")
     group = data.add_subparsers(dest="data_command", required=True)
 
-    command = group.add_parser("check", help="say what a source holds, and what is wrong with it")
+    command = group.add_parser("check", help="summarise a data source and report its problems")
     _add_source(command)
     command.add_argument("--output", metavar="FOLDER", help="where to write check.json and check.html")
     command.add_argument("--processor", help="run folder, model folder or Hub id whose tokens are counted")
     command.add_argument(
-        "--max_caption_tokens", "--max-caption-tokens", type=int, default=64, help="longer is too long"
+        "--max_caption_tokens",
+        "--max-caption-tokens",
+        type=int,
+        default=64,
+        help="report captions with more tokens than this (default: 64)",
     )
     command.set_defaults(run=check)
 
     command = group.add_parser("split", help="make seeded splits by image")
     _add_source(command)
     command.add_argument("--output", metavar="FOLDER", required=True, help="folder to write: pictures and JSONL files")
-    command.add_argument("--validation", type=float, default=0.1, help="share of the pictures (0.1)")
-    command.add_argument("--test", type=float, default=0.0, help="share of the pictures (0)")
-    command.add_argument("--seed", type=int, default=0, help="another seed gives other splits")
+    command.add_argument(
+        "--validation", type=float, default=0.1, help="share of the images in the validation split (default: 0.1)"
+    )
+    command.add_argument("--test", type=float, default=0.0, help="share of the images in the test split (default: 0)")
+    command.add_argument("--seed", type=int, default=0, help="seed of the random split (default: 0)")
     command.add_argument("--on_bad_image", "--on-bad-image", choices=("error", "skip"), default="error")
     command.set_defaults(run=split)
 
@@ -45,16 +51,14 @@ def add_data_commands(commands: argparse._SubParsersAction) -> None:
 def _add_source(command: argparse.ArgumentParser) -> None:
     command.add_argument("source", help="folder, file or Hub id (see docs/data.md)")
     add_source_options(command)
-    command.add_argument("--max_pixels", "--max-pixels", type=int, help="a picture of more cannot be read")
+    command.add_argument("--max_pixels", "--max-pixels", type=int, help="reject images with more pixels than this")
 
 
 def add_source_options(command: argparse.ArgumentParser) -> None:
     """Add the options that say how a data source is read."""
-    command.add_argument("--image_folder", "--image-folder", help="folder of the pictures a file of captions names")
-    command.add_argument("--image_column", "--image-column", help="column of the pictures (recognised by default)")
-    command.add_argument(
-        "--captions_column", "--captions-column", help="column of the captions (recognised by default)"
-    )
+    command.add_argument("--image_folder", "--image-folder", help="folder of the images that a caption file names")
+    command.add_argument("--image_column", "--image-column", help="image column (detected by default)")
+    command.add_argument("--captions_column", "--captions-column", help="caption column (detected by default)")
 
 
 def check(args: argparse.Namespace) -> None:

@@ -19,7 +19,7 @@ class ConfigError(ValueError):
 
 
 class WorkError(RuntimeError):
-    """The command line was right and the work failed: one line that says why and what to do, exit code 1."""
+    """A runtime failure, as opposed to a usage error: one line with the reason and the fix, exit code 1."""
 
 
 class VerificationError(WorkError):

@@ -307,5 +307,5 @@ def show_captions(evaluation: Evaluation, count: int = 8) -> str:
         lines.append(f"Of all {len(evaluation.rows)} captions wrong in: {counts}")
     empty = [row["image_id"] for row in evaluation.rows if not row["caption"]]
     if empty:
-        lines.append(f"Of all {len(evaluation.rows)} captions {len(empty)} are empty, the first that of {empty[0]}")
+        lines.append(f"{len(empty)} of {len(evaluation.rows)} captions are empty (first: {empty[0]})")
     return "\n".join(lines)

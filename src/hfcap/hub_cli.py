@@ -9,36 +9,40 @@ from hfcap.errors import ConfigError, WorkError
 
 def add_hub_commands(commands) -> None:
     """Add `export`, `push` and `card` to the sub-commands of `hfcap`."""
-    command = commands.add_parser("export", help="write a run as a verified folder for the Hub")
+    command = commands.add_parser("export", help="export a run to a verified folder for the Hub")
     _add_export_options(command)
-    command.add_argument("--to", required=True, metavar="FOLDER", help="the folder to make")
+    command.add_argument("--to", required=True, metavar="FOLDER", help="folder to create")
     command.set_defaults(run=export)
 
-    command = commands.add_parser("push", help="export a run, verify it, write its card, and upload it")
+    command = commands.add_parser("push", help="export and verify a run, write its card, upload it")
     _add_export_options(command)
     add_target_options(command)
-    command.add_argument("--license", help="licence id, as the Hub spells it (what the run's card says by default)")
-    command.add_argument("--datasets", nargs="+", metavar="ID", help="Hub ids of the training data (likewise)")
+    command.add_argument("--license", help="licence id as on the Hub (default: that of the run's card)")
+    command.add_argument(
+        "--datasets", nargs="+", metavar="ID", help="Hub ids of the training data (default: those of the run's card)"
+    )
     command.set_defaults(run=push)
 
     card = commands.add_parser("card", help="write or check model cards").add_subparsers(dest="action", required=True)
-    command = card.add_parser("write", help="write README.md again from the records of runs; your own words are kept")
+    command = card.add_parser("write", help="write README.md from a run's records; text you added is kept")
     command.add_argument("folders", nargs="+", type=Path, metavar="RUN", help="run folders, or folders of records")
     command.add_argument("--to", type=Path, metavar="FOLDER", help="write card and records there instead")
-    command.add_argument("--thumbnails", action="store_true", default=None, help="with small copies of the pictures")
+    command.add_argument(
+        "--thumbnails", action="store_true", default=None, help="include thumbnails of the sample images"
+    )
     command.set_defaults(run=write_cards)
-    command = card.add_parser("check", help="say what in a card is missing, stale or edited by hand")
+    command = card.add_parser("check", help="report missing, stale or hand-edited values in a card")
     command.add_argument("cards", nargs="+", type=Path, metavar="README.md", help="cards beside their metrics.json")
     command.set_defaults(run=check_cards)
 
 
 def add_target_options(command: argparse.ArgumentParser) -> None:
     """Add the options that say where on the Hub an upload goes; `target_options` reads them."""
-    command.add_argument("--repo", required=True, metavar="USER/NAME", help="repository; made if it does not exist")
-    command.add_argument("--private", action="store_true", help="make it private, if it is made")
+    command.add_argument("--repo", required=True, metavar="USER/NAME", help="repository; created if it does not exist")
+    command.add_argument("--private", action="store_true", help="create it as a private repository")
     command.add_argument("--revision", default="main", metavar="BRANCH", help="branch to commit to")
-    command.add_argument("--tag", help="name to give the commit")
-    command.add_argument("--overwrite", action="store_true", help="replace content that hfcap has not written")
+    command.add_argument("--tag", help="tag for the commit")
+    command.add_argument("--overwrite", action="store_true", help="replace content that hfcap did not write")
 
 
 def target_options(args: argparse.Namespace) -> dict:
@@ -52,22 +56,26 @@ def _add_export_options(command: argparse.ArgumentParser) -> None:
         "--format",
         choices=("auto", "native", "hfcap", "remote-code"),
         default="auto",
-        help="auto: the most native that expresses the model",
+        help="auto: a stock transformers class if possible",
     )
     command.add_argument("--merge", action="store_true", help="ship adapter and base as one model")
-    command.add_argument("--dtype", choices=("float32", "bfloat16", "float16"), help="of the weights (as they are)")
+    command.add_argument(
+        "--dtype",
+        choices=("float32", "bfloat16", "float16"),
+        help="dtype of the exported weights (default: unchanged)",
+    )
     command.add_argument(
         "--base_model",
         "--base-model",
         metavar="BASE",
-        help="FOLDER or OWNER/NAME[@REVISION]: the base that an adapter names, or is merged with",
+        help="base model of the adapter: FOLDER or OWNER/NAME[@REVISION]",
     )
     command.add_argument(
         "--pictures",
         nargs="+",
         default=[],
         metavar="PHOTO",
-        help="files or folders to caption before and after (the run's evaluation data by default)",
+        help="images to caption before and after (default: the run's evaluation data)",
     )
 
 

@@ -139,7 +139,7 @@ def check_caption(value: Any, what: str, allow_empty: bool) -> str:
     if not value.strip() and not allow_empty:
         raise ValueError(f"{what} is empty; write a caption or remove it")
     if any("\ud800" <= character <= "\udfff" for character in value):
-        raise ValueError(f"{what} holds half of a surrogate pair, which no text file can store; mend the character")
+        raise ValueError(f"{what} holds half of a surrogate pair, which no text file can store; fix the character")
     return value
 
 

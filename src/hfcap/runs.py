@@ -2,7 +2,7 @@
 
 outputs/<name>/
     run.json         arguments, versions, git commit, machine, seeds, data fingerprint
-    captions.jsonl   one caption an image, beside its references
+    captions.jsonl   one caption per image, beside its references
     metrics.json     figures with intervals
     report.html      a page to look at
     README.md        the model card, written from the files above

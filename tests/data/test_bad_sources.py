@@ -80,7 +80,7 @@ BAD_ROWS = {
         r"line 2: captions\[1\] is a JSON nu",
     ),
     "caption an object": ("a.jsonl", f"{GOOD}\n{line(caption={'en': 'a'})}", r"line 2: caption is a JSON object"),
-    "half a surrogate": ("a.jsonl", f'{GOOD}\n{line(caption="a")[:-2]}\\ud800"}}', r"line 2: .*surrogate.*mend"),
+    "half a surrogate": ("a.jsonl", f'{GOOD}\n{line(caption="a")[:-2]}\\ud800"}}', r"line 2: .*surrogate.*fix"),
     "image_id a list": ("a.jsonl", f"{GOOD}\n{line(image_id=[1])}", r"line 2: image_id is \[1\]; wanted a string"),
     "image_id empty": ("a.jsonl", f"{GOOD}\n{line(image_id='')}", r"line 2: image_id is ''; wanted a string"),
     "image_id here and there": ("a.jsonl", f"{line(image_id='1')}\n{GOOD}", r"a.jsonl, line 2: no image_id, .*add it"),
@@ -95,7 +95,7 @@ BAD_ROWS = {
     "messages: two images": (
         "a.jsonl",
         messages(("user", "<image><image>x"), ("assistant", "b")),
-        r"line 1: messages\[0\].content has 2 images; wanted one image a row",
+        r"line 1: messages\[0\].content has 2 images; wanted one image per row",
     ),
     "messages: a video": (
         "a.jsonl",

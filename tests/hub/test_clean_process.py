@@ -85,13 +85,13 @@ def test_a_wrong_export_ends_with_one_line_and_exit_code_1(make_run, tmp_path):
     done = subprocess.run(command, capture_output=True, text=True)
     assert done.returncode == 1
     line = done.stderr.strip().splitlines()[-1]
-    assert line.startswith("error: the export is not what was to be exported: image processor: image_mean was [0.5")
+    assert line.startswith("error: export verification failed: image processor: image_mean was [0.5")
     assert "Traceback" not in done.stderr
     assert not list(tmp_path.glob("*ready*"))
 
 
 def test_the_python_in_the_docs_runs_as_printed(make_run, tmp_path, pictures):
-    """In a folder with the export and a photo, where hfcap is not to be had."""
+    """In a folder with the export and a photo, where hfcap is not available."""
     export_run(make_run(), tmp_path / "hub-ready")
     pictures[0].save(tmp_path / "PHOTO.jpg")
     page = (Path(__file__).parents[2] / "docs" / "export.md").read_text()

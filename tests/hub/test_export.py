@@ -127,7 +127,7 @@ def test_a_picture_given_that_cannot_be_read_is_named(make_run, tmp_path, pictur
     pictures[0].save(tmp_path / "half.jpg")
     whole = (tmp_path / "half.jpg").read_bytes()
     (tmp_path / "half.jpg").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(ConfigError, match=r"--pictures .*half\.jpg: OSError: .*; mend it, or leave it out"):
+    with pytest.raises(ConfigError, match=r"--pictures .*half\.jpg: OSError: .*; fix it, or leave it out"):
         export_run(run, tmp_path / "ready", pictures=[tmp_path / "half.jpg"])
     assert names(tmp_path) == {"run", "half.jpg"}
 

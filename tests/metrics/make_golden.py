@@ -68,7 +68,7 @@ def original_meteor(candidates: list[str], references: list[list[str]]) -> dict:
 
 
 def made_captions(num_images: int = 80, seed: int = 11) -> tuple[list[str], list[list[str]]]:
-    """Put sentences together: candidates, and one to six references an image; some empty, some with hard words."""
+    """Put sentences together: candidates, and one to six references per image; some empty, some with hard words."""
     chooser = random.Random(seed)
     things = [
         "dog",

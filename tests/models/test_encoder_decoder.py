@@ -182,7 +182,7 @@ def test_a_decoder_without_cross_attention_is_refused():
 
 def test_position_embeddings_refuse_another_number_of_features():
     model = build_encoder_decoder("mobilenet_v2", **BRIDGE)
-    with pytest.raises(ValueError, match="25 features an image for 16 position embeddings"):
+    with pytest.raises(ValueError, match="25 features per image for 16 position embeddings"):
         model(pixel_values=torch.randn(1, 3, 40, 40), decoder_input_ids=random_words(1, 2))
 
 

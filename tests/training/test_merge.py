@@ -113,7 +113,7 @@ def test_rank_stabilised_lora_has_its_own_scale(folders, tmp_path):
 
 
 def test_a_base_that_is_gone_or_quantised_is_refused_with_the_fix(folders, tmp_path):
-    with pytest.raises(ConfigError, match=r"nowhere/base is not to be had .*give --base_model"):
+    with pytest.raises(ConfigError, match=r"nowhere/base is not available .*give --base_model"):
         merge_adapter("nowhere/base", folders[1])
     base = shutil.copytree(folders[0], tmp_path / "base")
     file = base / "config.json"

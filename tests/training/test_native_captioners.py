@@ -244,7 +244,7 @@ def test_packing_on_request_is_refused_where_it_is_not_exact(saved, caplog):
         choose_packing("always", git.config)
     with caplog.at_level("INFO"):
         assert not choose_packing("auto", git.config)
-    assert "one row a reference" in caplog.text
+    assert "one row per reference" in caplog.text
     blip, _ = load_captioner(saved("blip"))
     assert choose_packing("auto", blip.config)
     assert not choose_packing("never", blip.config)

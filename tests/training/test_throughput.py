@@ -25,7 +25,7 @@ def build_trainer(tmp_path, model, processor, rows, **settings):
     return make_trainer(model, collator, rows, tmp_path, logging_steps=1, **settings)
 
 
-@pytest.mark.parametrize("packing", ["one image a row", "several", "none"])
+@pytest.mark.parametrize("packing", ["one image per row", "several", "none"])
 def test_a_batch_is_counted(build_tiny, scene_rows, packing):
     model, processor = build_tiny("llava")
     data = CaptionDataset(scene_rows)
@@ -157,7 +157,7 @@ def test_the_batch_size_that_is_found_keeps_the_optimizer_steps(tmp_path, build_
             4,
             "_size=6: set --per_device_train_batch_size 3 --gradient_acc.*_steps 2",
         ),
-        # Half of 5 is not a whole number: 10 rows a step are 5 x 2 as well as 2 x 5.
+        # Half of 5 is not a whole number: 10 rows per step are 5 x 2 as well as 2 x 5.
         (
             {"per_device_train_batch_size": 5, "gradient_accumulation_steps": 2},
             4,

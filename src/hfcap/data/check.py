@@ -322,7 +322,7 @@ def _spread(values: list[int]) -> dict[str, float] | None:
 
 
 def check_table(check: Check) -> list[list[str]]:
-    """Return the splits as a table: header, then a row a split, each spread as smallest, median, largest."""
+    """Return the splits as a table: header, then a row per split, each spread as smallest, median, largest."""
     parts = check_record(check)["splits"]
     columns = {
         "captions per image": "captions_per_image",

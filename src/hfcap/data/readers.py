@@ -31,13 +31,13 @@ logger = logging.getLogger(__name__)
 
 
 def read_json_lines(path: Path, image_column: str | None, captions_column: str | None) -> Iterator[SourceRow]:
-    """Read JSONL: an object with a picture's path and its captions a line."""
+    """Read JSONL: an object with a picture's path and its captions per line."""
     for entry, where in read_jsonl(path):
         yield source_row(entry, where, image_column, captions_column)
 
 
 def read_csv(path: Path, image_column: str | None, captions_column: str | None) -> Iterator[SourceRow]:
-    """Read a table with a header: a picture's path and a caption a line, between commas, tabs, semicolons or bars.
+    """Read a table with a header: a picture's path and a caption per line, between commas, tabs, semicolons or bars.
 
     A cell may hold several captions, as a JSON list of strings.
     """

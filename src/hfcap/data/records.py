@@ -270,7 +270,7 @@ def _turn_text(content: Any, what: str) -> str:
         raise ValueError(f"{what}.content has parts of the types {shown(kinds)}; wanted texts and at most one image")
     num_images = kinds.count("image") + sum(text.count("<image>") for text in texts)
     if num_images > 1:
-        raise ValueError(f"{what}.content has {num_images} images; wanted one image a row")
+        raise ValueError(f"{what}.content has {num_images} images; wanted one image per row")
     return " ".join(texts)
 
 

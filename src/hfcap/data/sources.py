@@ -1,7 +1,7 @@
-"""Reads a source of captioned images into rows `{image_id, image, captions}`, one row an image.
+"""Reads a source of captioned images into rows `{image_id, image, captions}`, one row per image.
 
 What a source is, is recognised here by names and content. Each file format has one reader (`hfcap.data.readers`) that
-returns rows as it finds them; what rows have to be (ids, lists of captions, one row an image) is brought about
+returns rows as it finds them; what rows have to be (ids, lists of captions, one row per image) is brought about
 afterwards, by the same functions for every reader (`hfcap.data.rows`).
 """
 

@@ -28,7 +28,7 @@ logger = logging.getLogger(__name__)
 
 
 def assign_splits(pictures: list[str], shares: Mapping[str, float], seed: int) -> list[str]:
-    """Assign each row a split by the content of its picture, so that equal pictures stay together.
+    """Assign each row per split by the content of its picture, so that equal pictures stay together.
 
     The order of the distinct pictures is drawn by the seed from their sorted contents: the same pictures give the same
     splits wherever they lie and in whichever order they come.

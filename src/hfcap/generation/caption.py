@@ -91,7 +91,7 @@ def caption_rows(
         generate_kwargs: override the model's `generation_config` (`num_beams`, `length_penalty`, …).
 
     Returns:
-        One caption a row, in order, stripped of special tokens and surrounding space.
+        One caption per row, in order, stripped of special tokens and surrounding space.
     """
     captions = [""] * len(rows)
     done = caption_stream(model, processor, rows, prompt, batch_size, **generate_kwargs)

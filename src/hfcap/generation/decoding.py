@@ -1,7 +1,7 @@
 """Decode the candidates of an image (beams, samples) in one row of the model. The one place that calls `generate`.
 
 Stock `generate` gives each of the K candidates a row: image and prompt run through the language model K times, their
-keys and values are kept K times and read K times a step, and beam search copies all of them at every step. Here the
+keys and values are kept K times and read K times per step, and beam search copies all of them at every step. Here the
 candidates are K columns of one row, as the references of an image are in training (`hfcap.training.packing`). A token
 sees the prefix and the tokens it came from:
 
@@ -9,7 +9,7 @@ sees the prefix and the tokens it came from:
     beams "a c" and "a d" after two      "a c" ->   x  x |  x  . | x  . | x  .
     steps, K = 2                         "a d" ->   x  x |  x  . | x  . | .  x
 
-so that the prefix is computed, kept and read once an image, and beam search reorders rows of this mask instead of keys
+so that the prefix is computed, kept and read once per image, and beam search reorders rows of this mask, not keys
 and values. The search is stock `generate`: hooks around the model's forward lay its (B K, 1) tokens out as (B, K), and
 its (B, K, V) logits as (B K, 1, V). The mathematics is the same, and so are the tokens
 (`tests/models/test_decoding.py`).
@@ -110,7 +110,7 @@ def can_share_prefix(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor],
 
 
 def prefill(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> dict:
-    """Run picture and prompt, all but its last token, once an image, by the model's own forward.
+    """Run picture and prompt, all but its last token, once per image, by the model's own forward.
 
     Returns:
         Arguments for `generate`: `input_ids` (B, L), `attention_mask` (B, L), and the cache of L - 1 tokens under the

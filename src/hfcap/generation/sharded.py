@@ -35,7 +35,7 @@ def caption_sharded(
         generate_kwargs: override the model's `generation_config`.
 
     Returns:
-        One caption a row, in order, the same list in every process.
+        One caption per row, in order, the same list in every process.
     """
     state = PartialState()
     mine = range(state.process_index, len(rows), state.num_processes)

@@ -17,7 +17,7 @@ class CaptionStats:
 
     Attributes:
         num_captions: how many captions were looked at.
-        mean_length: words a caption.
+        mean_length: words per caption.
         vocabulary: different words.
         empty: share without a word.
         repetition: share that says a word, or a group of two to four, twice running.
@@ -42,7 +42,7 @@ def caption_stats(
     """Measure what captions of pictures do that captions should not do.
 
     Args:
-        captions: one a picture.
+        captions: one per picture.
         references: all that people wrote about each picture.
         tokenizer: of the metrics; gender is looked for in English words, whichever it is.
     """

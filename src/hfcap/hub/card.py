@@ -155,7 +155,7 @@ def read_given(card: Path, run: Mapping[str, Any], card_data: CardData) -> Given
     try:
         data = ModelCard(text).data
     except yaml.YAMLError as error:
-        raise ValueError(f"{card}: its metadata is not YAML ({' '.join(str(error).split())}); mend it") from error
+        raise ValueError(f"{card}: its metadata is not YAML ({' '.join(str(error).split())}); fix it") from error
     derived = card_metadata(Given(), {"metrics": {}, "num_images": 0}, run, card_data)
     base_model = _list(data.base_model)
     return Given(

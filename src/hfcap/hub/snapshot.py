@@ -1,7 +1,7 @@
 """What a checkpoint is to whoever loads it: weights, settings, processor, and captions of given pictures.
 
 Run as a script (`python -P snapshot.py REQUEST.json`) it loads an export as a stranger would and writes that down. It
-imports nothing from hfcap, so that it can be run where hfcap is not to be had.
+imports nothing from hfcap, so that it can be run where hfcap is not available.
 """
 
 import hashlib
@@ -144,7 +144,7 @@ def captions(usage: str, model, processor, pictures: list[Image.Image], **settin
 
 
 class _Blocked:
-    """An import hook before all others: hfcap is not to be had, as on a machine that never saw it."""
+    """An import hook before all others: hfcap is not available, as on a machine that never saw it."""
 
     def find_spec(self, name, path=None, target=None):
         if name == "hfcap" or name.startswith("hfcap."):

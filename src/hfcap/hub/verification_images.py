@@ -40,7 +40,7 @@ def pictures_of_run(
         references = _references(run)
         for path in given[:count]:
             if reason := why_bad_picture(path):
-                raise ConfigError(f"--pictures {path}: {reason}; mend it, or leave it out")
+                raise ConfigError(f"--pictures {path}: {reason}; fix it, or leave it out")
         rows = [{"image": load_picture(path), "captions": references.get(path.stem, [])} for path in given[:count]]
         return rows, f"{len(rows)} pictures given"
     path = run / runs.RUN_JSON
@@ -49,7 +49,7 @@ def pictures_of_run(
         try:
             split = load_split(data_args, data_args.eval_split, count, run)
         except (ConfigError, OSError) as error:
-            print(f"The run's evaluation data is not to be had ({error}): embedded drawings take its place.")
+            print(f"The run's evaluation data is not available ({error}): embedded drawings take its place.")
         else:
             rows = [{"image": load_picture(row["image"]), "captions": row["captions"]} for row in undecoded(split)]
             return rows, f"{len(rows)} pictures of {Path(data_args.data).name}, {data_args.eval_split}"

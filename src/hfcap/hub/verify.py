@@ -250,7 +250,7 @@ def refuse(problems: Sequence[str]) -> None:
     """Raise a `VerificationError` where there are problems."""
     if problems:
         more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        raise VerificationError(f"the export is not what was to be exported: {'; '.join(problems[:SHOWN])}{more}")
+        raise VerificationError(f"export verification failed: {'; '.join(problems[:SHOWN])}{more}")
 
 
 def _some(names: Sequence[str]) -> str:

@@ -30,7 +30,7 @@ def confidence_intervals(
     """Compute metrics with 95 % intervals, in the form `metrics.json` keeps them.
 
     Args:
-        predictions: N captions, one an image.
+        predictions: N captions, one per image.
         references: for each image, its reference captions.
         metrics: as for `compute_metrics`.
         num_resamples: bootstrap samples.

@@ -126,7 +126,7 @@ def cider(corpus: Corpus, frequencies: DocumentFrequencies | None = None) -> np.
         (N,) float64, from 0 to 10.
 
     Warns:
-        UserWarning: once a process, for fewer than 50 images and no `frequencies`: the weights say little, and for
+        UserWarning: once per process, for fewer than 50 images and no `frequencies`: the weights say little, and for
             one image all are 0.
     """
     if frequencies is None:

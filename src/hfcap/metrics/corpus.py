@@ -47,13 +47,13 @@ def build_corpus(predictions: Sequence[str], references: Sequence[Sequence[str]]
     if len(predictions) != len(references):
         raise ValueError(
             f"got {len(predictions)} predictions and references for {len(references)} images; give one prediction and "
-            "one list of references an image, in the same order"
+            "one list of references per image, in the same order"
         )
     if not len(predictions):
         raise ValueError("got 0 predictions; the metrics need at least one image")
     for index, (prediction, captions) in enumerate(zip(predictions, references, strict=True)):
         if not isinstance(prediction, str):
-            raise TypeError(f"prediction {index} is {type(prediction).__name__}, wanted str (one caption an image)")
+            raise TypeError(f"prediction {index} is {type(prediction).__name__}, wanted str (one caption per image)")
         check_references(index, captions)
     flat = split_captions([caption for captions in references for caption in captions], tokenizer)
     tokenized, position = [], 0

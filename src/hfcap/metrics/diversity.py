@@ -16,7 +16,7 @@ def describe_captions(
     """Describe the captions of a model.
 
     Args:
-        predictions: N captions, one an image.
+        predictions: N captions, one per image.
         training_captions: what the model was trained on, to say how many captions are new; None leaves "novel" out.
         tokenizer: see `hfcap.metrics.tokenizers`.
 
@@ -24,7 +24,7 @@ def describe_captions(
         {"num_captions": int,
         "vocabulary": int, different words,
         "distinct_1", "distinct_2": different n-grams over all n-grams of the captions,
-        "mean_length": float, words a caption,
+        "mean_length": float, words per caption,
         "length_histogram": {words: captions}, in order,
         "empty": int, captions without a word,
         "repetition": share of captions that say a word twice running, or a group of two to four words,

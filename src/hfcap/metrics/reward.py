@@ -30,7 +30,7 @@ class CiderDReward:
         TypeError: a reference that is not a string.
 
     Warns:
-        UserWarning: once a process, for fewer than 50 images and no `idf`.
+        UserWarning: once per process, for fewer than 50 images and no `idf`.
     """
 
     def __init__(

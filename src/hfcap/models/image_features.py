@@ -198,7 +198,7 @@ def shuffle_patches(features: torch.Tensor, rows: int, columns: int, factor: int
     batch_size, num_patches, width = features.shape
     if num_patches != rows * columns:
         raise ValueError(
-            f"Got {num_patches} features an image for a grid of {rows} x {columns} = {rows * columns} patches. Set "
+            f"Got {num_patches} features per image for a grid of {rows} x {columns} = {rows * columns} patches. Set "
             "vision_feature_select_strategy='default' to drop CLS tokens, and use images of the config's `image_size`."
         )
     if factor == 1:

@@ -177,8 +177,8 @@ class HfcapEncoderDecoderModel(VisionEncoderDecoderModel):
             num_features, num_positions = hidden_states.shape[1], self.image_positions.num_embeddings
             if num_features != num_positions:
                 raise ValueError(
-                    f"Got {num_features} features an image for {num_positions} position embeddings. Use images of the "
-                    "size the model was built for, or build it with that `image_size`."
+                    f"Got {num_features} features per image for {num_positions} position embeddings. Use images of "
+                    "the size the model was built for, or build it with that `image_size`."
                 )
             # Called rather than read: under ZeRO-3 a weight is whole during its module's forward only.
             positions = torch.arange(num_positions, device=hidden_states.device)

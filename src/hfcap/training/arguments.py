@@ -1,4 +1,4 @@
-"""What a run is made of: dataclasses whose fields are the YAML keys and the command-line options."""
+"""Argument dataclasses: their fields are the YAML keys and the command-line options."""
 
 import json
 import os
@@ -29,13 +29,15 @@ class SourceArguments:
         default=None,
         metadata={"help": "Folder of the pictures that a file of captions names; found beside it by default."},
     )
-    image_column: str | None = field(default=None, metadata={"help": "Column of the pictures; recognised by default."})
-    captions_column: str | None = field(
-        default=None, metadata={"help": "Column of the captions; recognised by default."}
-    )
+    image_column: str | None = field(default=None, metadata={"help": "Image column (detected by default)."})
+    captions_column: str | None = field(default=None, metadata={"help": "Caption column (detected by default)."})
     eval_split: str = field(default="validation", metadata={"help": "Split to evaluate on."})
     max_eval_images: int | None = field(
-        default=None, metadata={"min": 1, "help": "Evaluate the first images only; with 'scenes', how many to draw."}
+        default=None,
+        metadata={
+            "min": 1,
+            "help": "Evaluate on the first images of the split only; with 'scenes', how many to draw.",
+        },
     )
     scenes_style: Literal["caption", "alt_text"] = field(
         default="caption", metadata={"help": "Wording of the embedded data set's references."}
@@ -44,17 +46,17 @@ class SourceArguments:
         default=96, metadata={"min": 1, "help": "Side of the embedded data set's pictures in pixels."}
     )
     on_bad_image: Literal["error", "skip"] = field(
-        default="error", metadata={"help": "A picture that cannot be read stops the run with a list, or is left out."}
+        default="error", metadata={"help": "An unreadable image: stop with a list of all of them, or leave them out."}
     )
     max_pixels: int = field(
-        default=MAX_PIXELS, metadata={"min": 1, "help": "A picture of more pixels cannot be read."}
+        default=MAX_PIXELS, metadata={"min": 1, "help": "Reject images with more pixels than this."}
     )
     streaming: bool = field(
         default=False,
-        metadata={"help": "Hold one training image at a time (needs max_steps), and the evaluation split in memory."},
+        metadata={"help": "Stream the training split (needs max_steps); the evaluation split is held in memory."},
     )
     prompt: str | None = field(
-        default=None, metadata={"help": "Instruction before the caption; a row's own `prompt` wins."}
+        default=None, metadata={"help": "Instruction before the caption; a `prompt` column overrides it."}
     )
 
     def __post_init__(self):
@@ -66,7 +68,10 @@ class DataArguments(SourceArguments):
     """`SourceArguments` of a training: what it reads as well, and how a step uses it."""
 
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
-    max_train_images: int | None = field(default=None, metadata={"min": 1, "help": "The same for the training split."})
+    max_train_images: int | None = field(
+        default=None,
+        metadata={"min": 1, "help": "Train on the first images of the split only; with 'scenes', how many to draw."},
+    )
     references: int | None = field(
         default=None,
         metadata={"min": 1, "help": "References of an image a step uses, drawn anew each epoch; all by default."},
@@ -153,7 +158,11 @@ class ModelArguments(EncoderArguments):
         default=False, metadata={"help": "That tokenizer reads and writes lower case without punctuation."}
     )
     strategy: Literal["full", "frozen_encoder", "projector", "lora", "qlora"] = field(
-        default="full", metadata={"help": "What trains."}
+        default="full",
+        metadata={
+            "help": "Which parts are trained: all; all but the encoder; the projector; projector and LoRA; "
+            "projector and 4-bit LoRA."
+        },
     )
     attn_implementation: Literal["sdpa", "flex_attention"] = field(
         default="sdpa",
@@ -229,7 +238,7 @@ class RunArguments(TrainingArguments):
     )
     tokenizer: Literal["ptb", "intl", "zh", "char"] = field(default="ptb", metadata={"help": TOKENIZER_HELP})
     early_stopping_patience: int | None = field(
-        default=None, metadata={"min": 1, "help": "Stop after so many evaluations without a better metric."}
+        default=None, metadata={"min": 1, "help": "Stop after this many evaluations without a better metric."}
     )
     dataloader_num_workers: int | None = field(
         default=None,
@@ -241,7 +250,7 @@ class RunArguments(TrainingArguments):
     remove_unused_columns: bool = field(default=False, metadata={"help": "The collator needs all columns."})
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to save."})
-    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints kept, the best one among them."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep, the best one among them."})
     load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the best checkpoint."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning-rate schedule."})
 
@@ -296,28 +305,30 @@ class CaptionTrainingArguments(RunArguments):
     packing: Literal["auto", "always", "never"] = field(
         default="auto",
         metadata={
-            "help": "All references of an image behind one copy of it: where that is exact, or refuse elsewhere."
+            "help": "Pack all references of an image into one row that shares its image tokens. auto: where the "
+            "gradient is exact; always: fail otherwise; never: one row per reference."
         },
     )
     max_row_tokens: int | None = field(
         default=None,
         metadata={
             "min": 1,
-            "help": "Several images share a packed row, up to so many tokens; the batch size counts rows then.",
+            "help": "Pack several images into a row of up to this many tokens; the batch size then counts rows.",
         },
     )
     pad_to_multiple_of: int = field(
         default=1,
-        metadata={"min": 1, "help": "Rows are padded to a multiple of so many tokens, for few different shapes."},
+        metadata={"min": 1, "help": "Pad rows to a multiple of this many tokens, for fewer different shapes."},
     )
     max_caption_tokens: int = field(
-        default=64, metadata={"min": 2, "help": "Longer references are cut, and do not teach where a caption ends."}
+        default=64,
+        metadata={"min": 2, "help": "Cut longer references; a cut one does not teach where a caption ends."},
     )
     encoder_learning_rate: float | None = field(
-        default=None, metadata={"min": 0, "help": "learning_rate where not given."}
+        default=None, metadata={"min": 0, "help": "Learning rate of the encoder (default: learning_rate)."}
     )
     projector_learning_rate: float | None = field(
-        default=None, metadata={"min": 0, "help": "learning_rate where not given."}
+        default=None, metadata={"min": 0, "help": "Learning rate of the projector (default: learning_rate)."}
     )
     eval_caption_images: int = field(
         default=200,
@@ -325,24 +336,37 @@ class CaptionTrainingArguments(RunArguments):
     )
     metrics: str = field(default=",".join(DEFAULT_METRICS), metadata={"help": METRICS_HELP})
     clip_model: str = field(default=CLIP_MODEL, metadata={"help": CLIP_MODEL_HELP})
-    metric_for_best_model: str | None = field(default="cider", metadata={"help": "What is best."})
+    metric_for_best_model: str | None = field(
+        default="cider", metadata={"help": "Metric that selects the best checkpoint."}
+    )
     num_beams: int | None = field(
         default=None,
         metadata={
             "min": 1,
-            "help": "Kept in generation_config.json; by default a loaded model's own, 3 for a new one.",
+            "help": "Beams of beam search (default: the checkpoint's; 3 for a new model).",
         },
     )
-    length_penalty: float | None = field(default=None, metadata={"help": "The same; 1.0 for a new one."})
+    length_penalty: float | None = field(
+        default=None,
+        metadata={"help": "Length penalty of beam search (default: the checkpoint's; 1.0 for a new model)."},
+    )
     no_repeat_ngram_size: int | None = field(
-        default=None, metadata={"min": 0, "help": "The same; 0, any repetition is allowed, for a new one."}
+        default=None,
+        metadata={
+            "min": 0,
+            "help": "No n-gram of this size occurs twice (default: the checkpoint's; 0, off, for a new model).",
+        },
     )
     max_new_tokens: int | None = field(
         default=None,
-        metadata={"min": 1, "help": "The same; 40 for a new one, or what the references need."},
+        metadata={
+            "min": 1,
+            "help": "Longest caption in tokens (default: the checkpoint's; a new model: 40 or the longest reference).",
+        },
     )
     dry_run: bool = field(
-        default=False, metadata={"help": "Show a batch, the parameters and an estimate; do not train."}
+        default=False,
+        metadata={"help": "Print a tokenized batch, the trainable parameters, time and memory; do not train."},
     )
 
     def __post_init__(self):
@@ -368,7 +392,9 @@ class CaptionTrainingArguments(RunArguments):
 class EncoderTrainingArguments(RunArguments):
     """`RunArguments` of an encoder that learns the words of captions: best F1 kept."""
 
-    metric_for_best_model: str | None = field(default="f1", metadata={"help": "What is best."})
+    metric_for_best_model: str | None = field(
+        default="f1", metadata={"help": "Metric that selects the best checkpoint."}
+    )
 
     def __post_init__(self):
         super().__post_init__()

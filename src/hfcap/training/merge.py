@@ -113,7 +113,7 @@ def load_base(base: str, revision: str | None = None) -> PreTrainedModel:
         config = AutoConfig.from_pretrained(base, revision=revision or "main")
     except OSError as error:
         raise ConfigError(
-            f"the adapter's base {base} is not to be had ({str(error).splitlines()[0]}); give --base_model "
+            f"the adapter's base {base} is not available ({str(error).splitlines()[0]}); give --base_model "
             "FOLDER or OWNER/NAME[@REVISION]"
         ) from error
     if getattr(config, "quantization_config", None):

@@ -3,7 +3,7 @@
 A captioning row is a prefix (image tokens and prompt, or just the decoder's start token) followed by several
 references. Each reference may look at the prefix and at itself, never at another reference, and its positions continue
 from the prefix. The loss and its gradient are those of one row per reference: the prefix is computed once instead of
-once a reference.
+once per reference.
 
 The last prefix token predicts the first token of every reference, so each reference carries its own copy of it:
 

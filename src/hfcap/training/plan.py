@@ -117,10 +117,10 @@ class RowSampler(EpochSampler):
 
 
 def describe_references(references: int | None, packing: bool) -> str:
-    """Say which references of an image a step learns from, and why."""
+    """Say which references of an image per step learns from, and why."""
     if references is None:
         how = "in one row behind it, which encodes it once" if packing else "each in a row with a copy of it"
-        return f"all references of an image in one step, {how}; references: 1 draws one of them an epoch"
+        return f"all references of an image in one step, {how}; references: 1 draws one of them per epoch"
     return (
         f"{references} of an image's references in a step, drawn anew each epoch, because references is {references}"
     )
@@ -129,7 +129,7 @@ def describe_references(references: int | None, packing: bool) -> str:
 def train_sampler(
     data: CaptionDataset | CaptionStream, collator: CaptionCollator, args
 ) -> torch.utils.data.Sampler | None:
-    """Order of the training data: an image a row, or as many as `max_row_tokens` holds; a stream has its own (None).
+    """Order of the training data: an image per row, or as many as `max_row_tokens` holds; a stream has its own (None).
 
     Raises:
         ConfigError: images cannot share a row here, or an epoch has no whole batch and others are dropped.

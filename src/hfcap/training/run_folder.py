@@ -310,7 +310,7 @@ def print_finished(folder: Path) -> None:
     figures = ", ".join(
         f"{display_name(key)} {for_people(key, metrics[key]['value']):.1f}" for key in headline(metrics)
     )
-    print(f"{folder} is done: {figures}; look at {folder / runs.REPORT_HTML}. Remove the folder to train anew.")
+    print(f"{folder} is done: {figures}; report: {folder / runs.REPORT_HTML}. Delete the folder to retrain.")
 
 
 def _plain(arguments) -> dict:

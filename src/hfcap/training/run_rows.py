@@ -56,7 +56,7 @@ def load_split(
 ) -> datasets.Dataset | datasets.IterableDataset:
     """Rows `{image_id, image, captions, …}` of one split, the first `limit` of them.
 
-    Pictures left out (`on_bad_image: skip`) are listed in `skipped.jsonl` in `folder`, one an image and split.
+    Pictures left out (`on_bad_image: skip`) are listed in `skipped.jsonl` in `folder`, one per image and split.
     """
     options = {
         "image_folder": args.image_folder,

@@ -74,7 +74,7 @@ def check_supported(args: ModelArguments, model_type: str, backend: Backend) -> 
         )
     if args.strategy == "lora" and args.model is None:
         raise ConfigError(
-            "strategy 'lora' starts from a checkpoint, as an adapter is nothing without its base: give a `model`, for "
+            "strategy 'lora' needs a base model: pass --model, for "
             "instance the run of these parts with strategy 'projector'"
         )
     backends = SUPPORT[family, args.strategy]
@@ -141,8 +141,10 @@ def choose_packing(packing: Literal["auto", "always", "never"], config: PreTrain
     language_model = config.get_text_config(decoder=True).model_type
     reason = f"{config.model_type} with {language_model} is not among the models whose packed rows are exact"
     if packing == "always":
-        raise ConfigError(f"packing: {reason} (docs/models.md lists them); set packing: auto for one row a reference")
-    logger.info("one row a reference, no packing: %s", reason)
+        raise ConfigError(
+            f"packing: {reason} (docs/models.md lists them); set packing: auto for one row per reference"
+        )
+    logger.info("one row per reference, no packing: %s", reason)
     return False
 
 

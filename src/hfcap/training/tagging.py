@@ -1,6 +1,6 @@
-"""An encoder taught by the words of captions: which of them are true of the picture?
+"""Pre-training of an encoder by multi-label prediction of caption words.
 
-A captioner that learns everything at once teaches its encoder through a language model that does not listen yet. One
+Gradients through an untrained language model carry little signal for the encoder. One
 linear layer on the encoder gives it the same captions much sooner (docs/decisions.md has the figures). Learning visual
 words from whole captions, with a maximum over regions, is Fang et al., "From captions to visual concepts and back"
 (2015); the smooth maximum is that of Pinheiro and Collobert, "From image-level to pixel-level labeling" (2015).
@@ -54,7 +54,7 @@ def choose_words(captions_by_image: Iterable[Sequence[str]], tokenizer: str = "p
 
 
 class CaptionTagger(nn.Module):
-    """A vision encoder and one linear layer: a logit a word for each patch, and their smooth maximum for the picture.
+    """A vision encoder and one linear layer: a logit per word for each patch, and their smooth maximum.
 
     The layer begins with each word's frequency as its answer (Lin et al., "Focal loss for dense object detection",
     2017): a rare word would otherwise spend its first hundreds of steps learning that it is rare.
