@@ -12,7 +12,7 @@ from datasets import Image as ImageFeature
 from PIL import Image
 
 from hfcap.cli import main
-from hfcap.data import picture_facts
+from hfcap.data import image_info
 from hfcap.data.check import check_record, check_source
 from hfcap.data.image_info import ImageInfo, near_duplicates
 from hfcap.data.scenes import load_scenes
@@ -231,7 +231,7 @@ def test_further_pictures_are_left_out_of_a_split(tmp_path):
 
 def test_unreadable_pictures_are_not_compared(monkeypatch):
     compared = []
-    monkeypatch.setattr(picture_facts, "_look_alike", lambda *pair: compared.append(pair))
+    monkeypatch.setattr(image_info, "_look_alike", lambda *pair: compared.append(pair))
     blank = np.zeros((16, 16, 3), np.uint8)
     bad = [ImageInfo("broken", "", 0, 0, 0, blank)] * 3
     good = [ImageInfo(None, str(number), 1, 1, 0, blank) for number in range(2)]
