@@ -15,7 +15,7 @@ from pathlib import Path
 
 from transformers import set_seed
 
-from hfcap import runs
+from hfcap import provenance, runs
 from hfcap.errors import run_main
 from hfcap.atomic_files import write_json
 from hfcap.training.arguments import DataArguments, EncoderArguments, EncoderTrainingArguments
@@ -74,7 +74,7 @@ def train_encoder(data_args: DataArguments, encoder_args: EncoderArguments, args
     scores = trainer.evaluate()
     if trainer.is_world_process_zero():
         record = runs.read_run(run / runs.RUN_JSON)
-        write_json(run / runs.RUN_JSON, record | {"words": len(words), "scores": runs.to_json(scores)})
+        write_json(run / runs.RUN_JSON, record | {"words": len(words), "scores": provenance.to_json(scores)})
         print(f"{len(words)} words: precision {scores['eval_precision']:.3f}, recall {scores['eval_recall']:.3f}")
         with atomic_folder(run / runs.MODEL, Path(args.output_dir)):
             image_processor.save_pretrained(run / runs.MODEL)

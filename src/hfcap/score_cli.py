@@ -3,13 +3,15 @@
 import argparse
 
 from hfcap.data_cli import add_source_options
-from hfcap.metrics import CLIP_MODEL, DEFAULT_METRICS, METRICS
 
 
 def score(args: argparse.Namespace) -> None:
     """Compare captions with references, and write `metrics.json` and `report.html` where asked for."""
     from hfcap.file_evaluation import score_files
+    from hfcap.metrics import CLIP_MODEL, DEFAULT_METRICS
 
+    args.metrics = args.metrics or ",".join(DEFAULT_METRICS)
+    args.clip_model = args.clip_model or CLIP_MODEL
     score_files(args)
 
 
@@ -37,14 +39,12 @@ def add_score_command(commands: argparse._SubParsersAction) -> None:
     add_source_options(command)
     command.add_argument(
         "--metrics",
-        default=",".join(DEFAULT_METRICS),
-        help=f"separated by commas, some of {', '.join(metric.key for metric in METRICS)}",
+        help="separated by commas (default: bleu,rouge_l,cider; docs/metrics.md lists all)",
     )
     command.add_argument(
         "--clip_model",
         "--clip-model",
-        default=CLIP_MODEL,
-        help=f"folder or Hub id of the CLIP model of clip_score and ref_clip_score (default: {CLIP_MODEL})",
+        help="folder or Hub id of the CLIP model of clip_score and ref_clip_score (default: OpenAI's ViT-B/32)",
     )
     command.add_argument(
         "--tokenizer",

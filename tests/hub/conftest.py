@@ -5,7 +5,7 @@ import torch
 import transformers
 from huggingface_hub import constants
 
-from hfcap import runs
+from hfcap import provenance, runs
 from hfcap.atomic_files import write_json
 from hfcap.data.scenes import load_scenes
 from hfcap.generation.loading import load_captioner
@@ -98,7 +98,7 @@ def make_lora_run(make_run):
 
 def write_records(run, **settings):
     data = {"data": "scenes", "eval_split": "validation", "scenes_style": "caption", "scenes_image_size": 32}
-    write_json(run / runs.RUN_JSON, runs.run_record(data | settings, seeds={}, data={}))
+    write_json(run / runs.RUN_JSON, provenance.run_record(data | settings, seeds={}, data={}))
 
 
 @pytest.fixture

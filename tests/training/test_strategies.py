@@ -5,10 +5,10 @@ import torch
 from transformers import AutoModelForImageTextToText
 
 from hfcap.errors import VerificationError
+from hfcap.generation import loading
 from hfcap.generation.loading import load_captioner
 from hfcap.models.model_types import MODEL_TYPES
 from hfcap.models.quantization import four_bit_config
-from hfcap.training import build
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.merge import merge_adapter
 from hfcap.training.strategies import (
@@ -85,7 +85,7 @@ def test_what_qlora_trains_is_float32_where_4_bit_layers_compute_in_bfloat16(
     model, processor = build_tiny("llava")
     model.save_pretrained(tmp_path / "base")
     processor.save_pretrained(tmp_path / "base")
-    monkeypatch.setattr(build, "compute_dtype", lambda: torch.bfloat16)
+    monkeypatch.setattr(loading, "compute_dtype", lambda: torch.bfloat16)
     model, processor = load_captioner(str(tmp_path / "base"), load_in_4bit=True)
     layer = model.model.language_model.layers[0].mlp.up_proj
     assert (type(layer).__name__, layer.compute_dtype) == ("Linear4bit", torch.bfloat16)

@@ -21,7 +21,7 @@ from transformers import (
     ProcessorMixin,
 )
 
-from hfcap import runs
+from hfcap import provenance, runs
 from hfcap.atomic_files import write_json
 from hfcap.checkpoint_files import check_checkpoint
 from hfcap.content_hashes import captioner_hashes
@@ -350,7 +350,7 @@ def _record(
         "dtypes": sorted({dtype for _, dtype, _ in found["weights"].values()}),
         "tied": found["ties"],
         "captions": captions,
-        "versions": runs.library_versions(),
+        "versions": provenance.library_versions(),
     }
 
 

@@ -12,7 +12,7 @@ from accelerate import PartialState
 from datasets import Image
 from filelock import FileLock, Timeout
 
-from hfcap import runs
+from hfcap import provenance, runs
 from hfcap.atomic_files import write_json
 from hfcap.content_hashes import captioner_hashes
 from hfcap.data.caption_dataset import FIRST_OF_STREAM
@@ -166,7 +166,7 @@ def _open_run(folder: Path, arguments: tuple, rows: Rows) -> bool:
     data = {name: _fingerprint(split) for name, split in zip(("train", "eval"), rows, strict=True)}
     seeds = {"seed": settings["seed"], "data_seed": settings["data_seed"]}
     origins = _hashed_origins(settings)
-    record = runs.run_record(settings, seeds=seeds, data=data, **{ORIGINS: origins})
+    record = provenance.run_record(settings, seeds=seeds, data=data, **{ORIGINS: origins})
     path = folder / runs.RUN_JSON
     if not path.exists():
         write_json(path, record)
@@ -209,7 +209,7 @@ def _check_settings(folder: Path, arguments: tuple) -> bool:
     path = folder / runs.RUN_JSON
     if not path.exists():
         return False
-    settings = runs.without_secrets(runs.to_json(_settings(arguments)))
+    settings = provenance.without_secrets(provenance.to_json(_settings(arguments)))
     _refuse(folder, _changed_settings(runs.read_run(path), settings, arguments))
     return is_finished(folder)
 
