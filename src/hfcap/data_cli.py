@@ -1,4 +1,4 @@
-"""`hfcap data …`: look at captioned pictures, split and publish them. Heavy libraries are imported late."""
+"""Command-line interface of `hfcap data check`, `split` and `push`. Heavy libraries are imported late."""
 
 import argparse
 import sys

@@ -1,4 +1,4 @@
-"""Runs of several processes: what one decides for all, how they stay in step, and how weights load."""
+"""Several processes: decisions of the main one, lockstep, loading of weights, CPU cores."""
 
 import os
 from collections.abc import Callable, Iterable, Iterator

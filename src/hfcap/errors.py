@@ -1,4 +1,4 @@
-"""Errors that people see, and the exit codes that go with them."""
+"""Error classes with their exit codes, and their printing as one line."""
 
 import logging
 import os

@@ -1,4 +1,4 @@
-"""Judge a captioner on a data set and leave the results in its run folder."""
+"""Evaluation of a captioner on a data set, and the result files in its run folder."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

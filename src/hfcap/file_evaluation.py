@@ -1,4 +1,4 @@
-"""`hfcap score`: judge captions in files, without a captioner, and without torch unless a metric needs it."""
+"""Scoring of caption files (`hfcap score`), without torch unless a metric needs it."""
 
 import logging
 from argparse import Namespace

@@ -1,4 +1,4 @@
-"""The commands of `hfcap` around the Hub: export, push, card."""
+"""Command-line interface of `hfcap export`, `push` and `card`."""
 
 import argparse
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""JSON and JSONL files read strictly: every error is one `ValueError` that names the file, the place and the fix."""
+"""Strict reading of JSON and JSONL: every error is one `ValueError` that names file, place and fix."""
 
 import json
 import os

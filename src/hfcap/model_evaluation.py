@@ -1,4 +1,4 @@
-"""Caption a split of a data set with a model and judge the captions: `hfcap evaluate`, `recipes/evaluate.py`."""
+"""Evaluation of a model on a split of a data set: `hfcap evaluate`, `recipes/evaluate.py`."""
 
 from dataclasses import dataclass, field
 from pathlib import Path

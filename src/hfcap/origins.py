@@ -1,4 +1,4 @@
-"""Where the data and the parts of a captioner came from: folder or Hub id, decided once and kept in `run.json`.
+"""Origins of data and parts: folder or Hub id, decided once and kept in `run.json`.
 
 `clients/photos` has the form of a Hub id and may be a folder. Which it was is known where and when the run starts;
 another working directory, or a stranger who reads the record, must not guess it again.

@@ -1,4 +1,4 @@
-"""Captions in files: predictions and references, read, checked and paired by image id.
+"""Prediction and reference files: reading, checks, pairing by image id.
 
 Formats read (recognised by content; `.jsonl` by name):
 

@@ -1,4 +1,4 @@
-"""Settings of a process that must be made before torch and bitsandbytes are imported; commands import this first.
+"""Process settings made before torch and bitsandbytes are imported; commands import this module first.
 
 Idle threads of OpenMP sleep instead of spin: threads that spin keep the cores that another process needs, and beside
 other work a training ran at a quarter of its speed (docs/decisions.md). A value of OMP_WAIT_POLICY in the environment

@@ -1,4 +1,4 @@
-"""One self-contained HTML page: figures with intervals, distributions, and pictures with captions and references."""
+"""HTML report: metrics with intervals, distributions, images with captions and references in one file."""
 
 import base64
 import io

@@ -1,4 +1,4 @@
-"""The run folder: where its parts lie, what `--model` means, and the records of how it was made and how good it is.
+"""Run folder: its files, the weights that `--model` means, and the records of metrics and data.
 
 outputs/<name>/
     run.json         arguments, versions, git commit, machine, seeds, data fingerprint

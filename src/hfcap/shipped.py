@@ -1,4 +1,4 @@
-"""Where the recipes and configurations of hfcap are: at the top of a checkout, or inside an installed package."""
+"""Location of the shipped recipes and configurations, in a checkout or an installed package."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""`hfcap train CONFIG`: start the recipe of a configuration with accelerate's launcher."""
+"""`hfcap train CONFIG`: the recipe of a configuration, started with accelerate's launcher."""
 
 import argparse
 import logging

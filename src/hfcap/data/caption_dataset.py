@@ -1,4 +1,4 @@
-"""What the collator is fed: one image with its references, chosen by (seed, epoch, image_id) and nothing else."""
+"""Training data sets: an image with its references, views drawn by (seed, epoch, image_id), maps and streams."""
 
 import hashlib
 from collections.abc import Callable, Iterator

@@ -1,4 +1,4 @@
-"""`hfcap data check`: what a source holds, and what is wrong with it, as a record for `check.json` and as text."""
+"""Checks of `hfcap data check`: findings of a data source, as a record for `check.json` and as text."""
 
 import os
 import re

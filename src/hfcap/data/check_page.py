@@ -1,4 +1,4 @@
-"""The check of a data source as one self-contained HTML page: findings, figures, and pictures to look at."""
+"""HTML page of `hfcap data check`: findings, figures and example images in one self-contained file."""
 
 import os
 from pathlib import Path

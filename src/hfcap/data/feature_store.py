@@ -1,4 +1,4 @@
-"""One large array on disk that is written block by block, survives a kill, and knows when it has been damaged.
+"""Arrays on disk, written block by block, resumed after a kill, with checksums.
 
 A folder holds `features.npy` (a plain NumPy file) and `meta.json`. While it is being written there are
 `features.npy.partial` and `blocks.jsonl`, one line a complete block with its CRC-32; a later run goes on after the

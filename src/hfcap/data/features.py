@@ -1,4 +1,4 @@
-"""The feature cache: a frozen encoder sees each picture once, and training reads what it saw from disk.
+"""Feature cache: features of a frozen encoder, computed once and read from disk in training.
 
 It pays where the encoder is slower than the disk, which a CNN on two CPU cores is by far. On a CPU small batches are
 fastest: MobileNetV2 at 224 pixels was at its best with 8, where its maps still fit into the processor's cache.

@@ -1,4 +1,4 @@
-"""What `hfcap data check` and `split` know of each picture: is it readable, how large, and what looks like it."""
+"""Image properties for `hfcap data check` and `split`: readability, size, difference hash, near-duplicates."""
 
 import hashlib
 import io

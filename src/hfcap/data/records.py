@@ -1,4 +1,4 @@
-"""One record of a source (a line, an entry, a row) to picture, captions and prompt: which columns mean what."""
+"""Records of a source (a line, an entry, a row): their columns as image, captions and prompt."""
 
 import re
 from collections.abc import Callable, Iterable, Mapping

@@ -1,4 +1,4 @@
-"""Rows as readers find them to rows as training wants them: ids, lists of captions, one row per image (and prompt)."""
+"""Grouping of source rows: ids, caption lists, one row per image (and prompt)."""
 
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Reads a caption of the embedded `scenes` back into facts and says which of them are true of the picture.
+"""Parser of captions of the embedded `scenes`, and their comparison with the drawn scene.
 
 CIDEr gives a wrong shape the price of any other word; a person who relies on a caption does not. Here a caption is
 right when everything it says is, and it says everything its references say.

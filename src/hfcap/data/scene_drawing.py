@@ -1,4 +1,4 @@
-"""Draws a scene with PIL: anti-aliased shapes that vary in place, size, angle and colour.
+"""Drawing of scenes with PIL: anti-aliased shapes that vary in place, size, angle and colour.
 
 All lengths are fractions of the picture's side, x to the right and y down, until the moment of drawing.
 """

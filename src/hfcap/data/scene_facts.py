@@ -1,4 +1,4 @@
-"""What a scene of the embedded data set contains, and which scenes belong to which split.
+"""Content of scenes of the embedded data set, and their assignment to splits.
 
 A scene is one or two groups of equal shapes on a background. Its split follows from its content (a hash of the
 canonical facts), never from a seed, so no scene of one split can turn up in another whatever the seeds and sizes.

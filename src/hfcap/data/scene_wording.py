@@ -1,4 +1,4 @@
-"""Writes the five references of a scene, in one of two styles.
+"""Wording of the five references of a scene, in one of two styles.
 
 - "caption": a short phrase: how many, how large, which colour and shape, on which background. It names two groups as
   one reads, the left or upper one first; two of the five say where they are.

@@ -1,4 +1,4 @@
-"""Which files of a source hold captions, in which format, of which split."""
+"""Caption files of a source: format and split of each."""
 
 import logging
 from collections.abc import Callable, Iterator, Mapping

@@ -1,4 +1,4 @@
-"""Reads a source of captioned images into rows `{image_id, image, captions}`, one row per image.
+"""Loading of captioned images from any source into rows `{image_id, image, captions}`.
 
 What a source is, is recognised here by names and content. Each file format has one reader (`hfcap.data.readers`) that
 returns rows as it finds them; what rows have to be (ids, lists of captions, one row per image) is brought about

@@ -1,4 +1,4 @@
-"""Captions for pictures, in batches."""
+"""Batched captioning of images."""
 
 import copy
 from collections import defaultdict, deque

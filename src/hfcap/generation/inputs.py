@@ -1,4 +1,4 @@
-"""The inputs that training and generation share: the tokens before the caption, and the picture's tensors.
+"""Model inputs that training and generation share: the tokens before the caption, and the image tensors.
 
 Both are made for one picture at a time, so that they never depend on its neighbours in a batch: with processors that
 cut pictures into pieces, the length of the prompt is a property of the picture.

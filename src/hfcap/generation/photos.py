@@ -1,4 +1,4 @@
-"""`hfcap caption`: photos, or folders of them, to captions; over several processes, and resumed after a break."""
+"""`hfcap caption`: captions of photos and folders, on several processes, resumable."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""Captions that arrive one by one, from several processes, in a file that survives a break.
+"""Caption file that several processes append to and that survives a kill.
 
 While work goes on, each process appends whole lines to a part of its own, `<file>.part-<rank>`. At the end everything
 goes into the file, in order, in one rename, and the parts are removed. Whoever opens the file next, with any number of

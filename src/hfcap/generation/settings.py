@@ -1,4 +1,4 @@
-"""Decoding settings: the defaults of a new captioner, changes to them, what is recorded, and what is refused."""
+"""Decoding settings: defaults of a new captioner, changes, recording, refusals."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Captions by all processes of a run: each does its share, all receive everything."""
+"""Captioning on all processes of a run: each does its share, all receive everything."""
 
 from accelerate import PartialState
 from accelerate.utils import gather_object

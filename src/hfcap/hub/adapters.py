@@ -1,4 +1,4 @@
-"""An adapter shipped alone: small, whole, and naming a base that others can load."""
+"""Export of an adapter alone, with a base that others can load."""
 
 import hashlib
 import json

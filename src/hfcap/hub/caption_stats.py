@@ -1,4 +1,4 @@
-"""What a captioner is known to get wrong, measured on the captions of its evaluation."""
+"""Statistics of known caption failures: repetition, duplicates, unsupported gender, empty captions."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

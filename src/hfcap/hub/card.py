@@ -1,4 +1,4 @@
-"""The model card: written from the files of a run; nothing measured is ever typed by hand.
+"""Model cards, written from the files of a run.
 
 What a card says is given (by a person), measured (`metrics.json`), or computed (from `run.json`, `captions.jsonl` and
 the weights themselves), and the code keeps the three apart. A person's own words stand between two comments, and they

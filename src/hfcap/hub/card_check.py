@@ -1,4 +1,4 @@
-"""`hfcap card check`: does a card say what was measured?"""
+"""`hfcap card check`: comparison of a card with the records of its run."""
 
 import difflib
 from pathlib import Path

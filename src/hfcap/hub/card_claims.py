@@ -1,4 +1,4 @@
-"""Which records of a run belong together: a card states of the data, captions and weights only what matches.
+"""Consistency of a run's records: what a card may state of data, captions and weights.
 
 `metrics.json` says by hash what its figures are of. One of an earlier hfcap has no hashes: then the run's settings are
 taken for what was evaluated where the number of images agrees, and the card says that no hashes were kept.

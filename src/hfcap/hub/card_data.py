@@ -1,4 +1,4 @@
-"""What a model card says beyond `metrics.json` and `run.json`: read off weights and captions, and kept as JSON.
+"""Card data beyond `metrics.json` and `run.json`: read off weights and captions, kept as JSON.
 
 `card.json` makes a card reproducible where the weights and the data are not: a run's folder of records
 (`run.json`, `metrics.json`, `card.json`) is enough to write the card again, letter for letter.

@@ -1,4 +1,4 @@
-"""The machine-readable half of a model card: the YAML at its top, and `.eval_results/*.yaml`."""
+"""Card metadata: the YAML header with `model-index`, and `.eval_results/*.yaml`."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""`hfcap export`: a run as a folder that can go to the Hub, verified before it is called done."""
+"""`hfcap export`: a run as a folder for the Hub, verified in a clean process."""
 
 import copy
 import os

@@ -1,4 +1,4 @@
-"""The form a captioner is shipped in: the most native one that can express it.
+"""Export formats: a stock transformers class, hfcap's own, or hfcap's own with remote code.
 
 In this order: a stock transformers class (nothing to install), ours after `pip install hfcap`, ours with the code in
 the repository (`trust_remote_code`). What stock classes can express is said in one place, here, and by a test a row.

@@ -1,4 +1,4 @@
-"""Exports that transformers before 5 reads as well: names and settings are written as both know them.
+"""Exports that transformers 4 reads as well: names and settings that both versions know.
 
 transformers 5 reads its earlier forms, not the other way round: there a tokenizer class is not found, a renamed vision
 tower keeps its random weights with a warning, and a rotary base that lies elsewhere becomes the default, silently.

@@ -1,4 +1,4 @@
-"""A run to the Hub: exported, verified, described, uploaded. Nothing is uploaded unless all before it went well."""
+"""Publishing of a run: export, verification, card, upload."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Upload a folder to the Hub: one commit, only what changed, nothing half-published.
+"""Upload of a folder to the Hub in one commit.
 
 The files go to the Hub's storage first and become visible with the commit, the last request: a connection that breaks
 before leaves the repository as it was, and the next run sends only what is not stored yet.

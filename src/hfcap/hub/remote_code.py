@@ -1,4 +1,4 @@
-"""A checkpoint that carries its code, for `trust_remote_code=True` where hfcap is not installed."""
+"""Exports with their code, for `trust_remote_code=True` without hfcap."""
 
 import ast
 import json

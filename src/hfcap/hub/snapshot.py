@@ -1,4 +1,4 @@
-"""What a checkpoint is to whoever loads it: weights, settings, processor, and captions of given pictures.
+"""Snapshot of a loaded checkpoint: weights, settings, processor and captions, in a clean process.
 
 Run as a script (`python -P snapshot.py REQUEST.json`) it loads an export as a stranger would and writes that down. It
 imports nothing from hfcap, so that it can be run where hfcap is not available.

@@ -1,4 +1,4 @@
-"""The Python that captions one picture with stock transformers, for each model type of `hfcap.models.model_types`.
+"""Usage code: the Python that captions one image with stock transformers, for each model type.
 
 A card prints these lines, and the verification of an export runs them: what people copy is what was compared.
 """

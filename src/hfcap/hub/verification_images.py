@@ -1,4 +1,4 @@
-"""The pictures that an export is verified on, with references where there are any."""
+"""Images that an export is verified on, with references where there are any."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import fields, replace

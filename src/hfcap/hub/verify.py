@@ -1,4 +1,4 @@
-"""Is an export what was to be exported? It is loaded in a clean process and compared, part by part.
+"""Verification of exports: reload in a clean process and comparison, part by part.
 
 Silent losses are the rule in this field: merged adapters whose weights never changed, projectors that were not saved,
 processors of another model. So nothing is taken on trust: what a stranger's process loads must be, tensor for tensor

@@ -1,4 +1,4 @@
-"""Which characters the Penn Treebank tokenizer takes for letters, digits and symbols, as ranges of code points.
+"""Character classes of the Penn Treebank tokenizer, as ranges of code points.
 
 Found by giving CoreNLP 3.4.1 the string ``xa?bc`` with each character of the Basic Multilingual Plane for the question
 mark: a letter or a digit gives one token, a symbol gives three, anything else vanishes between two;

@@ -1,4 +1,4 @@
-"""How sure a figure is: bootstrap over images, and the paired difference of two systems.
+"""Bootstrap intervals over images, and the paired difference of two systems.
 
 Efron and Tibshirani, "An introduction to the bootstrap", 1993; for paired tests on BLEU, Koehn, "Statistical
 significance tests for machine translation evaluation", EMNLP 2004. Images are drawn with replacement; corpus BLEU is

@@ -1,4 +1,4 @@
-"""All metrics in one tuple, how to choose some of them by name, and how their values are named for people."""
+"""The tuple of all metrics, their choice by name, and their display names."""
 
 from collections.abc import Iterable, Sequence
 

@@ -1,4 +1,4 @@
-"""One call for all caption metrics: tokenizes once, counts once."""
+"""Computation of several metrics at once: tokenized once, counted once."""
 
 from collections.abc import Iterable, Sequence
 

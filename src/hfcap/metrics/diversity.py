@@ -1,4 +1,4 @@
-"""What the captions of a model are like, apart from whether they are right: variety, novelty, length, repetition.
+"""Diversity of captions apart from correctness: vocabulary, novelty, length, repetition.
 
 Distinct-n: Li et al., "A diversity-promoting objective function for neural conversation models", NAACL 2016. Words are
 those of the tokenizer chosen.

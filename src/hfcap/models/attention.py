@@ -1,4 +1,4 @@
-"""How the language model attends: in training by SDPA for packed rows, or FlexAttention, and elsewhere by stock SDPA.
+"""Attention of the language model: packed SDPA or FlexAttention in training, stock SDPA elsewhere.
 
 SDPA for packed rows leaves out what no query sees and no target reads; loss and gradient stay the same. Most of a row
 is the prefix of its first image, which no mask is needed for: it is causal. And in the last layer nothing reads the

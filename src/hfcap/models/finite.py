@@ -1,4 +1,4 @@
-"""Weights that are not finite (NaN or infinite): found before they are saved or shipped."""
+"""Non-finite weights (NaN, infinity), found before they are saved or shipped."""
 
 from collections.abc import Iterable
 

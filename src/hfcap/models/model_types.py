@@ -1,4 +1,4 @@
-"""What training and captioning must know of a model type, in one table; nothing else tells captioners apart.
+"""Table of supported model types: parts, prompts, image tokens, packing, strategies.
 
 A new model type is a new row: read its modeling and processing files, fill in the spec, and let
 `tests/training/test_native_captioners.py` say whether they are true. Facts are data: no classes, no functions.

@@ -1,4 +1,4 @@
-"""Small rules that both model families obey, about modules in eval(), 4-bit layers, compiled layers, and masks."""
+"""Module utilities: eval mode of frozen parts, 4-bit layers, compiled layers, masks."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Captions and prompts of people are text: what looks like a special token in them is none.
+"""Special tokens inside captions and prompts, read as plain text.
 
 A tokenizer takes "<eos>" or "<image>" for its special token wherever it stands: a caption with it would end in the
 middle, and a second image token finds no picture. Captions are tokenized with special tokens split into their letters.

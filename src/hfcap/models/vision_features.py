@@ -1,4 +1,4 @@
-"""What a frozen encoder sees in a picture, outside of the model: how to get it, and how to give it back.
+"""Features of a frozen encoder outside of the model: extraction, and input in place of pixels.
 
 hfcap's own models take such features as `vision_features`. Native ones know pixels alone, and what transformers calls
 `mm_encoder_outputs` comes from behind the projector, which trains. So features are given to them as `pixel_values`, of

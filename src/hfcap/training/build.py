@@ -1,4 +1,4 @@
-"""Build a captioner from an encoder and a decoder, or load one, with the processor that belongs to it."""
+"""Building of a captioner from an encoder and a decoder, with its processor."""
 
 from collections.abc import Iterable
 

@@ -1,4 +1,4 @@
-"""Checkpoints that are whole: which one to go on from, and what happens when one cannot be written."""
+"""Complete checkpoints: the newest one to resume from, atomic saving, loading of weights."""
 
 import json
 import logging

@@ -1,4 +1,4 @@
-"""From rows of pictures and references to the batches of every captioner."""
+"""Collation of images and references into batches for every model type."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""What is said of a captioner's parts, before they are built: configurations, and where pretrained ones lie."""
+"""Validation of encoder, decoder and bridge configurations before anything is built."""
 
 import inspect
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""What `--dry_run` shows: one sample as the model sees it, what trains, and what a run will take."""
+"""Description of a run for `--dry_run`: a tokenized sample, trainable parameters, time and memory."""
 
 import math
 import time

@@ -1,4 +1,4 @@
-"""The HF Trainer, stopped at the first loss or gradient norm that is not finite."""
+"""HF Trainer that stops at the first loss or gradient norm that is not finite."""
 
 import math
 

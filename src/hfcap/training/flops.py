@@ -1,4 +1,4 @@
-"""Floating-point operations that a training step needs, for the MFU."""
+"""Floating-point operations of a training step, for the MFU."""
 
 import math
 from collections import Counter

@@ -1,4 +1,4 @@
-"""The one training loss of every family: exact under any split of the optimizer step."""
+"""Token loss of every model type: exact under any split of the optimizer step."""
 
 import torch
 

@@ -1,4 +1,4 @@
-"""Merge an adapter into its base, and show that every tensor became what base and adapter say."""
+"""Merging of an adapter into its base, checked tensor by tensor."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The settings `metrics`, `tokenizer` and `clip_model` of recipes: their help texts and checks."""
+"""Settings `metrics`, `tokenizer` and `clip_model` of recipes: help texts and checks."""
 
 from typing import Any
 

@@ -1,4 +1,4 @@
-"""From a YAML file and the command line to dataclasses of arguments, with one clear line for what is wrong."""
+"""Parsing of YAML files and the command line into argument dataclasses."""
 
 import json
 import sys

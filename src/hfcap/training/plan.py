@@ -1,4 +1,4 @@
-"""Which images share a row: known before an epoch, from the lengths of their captions alone.
+"""Packing plan of an epoch: which images share a row, by the lengths of their captions.
 
 Tokens are counted once, when training starts. A plan is a function of (seed, epoch), the number of rows is the same in
 every epoch, and rows are of nearly the same length, so that processes are evenly loaded and padding is rare.

@@ -1,4 +1,4 @@
-"""The prompt that a captioner keeps: the one that its training rows were trained with."""
+"""Prompt of a captioner: taken from the training rows and saved with the processor."""
 
 import logging
 from collections import Counter

@@ -1,4 +1,4 @@
-"""How long references are, in tokens: what `max_caption_tokens` cuts, and how long a caption may have to be."""
+"""Lengths of references in tokens: what `max_caption_tokens` cuts, and `max_new_tokens`."""
 
 import logging
 from dataclasses import dataclass

@@ -1,4 +1,4 @@
-"""The run folder at the start of a run: one process at a time, and the settings, data and weights it began with."""
+"""Start of a run: lock, settings, data and weights of the run folder."""
 
 import logging
 from collections.abc import Iterator, Mapping

@@ -1,4 +1,4 @@
-"""What works with what: one table, asked before any weights load."""
+"""Checks of settings against each other, before any weights load."""
 
 import logging
 from collections.abc import Iterable

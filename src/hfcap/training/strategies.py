@@ -1,4 +1,4 @@
-"""Which part of a captioner trains, how, and with which learning rate."""
+"""Training strategies: trained parts, LoRA targets, parameter groups with learning rates."""
 
 import math
 from collections import Counter

@@ -1,4 +1,4 @@
-"""How fast a run trains, what holds it back, and what to do when memory runs out."""
+"""Training throughput, MFU, and advice when memory runs out."""
 
 import resource
 import sys
