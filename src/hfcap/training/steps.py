@@ -25,7 +25,7 @@ from transformers import PreTrainedModel, ProcessorMixin, set_seed
 
 from hfcap import runs
 from hfcap.data.caption_dataset import CaptionDataset, CaptionStream
-from hfcap.data.features import FeatureCache, cache_features
+from hfcap.data.features import ComputedFeatures, FeatureCache, cache_features
 from hfcap.distributed import use_all_cores, whole_weights
 from hfcap.errors import ConfigError
 from hfcap.generation.inputs import caption_prompt
@@ -158,7 +158,8 @@ def caption_datasets(run: Run, model: PreTrainedModel | PeftModel, processor) ->
     """Training and evaluation data as `Trainer` takes them: `train_dataset` and `eval_dataset`.
 
     With `feature_cache` the encoder runs here, once, and not while training. Evaluation features are kept in float32:
-    the captions of a run are those that its saved model gives for the pictures.
+    the captions of a run are those that its saved model gives for the pictures. A dry run keeps none: it computes
+    those of its batch.
     """
     train_rows, eval_rows = run.rows
     train_features = eval_features = None
@@ -175,8 +176,12 @@ def caption_datasets(run: Run, model: PreTrainedModel | PeftModel, processor) ->
     return {"train_dataset": train, "eval_dataset": CaptionDataset(eval_rows, eval_features)}
 
 
-def _cached_features(run: Run, model, processor) -> tuple[FeatureCache, FeatureCache]:
+def _cached_features(run: Run, model, processor) -> list[FeatureCache | ComputedFeatures]:
     image_processor, folder = processor.image_processor, run.model.cache_dir
+    if run.args.dry_run:
+        features = [ComputedFeatures(model, image_processor, rows) for rows in run.rows]
+        accept_cached_features(model)
+        return features
     encoder = find_encoder(model)
     home = next(encoder.parameters()).device
     encoder.to(run.args.device)
@@ -186,4 +191,4 @@ def _cached_features(run: Run, model, processor) -> tuple[FeatureCache, FeatureC
         evaluation = cache_features(model, image_processor, run.rows[1], folder, dtype="float32")
     encoder.to(home)  # where the rest is: the trainer moves the model, or an engine partitions it
     accept_cached_features(model)
-    return train, evaluation
+    return [train, evaluation]
