@@ -35,7 +35,7 @@ from hfcap.models.attention import eager_sdpa
 from hfcap.models.vision_features import accept_cached_features, find_encoder
 from hfcap.shipped import find_config
 from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, ModelArguments
-from hfcap.training.build import build_captioner, choose_kernels, set_decoding
+from hfcap.training.build import build_captioner, choose_kernels
 from hfcap.training.prompts import check_later_prompt, save_trained_prompt
 from hfcap.training.run_folder import Rows, keep_part_hashes, print_next_command, run_lock, start_run
 from hfcap.training.run_rows import tokenizer_texts
@@ -55,6 +55,7 @@ class Run:
         rows: training split (a stream with `streaming`) and evaluation split.
         base: folder or Hub id of the captioner that it starts from; None if it is built from parts.
         is_done: whether the folder already holds all results.
+        publish_to: repository that the finished run is uploaded to (`--push_to_hub`); None for no upload.
     """
 
     folder: Path
@@ -64,6 +65,7 @@ class Run:
     rows: Rows
     base: str | None
     is_done: bool
+    publish_to: str | None
 
 
 @contextmanager
@@ -90,6 +92,8 @@ def open_run(
         args.output_dir = str(folder / runs.CHECKPOINTS)
         if args.dry_run:  # `Trainer` makes its folder at once
             args.output_dir = stack.enter_context(TemporaryDirectory(prefix="hfcap-dry-run-"))
+        # Trainer's own upload sends checkpoints that nobody verified: `hfcap.hub.publish` uploads the finished run.
+        publish_to, args.push_to_hub = (args.hub_model_id if args.push_to_hub else None), False
         args.check(data_args, model_args)
         check_captioner(model_args)
         use_all_cores()
@@ -103,13 +107,13 @@ def open_run(
         check_settings(data_args, model_args, args, model_type)
         rows, is_done = start_run(folder, arguments)
         if is_done:
-            publish_if_asked(folder, args)
+            publish_if_asked(folder, args, publish_to)
             print_next_command(folder)
         elif model_args.encoder_training is not None:
             encoder_argv = ["--config", str(find_config(model_args.encoder_training))]
             run_prerequisite(train_part, encoder_argv, Path(model_args.encoder), args)
             keep_part_hashes(folder, arguments)
-        yield Run(folder, data_args, model_args, args, rows, base, is_done)
+        yield Run(folder, data_args, model_args, args, rows, base, is_done, publish_to)
 
 
 def run_prerequisite(
@@ -145,7 +149,6 @@ def prepare_captioner(run: Run) -> tuple[PreTrainedModel | PeftModel, ProcessorM
         else:
             four_bit = model_args.strategy == "qlora"
             model, processor = load_captioner(run.base, four_bit, model_args.image_processor_config)
-            set_decoding(model, args)
     save_trained_prompt(processor, run.rows, run.data.prompt)
     model = apply_strategy(
         model, model_args.strategy, model_args.lora_r, model_args.lora_alpha, model_args.lora_dropout
