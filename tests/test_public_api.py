@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 import hfcap
+from hfcap.data.caption_dataset import CaptionDataset
 from hfcap.data.scenes import load_scenes
 from hfcap.errors import ConfigError
-from hfcap.generation.inputs import keep_caption_prompt
+from hfcap.generation.inputs import caption_prompt, keep_caption_prompt
+from hfcap.training.strategies import apply_strategy
 from tiny_training import STEPS_ALONE
 
 
@@ -95,3 +97,128 @@ def test_the_examples_of_the_readme_run(folder, build_tiny, tmp_path, monkeypatc
     exec(captioning, {})
     first, cider = capsys.readouterr().out.splitlines()
     assert first.startswith("['") and float(cider) >= 0
+
+
+# ---- the trainer follows its settings and rows as the recipes do, or says why not
+
+
+@pytest.fixture
+def captioner(build_tiny, tmp_path):
+    """Folder of a tiny captioner that keeps the prompt "caption"."""
+    model, processor = build_tiny("llava")
+    keep_caption_prompt(processor, "caption")
+    for part in (model, processor):
+        part.save_pretrained(tmp_path / "base")
+    return tmp_path / "base"
+
+
+@pytest.fixture
+def make(captioner, scene_rows, tmp_path):
+    """Make a trainer of one step; arguments of `CaptionTrainer` and, as `settings`, of `CaptionTrainingArguments`."""
+
+    def make(train=scene_rows, evaluation=scene_rows, model=captioner, settings=None, **more):
+        settings = STEPS_ALONE | {"max_steps": 1} | (settings or {})
+        args = hfcap.CaptionTrainingArguments(output_dir=str(tmp_path / "checkpoints"), **settings)
+        return hfcap.CaptionTrainer(model, args, train, evaluation, **more)
+
+    return make
+
+
+def test_decoding_settings_count_in_python_too(make, tmp_path):
+    trainer = make(settings={"num_beams": 4, "max_new_tokens": 3})
+    trainer.train()
+    trainer.save_model(str(tmp_path / "trained"))
+    settings = hfcap.load_captioner(str(tmp_path / "trained"))[0].generation_config
+    assert (settings.num_beams, settings.max_new_tokens) == (4, 3)
+
+
+def prompted(rows, *prompts):
+    return rows.add_column("prompt", [prompts[row % len(prompts)] for row in range(len(rows))])
+
+
+def test_the_prompt_of_the_rows_is_the_one_that_is_saved(make, scene_rows, tmp_path):
+    rows = prompted(scene_rows, "Describe it.")
+    trainer = make(rows, rows)
+    trainer.save_model(str(tmp_path / "trained"))
+    assert trainer.data_collator.prompt == "Describe it."
+    assert caption_prompt(hfcap.load_captioner(str(tmp_path / "trained"))[1]) == "Describe it."
+    assert make(CaptionDataset(rows), rows).data_collator.prompt == "Describe it."
+    assert make(prompted(scene_rows, "caption", "Other.")).data_collator.prompt == "caption"  # one that rows have
+    assert make(prompt="Say it.").data_collator.prompt == "Say it."
+
+
+def test_of_several_prompts_one_must_be_chosen(make, scene_rows):
+    rows = prompted(scene_rows, "One.", "Two.")
+    with pytest.raises(ConfigError, match="training rows have 2 prompts"):
+        make(rows)
+    assert make(rows, prompt="Two.").data_collator.prompt == "Two."
+    with pytest.raises(ConfigError, match=r"no training row would be asked 'Three\.'"):
+        make(rows, prompt="Three.")
+
+
+def test_a_later_prompt_of_a_stream_is_refused(make, scene_rows, monkeypatch):
+    monkeypatch.setattr("hfcap.training.prompts.FIRST_OF_STREAM", 2)
+    later = scene_rows.add_column("prompt", ["One."] * 2 + ["Two."] * (len(scene_rows) - 2))
+    with pytest.raises(ConfigError, match=r"has the prompt 'Two\.', and the first 2 rows"):
+        make(later.to_iterable_dataset(), settings={"max_steps": 9}).train()
+
+
+def test_what_only_recipes_do_is_refused(make):
+    with pytest.raises(ConfigError, match="dry_run trains nothing"):
+        make(settings={"dry_run": True}).train()
+    with pytest.raises(ConfigError, match="push_to_hub: recipes follow it"):
+        make(settings={"push_to_hub": True, "hub_model_id": "user/name"})
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: {"train": list(rows)}, "train_dataset is a list; wanted the rows of one split"),
+        (lambda rows: {"train": rows.remove_columns("captions")}, "train_dataset has no column captions"),
+        (lambda rows: {"evaluation": rows.rename_column("image", "img")}, "eval_dataset has no column image"),
+        (
+            lambda rows: {"train": rows.map(lambda row: {"captions": row["captions"][0]})},
+            "`captions` is .*, wanted a list",
+        ),
+        (lambda rows: {"evaluation": {"a": rows}}, "eval_dataset is a dict"),
+        (lambda rows: {"evaluation": rows.to_iterable_dataset()}, "eval_dataset is a stream"),
+    ],
+)
+def test_rows_of_another_form_are_one_error(make, scene_rows, change, message):
+    with pytest.raises(ConfigError, match=message):
+        make(**change(scene_rows))
+
+
+def test_a_model_without_processor_and_an_adapter_are_one_error(make, captioner, tmp_path):
+    model, processor = hfcap.load_captioner(str(captioner))
+    with pytest.raises(ConfigError, match="processing_class: a model is given without its processor"):
+        make(model=model)
+    adapted = apply_strategy(model, "lora")
+    trainer = make(model=adapted, processing_class=processor, callbacks=None)
+    trainer.train()
+    trainer.save_model(str(tmp_path / "adapter"))
+    with pytest.raises(ConfigError, match="adapter is an adapter"):
+        make(model=tmp_path / "adapter")
+    with pytest.raises(ConfigError, match="num_beams: an adapter decodes by"):
+        make(model=adapted, processing_class=processor, settings={"num_beams": 2})
+    adapted.requires_grad_(False)
+    with pytest.raises(ConfigError, match="none of its parameters trains"):
+        make(model=adapted, processing_class=processor).train()
+
+
+def test_other_rows_can_be_evaluated(make, scene_rows):
+    trainer = make(evaluation=None)
+    assert trainer.evaluate(scene_rows.select(range(4)))["eval_loss"] > 0
+
+
+def test_captioning_refuses_what_it_would_ignore(captioner, scene_rows):
+    model, processor = hfcap.load_captioner(str(captioner))
+    picture = scene_rows[0]["image"]
+    assert len(hfcap.caption(model, processor, (row["image"] for row in scene_rows.select(range(3))))) == 3
+    for one in (picture, "photo.jpg"):
+        with pytest.raises(ConfigError, match=r"pictures is one \w+, wanted a list of pictures"):
+            hfcap.caption(model, processor, one)
+    with pytest.raises(ConfigError, match=r"num_beam: no setting .*; did you mean 'num_beams'\?"):
+        hfcap.caption(model, processor, [picture], num_beam=3)
+    with pytest.raises(ConfigError, match="batch_size is 0; wanted 1 or more"):
+        hfcap.caption(model, processor, [picture], batch_size=0)

@@ -1,5 +1,7 @@
 import pytest
 
+from hfcap.data.features import VIEWS, ComputedFeatures, cache_features
+from hfcap.recipes import train
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.dry_run import describe_run, describe_sample
 from hfcap.training.packing import IGNORE_INDEX
@@ -60,3 +62,47 @@ def test_a_dry_run_shows_what_the_trainer_takes(build_tiny, scene_rows, tmp_path
         assert length <= max_row_tokens
     trainer.train()
     assert f"\n{trainer.state.global_step} optimizer steps" in text
+
+
+def files_below(folder):
+    return sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*"))
+
+
+@pytest.mark.parametrize("family", ["llava", "encoder_decoder"])
+def test_a_dry_run_leaves_no_file(build_tiny, scene_rows, tmp_path, capsys, family):
+    """Neither a list of unreadable pictures nor features, of which it computes those that it shows."""
+    for part in build_tiny(family):
+        part.save_pretrained(tmp_path / "base")
+    for split in ("train", "validation"):
+        (tmp_path / "photos" / split).mkdir(parents=True)
+        for row in scene_rows.select(range(8)):
+            row["image"].save(tmp_path / "photos" / split / f"{row['image_id'].replace('/', '_')}.png")
+            (tmp_path / "photos" / split / f"{row['image_id'].replace('/', '_')}.txt").write_text(row["captions"][0])
+        next((tmp_path / "photos" / split).glob("*.png")).write_bytes(b"no picture")
+    options = {
+        "model": tmp_path / "base",
+        "data": tmp_path / "photos",
+        "on_bad_image": "skip",
+        "strategy": "frozen_encoder",
+        "feature_cache": "true",
+        "mirror": "true",
+        "cache_dir": tmp_path / "features",
+        "output_dir": tmp_path / "run",
+        "use_cpu": "true",
+    }
+    before = files_below(tmp_path)
+    train.main([*(f"--{name}={value}" for name, value in options.items()), "--dry_run"])
+    assert files_below(tmp_path) == before
+    assert "optimizer steps" in capsys.readouterr().out
+
+
+def test_features_computed_on_demand_are_those_of_a_cache(build_tiny, scene_rows, tmp_path):
+    model, processor = build_tiny("llava")
+    rows = scene_rows.select(range(3))
+    computed = ComputedFeatures(model, processor.image_processor, rows)
+    cached = cache_features(
+        model, processor.image_processor, rows, tmp_path, batch_size=1, views=VIEWS, dtype="float32"
+    )
+    assert len(computed) == len(cached) == 3
+    for view in VIEWS:
+        assert all(computed.read(row, view).equal(cached.read(row, view)) for row in range(3))

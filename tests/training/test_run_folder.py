@@ -280,3 +280,9 @@ def test_a_refused_run_does_not_end_the_lock_of_another(tmp_path, monkeypatch):
         for _ in range(2):
             with pytest.raises(ConfigError, match="another process"), run_lock(args):
                 pass
+
+
+def test_a_run_goes_on_with_its_feature_cache_elsewhere(tmp_path, scene_rows):
+    rows = (scene_rows, scene_rows)
+    assert not open_run(tmp_path, parse(tmp_path), rows)
+    assert not open_run(tmp_path, parse(tmp_path, "--cache_dir", str(tmp_path / "elsewhere")), rows)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from hfcap.data.augmentation import color_jitter, color_jitter_is_true, mirror, mirror_is_true, random_crop
-from hfcap.data.features import FeatureCache
+from hfcap.data.features import ComputedFeatures, FeatureCache
 from hfcap.data.pictures import load_picture, undecoded
 
 SHUFFLE_BUFFER = 1000  # images of a stream held to draw the next one from
@@ -75,11 +75,11 @@ class CaptionDataset(torch.utils.data.Dataset):
 
     Args:
         rows: data set with the columns `image_id`, `image`, `captions` and maybe `prompt`.
-        features: cached encoder features of exactly these rows, in their order.
+        features: encoder features of exactly these rows, in their order.
         **views: fields of `Views`.
     """
 
-    def __init__(self, rows: datasets.Dataset, features: FeatureCache | None = None, **views):
+    def __init__(self, rows: datasets.Dataset, features: FeatureCache | ComputedFeatures | None = None, **views):
         if features is not None and len(features) != len(rows):
             raise ValueError(
                 f"the feature cache holds {len(features)} images, the data set {len(rows)}: build it anew"

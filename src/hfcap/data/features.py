@@ -105,6 +105,30 @@ class FeatureCache:
         return self._arrays[view]
 
 
+class ComputedFeatures:
+    """Encoder features computed when they are asked for, in the place of a `FeatureCache`; nothing is written.
+
+    Args:
+        model: as for `cache_features`, and so are the others.
+        image_processor: its image processor.
+        dataset: rows of `image_id` and `image`.
+    """
+
+    def __init__(self, model: torch.nn.Module, image_processor, dataset: datasets.Dataset):
+        self._of_view = {
+            view: _feature_function(model, find_encoder(model), image_processor, dataset, view, batch_size=1)
+            for view in VIEWS
+        }
+        self._num_images = len(dataset)
+
+    def __len__(self) -> int:
+        return self._num_images
+
+    def read(self, image: int, view: str = "plain") -> torch.Tensor:
+        """Return the features (N, D) float32 of the image in a row of the data set."""
+        return torch.from_numpy(self._of_view[view](range(image, image + 1))[0])
+
+
 def cache_features(
     model: torch.nn.Module,
     image_processor,

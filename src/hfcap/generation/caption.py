@@ -4,14 +4,18 @@ import copy
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from difflib import get_close_matches
+from pathlib import Path
 
 import torch
 from peft import PeftModel
+from PIL import Image
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedModel, ProcessorMixin
 
 from hfcap.data.pictures import load_picture
 from hfcap.distributed import lockstep
+from hfcap.errors import ConfigError
 from hfcap.generation.decoding import decoding_by, generate
 from hfcap.generation.inputs import CaptionPrefix, caption_prompt, encode_prefix, end_token_id, join_vision
 from hfcap.models.attention import eager_sdpa
@@ -44,7 +48,7 @@ class PictureRows(Sequence):
 def caption(
     model: PreTrainedModel | PeftModel,
     processor: ProcessorMixin,
-    pictures: Sequence,
+    pictures: Iterable,
     prompt: str | None = None,
     batch_size: int = 8,
     **generate_kwargs,
@@ -64,9 +68,15 @@ def caption(
 
     Returns:
         One caption per picture, in order.
+
+    Raises:
+        ConfigError: one picture in place of several, a `batch_size` below 1, or a decoding setting that
+            `GenerationConfig` does not have.
     """
+    if isinstance(pictures, (str, bytes, Path, Image.Image)):
+        raise ConfigError(f"pictures is one {type(pictures).__name__}, wanted a list of pictures: wrap it in [...]")
     prompt = caption_prompt(processor) if prompt is None else prompt
-    return caption_rows(model, processor, PictureRows(pictures), prompt, batch_size, **generate_kwargs)
+    return caption_rows(model, processor, PictureRows(list(pictures)), prompt, batch_size, **generate_kwargs)
 
 
 def caption_rows(
@@ -124,7 +134,12 @@ def caption_stream(
         on_bad_row: called with the number of a row that cannot be read, and why; the row is left out. By default the
             error is raised.
         generate_kwargs: override the model's `generation_config`.
+
+    Raises:
+        ConfigError: a `batch_size` below 1, or a decoding setting that `GenerationConfig` does not have.
     """
+    if batch_size < 1:
+        raise ConfigError(f"batch_size is {batch_size}; wanted 1 or more")
 
     def encode(index: int) -> CaptionPrefix | Exception:
         try:
@@ -144,7 +159,12 @@ def caption_stream(
                 yield index, prefix
 
     settings = copy.deepcopy(model.generation_config)
-    settings.update(**generate_kwargs | {"num_return_sequences": 1})
+    unknown = settings.update(**generate_kwargs | {"num_return_sequences": 1})
+    if unknown:
+        name = next(iter(unknown))
+        matches = get_close_matches(name, vars(settings), n=1)
+        hint = f"; did you mean {matches[0]!r}?" if matches else ""
+        raise ConfigError(f"{name}: no setting of GenerationConfig has this name{hint}")
     was_training = model.training
     model.eval()
     try:

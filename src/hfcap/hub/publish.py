@@ -53,10 +53,10 @@ def publish(run: str | Path, target: Target, given: Mapping[str, Any] | None = N
     return done
 
 
-def publish_if_asked(run: Path, args: CaptionTrainingArguments) -> None:
+def publish_if_asked(run: Path, args: CaptionTrainingArguments, repo_id: str | None) -> None:
     """Publish a finished run where `--push_to_hub` asked for it; the process of rank 0 does it."""
-    if args.publish_to is not None and args.process_index == 0:
-        publish(run, Target(args.publish_to, private=bool(args.hub_private_repo)))
+    if repo_id is not None and args.process_index == 0:
+        publish(run, Target(repo_id, private=bool(args.hub_private_repo)))
 
 
 def _dtype_change(captions: Mapping[str, Any]) -> dict[str, Any] | None:

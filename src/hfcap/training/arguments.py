@@ -380,9 +380,6 @@ class CaptionTrainingArguments(RunArguments):
             )
         if self.push_to_hub and self.hub_model_id is None:
             raise ConfigError("push_to_hub: say where to with --hub_model_id USER/NAME")
-        # Trainer's own upload sends checkpoints that nobody verified: `hfcap.hub.publish` uploads the finished run.
-        self.publish_to = self.hub_model_id if self.push_to_hub else None
-        self.push_to_hub = False
 
     def check(self, data_args: DataArguments, model_args: ModelArguments) -> None:
         """Refuse settings of data and model that this objective cannot follow; cross entropy follows all."""

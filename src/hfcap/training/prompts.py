@@ -2,10 +2,11 @@
 
 import logging
 from collections import Counter
+from functools import partial
 
 import datasets
 
-from hfcap.data.caption_dataset import FIRST_OF_STREAM
+from hfcap.data.caption_dataset import FIRST_OF_STREAM, CaptionStream
 from hfcap.errors import ConfigError
 from hfcap.generation.inputs import caption_prompt, keep_caption_prompt
 
@@ -47,7 +48,7 @@ def save_trained_prompt(
         if given is None and len(asked) > 1:
             raise ConfigError(
                 f"prompt: training rows have {len(asked)} prompts ({_shown(asked)}), and one is saved for whoever "
-                "captions; choose it with --prompt (rows keep their own)"
+                "captions; choose it with --prompt, or `prompt` in Python (rows keep their own)"
             )
         kept = next(iter(asked)) if given is None else given
     if kept is not None:
@@ -61,6 +62,30 @@ def save_trained_prompt(
             kept,
             _shown(others),
         )
+
+
+def keep_trained_prompt(processor, data: tuple, given: str | None) -> None:
+    """Let `processor` keep the prompt of the data of a trainer, unless it keeps one of theirs already.
+
+    Args:
+        processor: of the captioner that trains.
+        data: training and evaluation data, `CaptionDataset` or `CaptionStream`; others have no prompts of their own.
+        given: the prompt that was chosen, None for none.
+
+    Raises:
+        ConfigError: see `save_trained_prompt`; for a stream later rows as well, while training.
+    """
+    train, evaluation = (getattr(part, "rows", None) for part in data)
+    known = caption_prompt(processor)
+    if train is None:
+        if given is not None:
+            keep_caption_prompt(processor, given)
+        return
+    if given is None and known is not None and known in {prompt or known for prompt in own_prompts(train)}:
+        return  # a recipe, or whoever made the processor, has chosen
+    save_trained_prompt(processor, (train, train if evaluation is None else evaluation), given)
+    if given is None and isinstance(data[0], CaptionStream) and data[0].check is None:
+        data[0].check = partial(check_later_prompt, known=caption_prompt(processor))
 
 
 def own_prompts(rows: datasets.Dataset | datasets.IterableDataset) -> Counter[str | None]:

@@ -123,5 +123,5 @@ def finish_run(
     name = "after (merged)" if artifact == runs.MERGED else folder.name
     print(results_table({**compared, name: result}), show_captions(result[1]), sep="\n\n")
     write_card(folder)
-    publish_if_asked(folder, trainer.args)
+    publish_if_asked(folder, trainer.args, run.publish_to)
     print_next_command(folder)

@@ -34,10 +34,12 @@ LOCK_PATIENCE = 6.0  # seconds
 HASHES = {"weights_hash": "weights", "settings_hash": "configuration, processor or tokenizer"}
 Rows = tuple[datasets.Dataset | datasets.IterableDataset, datasets.Dataset]
 
-# Settings that may differ between a run and its continuation: where it lies, what it shows, how it is watched, how an
-# optimizer step is divided over processes and micro-batches (the images in a step are compared instead), and kernels.
+# Settings that may differ between a run and its continuation: where it and its feature cache lie, what it shows, how
+# it is watched, how an optimizer step is divided over processes and micro-batches (the images in a step are compared
+# instead), and kernels.
 NOT_COMPARED = {
     "output_dir",
+    "cache_dir",
     "dry_run",
     "logging_steps",
     "logging_first_step",
@@ -122,7 +124,7 @@ def start_run(folder: Path, arguments: tuple) -> tuple[Rows, bool]:
         ConfigError: see `load_splits` and `open_run`; other settings are found before any data are read.
     """
     if getattr(arguments[-1], "dry_run", False):
-        return load_splits(arguments[0], folder), False
+        return load_splits(arguments[0], Path(arguments[-1].output_dir)), False  # a folder that goes with the dry run
     finished = main_process_decides(lambda: _check_settings(folder, arguments))
     data_args = arguments[0]
     if finished and data_args.on_bad_image == "error":

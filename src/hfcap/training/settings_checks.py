@@ -56,7 +56,7 @@ def check_settings(
     check_supported(model_args, model_type, current_backend())
     check_learning_rates(model_args, args, model_type)
     check_data(data_args, model_args, args)
-    check_decoding(model_args, args)
+    check_decoding(args, model_args.strategy in ("lora", "qlora"))
 
 
 def check_supported(args: ModelArguments, model_type: str, backend: Backend) -> None:
@@ -216,16 +216,25 @@ def check_model(args: ModelArguments) -> None:
     """
     if args.model is None:
         raise ConfigError("model: give the captioner to start from (a run folder, a model folder or a Hub id)")
-    folder = Path(args.model).expanduser()
-    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
-        raise ConfigError(
-            f"model: {args.model} is an adapter, and a run starts from whole weights: an adapter trained on top of it "
-            "would need both to be loaded. Give what it was merged into (the run folder, which means its merged/), or "
-            f"merge it first: hfcap export {args.model} --merge --to FOLDER, then --model FOLDER"
-        )
+    check_whole_weights(args.model)
     unused = _changed(args, BUILDING)
     if unused:
         raise ConfigError(f"model: {args.model!r} is built already; leave out {', '.join(unused)}, or model")
+
+
+def check_whole_weights(model: str) -> None:
+    """Check that a captioner to start from is no adapter.
+
+    Raises:
+        ConfigError: it is one.
+    """
+    folder = Path(model).expanduser()
+    if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
+        raise ConfigError(
+            f"model: {model} is an adapter, and a run starts from whole weights: an adapter trained on top of it "
+            "would need both to be loaded. Give what it was merged into (the run folder, which means its merged/), or "
+            f"merge it first: hfcap export {model} --merge --to FOLDER, then --model FOLDER"
+        )
 
 
 def _changed(args: ModelArguments, names: Iterable[str]) -> list[str]:
@@ -234,14 +243,14 @@ def _changed(args: ModelArguments, names: Iterable[str]) -> list[str]:
     return [name for name in names if getattr(args, name) != defaults[name]]
 
 
-def check_decoding(model_args: ModelArguments, args: CaptionTrainingArguments) -> None:
+def check_decoding(args: CaptionTrainingArguments, trains_adapter: bool) -> None:
     """Check that decoding settings are kept with what a run saves.
 
     Raises:
         ConfigError: they are given for an adapter, which has none of its own; or they do not fit each other.
     """
     given = given_decoding(args)
-    if given and model_args.strategy in ("lora", "qlora"):
+    if given and trains_adapter:
         raise ConfigError(
             f"{next(iter(given))}: an adapter decodes by the generation_config.json of its base; leave it out, train "
             "the base with it, or give it to recipes/evaluate.py and `hfcap caption`"

@@ -25,7 +25,7 @@ from transformers import PreTrainedModel, ProcessorMixin, set_seed
 
 from hfcap import runs
 from hfcap.data.caption_dataset import CaptionDataset, CaptionStream
-from hfcap.data.features import FeatureCache, cache_features
+from hfcap.data.features import ComputedFeatures, FeatureCache, cache_features
 from hfcap.distributed import use_all_cores, whole_weights
 from hfcap.errors import ConfigError
 from hfcap.generation.inputs import caption_prompt
@@ -35,7 +35,7 @@ from hfcap.models.attention import eager_sdpa
 from hfcap.models.vision_features import accept_cached_features, find_encoder
 from hfcap.shipped import find_config
 from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, ModelArguments
-from hfcap.training.build import build_captioner, choose_kernels, set_decoding
+from hfcap.training.build import build_captioner, choose_kernels
 from hfcap.training.prompts import check_later_prompt, save_trained_prompt
 from hfcap.training.run_folder import Rows, keep_part_hashes, print_next_command, run_lock, start_run
 from hfcap.training.run_rows import tokenizer_texts
@@ -55,6 +55,7 @@ class Run:
         rows: training split (a stream with `streaming`) and evaluation split.
         base: folder or Hub id of the captioner that it starts from; None if it is built from parts.
         is_done: whether the folder already holds all results.
+        publish_to: repository that the finished run is uploaded to (`--push_to_hub`); None for no upload.
     """
 
     folder: Path
@@ -64,6 +65,7 @@ class Run:
     rows: Rows
     base: str | None
     is_done: bool
+    publish_to: str | None
 
 
 @contextmanager
@@ -90,6 +92,8 @@ def open_run(
         args.output_dir = str(folder / runs.CHECKPOINTS)
         if args.dry_run:  # `Trainer` makes its folder at once
             args.output_dir = stack.enter_context(TemporaryDirectory(prefix="hfcap-dry-run-"))
+        # Trainer's own upload sends checkpoints that nobody verified: `hfcap.hub.publish` uploads the finished run.
+        publish_to, args.push_to_hub = (args.hub_model_id if args.push_to_hub else None), False
         args.check(data_args, model_args)
         check_captioner(model_args)
         use_all_cores()
@@ -103,13 +107,13 @@ def open_run(
         check_settings(data_args, model_args, args, model_type)
         rows, is_done = start_run(folder, arguments)
         if is_done:
-            publish_if_asked(folder, args)
+            publish_if_asked(folder, args, publish_to)
             print_next_command(folder)
         elif model_args.encoder_training is not None:
             encoder_argv = ["--config", str(find_config(model_args.encoder_training))]
             run_prerequisite(train_part, encoder_argv, Path(model_args.encoder), args)
             keep_part_hashes(folder, arguments)
-        yield Run(folder, data_args, model_args, args, rows, base, is_done)
+        yield Run(folder, data_args, model_args, args, rows, base, is_done, publish_to)
 
 
 def run_prerequisite(
@@ -145,7 +149,6 @@ def prepare_captioner(run: Run) -> tuple[PreTrainedModel | PeftModel, ProcessorM
         else:
             four_bit = model_args.strategy == "qlora"
             model, processor = load_captioner(run.base, four_bit, model_args.image_processor_config)
-            set_decoding(model, args)
     save_trained_prompt(processor, run.rows, run.data.prompt)
     model = apply_strategy(
         model, model_args.strategy, model_args.lora_r, model_args.lora_alpha, model_args.lora_dropout
@@ -158,7 +161,8 @@ def caption_datasets(run: Run, model: PreTrainedModel | PeftModel, processor) ->
     """Training and evaluation data as `Trainer` takes them: `train_dataset` and `eval_dataset`.
 
     With `feature_cache` the encoder runs here, once, and not while training. Evaluation features are kept in float32:
-    the captions of a run are those that its saved model gives for the pictures.
+    the captions of a run are those that its saved model gives for the pictures. A dry run keeps none: it computes
+    those of its batch.
     """
     train_rows, eval_rows = run.rows
     train_features = eval_features = None
@@ -175,8 +179,12 @@ def caption_datasets(run: Run, model: PreTrainedModel | PeftModel, processor) ->
     return {"train_dataset": train, "eval_dataset": CaptionDataset(eval_rows, eval_features)}
 
 
-def _cached_features(run: Run, model, processor) -> tuple[FeatureCache, FeatureCache]:
+def _cached_features(run: Run, model, processor) -> list[FeatureCache | ComputedFeatures]:
     image_processor, folder = processor.image_processor, run.model.cache_dir
+    if run.args.dry_run:
+        features = [ComputedFeatures(model, image_processor, rows) for rows in run.rows]
+        accept_cached_features(model)
+        return features
     encoder = find_encoder(model)
     home = next(encoder.parameters()).device
     encoder.to(run.args.device)
@@ -186,4 +194,4 @@ def _cached_features(run: Run, model, processor) -> tuple[FeatureCache, FeatureC
         evaluation = cache_features(model, image_processor, run.rows[1], folder, dtype="float32")
     encoder.to(home)  # where the rest is: the trainer moves the model, or an engine partitions it
     accept_cached_features(model)
-    return train, evaluation
+    return [train, evaluation]

@@ -18,9 +18,7 @@ from transformers.trainer_utils import EvalLoopOutput
 
 from hfcap.data.caption_dataset import CaptionDataset, CaptionStream
 from hfcap.distributed import all_processes_join, prepare_fsdp
-from hfcap.errors import WorkError
-from hfcap.generation.inputs import caption_prompt
-from hfcap.generation.loading import load_captioner
+from hfcap.errors import ConfigError, WorkError
 from hfcap.generation.sharded import caption_sharded
 from hfcap.metrics import compute_metrics
 from hfcap.models.attention import PACKED_SDPA, eager_sdpa, uses_packed_sdpa
@@ -29,7 +27,7 @@ from hfcap.models.model_utils import full_precision, keep_frozen_in_eval
 from hfcap.training.arguments import CaptionTrainingArguments
 from hfcap.training.callbacks import SampleCaptions, run_callbacks
 from hfcap.training.checkpoints import atomic_folder, fill_optimizer_state, load_weights
-from hfcap.training.collators import CaptionCollator, check_positions
+from hfcap.training.collators import CaptionCollator
 from hfcap.training.finite import FiniteTrainer
 from hfcap.training.flops import needed_flops
 from hfcap.training.loss import token_loss
@@ -42,8 +40,6 @@ from hfcap.training.packing import (
     shared_prefix,
 )
 from hfcap.training.plan import describe_references, train_sampler
-from hfcap.training.reference_lengths import follow_references
-from hfcap.training.settings_checks import choose_packing
 from hfcap.training.strategies import parameter_groups
 from hfcap.training.throughput import (
     Throughput,
@@ -53,6 +49,13 @@ from hfcap.training.throughput import (
     is_out_of_memory,
     measure_matmul,
     memory_advice,
+)
+from hfcap.training.trainer_inputs import (
+    as_evaluation_data,
+    as_training_data,
+    caption_collator,
+    check_arguments,
+    load_trained,
 )
 
 logger = logging.getLogger(__name__)
@@ -100,39 +103,6 @@ class _StepEnd(TrainerCallback):
         self.throughput.end_step()
 
 
-def caption_collator(
-    model: PreTrainedModel | PeftModel,
-    processor: ProcessorMixin,
-    data: CaptionDataset | CaptionStream,
-    args: CaptionTrainingArguments,
-) -> CaptionCollator:
-    """Make the collator of a training: packed where that is exact, with the prompt that the processor remembers.
-
-    Where references are learned, the model's `max_new_tokens` follows their length (see `follow_references`).
-
-    Raises:
-        ConfigError: `packing: always` for a model whose packed rows are not exact, or too few positions.
-    """
-    collator = CaptionCollator(
-        processor,
-        model.config,
-        prompt=caption_prompt(processor),
-        packing=choose_packing(args.packing, model.config),
-        max_caption_tokens=args.max_caption_tokens,
-        pad_to_multiple_of=args.pad_to_multiple_of,
-    )
-    if args.learns_references:
-        follow_references(model, collator, data, args)
-    check_positions(model, collator)
-    return collator
-
-
-def _as_caption_data(data, seed: int) -> CaptionDataset | CaptionStream | None:
-    if isinstance(data, datasets.Dataset):
-        return CaptionDataset(data, seed=seed)
-    return CaptionStream(data, seed=seed) if isinstance(data, datasets.IterableDataset) else data
-
-
 class CaptionTrainer(FiniteTrainer):
     """HF Trainer for captioning models.
 
@@ -150,10 +120,13 @@ class CaptionTrainer(FiniteTrainer):
         processing_class: the captioner's processor, loaded with it if `model` is a folder or a Hub id.
         data_collator: `CaptionCollator`; by default `caption_collator` makes it.
         callbacks: besides those of `run_callbacks` and the sample captions.
+        prompt: instruction for rows without their own, which the processor keeps; by default what it keeps already, or
+            the one prompt that the rows have. A `data_collator` of one's own brings its own.
         kwargs: further arguments of `Trainer`.
 
     Raises:
-        ConfigError: the captioner cannot be loaded, or its language model has too few positions.
+        ConfigError: the captioner cannot be loaded, data, prompt or settings do not fit it, or its language model has
+            too few positions; `train` of a dry run, or without a parameter that trains.
     """
 
     def __init__(
@@ -164,21 +137,24 @@ class CaptionTrainer(FiniteTrainer):
         eval_dataset: CaptionDataset | datasets.Dataset | None = None,
         processing_class: ProcessorMixin | None = None,
         data_collator: CaptionCollator | None = None,
-        callbacks: Sequence[TrainerCallback] = (),
+        callbacks: Sequence[TrainerCallback] | None = None,
+        prompt: str | None = None,
         **kwargs,
     ):
-        if isinstance(model, (str, Path)):
-            model, loaded = load_captioner(str(model))
-            processing_class = processing_class or loaded
-        train_dataset, eval_dataset = (_as_caption_data(data, args.seed) for data in (train_dataset, eval_dataset))
+        check_arguments(args)
+        train_dataset, eval_dataset = as_training_data(train_dataset, args.seed), as_evaluation_data(eval_dataset)
+        model, processing_class = load_trained(model, processing_class)
+        if data_collator is None:
+            data = (train_dataset, eval_dataset)
+            data_collator = caption_collator(model, processing_class, data, args, prompt)
         super().__init__(
             model=model,
             args=args,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
-            data_collator=data_collator or caption_collator(model, processing_class, train_dataset, args),
-            callbacks=[*run_callbacks(args), SampleCaptions(self), *callbacks],
+            data_collator=data_collator,
+            callbacks=[*run_callbacks(args), SampleCaptions(self), *(callbacks or ())],
             compute_loss_func=partial(token_loss, label_smoothing=args.label_smoothing_factor),
             **kwargs,
         )
@@ -198,6 +174,10 @@ class CaptionTrainer(FiniteTrainer):
         if args.process_index == 0:
             logger.info(describe_references(train_dataset.views.references, self.data_collator.packing))
         self.train_sampler = train_sampler(train_dataset, self.data_collator, args)
+
+    def get_eval_dataloader(self, eval_dataset=None) -> torch.utils.data.DataLoader:
+        """As `Trainer` does, of the rows of `load_captions` too."""
+        return super().get_eval_dataloader(as_evaluation_data(eval_dataset))
 
     def _get_train_sampler(self, train_dataset=None) -> torch.utils.data.Sampler:
         return self.train_sampler
@@ -235,6 +215,10 @@ class CaptionTrainer(FiniteTrainer):
 
     def train(self, *args, **kwargs):
         """Train as `Trainer` does; afterwards `throughput_summary` holds the figures of the whole training."""
+        if self.args.dry_run:
+            raise ConfigError(
+                "dry_run trains nothing: print(hfcap.training.dry_run.describe_run(trainer)), or leave it out"
+            )
         with nullcontext() if self.args.torch_compile else uses_packed_sdpa(self.model):
             output = super().train(*args, **kwargs)
         self.throughput.take()
@@ -284,6 +268,11 @@ class CaptionTrainer(FiniteTrainer):
             rates = {part: default if rate is None else rate for part, rate in own.items()} | {"lm": default}
             decay = set(self.get_decay_parameter_names(model))
             groups = parameter_groups(model, decay, self.args.weight_decay, rates)
+            if not groups:
+                raise ConfigError(
+                    "model: none of its parameters trains (requires_grad); load an adapter with is_trainable=True, or "
+                    "give a model that is not frozen"
+                )
             optimizer_class, optimizer_kwargs = self.get_optimizer_cls_and_kwargs(self.args, model)
             self.optimizer = optimizer_class(groups, **optimizer_kwargs)
         return self.optimizer
