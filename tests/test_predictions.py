@@ -65,6 +65,31 @@ def test_karpathy_splits_and_ids(tmp_path):
         read_references(path, "test")
 
 
+@pytest.mark.parametrize(
+    ("names", "message"),
+    [
+        ({"cocoid": None, "filename": None}, "neither cocoid nor filename .it is None"),
+        ({"filename": 7}, "neither cocoid nor filename .it is 7"),
+        ({"cocoid": True, "filename": "a.jpg"}, "cocoid is True; wanted a string"),
+        ({"cocoid": 1.0, "filename": "a.jpg"}, "cocoid is 1.0; wanted a string"),
+    ],
+)
+def test_karpathy_ids_are_ids(tmp_path, names, message):
+    image = {"split": "val", "sentences": [{"raw": "A dog ."}]}
+    path = _write(tmp_path / "dataset.json", json.dumps({"images": [image | names]}))
+    with pytest.raises(ValueError, match=rf"images\[0\]: {message}"):
+        read_references(path)
+    path = _write(tmp_path / "dataset.json", json.dumps({"images": [image | {"cocoid": None, "filename": "a.jpg"}]}))
+    assert _content(read_references(path)) == [("a", ["A dog ."])]
+
+
+def test_splits_of_karpathy_are_named_as_those_of_data_sources(tmp_path):
+    image = {"filename": "a.jpg", "split": "Dev", "sentences": [{"raw": "A dog ."}]}
+    path = _write(tmp_path / "dataset.json", json.dumps({"images": [image]}))
+    for split in ("val", "validation", "dev"):
+        assert _content(read_references(path, split)) == [("a", ["A dog ."])]
+
+
 def test_captions_of_a_run_are_predictions_and_references(tmp_path):
     row = {"image_id": "1", "caption": "a dog", "captions": ["the dog", "one dog"]}
     path = write_predictions(tmp_path / "captions.jsonl", [row])

@@ -2,7 +2,10 @@
 
 import argparse
 import sys
+from contextlib import nullcontext
+from pathlib import Path
 
+from hfcap.atomic_files import only_writer
 from hfcap.errors import ConfigError, WorkError, for_terminal
 
 
@@ -117,7 +120,9 @@ def suggest(args: argparse.Namespace) -> None:
     """Write a row for each picture without an alt."""
     from hfcap.applications.suggest import suggest_alts
 
-    suggest_alts(args)
+    Path(args.output).parent.mkdir(parents=True, exist_ok=True)
+    with only_writer(args.output):
+        suggest_alts(args)
 
 
 def review(args: argparse.Namespace) -> None:
@@ -131,12 +136,14 @@ def review(args: argparse.Namespace) -> None:
         raise ConfigError("--csv_export and --csv_import; give one of them")
     if args.csv_export:
         print(export_csv(read_rows(args.rows), args.csv_export))
-    elif args.csv_import:
-        rows, changed = import_csv(read_rows(args.rows), args.csv_import)
-        write_rows(args.rows, rows)
-        print(f"{args.rows}: {counted(changed, 'row')} changed")
-    else:
-        ask_about(args.rows)
+        return
+    with only_writer(args.rows):
+        if args.csv_import:
+            rows, changed = import_csv(read_rows(args.rows), args.csv_import)
+            write_rows(args.rows, rows)
+            print(f"{args.rows}: {counted(changed, 'row')} changed")
+        else:
+            ask_about(args.rows)
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -154,11 +161,12 @@ def apply(args: argparse.Namespace) -> None:
     from hfcap.applications.rows import DECIDED, read_rows, write_rows
 
     ways = ways_of(args.metadata)
-    rows = read_rows(args.rows)
-    before = [dict(row) for row in rows]
-    refused = apply_rows(rows, ways, args.dry_run, args.replace)
-    if rows != before:
-        write_rows(args.rows, rows)
+    with nullcontext() if args.dry_run else only_writer(args.rows):
+        rows = read_rows(args.rows)
+        before = [dict(row) for row in rows]
+        refused = apply_rows(rows, ways, args.dry_run, args.replace)
+        if rows != before:
+            write_rows(args.rows, rows)
     left = sum(row["status"] not in DECIDED for row in rows)
     if left:
         print(f"{left} of {counted(len(rows), 'row')} not decided", file=sys.stderr)

@@ -1,10 +1,16 @@
-"""Files that are either whole or absent: writing goes to a temporary file first and is renamed into place."""
+"""Files that are either whole or absent (a temporary file first, then a rename), and have one writer at a time."""
 
 import json
 import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from errno import EISDIR
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
+
+from hfcap.errors import ConfigError
 
 
 def write_atomic(path: str | os.PathLike, text: str | bytes, sync: bool = True) -> Path:
@@ -40,3 +46,31 @@ def write_atomic(path: str | os.PathLike, text: str | bytes, sync: bool = True) 
 def write_json(path: str | os.PathLike, value: Any) -> Path:
     """Write `value` atomically as indented JSON with a final newline. NaN and infinity raise ValueError: not JSON."""
     return write_atomic(path, json.dumps(value, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+@contextmanager
+def only_writer(path: str | os.PathLike) -> Iterator[None]:
+    """Hold the lock of a file that a command reads, works on, and writes anew; the lock is `.NAME.lock` beside it.
+
+    A second command would write the file as it was before the first one ended. The lock of a dead process is free;
+    devices and pipes have none.
+
+    Raises:
+        ConfigError: another process holds it.
+        OSError: its folder is not there, or cannot be written to.
+    """
+    path = Path(path)
+    if path.exists() and not path.is_file():
+        yield
+        return
+    lock = FileLock(path.with_name(f".{path.name}.lock"))
+    Path(lock.lock_file).touch()  # `acquire` takes a folder that is not there for a lock that is held
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise ConfigError(f"{path}: another command is working on this file; wait until it ends") from None
+    try:
+        yield
+    finally:
+        Path(lock.lock_file).unlink(missing_ok=True)
+        lock.release()

@@ -118,10 +118,10 @@ def image_id_of(entry: Mapping[str, Any], where: str) -> str:
     return check_image_id(entry["image_id"], where)
 
 
-def check_image_id(value: Any, where: str) -> str:
-    """Return an id, a string that is not empty or an integer, as a string."""
+def check_image_id(value: Any, where: str, key: str = "image_id") -> str:
+    """Return an id, the value of `key`, as a string: it must be a string that is not empty, or an integer."""
     if isinstance(value, bool) or not isinstance(value, str | int) or value == "":
-        raise ValueError(f"{where}: image_id is {shown(value)}; wanted a string that is not empty, or an integer")
+        raise ValueError(f"{where}: {key} is {shown(value)}; wanted a string that is not empty, or an integer")
     return str(value)
 
 

@@ -48,7 +48,6 @@ WANTED_PREDICTIONS = (
     'wanted JSONL with image_id and caption per line, or COCO results [{"image_id": ..., "caption": ...}, ...]'
 )
 _NUMBER = re.compile(r"(?:COCO_[a-z]+\d{4}_)?0*(\d+)")
-SPLITS_OF_KARPATHY = {"train": {"train", "restval"}, "validation": {"val"}, "test": {"test"}}
 
 
 @dataclass(frozen=True)
@@ -307,16 +306,11 @@ def karpathy_references(
     content: dict, path: str | os.PathLike, split: str | None, allow_empty: bool = False
 ) -> list[Row]:
     """Return the images of one split (all with None) of a Karpathy file's content; `extra` is the image's entry."""
-    if split is not None and split not in SPLITS_OF_KARPATHY:
-        raise ValueError(f"split={split!r}; wanted one of {', '.join(SPLITS_OF_KARPATHY)}")
     rows = []
     for entry, where in objects_of(content["images"], path, "images"):
-        if split is not None and entry.get("split") not in SPLITS_OF_KARPATHY[split]:
+        if split is not None and split_named(str(entry.get("split"))) != split_named(split):
             continue
-        # The COCO file keeps COCO's own id; in the Flickr files only the file name says which photo it is.
-        image_id = str(entry["cocoid"]) if "cocoid" in entry else Path(str(entry.get("filename", ""))).stem
-        if not image_id:
-            raise ValueError(f"{where}: neither cocoid nor filename; one of them names the image")
+        image_id = _karpathy_id(entry, where)
         sentences = objects_of(entry.get("sentences"), path, f"{where.removeprefix(f'{path}, ')}.sentences")
         captions = [caption_of(sentence, "raw", place, allow_empty) for sentence, place in sentences]
         if not captions and not allow_empty:
@@ -326,6 +320,16 @@ def karpathy_references(
         splits = sorted({str(image.get("split")) for image in content["images"]})
         raise ValueError(f"{path}: no image in split {split!r}; the file has {', '.join(splits)}")
     return rows
+
+
+def _karpathy_id(entry: Mapping[str, Any], where: str) -> str:
+    """The COCO file keeps COCO's own id; in the Flickr files only the file name says which photo it is."""
+    if entry.get("cocoid") is not None:
+        return check_image_id(entry["cocoid"], where, "cocoid")
+    name = entry.get("filename")
+    if not isinstance(name, str) or not Path(name).stem:
+        raise ValueError(f"{where}: neither cocoid nor filename (it is {shown(name)}); one of them names the image")
+    return Path(name).stem
 
 
 def _is_jsonl(path: str | os.PathLike) -> bool:

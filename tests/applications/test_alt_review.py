@@ -11,6 +11,7 @@ from hfcap import cli
 from hfcap.applications.photo_metadata import sidecar_text
 from hfcap.applications.review import review
 from hfcap.applications.rows import read_rows
+from hfcap.atomic_files import only_writer
 from hfcap.content_hashes import file_sha256
 
 
@@ -199,3 +200,16 @@ def test_embedding_needs_exiftool_and_asks_it(photo, tmp_path, monkeypatch, caps
     tool.write_text("#!/bin/sh\necho Mine\n")
     assert apply("--metadata", "embed") == 1
     assert "has an alt already, 'Mine'; it is kept" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "command", [["review"], ["review", "--csv_import", "alts.csv"], ["apply"]], ids=["review", "import", "apply"]
+)
+def test_no_command_undoes_what_another_one_is_writing(alts, command, capsys):
+    cli.main(["alt", "review", alts, "--csv_export", "alts.csv"])
+    with only_writer(alts):
+        with pytest.raises(SystemExit) as stopped:
+            cli.main(["alt", command[0], alts, *command[1:]])
+        assert "alts.jsonl: another command is working on this file" in capsys.readouterr().err
+        cli.main(["alt", "apply", alts, "--dry_run"])  # which writes nothing
+    assert stopped.value.code == 2

@@ -7,6 +7,7 @@ import pytest
 
 from hfcap import cli
 from hfcap.applications.suggest import ImageRows, propose
+from hfcap.atomic_files import only_writer
 from hfcap.generation.caption import caption_rows
 
 PAGE = """<h1>A day out</h1><p>We met two dogs.</p>
@@ -176,3 +177,10 @@ def test_sure_texts_are_quoted_and_unsure_ones_are_kept_beside(site, captions, m
 
 def test_image_rows_load_from_archives(site):
     assert ImageRows(["site/book.epub!images/e.png"])[0]["image"].size == (32, 32)
+
+
+def test_suggest_leaves_a_file_to_the_command_that_works_on_it(site, captions, capsys):
+    with only_writer("alts.jsonl"), pytest.raises(SystemExit):
+        suggest()
+    assert "alts.jsonl: another command is working on this file" in capsys.readouterr().err
+    assert not captions

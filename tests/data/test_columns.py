@@ -223,3 +223,26 @@ def test_a_key_twice_in_one_object_is_an_error(folder):
     (folder / "a.jsonl").write_text('{"image": "0.png", "caption": "a dog", "caption": "a cat"}\n')
     with pytest.raises(ValueError, match=r"a.jsonl, line 1: the key 'caption' twice in one object"):
         load_captions(str(folder / "a.jsonl"), "train")
+
+
+@pytest.mark.parametrize("name", ["train_val_test.csv", "dev-test.csv"])
+def test_a_name_with_words_of_several_splits_leaves_it_to_the_column(folder, name):
+    columns = {"image": NAMES, "caption": TEXTS, "split": ["train", "val", "test"]}
+    for source in (write_table(folder, columns, name), str(folder)):
+        assert split_names(source) == ["train", "validation", "test"]
+        assert [load_captions(source, split)["captions"] for split in ("train", "test")] == [[["a dog"]], [["a cow"]]]
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("name", ["train.csv", "train/metadata.csv"])
+def test_a_column_that_contradicts_the_files_name_is_an_error(folder, name, streaming):
+    (folder / "train").mkdir()
+    for number in NAMES:
+        (folder / number).rename(folder / "train" / number)
+    paths = NAMES if "/" in name else [f"train/{number}" for number in NAMES]
+    columns = {"image": paths, "caption": TEXTS, "split": ["train", "nan", "dev"]}
+    write_table(folder, columns, name)
+    with pytest.raises(ValueError, match=r"line 4: split is 'validation', and the name .* says 'train'; rename it"):
+        list(load_captions(str(folder), "train", streaming=streaming))
+    write_table(folder, columns | {"split": ["train", "nan", "restval"]}, name)
+    assert len(list(load_captions(str(folder), "train", streaming=streaming))) == 3

@@ -403,3 +403,26 @@ def test_img2dataset_s_files_are_read(folder, log):
     shutil.rmtree(folder / "00000")
     write_tar(folder / "00000.tar", [("0.png", encoded()), ("0.txt", b"a bird")])
     assert captions(folder) == ["a bird"]
+
+
+def test_a_line_of_a_text_file_ends_where_an_editor_ends_it(folder):
+    put(folder / "a.png")
+    texts = ["a dog\u2028runs", "caf\x85 \x0cnow", "犬\x1cが", "قطة 🐱"]
+    (folder / "a.txt").write_bytes(f"{texts[0]}\r\n{texts[1]}\n\n{texts[2]}\r{texts[3]}".encode())
+    assert captions(folder) == sorted(texts)
+
+
+@pytest.mark.parametrize("name", ["CAPTIONS.TXT", "Metadata.CSV", "deep/METADATA.JSONL"])
+def test_names_of_captions_files_may_be_in_capitals(folder, name):
+    put((folder / name).parent / "0.png")
+    text = '{"file_name": "0.png", "text": "a dog"}' if "JSONL" in name else "file_name,text\n0.png,a dog\n"
+    (folder / name).write_text(text)
+    assert captions(folder) == ["a dog"]
+
+
+def test_a_table_in_a_subfolder_is_named_as_one_to_pass(folder):
+    put(folder / "train2017" / "0.png")
+    (folder / "annotations").mkdir()
+    (folder / "annotations" / "captions_train2017.json").write_text("{}")
+    with pytest.raises(ValueError, match=r"tables: 1 \(.json; captions_train2017.json\), to read one, pass its path"):
+        captions(folder)

@@ -11,6 +11,7 @@ import pytest
 from huggingface_hub import constants
 
 from hfcap import cli
+from hfcap.atomic_files import only_writer
 from hfcap.errors import ConfigError
 from hfcap.generation.caption import caption_rows
 from hfcap.generation.photos import Photo, find_photos
@@ -313,6 +314,40 @@ def test_a_name_with_brackets_is_no_pattern(folder, captioner, tmp_path, capsys)
     assert [row.image_id for row in read_predictions(output)] == ids_of([folder])
     assert f"{output}: 5 of 5 photos have a caption" in capsys.readouterr().out
     assert not list(tmp_path.glob("*.part-*"))
+
+
+def test_a_second_command_does_not_write_the_file_of_the_first(folder, captioner, tmp_path, capsys):
+    output = tmp_path / "new" / "captions.jsonl"
+    command = ["caption", str(folder), "--model", captioner[2], "--output", str(output)]
+    output.parent.mkdir()
+    with only_writer(output), pytest.raises(SystemExit) as stopped:
+        cli.main(command)
+    assert stopped.value.code == 2
+    assert f"{output}: another command is working on this file" in capsys.readouterr().err
+    output.parent.rmdir()  # the lock went with its holder
+    cli.main(command)
+    assert sorted(path.name for path in output.parent.iterdir()) == ["captions.jsonl", "captions.jsonl.settings.json"]
+
+
+def test_the_lock_of_a_dead_process_is_free(tmp_path):
+    file = tmp_path / "captions.jsonl"
+    held = f"""
+import os
+from hfcap.atomic_files import only_writer
+with only_writer({str(file)!r}):
+    print("held", flush=True)
+    input()
+"""
+    other = subprocess.Popen([sys.executable, "-c", held], stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    assert other.stdout.readline() == b"held\n"
+    with pytest.raises(ConfigError, match="another command"), only_writer(file):
+        pass
+    other.kill()
+    other.wait()
+    assert (tmp_path / ".captions.jsonl.lock").exists()
+    with only_writer(file):
+        pass
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_run_without_any_readable_photo_does_not_block_the_next(folder, captioner, tmp_path, capsys):

@@ -1,6 +1,7 @@
 """Folders of pictures: the walk over their files, text files beside pictures, and what of a folder is not read."""
 
 import os
+import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
@@ -81,7 +82,8 @@ def read_sidecars(folder: Path) -> Iterator[SourceRow]:
 
 def caption_lines(data: bytes, where: str) -> list[str]:
     """Return the captions in the content of a text file, one per line; `where` names the file in errors."""
-    return [line for line in decode_text(data, where).splitlines() if line.strip()]
+    # Not `splitlines`, which ends a line at U+2028, U+0085 and form feeds as well: no editor does.
+    return [line for line in re.split(r"\r\n?|\n", decode_text(data, where)) if line.strip()]
 
 
 def captioned_pictures(files: Iterable[Path]) -> dict[Path, Path]:

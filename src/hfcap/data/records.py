@@ -282,10 +282,12 @@ def split_named(word: str) -> str:
 def split_of_file(path: Path) -> str | None:
     """Return the split that a file's name tells by one of its words ("captions_val2017.json"), or None.
 
-    Words may follow a dot ("coco.val.jsonl"); no suffix of a file that is read is one.
+    Words may follow a dot ("coco.val.jsonl"); no suffix of a file that is read is one. Words of several splits
+    ("train_val_test.csv") tell none.
     """
-    words = [word for word in re.split(r"[^a-z]+", path.name.lower()) if word in _SPLIT_OF_WORD]
-    return _SPLIT_OF_WORD[words[-1]] if words else None
+    words = re.split(r"[^a-z]+", path.name.lower())
+    splits = {_SPLIT_OF_WORD[word] for word in words if word in _SPLIT_OF_WORD}
+    return splits.pop() if len(splits) == 1 else None
 
 
 def split_of_folders(parts: Iterable[str]) -> str | None:

@@ -26,6 +26,7 @@ from hfcap.data.records import (
     split_word,
 )
 from hfcap.data.tars import read_webdataset
+from hfcap.errors import shown
 from hfcap.json_files import names_of
 
 logger = logging.getLogger(__name__)
@@ -133,7 +134,7 @@ def _passed_over(
             reason = "JSON files with the name of a picture"
         elif path in records:
             reason = "img2dataset's records of its downloads"
-        elif reason == OTHER and path.parent == folder and path.name.lower().endswith((*TABLE_SUFFIXES, ".parquet")):
+        elif reason == OTHER and path.name.lower().endswith((*TABLE_SUFFIXES, ".parquet")):
             reason = "tables: to read one, pass its path"
         if reason is not None:
             passed_over.setdefault(reason, []).append(path)
@@ -149,7 +150,7 @@ def _chosen(
     described = _download_records(files, beside)
     if any(_is_for_datasets(path, described, beside) for path in wanted):
         return "datasets", None
-    metadata = [path for path in wanted if path.name in METADATA_NAMES]
+    metadata = [path for path in wanted if path.name.lower() in METADATA_NAMES]
     if metadata:
         return "tables", [SourceFile(path, split_of_folders(path.relative_to(folder).parts[:-1])) for path in metadata]
     if tars:
@@ -160,7 +161,7 @@ def _chosen(
     tables = [path for path in wanted if path.parent == folder and path.name.lower().endswith(TABLE_SUFFIXES)]
     tables = _tables_of_captions(tables, files, beside, only is not None)
     if not tables and not beside:
-        orphans = [path for path in wanted if path.parent == folder and path.suffix == ".txt"]
+        orphans = [path for path in wanted if path.parent == folder and path.suffix.lower() == ".txt"]
         tables = [path for path in orphans if _holds_captions(path)] if len(orphans) <= TEXTS_LOOKED_INTO else []
     if tables:
         return "tables", _one_table_a_split(tables, folder)
@@ -244,7 +245,8 @@ def read_caption_files(
     """Yield the rows of one split.
 
     Raises:
-        ValueError: the split is not there, naming those that are; whatever the readers find.
+        ValueError: the split is not there, naming those that are; a row says another split than its file's name;
+            whatever the readers find.
     """
     there: dict[str, None] = {}
     others: dict[str, None] = {}
@@ -257,7 +259,7 @@ def read_caption_files(
         for row in _reader_of(file.path)(file.path, image_folder, image_column, captions_column):
             if captions_column is None:
                 others |= dict.fromkeys(name for name in row.extra if is_captions(name))
-            own_split = file.split or row.split or "train"
+            own_split = _split_of_row(row, file)
             there[own_split] = None
             if own_split == split:
                 found = True
@@ -272,6 +274,16 @@ def read_caption_files(
             "`hfcap data split` makes splits; to read another one, name it (recipes: --train_split, --eval_split; "
             "hfcap score: --split)"
         )
+
+
+def _split_of_row(row: SourceRow, file: SourceFile) -> str:
+    """Return the split of a row. Raises ValueError where its column and the file's name, or its folder's, disagree."""
+    if file.split is not None and row.split not in (None, file.split):
+        raise ValueError(
+            f"{row.where}: split is {shown(row.split)}, and the name of the file or of its folder says "
+            f"{file.split!r}; rename it, so that the column tells the split, or remove the column"
+        )
+    return file.split or row.split or "train"
 
 
 def splits_of_files(files: list[SourceFile], *columns: str | None) -> list[str]:

@@ -6,12 +6,14 @@ import sys
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 
 from PIL import UnidentifiedImageError
 
 from hfcap import runs
+from hfcap.atomic_files import only_writer
 from hfcap.content_hashes import captioner_hashes, file_sha256
 from hfcap.data.folders import HIDDEN, is_picture, passed_over_text, walk, why_not_read
 from hfcap.errors import ConfigError, WorkError, printable
@@ -99,18 +101,31 @@ def caption_photos(args: Namespace) -> None:
     Started by `torchrun` or `accelerate launch`, each process captions its share.
 
     Raises:
-        ConfigError: a path, a model or an output file that is wrong.
+        ConfigError: a path, a model or an output file that is wrong, or that another command is writing.
         WorkError: not one photo could be read.
     """
     photos = find_photos(args.pictures)
 
-    from accelerate.utils import gather_object
-
     from hfcap.distributed import join_processes, main_process_decides
-    from hfcap.generation.resumable_captions import ResumableCaptions
 
     model = runs.resolve_model(args.model).path
-    state = join_processes()
+    join_processes()
+    with ExitStack() as held:
+        if args.output is not None:
+            Path(args.output).parent.mkdir(parents=True, exist_ok=True)
+            main_process_decides(lambda: held.enter_context(only_writer(args.output)))
+        _caption_missing(args, photos, model)
+
+
+def _caption_missing(args: Namespace, photos: list[Photo], model: str) -> None:
+    """Caption the photos that have no caption yet, of all with what `args.output` says."""
+    from accelerate import PartialState
+    from accelerate.utils import gather_object
+
+    from hfcap.distributed import main_process_decides
+    from hfcap.generation.resumable_captions import ResumableCaptions
+
+    state = PartialState()
     output, missing = None, photos
     if args.output is not None:
         settings = {name: getattr(args, name) for name in ("prompt", "load_in_4bit", *DECODING)}
