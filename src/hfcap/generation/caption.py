@@ -126,7 +126,6 @@ def caption_stream(
             error is raised.
         generate_kwargs: override the model's `generation_config`.
     """
-
     settings = copy.deepcopy(model.generation_config)
     settings.update(**generate_kwargs | {"num_return_sequences": 1})
 

@@ -1,8 +1,8 @@
-"""Captions drawn at random from a captioner, the same ones in any batch, with the probability that the model gives them.
+"""Captions drawn at random from a captioner, the same ones in any batch, with the probability the model gives them.
 
 Stock `generate` draws for all pictures of a batch from one stream of random numbers, so that what a picture gets
-depends on its neighbours. Here each picture has numbers of its own, one for each sample and step, from a seed and a key
-such as the hash of its file.
+depends on its neighbours. Here each picture has numbers of its own, one for each sample and step, from a seed and a
+key such as the hash of its file.
 """
 
 import copy

@@ -2,8 +2,8 @@
 
 Self-CIDEr: Wang and Chan, "Describing like humans: on diversity in image captioning", CVPR 2019. mBLEU-4 and
 distinct-n of sets: Shetty et al., "Speaking the same language: matching machine to human captions by adversarial
-training", ICCV 2017. Each metric is a `Metric`, so that values per image, corpus values and bootstrap intervals come as
-for single captions.
+training", ICCV 2017. Each metric is a `Metric`, so that values per image, corpus values and bootstrap intervals come
+as for single captions.
 """
 
 from collections.abc import Sequence
