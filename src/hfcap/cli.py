@@ -19,9 +19,11 @@ from hfcap.train_cli import add_train_command
 
 def caption(args: argparse.Namespace) -> None:
     """Write one caption for each photo, to the terminal or to a file."""
+    from hfcap.applications.describe import check_options, describe_photos
     from hfcap.generation.photos import caption_photos
 
-    caption_photos(args)
+    check_options(args)
+    (describe_photos if args.describe else caption_photos)(args)
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -73,6 +75,17 @@ def make_parser() -> argparse.ArgumentParser:
         "--keep-both",
         action="store_true",
         help="where --output has a caption of another picture with the same image id, keep both under different ids",
+    )
+    command.add_argument(
+        "--describe", action="store_true", help="plain lines for people who cannot see the photo, no table"
+    )
+    command.add_argument(
+        "--people",
+        choices=("neutral", "as_seen"),
+        help="with --describe: words for people, neutral ones (default) or those of the model",
+    )
+    command.add_argument(
+        "--ocr", action="store_true", help='with --describe: quote text in photos; needs pip install "hfcap[ocr]"'
     )
     command.set_defaults(run=caption)
 
