@@ -13,7 +13,7 @@ from hfcap.generation.sampling import Sample
 
 
 def sample(caption, log_probability=-1.0, is_cut=False):
-    return Sample(caption, (log_probability,), is_cut)
+    return Sample(caption, (0,), (log_probability,), is_cut)
 
 
 def captions_of(samples, number=4, **options):

@@ -44,11 +44,13 @@ class Sample:
 
     Attributes:
         caption: without special tokens and surrounding space.
-        log_probabilities: of each of its tokens and its end, by the model itself: temperature and bias aside.
+        tokens: its token ids, its end among them.
+        log_probabilities: of each of `tokens`, by the model itself: temperature and bias aside.
         is_cut: whether it stopped at `max_new_tokens`, without an end.
     """
 
     caption: str
+    tokens: tuple[int, ...]
     log_probabilities: tuple[float, ...]
     is_cut: bool
 
@@ -163,4 +165,4 @@ def sampling_settings(model: PreTrainedModel, sampling: Sampling) -> GenerationC
 
 def _sample(text: str, tokens: list[int], logs: list[float], end_ids: Sequence[int]) -> Sample:
     length = next((place + 1 for place, token in enumerate(tokens) if token in end_ids), None)
-    return Sample(text.strip(), tuple(logs[:length]), length is None)
+    return Sample(text.strip(), tuple(tokens[:length]), tuple(logs[:length]), length is None)
