@@ -30,7 +30,9 @@ def suggest_captions(args: Namespace) -> None:
         WorkError: not one photo could be read.
     """
     avoid = phrases_of(args.avoid) if args.avoid else []
-    if is_cider_optimised(args.model):
+    from hfcap.distributed import join_processes
+
+    if join_processes().is_main_process and is_cider_optimised(args.model):
         print(OPTIMISED.format(args.model), file=sys.stderr)
     settings = {
         "n": args.n,
