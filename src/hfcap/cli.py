@@ -14,14 +14,17 @@ from hfcap.data_cli import add_data_commands
 from hfcap.errors import ConfigError, run_main
 from hfcap.hub_cli import add_hub_commands
 from hfcap.score_cli import add_score_command
+from hfcap.suggest_cli import add_suggest_command
 from hfcap.train_cli import add_train_command
 
 
 def caption(args: argparse.Namespace) -> None:
     """Write one caption for each photo, to the terminal or to a file."""
+    from hfcap.applications.describe import check_options, describe_photos
     from hfcap.generation.photos import caption_photos
 
-    caption_photos(args)
+    check_options(args)
+    (describe_photos if args.describe else caption_photos)(args)
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -74,6 +77,17 @@ def make_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="where --output has a caption of another picture with the same image id, keep both under different ids",
     )
+    command.add_argument(
+        "--describe", action="store_true", help="plain lines for people who cannot see the photo, no table"
+    )
+    command.add_argument(
+        "--people",
+        choices=("neutral", "as_seen"),
+        help="with --describe: words for people, neutral ones (default) or those of the model",
+    )
+    command.add_argument(
+        "--ocr", action="store_true", help='with --describe: quote text in photos; needs pip install "hfcap[ocr]"'
+    )
     command.set_defaults(run=caption)
 
     # Its options are the fields of dataclasses, which `parse_arguments` reads: here every word is only a word.
@@ -82,6 +96,7 @@ def make_parser() -> argparse.ArgumentParser:
     )
     command.add_argument("words", nargs="*")
     command.set_defaults(run=evaluate)
+    add_suggest_command(commands)
     add_alt_commands(commands)
     add_train_command(commands)
     add_score_command(commands)

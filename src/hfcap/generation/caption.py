@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -140,6 +141,31 @@ def caption_stream(
     """
     if batch_size < 1:
         raise ConfigError(f"batch_size is {batch_size}; wanted 1 or more")
+    settings = copy.deepcopy(model.generation_config)
+    unknown = settings.update(**generate_kwargs | {"num_return_sequences": 1})
+    if unknown:
+        name = next(iter(unknown))
+        matches = get_close_matches(name, vars(settings), n=1)
+        hint = f"; did you mean {matches[0]!r}?" if matches else ""
+        raise ConfigError(f"{name}: no setting of GenerationConfig has this name{hint}")
+
+    def decode(batch: list[tuple[int, CaptionPrefix]]) -> list[str]:
+        tokens = generate_tokens(model, processor, [prefix for _, prefix in batch], settings)
+        return [text.strip() for text in processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
+
+    return decode_stream(model, processor, rows, prompt, batch_size, on_bad_row, decode)
+
+
+def decode_stream(
+    model: PreTrainedModel,
+    processor,
+    rows: Sequence[dict],
+    prompt: str | None,
+    batch_size: int,
+    on_bad_row: Callable[[int, Exception], None] | None,
+    decode: Callable[[list[tuple[int, CaptionPrefix]]], Sequence],
+) -> Iterator[tuple[int, Any]]:
+    """Do the work of `caption_stream`, with what `decode` gives for each of a batch of numbered prefixes."""
 
     def encode(index: int) -> CaptionPrefix | Exception:
         try:
@@ -158,24 +184,14 @@ def caption_stream(
             else:
                 yield index, prefix
 
-    settings = copy.deepcopy(model.generation_config)
-    unknown = settings.update(**generate_kwargs | {"num_return_sequences": 1})
-    if unknown:
-        name = next(iter(unknown))
-        matches = get_close_matches(name, vars(settings), n=1)
-        hint = f"; did you mean {matches[0]!r}?" if matches else ""
-        raise ConfigError(f"{name}: no setting of GenerationConfig has this name{hint}")
     was_training = model.training
     model.eval()
     try:
         for batch, is_own in lockstep(model, batches_by_length(readable(), batch_size)):
             with torch.inference_mode(), full_precision(model):
-                tokens = generate_tokens(model, processor, [prefix for _, prefix in batch], settings)
-            if not is_own:
-                continue
-            texts = processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-            for (index, _), text in zip(batch, texts, strict=True):
-                yield index, text.strip()
+                results = decode(batch)
+            if is_own:
+                yield from zip([index for index, _ in batch], results, strict=True)
     finally:
         model.train(was_training)
 
@@ -209,11 +225,16 @@ def batches_by_length(
 
 
 def generate_tokens(
-    model: PreTrainedModel | PeftModel, processor, prefixes: Sequence[CaptionPrefix], settings: GenerationConfig
+    model: PreTrainedModel | PeftModel,
+    processor,
+    prefixes: Sequence[CaptionPrefix],
+    settings: GenerationConfig,
+    **generate_kwargs,
 ) -> list[list[int]]:
     """Generate the tokens behind each prefix by `settings` and no others, padding included.
 
-    `settings.num_return_sequences` lists of token ids for each prefix, in order.
+    `settings.num_return_sequences` lists of token ids for each prefix, in order. `generate_kwargs` are what `generate`
+    takes besides settings (`logits_processor`).
     """
     each = settings.num_return_sequences or 1
     tokens = [[]] * (len(prefixes) * each)
@@ -223,7 +244,8 @@ def generate_tokens(
         inputs = join_vision([prefixes[i].vision for i in chosen])
         inputs |= prompt_inputs(model, processor, [prefixes[i] for i in chosen])
         with eager_sdpa(model), decoding_by(model, settings):
-            found = generate(model, {k: v.to(model.device) for k, v in inputs.items()}, generation_config=settings)
+            inputs = {name: value.to(model.device) for name, value in inputs.items()}
+            found = generate(model, inputs, generation_config=settings, **generate_kwargs)
         places = [i * each + k for i in chosen for k in range(each)]
         for place, row in zip(places, found[:, length:].tolist(), strict=True):
             tokens[place] = row

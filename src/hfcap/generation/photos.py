@@ -5,10 +5,11 @@ import logging
 import sys
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from PIL import UnidentifiedImageError
 
@@ -95,10 +96,56 @@ def _is_utf8(path: Path) -> bool:
     return True
 
 
-def caption_photos(args: Namespace) -> None:
-    """Write one caption for each photo: to the terminal, or with `--output` to a file that a second run completes.
+@dataclass(frozen=True)
+class PhotoWork:
+    """What a command does with photos.
 
-    Started by `torchrun` or `accelerate launch`, each process captions its share.
+    Attributes:
+        key: field of a row that has the result, "caption".
+        what: name of a result, "a caption".
+        what_empty: name of one that says nothing, "an empty caption".
+        settings: what decides the results, besides the model; JSON values.
+        stream: for model, processor, photos, their rows as captioners read them, and a function that takes the number
+            and the error of one that cannot be read: the number of each photo, and the further fields of its row.
+        line: shows a row on one line.
+    """
+
+    key: str
+    what: str
+    what_empty: str
+    settings: dict[str, Any]
+    stream: Callable[..., Iterator[tuple[int, dict[str, Any]]]]
+    line: Callable[[Mapping[str, Any]], str]
+
+
+def caption_photos(args: Namespace) -> None:
+    """Write one caption for each photo; see `write_photo_rows`."""
+
+    def stream(model, processor, photos, rows, skip) -> Iterator[tuple[int, dict[str, Any]]]:
+        for index, caption in captions_of(args, model, processor, rows, skip):
+            yield index, {"caption": caption}
+
+    settings = {name: getattr(args, name) for name in ("prompt", "load_in_4bit", *DECODING)}
+    work = PhotoWork(
+        "caption", "a caption", "an empty caption", settings, stream, lambda row: " ".join(row["caption"].split())
+    )
+    write_photo_rows(args, work)
+
+
+def captions_of(args: Namespace, model, processor, rows: Sequence[dict], skip) -> Iterator[tuple[int, str]]:
+    """Caption rows by the options of `hfcap caption`."""
+    from hfcap.generation.caption import caption_stream
+    from hfcap.generation.inputs import caption_prompt
+    from hfcap.generation.settings import change_decoding
+
+    change_decoding(model, {name: getattr(args, name) for name in DECODING if getattr(args, name) is not None})
+    return caption_stream(model, processor, rows, args.prompt or caption_prompt(processor), args.batch_size, skip)
+
+
+def write_photo_rows(args: Namespace, work: PhotoWork) -> None:
+    """Write a row for each photo: to the terminal, or with `--output` to a file that a second run completes.
+
+    Started by `torchrun` or `accelerate launch`, each process does its share.
 
     Raises:
         ConfigError: a path, a model or an output file that is wrong, or that another command is writing.
@@ -114,11 +161,11 @@ def caption_photos(args: Namespace) -> None:
         if args.output is not None:
             Path(args.output).parent.mkdir(parents=True, exist_ok=True)
             main_process_decides(lambda: held.enter_context(only_writer(args.output)))
-        _caption_missing(args, photos, model)
+        _write_missing_rows(args, work, photos, model)
 
 
-def _caption_missing(args: Namespace, photos: list[Photo], model: str) -> None:
-    """Caption the photos that have no caption yet, of all with what `args.output` says."""
+def _write_missing_rows(args: Namespace, work: PhotoWork, photos: list[Photo], model: str) -> None:
+    """Do the work of `write_photo_rows` for the photos that have no row in `args.output` yet."""
     from accelerate import PartialState
     from accelerate.utils import gather_object
 
@@ -128,31 +175,31 @@ def _caption_missing(args: Namespace, photos: list[Photo], model: str) -> None:
     state = PartialState()
     output, missing = None, photos
     if args.output is not None:
-        settings = {name: getattr(args, name) for name in ("prompt", "load_in_4bit", *DECODING)}
-        settings |= main_process_decides(lambda: _hashes_of(model))
+        settings = work.settings | main_process_decides(lambda: _hashes_of(model))
         output = ResumableCaptions(Path(args.output), {"model": model, **settings}, state.process_index)
         rows = output.rows()
         photos, missing = match_captions(photos, list(rows.values()), args.output, args.keep_both)
         state.wait_for_everyone()  # all have read what is there before one adds to it
         if rows and state.is_main_process:
-            print(f"{args.output}: {len(photos) - len(missing)} of {len(photos)} photos have a caption already")
+            print(f"{args.output}: {len(photos) - len(missing)} of {len(photos)} photos have {work.what} already")
     mine = missing[state.process_index :: state.num_processes]
     skipped: list[str] = []
     empty: list[str] = []
-    for row in _captions(args, model, mine, skipped) if mine else ():
-        if not row["caption"]:
+    hidden = output is None or not state.is_main_process
+    for photo, fields in photo_results(args, model, mine, work.stream, skipped, hidden) if mine else ():
+        row = {"image_id": photo.image_id, "path": str(photo.path), **fields}
+        if not row[work.key]:
             empty.append(row["path"])
         if output is not None:
             output.append(row | {"sha256": file_sha256(row["path"])})
         else:
-            one_line = f"{printable(row['path'])}\t{' '.join(row['caption'].split())}"
-            print(_json_line(row) if args.json else one_line, flush=True)
+            print(_json_line(row) if args.json else f"{printable(row['path'])}\t{work.line(row)}", flush=True)
     skipped, empty = gather_object(skipped), gather_object(empty)  # here all have written theirs
     if state.is_main_process:
         if output is not None:
-            num_captions = output.finish([photo.image_id for photo in photos])
-            print(f"{args.output}: {num_captions} of {len(photos)} photos have a caption")
-        _say_what_is_odd(skipped, empty)
+            num_rows = output.finish([photo.image_id for photo in photos])
+            print(f"{args.output}: {num_rows} of {len(photos)} photos have {work.what}")
+        say_what_is_odd(skipped, empty, work.what_empty)
     if len(skipped) == len(photos):
         raise WorkError(f"of {_count(photos)} none could be read; the reasons are above")
 
@@ -226,23 +273,35 @@ def _hashes_of(model: str) -> dict[str, str | None]:
     return {"weights": hashes["weights_hash"], "settings": hashes["settings_hash"]}
 
 
-def _captions(args: Namespace, source: str, photos: list[Photo], skipped: list[str]) -> Iterator[dict[str, str]]:
-    """Load the model and yield `{image_id, path, caption}`; paths that cannot be read go to `skipped`."""
+def photo_results(
+    args: Namespace,
+    source: str,
+    photos: Sequence[Photo],
+    stream: Callable[..., Iterator[tuple[int, Any]]],
+    skipped: list[str],
+    hidden: bool | None,
+) -> Iterator[tuple[Photo, Any]]:
+    """Load the model and yield what `stream` gives for each photo (see `PhotoWork`).
+
+    Args:
+        args: options of the command: `load_in_4bit`.
+        source: folder or Hub id of the model.
+        photos: one at least.
+        stream: as in `PhotoWork`.
+        skipped: gets the paths that cannot be read; why goes to stderr.
+        hidden: show no progress bar; None shows one in a terminal.
+    """
     from accelerate import PartialState
     from tqdm.auto import tqdm
 
     from hfcap.distributed import use_all_cores
-    from hfcap.generation.caption import PictureRows, caption_stream
-    from hfcap.generation.inputs import caption_prompt
+    from hfcap.generation.caption import PictureRows
     from hfcap.generation.loading import load_captioner
-    from hfcap.generation.settings import change_decoding
 
     use_all_cores()
     model, processor = load_captioner(source, args.load_in_4bit)
-    change_decoding(model, {name: getattr(args, name) for name in DECODING if getattr(args, name) is not None})
     if not args.load_in_4bit:  # which is on its device already
         model.to(PartialState().device)
-    hidden = args.output is None or not PartialState().is_main_process
     with tqdm(total=len(photos), desc="captioning", unit="photo", disable=hidden) as progress:
 
         def skip(index: int, error: Exception) -> None:
@@ -251,15 +310,13 @@ def _captions(args: Namespace, source: str, photos: list[Photo], skipped: list[s
             progress.write(f"skipped {printable(str(path))}: {_why_unreadable(path, error)}", file=sys.stderr)
             progress.update()
 
-        prompt = args.prompt or caption_prompt(processor)
         rows = PictureRows([photo.path for photo in photos])
-        for index, caption in caption_stream(model, processor, rows, prompt, args.batch_size, skip):
-            photo = photos[index]
-            yield {"image_id": photo.image_id, "path": str(photo.path), "caption": caption}
+        for index, result in stream(model, processor, photos, rows, skip):
+            yield photos[index], result
             progress.update()
 
 
-def _json_line(row: dict[str, str]) -> str:
+def _json_line(row: dict[str, Any]) -> str:
     # An encoding that lacks a character would write an escape that JSON does not know.
     return json.dumps(row, ensure_ascii=(sys.stdout.encoding or "ascii").lower().replace("-", "") != "utf8")
 
@@ -279,7 +336,8 @@ def _count(photos: Sequence) -> str:
     return f"{len(photos)} photo{'s' * (len(photos) != 1)}"
 
 
-def _say_what_is_odd(skipped: list[str], empty: list[str]) -> None:
-    for paths, what in ((skipped, "could not be read"), (empty, "got an empty caption")):
+def say_what_is_odd(skipped: list[str], empty: list[str], what_empty: str) -> None:
+    """Name the photos that could not be read, and those whose result says nothing, on stderr."""
+    for paths, what in ((skipped, "could not be read"), (empty, f"got {what_empty}")):
         if paths:
             print(f"{_count(paths)} {what}: {_first(paths)}", file=sys.stderr)

@@ -11,16 +11,15 @@ from glob import escape
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from hfcap.atomic_files import write_json
+from hfcap.atomic_files import write_atomic, write_json
 from hfcap.errors import ConfigError
 from hfcap.json_files import read_object
-from hfcap.predictions import write_predictions
 
 HASHES = ("weights", "settings")  # shown by their beginning, with the folder they are of
 
 
 class ResumableCaptions:
-    """A JSONL file of rows `{image_id, caption, …}` under construction.
+    """A JSONL file of rows `{image_id, …}` under construction.
 
     Args:
         path: the file.
@@ -75,7 +74,7 @@ class ResumableCaptions:
                 write_json(self.settings_path, self.settings)
             self._file = open(self.part, "ab")  # noqa: SIM115
             self._file.truncate(sum(len(line) + 1 for line in _whole_lines(self.part)))
-        self._file.write((json.dumps(dict(row), ensure_ascii=False) + "\n").encode())
+        self._file.write(_line(row).encode())
         self._file.flush()
 
     def finish(self, image_ids: Iterable[str]) -> int:
@@ -88,13 +87,17 @@ class ResumableCaptions:
         rows = self.rows()
         first = [rows.pop(image_id) for image_id in image_ids if image_id in rows]
         if first or rows:
-            write_predictions(self.path, [*first, *rows.values()])
+            write_atomic(self.path, "".join(map(_line, [*first, *rows.values()])))
         for part in self._parts():
             part.unlink()
         return len(first)
 
     def _parts(self) -> list[Path]:
         return sorted(self.path.parent.glob(f"{escape(self.path.name)}.part-*"))
+
+
+def _line(row: Mapping[str, Any]) -> str:
+    return json.dumps(dict(row), ensure_ascii=False) + "\n"
 
 
 def _shown(settings: Mapping[str, Any], name: str) -> str:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from .bootstrap import compare_systems, confidence_intervals
+from .caption_sets import SET_METRICS, compute_set_metrics
 from .choice import (
     DEFAULT_METRICS,
     METRICS,
@@ -27,6 +28,7 @@ __all__ = [
     "CLIP_MODEL",
     "DEFAULT_METRICS",
     "METRICS",
+    "SET_METRICS",
     "TOKENIZERS",
     "CiderDReward",
     "DocumentFrequencies",
@@ -35,6 +37,7 @@ __all__ = [
     "choose_metrics",
     "compare_systems",
     "compute_metrics",
+    "compute_set_metrics",
     "confidence_intervals",
     "describe_captions",
     "display_name",

@@ -30,6 +30,11 @@ class CiderScorer:
     Args:
         references: one list of tokenized captions an image.
         frequencies: document frequencies from elsewhere; None takes them from these references.
+
+    Attributes:
+        index: the n-grams of the references.
+        weights: for orders 1 to 4, tf-idf weights of the entries of `index.orders`, (E,), and norms of the references,
+            (R,).
     """
 
     def __init__(self, references: Sequence[Sequence[str]], frequencies: DocumentFrequencies | None = None):
@@ -59,7 +64,7 @@ class CiderScorer:
         self._idf = [self._unknown_idf - np.log(np.maximum(own, 1)) for own in counts]
         self._bigrams = np.maximum(index.lengths - 1, 0)
         self._first_reference = np.cumsum(index.num_references) - index.num_references
-        self._weights = [self._weigh_references(order) for order in range(MAX_ORDER)]
+        self.weights = [self._weigh_references(order) for order in range(MAX_ORDER)]
 
     def _weigh_references(self, order: int) -> tuple[np.ndarray, np.ndarray]:
         """Give the weights of the references' n-grams, (E,), and the norms of the captions, (R,)."""
@@ -87,7 +92,7 @@ class CiderScorer:
         similarity = np.zeros(len(candidate))
         for order in range(MAX_ORDER):
             dot, norm = self._dot_products(order, candidates.orders[order], images, row_shift, len(candidate))
-            norms = norm[candidate] * self._weights[order][1][reference]
+            norms = norm[candidate] * self.weights[order][1][reference]
             similarity += np.divide(dot, norms, out=np.zeros_like(dot), where=norms != 0)
         difference = np.maximum(candidates.lengths - 1, 0)[candidate] - self._bigrams[reference]
         similarity *= np.exp(-(difference.astype(np.float64) ** 2) / (2 * _SIGMA**2))
@@ -98,7 +103,7 @@ class CiderScorer:
         self, order: int, counts: Counts, images: np.ndarray, row_shift: np.ndarray, num_rows: int
     ) -> tuple[np.ndarray, np.ndarray]:
         """Give the clipped dot product of each (candidate, reference) row, (P,), and each candidate's norm, (C,)."""
-        references, reference_weight = self.index.orders[order], self._weights[order][0]
+        references, reference_weight = self.index.orders[order], self.weights[order][0]
         known = counts.ngram < references.num_ngrams
         weight = counts.count * self._unknown_idf
         weight[known] = counts.count[known] * self._idf[order][counts.ngram[known]]

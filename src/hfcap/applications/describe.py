@@ -1,0 +1,78 @@
+"""`hfcap caption --describe`: photos in plain lines, for somebody who cannot see them."""
+
+import sys
+from argparse import Namespace
+from collections.abc import Iterator, Sequence
+
+from hfcap import runs
+from hfcap.applications.wording import worded
+from hfcap.errors import ConfigError, WorkError, printable
+from hfcap.generation.photos import captions_of, find_photos, photo_results, say_what_is_odd
+
+NOTICE = "Automatic description, may be wrong."
+NOTHING = "No description: the model said nothing that could be one."
+
+
+def check_options(args: Namespace) -> None:
+    """Refuse options that `hfcap caption` cannot follow together.
+
+    Raises:
+        ConfigError: names the options and the fix.
+    """
+    if args.describe:
+        given = [f"--{name}" for name in ("json", "output", "keep_both") if getattr(args, name)]
+        if given:
+            raise ConfigError(f"--describe writes lines to read, and not {given[0]}: leave one of them out")
+    else:
+        given = [f"--{name}" for name in ("ocr", "people") if getattr(args, name)]
+        if given:
+            raise ConfigError(f"{given[0]} is for --describe; add --describe, or leave it out")
+
+
+def describe_photos(args: Namespace) -> None:
+    """Print a description of each photo to stdout; progress goes to stderr, where that is a terminal.
+
+    Raises:
+        ConfigError: a path or a model that is wrong, or `--ocr` without RapidOCR.
+        WorkError: not one photo could be read.
+    """
+    photos = find_photos(args.pictures)
+    reader = None
+    if args.ocr:
+        from hfcap.applications.ocr import TextReader
+
+        reader = TextReader()
+    if not sys.stderr.isatty():
+        from transformers.utils.logging import disable_progress_bar
+
+        disable_progress_bar()
+
+    def stream(model, processor, _photos, rows, skip) -> Iterator[tuple[int, str]]:
+        return captions_of(args, model, processor, rows, skip)
+
+    skipped: list[str] = []
+    source = runs.resolve_model(args.model).path
+    for number, (photo, caption) in enumerate(photo_results(args, source, photos, stream, skipped, hidden=None)):
+        texts = reader.read(str(photo.path)) if reader else []
+        lines = description(caption, args.people or "neutral", [text["text"] for text in texts if text["quoted"]])
+        if len(photos) > 1:
+            lines = [*([""] if number else []), f"{printable(str(photo.path))}:", *lines]
+        print("\n".join(lines), flush=True)
+    say_what_is_odd(skipped, [], "")
+    if len(skipped) == len(photos):
+        raise WorkError("no photo could be read; the reasons are above")
+
+
+def description(caption: str, people: str = "neutral", quotes: Sequence[str] = ()) -> list[str]:
+    """Return the lines that describe a picture: that a program wrote them first, then what it shows, then its text.
+
+    Args:
+        caption: of the model.
+        people: words for people, as for `hfcap.applications.wording.worded`.
+        quotes: text in the picture, verbatim.
+    """
+    found = worded(caption, people)
+    lines = [NOTICE, (found.extended or found.alt) if found else NOTHING]
+    if quotes:
+        lines.append(f"Reads: {', '.join(f'“{printable(quote)}”' for quote in quotes)}.")
+    return lines
