@@ -60,6 +60,16 @@ HTML = {
         "<svg role=img><title>Two boats</title></svg>",
         ["svg"],
     ),
+    "images of svg": (
+        "<svg><image href=a /><image href=b /></svg><svg><title>Two boats</title><image href=a /></svg>"
+        f"<svg aria-hidden=true><image href=a /></svg><svg role=img><image href=b /></svg><image src=c{IN_TAG}>",
+        ["svg", "svg"],
+    ),
+    "tags in attributes": (
+        f"""<div title="<img src='a'>"><iframe srcdoc='<p><img src="b"></p>'></iframe><img src=c{IN_TAG}>"""
+        '<a href="x>y</a><img src="d">',
+        ["template", "template", "broken-tag"],
+    ),
     "input": (f'<input type="image" src="go.png"{IN_TAG}><input type=text>', []),
     "area": (f'<map><area{IN_TAG} href="/a" shape="rect"></map>', []),
     "hidden or named": (
@@ -96,6 +106,18 @@ MARKDOWN = {
     "destinations": (
         f"![{IN_MARKDOWN}](<a b.png> \"T\") ![{IN_MARKDOWN}](a(b).png 't') ![{IN_MARKDOWN}](\n  a.png\n) "
         f"![{IN_MARKDOWN}](a\\).png) ![](a b.png) ![]()\n".replace("![]()", f"![{IN_MARKDOWN}]()"),
+        [],
+    ),
+    "destinations that look like tags": (
+        f"![{IN_MARKDOWN}](<img/a b.png>) [map](<img/a b.png>) [map]( <area/a.pdf> 'T')\n"
+        f"[x]\\](<img src='a'{IN_TAG}>)\n\n"
+        f"](<img src='a'{IN_TAG}>) ![{IN_MARKDOWN}][r]\n\n[r]: <img/c d.png>\n",
+        [],
+    ),
+    "definitions below headings and breaks": (
+        "# A\n[a]: 1.png\nTitle\n===\n[b]: 2.png\nTitle\n---\n[c]: 3.png\n\n* * *\n[d]: 4.png\n\n"
+        "words\n[e]: 5.png\n\n"
+        f"![{IN_MARKDOWN}][a] ![{IN_MARKDOWN}][b] ![{IN_MARKDOWN}][c] ![{IN_MARKDOWN}][d] ![][e]\n",
         [],
     ),
     "references": (f"![{IN_MARKDOWN}][Ref] ![Two boats][ref] ![ref] ![][] ![][no]\n\n[ref]: a.png 'T'\n", []),

@@ -1,6 +1,7 @@
 """`hfcap alt suggest`: rows for pictures without an alt, captions for informative ones, and broken runs."""
 
 import json
+import os
 import zipfile
 
 import pytest
@@ -184,3 +185,10 @@ def test_suggest_leaves_a_file_to_the_command_that_works_on_it(site, captions, c
         suggest()
     assert "alts.jsonl: another command is working on this file" in capsys.readouterr().err
     assert not captions
+
+
+def test_backslashes_in_a_source_are_slashes_as_in_browsers(site, captions, tmp_path):
+    (tmp_path / "site" / "page.html").write_text('<img src="sub\\a.png">')
+    os.makedirs("site/sub")
+    os.rename("site/a.png", "site/sub/a.png")
+    assert suggest(paths=["site/page.html"])["page.html:1:1"]["image"] == "site/sub/a.png"

@@ -1,6 +1,7 @@
 """Pictures of HTML, XHTML and the tags in Markdown and MDX: `<img>`, `<input type=image>`, `<area>`, `<svg>`."""
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from html import unescape
@@ -24,6 +25,8 @@ class _Open:
     tag: Tag
     first_piece: int  # of the plain text inside
     pictures: list[Picture] = field(default_factory=list)
+    own: Picture | None = None  # that an <svg> is
+    has_title: bool = False
 
 
 class _Scan:
@@ -48,9 +51,17 @@ class _Scan:
     def start_tag(self, tag: Tag) -> None:
         if _BLOCKS.fullmatch(tag.name):
             self.say("\n")
-        if tag.name == "title" and self.pictures and self.pictures[-1].kind == "svg":
-            self.pictures[-1].is_named = self.pictures[-1].is_named or self.is_in(("svg",))
-        if picture := picture_of(tag, self.text, self.is_jsx):
+        svg = next((opened for opened in reversed(self.open) if opened.tag.name == "svg"), None)
+        if svg is not None and tag.name == "title":
+            svg.has_title = True
+            if svg.own is not None:
+                svg.own.is_named = True
+        if svg is not None and tag.name == "image":  # SVG's own, which knows no alt
+            picture = _of_svg(svg) if svg.own is None else None
+            svg.own = svg.own or picture
+        else:
+            picture = picture_of(tag, self.text, self.is_jsx)
+        if picture is not None:
             picture.is_furniture = self.is_in(_FURNITURE)
             self.pictures.append(picture)
             self.offsets.append(self.length)
@@ -58,7 +69,7 @@ class _Scan:
                 opened.pictures.append(picture)
         is_container = tag.name in _CONTAINERS or tag.value("role") == "button"
         if is_container and not tag.is_empty and len(self.open) < DEEPEST:
-            self.open.append(_Open(tag, len(self.plain)))
+            self.open.append(_Open(tag, len(self.plain), own=picture if tag.name == "svg" else None))
 
     def end_tag(self, tag: Tag) -> None:
         if _BLOCKS.fullmatch(tag.name):
@@ -105,6 +116,7 @@ def html_pictures(text: str, raw: str, is_xml: bool = False, is_jsx: bool = Fals
     """
     scan = _Scan(text, is_jsx)
     quiet: list[tuple[int, int]] = []
+    values: list[tuple[int, int]] = []  # of attributes with tags in them
     seen: set[int] = set()
     for token in tokens(text, is_xml):
         if isinstance(token, Run):
@@ -116,13 +128,16 @@ def html_pictures(text: str, raw: str, is_xml: bool = False, is_jsx: bool = Fals
             scan.end_tag(token)
         else:
             seen.add(token.start)
+            values += [(one.start, one.end) for one in token.attributes if _PICTURE_TAG.search(one.value or "")]
             scan.start_tag(token)
     scan.finish()
-    return sorted([*scan.pictures, *_swallowed(text, raw, seen, quiet)], key=lambda picture: picture.start)
+    return sorted([*scan.pictures, *_swallowed(text, raw, seen, quiet, values)], key=lambda picture: picture.start)
 
 
-def _swallowed(text: str, raw: str, seen: set[int], quiet: list[tuple[int, int]]) -> Iterator[Picture]:
-    """Yield what looks like a picture and is part of a template, or of a broken tag in front of it."""
+def _swallowed(
+    text: str, raw: str, seen: set[int], quiet: list[tuple[int, int]], values: list[tuple[int, int]]
+) -> Iterator[Picture]:
+    """Yield what looks like a picture and is part of a template, an attribute, or a broken tag in front of it."""
     places = iter([*quiet, (len(text), len(text))])
     start, end = next(places)
     for found in _PICTURE_TAG.finditer(raw):
@@ -133,7 +148,17 @@ def _swallowed(text: str, raw: str, seen: set[int], quiet: list[tuple[int, int]]
         while end <= found.start():
             start, end = next(places)
         is_markup = text[found.start()] == "<" and found.start() not in seen
-        if is_markup and not start <= found.start() < end:
+        before = bisect_right(values, (found.start(), len(text))) - 1
+        value_end = values[before][1] if before >= 0 else 0
+        if is_markup and text.find(">", found.end(), value_end) >= 0:  # an open quote would end within the tag
+            yield Picture(
+                found.start(),
+                "img",
+                "",
+                None,
+                problem=("template", "in an attribute of another tag; a person has to look"),
+            )
+        elif is_markup and not start <= found.start() < end:
             problem = (
                 "broken-tag",
                 "a tag in front of it is not closed, so browsers do not see this picture; close it",
@@ -172,10 +197,17 @@ def picture_of(tag: Tag, text: str, is_jsx: bool) -> Picture | None:
     return picture
 
 
-def _svg(tag: Tag) -> Picture:
-    problem = ("svg", "an inline <svg role=img>; hfcap does not write its <title> or aria-label")
+def _svg(tag: Tag, what: str = "<svg role=img>") -> Picture:
+    problem = ("svg", f"an inline {what}; hfcap does not write its <title> or aria-label")
     named = bool(tag.value("aria-label") or tag.value("aria-labelledby"))
     return Picture(tag.start, "svg", "", None, problem=problem, is_named=named)
+
+
+def _of_svg(svg: _Open) -> Picture:
+    """Return the picture that an `<svg>` becomes by the first `<image>` in it."""
+    picture = _svg(svg.tag, "<svg> with an <image>")
+    picture.is_named = svg.has_title or _is_named(svg.tag)
+    return picture
 
 
 def _src_of(tag: Tag) -> tuple[str, int | None]:

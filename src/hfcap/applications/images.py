@@ -34,7 +34,8 @@ def locate(document: Document, picture: Picture, root: Path | None) -> tuple[str
     plain = unquote(re.split(r"[?#]", src, maxsplit=1)[0])
     if document.path.suffix.lower() in ARCHIVES:
         return _member(document, picture, plain)
-    for name in dict.fromkeys((src, unquote(src), plain)):
+    # Browsers take backslashes for slashes.
+    for name in dict.fromkeys((src, unquote(src), plain, plain.replace("\\", "/"))):
         if "\0" in name:
             continue
         start = (root or document.path.parent) if name.startswith("/") else document.path.parent

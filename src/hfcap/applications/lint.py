@@ -28,7 +28,7 @@ RULES = {
     "too-long": ("warning", f"The alt has more than {LONGEST} characters; put the rest into the text."),
     "automatic": ("warning", "The alt says that a program wrote it and nobody has looked at it."),
     "emoji": ("warning", "An emoji in the alt is read out by its name."),
-    "svg": ("warning", "An inline <svg role=img> without a name."),
+    "svg": ("warning", "An inline <svg>, with role=img or an <image> in it, without a name."),
     "template": ("note", "A template or code may give this picture an alt."),
     "component": ("note", "A component that shows a picture."),
 }
@@ -105,7 +105,7 @@ def picture_findings(picture: Picture) -> list[tuple[str, str]]:
     """Return rule and message for what is wrong with the alt of a picture, or with it having none."""
     alt = picture.alt
     if picture.kind == "svg":
-        return [] if picture.is_named else [("svg", "<svg role=img> has no name; add aria-label, or a <title> in it")]
+        return [] if picture.is_named else [("svg", "an inline <svg> has no name; add aria-label, or a <title> in it")]
     if picture.problem and (picture.problem[0] == "broken-tag" or alt is None or TEMPLATE in alt):
         return [] if alt is not None and picture.problem[0] != "broken-tag" else [picture.problem]
     found = []

@@ -1,12 +1,13 @@
 """Pictures of Markdown and MDX: `![alt](src)`, reference images, wikilinks, shortcodes, and the tags between them."""
 
 import re
+from collections.abc import Iterator, Sequence
 from html import unescape
 from urllib.parse import unquote
 
 from hfcap.applications.html_pictures import CONTEXT, html_pictures
 from hfcap.applications.markdown_code import without_code
-from hfcap.applications.markup import TEMPLATE, mask_braces, mask_templates
+from hfcap.applications.markup import TEMPLATE, blanked, mask_braces, mask_templates
 from hfcap.applications.pictures import Context, Picture, Slot, collapsed
 
 LONGEST = 4000  # characters of an alt, a destination or a title that are looked at
@@ -18,6 +19,8 @@ _DESTINATION = re.compile(
 _DEFINITION = re.compile(
     r"^[ \t>]*\[(?!\^)(?P<label>(?:[^\[\]\\]|\\.)+)\]:\s*(?:<(?P<angle>[^<>\n]*)>|(?P<bare>\S+))", re.MULTILINE
 )
+# Headings and thematic breaks; a line of "=" or "-" makes a heading of the paragraph above it.
+_NO_PARAGRAPH = re.compile(r"#{1,6}(?:[ \t].*)?|=+|--+|(?:(?:-[ \t]*){3,}|(?:_[ \t]*){3,}|(?:\*[ \t]*){3,})")
 _ESCAPE = re.compile(r"\\([!-/:-@\[-`{-~])|&(?:#\d{1,7}|#[xX][\da-fA-F]{1,6}|[a-zA-Z]\w{1,31});")
 _ATTRIBUTES = re.compile(r"\{:?(?P<inside>[^{}\n]*)\}")
 _SHORTCODE = re.compile(r"\{[{%][<%]?-?\s*(?:figure|image|img|picture|imgproc|asset_img|responsive_image)\b")
@@ -31,7 +34,11 @@ def markdown_pictures(text: str, is_mdx: bool = False) -> list[Picture]:
     mask = mask_braces if is_mdx else mask_templates
     plain, plain_markdown = without_code(text, is_mdx)
     literal = mask(plain_markdown)
-    sources = _sources(literal)
+    definitions = list(_definitions(literal))
+    sources = {
+        _label(found["label"]): _source(found) for found in reversed(definitions)
+    }  # the first of a label counts
+    plain = _without_destinations(plain, literal, definitions)
     pictures = html_pictures(mask(plain), plain, is_jsx=is_mdx)
     for start in (found.start() for found in re.finditer(r"!\[", literal)):
         if not _is_escaped(literal, start) and (picture := _picture_at(text, literal, start, sources)):
@@ -40,17 +47,35 @@ def markdown_pictures(text: str, is_mdx: bool = False) -> list[Picture]:
     return sorted(pictures, key=lambda picture: picture.start)
 
 
-def _sources(text: str) -> dict[str, str]:
-    """Return the sources that reference definitions give, by label; one behind a line of a paragraph is none."""
-    sources: dict[str, str] = {}
+def _definitions(text: str) -> Iterator[re.Match]:
+    """Yield the reference definitions of a text; one behind a line of a paragraph is none."""
     end = 0  # of the line of the last definition
     for found in _DEFINITION.finditer(text):
         above = text[text.rfind("\n", 0, max(0, found.start() - 1)) + 1 : found.start()].strip("> \t\r\n")
-        if not above or found.start() <= end or above.startswith("#"):
-            sources.setdefault(_label(found["label"]), _source(found))
+        if not above or found.start() <= end or _NO_PARAGRAPH.fullmatch(above):
+            yield found
             line_end = text.find("\n", found.end())
             end = len(text) if line_end < 0 else line_end + 1
-    return sources
+
+
+def _without_destinations(plain: str, literal: str, definitions: Sequence[re.Match]) -> str:
+    """Blank the destinations between `<` and `>`, which look like tags: `![](<img/a b.png>)`, `[x](<img/c d.pdf>)`."""
+    inline = (
+        _DESTINATION.match(literal, found.end() - 1, found.end() + LONGEST)
+        for found in re.finditer(r"\]\((?=\s*<)", literal)
+        if not _is_escaped(literal, found.start()) and _has_opening_bracket(literal, found.start())
+    )
+    spans = sorted(found.span("angle") for found in (*inline, *definitions) if found and found["angle"] is not None)
+    pieces, at = [], 0
+    for start, end in spans:
+        pieces += [plain[at : start - 1], blanked(plain[start - 1 : end + 1])]
+        at = end + 1
+    return "".join([*pieces, plain[at:]])
+
+
+def _has_opening_bracket(text: str, close: int) -> bool:
+    paragraph = max(text.rfind("\n\n", 0, close), text.rfind("\n\r\n", 0, close), 0)
+    return text.rfind("[", paragraph, close) >= 0
 
 
 def _shortcode(start: int) -> Picture:
