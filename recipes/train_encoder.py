@@ -73,12 +73,12 @@ def train_encoder(data_args: DataArguments, encoder_args: EncoderArguments, args
     trainer.check_weights()
     scores = trainer.evaluate()
     if trainer.is_world_process_zero():
-        record = runs.read_run(run / runs.RUN_JSON)
-        write_json(run / runs.RUN_JSON, record | {"words": len(words), "scores": provenance.to_json(scores)})
-        print(f"{len(words)} words: precision {scores['eval_precision']:.3f}, recall {scores['eval_recall']:.3f}")
         with atomic_folder(run / runs.MODEL, Path(args.output_dir)):
             image_processor.save_pretrained(run / runs.MODEL)
             encoder.save_pretrained(run / runs.MODEL)
+        record = runs.read_run(run / runs.RUN_JSON)  # its scores say that the run is done: they are written last
+        write_json(run / runs.RUN_JSON, record | {"words": len(words), "scores": provenance.to_json(scores)})
+        print(f"{len(words)} words: precision {scores['eval_precision']:.3f}, recall {scores['eval_recall']:.3f}")
     trainer.accelerator.wait_for_everyone()
     return run
 

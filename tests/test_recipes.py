@@ -599,3 +599,19 @@ def test_a_refusal_is_exit_code_2_without_a_traceback():
     assert process.returncode == 2
     assert process.stderr.strip().splitlines()[-1] == "error: --config no.yaml: No such file or directory"
     assert "Traceback" not in process.stderr
+
+
+def test_an_encoder_is_done_when_its_weights_are_written(recipes, tmp_path, monkeypatch):
+    """Its scores say so: one that was killed while it saved must not be taken for whole."""
+    weights, written = tmp_path / "run" / "model" / "model.safetensors", []
+
+    def write_json(path, record):
+        written.append(("scores" in record, weights.exists()))
+        write(path, record)
+
+    write = train_encoder.write_json
+    monkeypatch.setattr(train_encoder, "write_json", write_json)
+    settings = {key: FROM_CHECKPOINT[key] for key in FROM_CHECKPOINT if key != "eval_caption_images"}
+    settings |= {"encoder_config": TINY_ENCODER, "image_size": 32, "output_dir": str(tmp_path / "run")}
+    recipes["train_encoder"](["--config", write_config(tmp_path, "encoder", **settings)])
+    assert written == [(True, True)]

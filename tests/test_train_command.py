@@ -91,3 +91,30 @@ def test_the_exit_code_of_a_recipe_is_passed_on(tmp_path):
     assert process.returncode == 2
     assert "unknown key 'learning_rat'; did you mean 'learning_rate'?" in process.stderr
     assert "Traceback" not in process.stderr
+
+
+def launcher_arguments(monkeypatch, *options):
+    """What accelerate's launcher is called with."""
+    called = []
+    monkeypatch.setattr("accelerate.commands.launch.launch_command", called.append)
+    train_cli.launch([*options, "-m", "hfcap.recipes.train"])
+    return called[0]
+
+
+@pytest.mark.parametrize("more", [[], ["--cpu"]])
+def test_several_processes_are_started_without_gpus_too(monkeypatch, more):
+    """Left alone, the launcher starts one process there, and says nothing."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    args = launcher_arguments(monkeypatch, "--num_processes", "2", *more)
+    assert (args.num_processes, args.multi_gpu, args.cpu) == (2, True, False)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    with pytest.raises(ConfigError, match="--cpu starts one process, and --num_processes is 2; leave one of them out"):
+        launcher_arguments(monkeypatch, "--num_processes", "2", "--cpu")
+
+
+def test_a_configuration_of_the_launcher_is_found_among_the_shipped_ones_or_named(monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    args = launcher_arguments(monkeypatch, "--config_file", "configs/accelerate/ddp.yaml")
+    assert args.config_file == str(CONFIGS / "accelerate" / "ddp.yaml")
+    with pytest.raises(ConfigError, match=r"--config_file .*none\.yaml: no such file"):
+        launcher_arguments(monkeypatch, "--config_file", "none.yaml")

@@ -75,7 +75,7 @@ def resolve_config(name: str) -> Path:
             return path
     shipped = [path.stem for path in (CONFIGS / "train").glob("*.yaml")]
     near = get_close_matches(Path(name).stem, shipped, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else ""
+    hint = f"; did you mean {near[0]!r}?" if near else "."
     raise ConfigError(f"train: no configuration {name!r}{hint} `hfcap train --list` shows the shipped ones")
 
 
@@ -131,14 +131,32 @@ def split_options(options: Sequence[str]) -> tuple[list[str], list[str]]:
 def launch(arguments: Iterable[str]) -> None:
     """Run accelerate's launcher; a recipe that fails has said why, so that only its exit code is passed on.
 
-    Its list of options that were left at their defaults is not shown.
+    Its list of options that were left at their defaults is not shown. Several processes are started on a CPU too,
+    where the launcher starts one, whatever `--num_processes` says.
+
+    Raises:
+        ConfigError: `--config_file` names no file, or several processes are to leave GPUs alone.
     """
+    import torch
     from accelerate.commands.launch import launch_command, launch_command_parser
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 
     logging.getLogger("accelerate.commands.launch").setLevel(logging.ERROR)
+    args = launch_command_parser().parse_args(list(arguments))
+    if args.config_file is not None:
+        args.config_file = str(find_config(args.config_file))
+        if not Path(args.config_file).is_file():
+            raise ConfigError(f"--config_file {args.config_file}: no such file; configs/accelerate/ has some")
+    elif (args.num_processes or 1) > 1 and not (
+        args.use_deepspeed or args.use_fsdp or args.use_megatron_lm or args.tpu
+    ):
+        if args.cpu and torch.cuda.is_available():
+            raise ConfigError(
+                f"--cpu starts one process, and --num_processes is {args.num_processes}; leave one of them out"
+            )
+        args.multi_gpu, args.cpu = True, False
     try:
-        launch_command(launch_command_parser().parse_args(list(arguments)))
+        launch_command(args)
     except subprocess.CalledProcessError as error:
         sys.exit(error.returncode)
     except ChildFailedError as error:

@@ -108,3 +108,26 @@ def test_training_from_an_adapter_is_refused_with_the_reason(tmp_path):
         ConfigError, match=r"adapter is an adapter, and a run starts from whole weights: .* --merge --to"
     ):
         check_model(ModelArguments(model=str(tmp_path / "adapter")))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"seed": -1}, "seed is -1; wanted 0 or more"),
+        ({"num_train_epochs": -1}, "num_train_epochs is -1; wanted 0 or more"),
+        ({"report_to": "nothing"}, r"report_to is \['nothing'\]: nothing is not supported"),
+        ({"report_to": "wandb"}, r"report_to is \['wandb'\]: wandb is not installed"),
+        (
+            {"lr_scheduler_kwargs": {"a": 1}},
+            r"lr_scheduler_kwargs is \{'a': 1\} for lr_scheduler_type 'cosine': .*'a'",
+        ),
+        ({"lr_scheduler_type": "cosine_with_min_lr"}, "lr_scheduler_kwargs is {} for .*'cosine_with_min_lr'"),
+    ],
+)
+@pytest.mark.parametrize("arguments", [CaptionTrainingArguments, EncoderTrainingArguments])
+def test_settings_that_fail_when_the_trainer_starts_are_refused_before_the_run_folder(
+    arguments, settings, message, monkeypatch
+):
+    monkeypatch.setattr("hfcap.training.argument_checks.get_available_reporting_integrations", list)
+    with pytest.raises(ConfigError, match=message):
+        arguments(use_cpu=True, **settings)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shlex
 import shutil
 import signal
 import subprocess
@@ -18,7 +19,14 @@ from hfcap.errors import ConfigError
 from hfcap.training import run_folder
 from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, ModelArguments
 from hfcap.training.parsing import parse_arguments
-from hfcap.training.run_folder import is_finished, keep_part_hashes, open_run, run_lock, start_run
+from hfcap.training.run_folder import (
+    is_finished,
+    keep_part_hashes,
+    open_run,
+    print_next_command,
+    run_lock,
+    start_run,
+)
 
 HOLD = """
 import sys
@@ -286,3 +294,8 @@ def test_a_run_goes_on_with_its_feature_cache_elsewhere(tmp_path, scene_rows):
     rows = (scene_rows, scene_rows)
     assert not open_run(tmp_path, parse(tmp_path), rows)
     assert not open_run(tmp_path, parse(tmp_path, "--cache_dir", str(tmp_path / "elsewhere")), rows)
+
+
+def test_the_next_command_can_be_pasted(tmp_path, capsys):
+    print_next_command(tmp_path / "a user's run")
+    assert shlex.split(capsys.readouterr().out.splitlines()[-1])[-1] == str(tmp_path / "a user's run")

@@ -3,6 +3,10 @@
 from collections.abc import Sequence
 from dataclasses import fields
 
+import torch
+from transformers import SchedulerType, get_scheduler
+from transformers.integrations import get_available_reporting_integrations, get_reporting_integration_callbacks
+
 from hfcap.errors import ConfigError
 
 # Minimum values of fields that `TrainingArguments` defines; those of hfcap have theirs in their metadata.
@@ -12,6 +16,9 @@ INHERITED_MINIMA = {
     "gradient_accumulation_steps": 1,
     "learning_rate": 0,
     "label_smoothing_factor": 0,
+    "num_train_epochs": 0,
+    "seed": 0,
+    "data_seed": 0,
 }
 
 # What the evaluations of an encoder compute.
@@ -29,6 +36,39 @@ def check_minima(arguments) -> None:
         value = getattr(arguments, field.name, None)
         if smallest is not None and value is not None and not value >= smallest:
             raise ConfigError(f"{field.name} is {value}; wanted {smallest} or more")
+
+
+def check_schedule(args) -> None:
+    """Check that the learning-rate schedule can be made of `lr_scheduler_type` and `lr_scheduler_kwargs`.
+
+    Raises:
+        ConfigError: it lacks a setting, or has one that it does not know.
+    """
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
+    kwargs = args.lr_scheduler_kwargs or {}
+    try:
+        get_scheduler(args.lr_scheduler_type, optimizer, 1, 10, scheduler_specific_kwargs=dict(kwargs))
+    except (TypeError, ValueError) as error:
+        name = SchedulerType(args.lr_scheduler_type).value
+        raise ConfigError(f"lr_scheduler_kwargs is {kwargs} for lr_scheduler_type {name!r}: {error}") from error
+
+
+def check_report_to(args) -> None:
+    """Check that every tracker of `report_to` exists here.
+
+    Raises:
+        ConfigError: transformers does not know it, or it is not installed.
+    """
+    try:
+        trackers = get_reporting_integration_callbacks(args.report_to)
+    except ValueError as error:
+        raise ConfigError(f"report_to is {args.report_to}: {error}") from error
+    installed = get_available_reporting_integrations()
+    missing = [name for name in args.report_to if name not in installed]
+    if trackers and missing:
+        raise ConfigError(
+            f"report_to is {args.report_to}: {', '.join(missing)} is not installed; install it, or leave it out"
+        )
 
 
 def check_whole_batch(num_rows: int, args) -> None:

@@ -13,7 +13,13 @@ from hfcap.data.pictures import MAX_PIXELS
 from hfcap.errors import ConfigError, shown
 from hfcap.metrics import CLIP_MODEL, DEFAULT_METRICS, value_keys
 from hfcap.models.precision import fast_bfloat16
-from hfcap.training.argument_checks import TAGGING_FIGURES, check_best_metric, check_minima
+from hfcap.training.argument_checks import (
+    TAGGING_FIGURES,
+    check_best_metric,
+    check_minima,
+    check_report_to,
+    check_schedule,
+)
 from hfcap.training.metric_choice import CLIP_MODEL_HELP, METRICS_HELP, check_metrics, text_metrics
 
 
@@ -285,6 +291,8 @@ class RunArguments(TrainingArguments):
                 "accelerate launch --mixed_precision no"
             )
         check_minima(self)
+        check_schedule(self)
+        check_report_to(self)
         if self.early_stopping_patience is not None and (
             self.eval_strategy == "no" or self.metric_for_best_model is None
         ):

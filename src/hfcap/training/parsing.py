@@ -8,7 +8,7 @@ from copy import copy
 from dataclasses import Field, fields
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Any, NoReturn, get_args, get_type_hints
+from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 
 from transformers import HfArgumentParser
 
@@ -34,11 +34,32 @@ def _flags(config: dict[str, Any]) -> list[str]:
     """Command-line options that mean the same as a YAML mapping, nulls apart, so that one parser checks both."""
     flags = []
     for key, value in config.items():
-        if value is None:
-            continue
-        values = value if isinstance(value, list) else [value]
-        flags += [f"--{key}", *(json.dumps(v) if isinstance(v, dict) else str(v) for v in values)]
+        if isinstance(value, list):
+            flags += [f"--{key}", *map(str, value)]
+        elif value is not None:  # behind "=", a value may begin with a dash
+            flags.append(f"--{key}={json.dumps(value) if isinstance(value, dict) else value}")
     return flags
+
+
+def _take_config(argv: list[str]) -> str | None:
+    """Remove `--config FILE` (or `--config=FILE`) from the arguments, and return the file.
+
+    Raises:
+        ConfigError: no file, or two.
+    """
+    files = []
+    for at in reversed([at for at, option in enumerate(argv) if option.partition("=")[0] == "--config"]):
+        option, has_value, value = argv.pop(at).partition("=")
+        if not has_value and at == len(argv):
+            raise ConfigError(f"{option}: expected a YAML file after it")
+        files.append(value if has_value else argv.pop(at))
+    if len(files) > 1:
+        raise ConfigError(f"--config is given twice ({files[-1]}, {files[0]}); give one file")
+    return files[0] if files else None
+
+
+def _takes_list(hint: Any) -> bool:
+    return any(list in (kind, get_origin(kind)) for kind in (hint, *get_args(hint)))
 
 
 def parse_arguments(
@@ -65,13 +86,7 @@ def parse_arguments(
             have a value, an unreadable file, or one for another recipe.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    config_path = default_config
-    if "--config" in argv:
-        at = argv.index("--config")
-        if at + 1 == len(argv):
-            raise ConfigError("--config: expected a YAML file after it")
-        config_path = argv[at + 1]
-        del argv[at : at + 2]
+    config_path = _take_config(argv) or default_config
     config = read_config(config_path) if config_path is not None else {}
     wanted = config.pop("recipe", recipe)
     if recipe is not None and wanted != recipe:
@@ -81,6 +96,10 @@ def parse_arguments(
         if key not in known:
             raise ConfigError(f"{config_path}: unknown key {key!r}{nearest(key, known)}")
     hints = {name: hint for dataclass in dataclasses for name, hint in get_type_hints(dataclass).items()}
+    for key, value in config.items():
+        if isinstance(value, list) and not _takes_list(hints[key]):
+            fix = f"{key}: {','.join(map(str, value))}" if key == "metrics" else "give one value"
+            raise ConfigError(f"{config_path}: {key} is a list, {value}, and takes one value; {fix}")
     nulls = [key for key, value in config.items() if value is None]
     for key in nulls:
         if type(None) not in get_args(hints[key]):

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import MISSING, fields, replace
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import datasets
@@ -102,7 +103,7 @@ def is_finished(folder: Path) -> bool:
     """Whether a run folder has all that its recipe leaves: figures, report and card, or an encoder with its scores."""
     if all((folder / name).exists() for name in (runs.METRICS_JSON, runs.REPORT_HTML, runs.CARD_README)):
         return True
-    # Written last, and whole.
+    # The scores are written last.
     has_weights = (folder / runs.MODEL / "model.safetensors").exists() and (folder / runs.RUN_JSON).exists()
     return has_weights and "scores" in runs.read_run(folder / runs.RUN_JSON)
 
@@ -328,4 +329,4 @@ def _defaults(arguments: tuple) -> dict:
 def print_next_command(folder: Path) -> None:
     """Say where everything is, and last how to caption a picture of one's own."""
     print(f"\nRun folder: {folder}  (report: {folder / runs.REPORT_HTML})")
-    print(f"Caption your own picture:\nhfcap caption PHOTO.jpg --model {folder}")
+    print(f"Caption your own picture:\nhfcap caption PHOTO.jpg --model {quote(str(folder))}")
