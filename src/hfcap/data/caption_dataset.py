@@ -16,6 +16,7 @@ from hfcap.data.augmentation import color_jitter, color_jitter_is_true, mirror, 
 from hfcap.data.features import ComputedFeatures, FeatureCache
 from hfcap.data.pictures import load_picture, undecoded
 from hfcap.data.shards import too_few_shards
+from hfcap.errors import WorkError
 
 logger = logging.getLogger(__name__)
 
@@ -159,7 +160,7 @@ class CaptionStream(torch.utils.data.IterableDataset):
         """Yield items; in a loader process those of its shards.
 
         Raises:
-            ValueError: the reader's shards gave no row, `EMPTY_EPOCHS` times in a row.
+            WorkError: the reader's shards gave no row, `EMPTY_EPOCHS` times in a row.
         """
         worker = torch.utils.data.get_worker_info()
         worker, num_workers = (0, 1) if worker is None else (worker.id, worker.num_workers)
@@ -176,7 +177,7 @@ class CaptionStream(torch.utils.data.IterableDataset):
                     self.check(row)
                 yield self.views.item(row, epoch) | {"image": self.views.picture(row, epoch)}
             if empty == EMPTY_EPOCHS:
-                raise ValueError(
+                raise WorkError(
                     f"a reader of the stream found no row with a caption in {EMPTY_EPOCHS} epochs of its part of the "
                     f"{self.rows.num_shards} shards: remove files without rows of this split"
                 )

@@ -24,6 +24,7 @@ from datasets.exceptions import DatasetGenerationError
 from hfcap.data.folders import walk
 from hfcap.data.records import (
     CAPTION_COLUMNS,
+    NO_CAPTIONS,
     OTHER_CAPTIONS,
     Roles,
     SourceRow,
@@ -251,6 +252,8 @@ def _roles(features: Features, source: str, image_column: str | None, captions_c
         roles = roles_of(tuple(features), image_column, captions_column)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None
+    if captions_column == NO_CAPTIONS:
+        return roles
     others = [name for name in features if name not in roles.used and is_captions(name)]
     if roles.captions:
         if others and captions_column is None:

@@ -167,8 +167,7 @@ def stream_of(
         group = list(found)
         where = group[0].where
         num_images += 1
-        if len({_content(row.image) for row in group} if len(group) > 1 else "1") > 1:
-            raise ValueError(_clash(image_id, [row.where for row in group]))
+        _check_one_picture(image_id, group)
         empty += [(text or "").strip() for row in group for text in row.captions if is_blank(text)]
         by_prompt: dict[str | None, list[str]] = {}
         for row in group:
@@ -189,6 +188,19 @@ def stream_of(
         warn_of_empty(empty, num_without, num_images)
     elif num_images:
         warnings.warn(f"none of the {num_images} images of a shard has a caption ({where})", stacklevel=2)
+
+
+def pictures_of(rows: Iterable[SourceRow]) -> Iterator[tuple[str, dict, str]]:
+    """Yield id, undecoded picture and place of each image of a stream, with captions or not; see `stream_of`."""
+    for image_id, found in groupby(rows, key=_stream_id):
+        group = list(found)
+        _check_one_picture(image_id, group)
+        yield image_id, _undecoded(group[0].image), group[0].where
+
+
+def _check_one_picture(image_id: str, group: Sequence[SourceRow]) -> None:
+    if len(group) > 1 and len({_content(row.image) for row in group}) > 1:
+        raise ValueError(_clash(image_id, [row.where for row in group]))
 
 
 def _skip_or_raise(bad: dict[str, str], on_bad_image: str, on_skip: Callable | None) -> None:

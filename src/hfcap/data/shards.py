@@ -10,6 +10,7 @@ from typing import TypeVar
 import pyarrow as pa
 
 from hfcap.data.records import SourceRow
+from hfcap.errors import WorkError
 
 T = TypeVar("T")
 RETRY_WAITS = (1.0, 5.0)  # seconds before a shard that could not be read is tried again
@@ -34,7 +35,7 @@ def read_shard(shard: Shard) -> Iterator[SourceRow]:
     """Yield the rows of a shard. Where it cannot be read, it is opened again, and goes on with the next row.
 
     Raises:
-        ValueError: it could not be read `len(RETRY_WAITS)` times more either; names it. Other errors of its content
+        WorkError: it could not be read `len(RETRY_WAITS)` times more either; names it. Other errors of its content
             come as the readers raise them.
     """
     done = 0
@@ -49,7 +50,7 @@ def read_shard(shard: Shard) -> Iterator[SourceRow]:
                 raise
             reason, times = f"{type(error).__name__}: {error}", len(RETRY_WAITS) + 1
             if wait is None:
-                raise ValueError(
+                raise WorkError(
                     f"{shard.name} cannot be read after {done} rows, {times} times in a row ({reason}). "
                     "Check the disk or the network and give the same command again, or replace this file"
                 ) from error
