@@ -4,7 +4,7 @@ import logging
 import sys
 from argparse import Namespace
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
@@ -14,13 +14,12 @@ from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
 from hfcap import runs
-from hfcap.atomic_files import only_writer
 from hfcap.data.pictures import load_picture, picture_hash
 from hfcap.data.records import NO_CAPTIONS
 from hfcap.data.rows import pictures_of
 from hfcap.data.shards import Shard, own_share, read_shard, too_few_shards
 from hfcap.data.sources import source_shards
-from hfcap.distributed import join_processes, main_process_decides
+from hfcap.distributed import join_processes, main_process_decides, one_writer
 from hfcap.errors import ConfigError, WorkError, printable, shown
 from hfcap.generation.caption import DataWait
 from hfcap.generation.photos import (
@@ -82,10 +81,7 @@ def caption_data(args: Namespace) -> None:
     model = runs.resolve_model(args.model).path
     join_processes()
     shards = shards_for_captions(args.data, args.split)
-    with ExitStack() as held:
-        if args.output is not None:
-            Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-            main_process_decides(lambda: held.enter_context(only_writer(args.output)))
+    with nullcontext() if args.output is None else one_writer(args.output):
         _caption_missing(args, model, shards)
 
 
@@ -168,7 +164,9 @@ class Captioning:
         self.waiting = DataWait()
 
     def captions(self, pictures: Iterable[SourcePicture]) -> Iterator[dict[str, str]]:
-        """Yield `{image_id, path, caption, sha256}`; the model is loaded when there is a picture to caption.
+        """Yield `{image_id, path, caption, sha256}`, where `path` is empty for a picture that is no file of its own.
+
+        The model is loaded when there is a picture to caption.
 
         Raises:
             ConfigError: an id that another picture has.
@@ -197,7 +195,8 @@ class Captioning:
             for number, text in captions_of(self.args, model, processor, loads(), skip, self.waiting):
                 picture = held.pop(number)
                 self.empty += [] if text else [picture.image_id]
-                row = {"image_id": picture.image_id, "path": picture.image["path"] or "", "caption": text}
+                path = "" if picture.image["bytes"] is not None else picture.image["path"]
+                row = {"image_id": picture.image_id, "path": path, "caption": text}
                 yield row | {"sha256": self.sha256[picture.image_id]}
                 progress.update()
 

@@ -6,7 +6,7 @@ import sys
 from argparse import Namespace
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any
 from PIL import UnidentifiedImageError
 
 from hfcap import runs
-from hfcap.atomic_files import only_writer
 from hfcap.content_hashes import captioner_hashes, file_sha256
 from hfcap.data.folders import HIDDEN, is_picture, passed_over_text, walk, why_not_read
 from hfcap.errors import ConfigError, WorkError, printable
@@ -175,14 +174,11 @@ def write_photo_rows(args: Namespace, work: PhotoWork) -> None:
     """
     photos = find_photos(args.pictures)
 
-    from hfcap.distributed import join_processes, main_process_decides
+    from hfcap.distributed import join_processes, one_writer
 
     model = runs.resolve_model(args.model).path
     join_processes()
-    with ExitStack() as held:
-        if args.output is not None:
-            Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-            main_process_decides(lambda: held.enter_context(only_writer(args.output)))
+    with nullcontext() if args.output is None else one_writer(args.output):
         _write_missing_rows(args, work, photos, model)
 
 
