@@ -3,7 +3,6 @@
 import argparse
 import sys
 from contextlib import nullcontext
-from pathlib import Path
 
 from hfcap.atomic_files import only_writer
 from hfcap.errors import ConfigError, WorkError, for_terminal
@@ -34,7 +33,11 @@ def _add_check(group: argparse._SubParsersAction) -> None:
 
 def _add_suggest(group: argparse._SubParsersAction) -> None:
     command = group.add_parser("suggest", help="propose an alt for each picture that has none")
-    command.add_argument("paths", nargs="+", metavar="PATH", help="documents, folders of them, or photos")
+    command.add_argument("paths", nargs="*", metavar="PATH", help="documents, folders of them, or photos")
+    command.add_argument(
+        "--data", metavar="SOURCE", help="parquet, tar shards, JSONL or another source of docs/data.md, or a Hub id"
+    )
+    command.add_argument("--split", default="train", help="split of --data (default: train)")
     _add_model(command)
     command.add_argument(
         "--output", required=True, metavar="ALTS.JSONL", help="file to write; run again, it proposes what is missing"
@@ -117,12 +120,21 @@ def check(args: argparse.Namespace) -> None:
 
 
 def suggest(args: argparse.Namespace) -> None:
-    """Write a row for each picture without an alt."""
-    from hfcap.applications.suggest import suggest_alts
+    """Write a row for each picture without an alt, or each picture of a data source."""
+    if bool(args.paths) == (args.data is not None):
+        raise ConfigError("hfcap alt suggest: name documents or photos, or a data source with --data; one of the two")
+    from hfcap.distributed import join_processes, one_writer
 
-    Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-    with only_writer(args.output):
-        suggest_alts(args)
+    join_processes()
+    with one_writer(args.output):
+        if args.data is None:
+            from hfcap.applications.suggest import suggest_alts
+
+            suggest_alts(args)
+        else:
+            from hfcap.applications.suggest_data import suggest_for_data
+
+            suggest_for_data(args)
 
 
 def review(args: argparse.Namespace) -> None:

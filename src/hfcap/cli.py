@@ -19,12 +19,22 @@ from hfcap.train_cli import add_train_command
 
 
 def caption(args: argparse.Namespace) -> None:
-    """Write one caption for each photo, to the terminal or to a file."""
+    """Write one caption for each photo, or each picture of a data source, to the terminal or to a file."""
     from hfcap.applications.describe import check_options, describe_photos
     from hfcap.generation.photos import caption_photos
 
     check_options(args)
-    (describe_photos if args.describe else caption_photos)(args)
+    if bool(args.pictures) == (args.data is not None):
+        raise ConfigError("hfcap caption: name photos or folders, or a data source with --data; one of the two")
+    if args.data is None:
+        (describe_photos if args.describe else caption_photos)(args)
+        return
+    given = [f"--{name}" for name in ("describe", "keep_both") if getattr(args, name)]
+    if given:
+        raise ConfigError(f"{given[0]} is for photos; leave it out with --data")
+    from hfcap.generation.caption_data import caption_data
+
+    caption_data(args)
 
 
 def evaluate(args: argparse.Namespace) -> None:
@@ -50,8 +60,12 @@ def make_parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="hfcap", description=__doc__.splitlines()[0])
     commands = parser.add_subparsers(dest="command", required=True)
 
-    command = commands.add_parser("caption", help="caption photos or folders of photos")
-    command.add_argument("pictures", nargs="+", metavar="PHOTO", help="files, or folders of pictures")
+    command = commands.add_parser("caption", help="caption photos, folders of photos, or a data source")
+    command.add_argument("pictures", nargs="*", metavar="PHOTO", help="files, or folders of pictures")
+    command.add_argument(
+        "--data", metavar="SOURCE", help="parquet, tar shards, JSONL or another source of docs/data.md, or a Hub id"
+    )
+    command.add_argument("--split", default="train", help="split of --data (default: train)")
     command.add_argument("--model", required=True, help="run folder, model or adapter folder, or Hub id")
     command.add_argument(
         "--load_in_4bit", "--load-in-4bit", action="store_true", help="load the language model (of an adapter) in NF4"

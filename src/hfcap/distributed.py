@@ -2,8 +2,9 @@
 
 import os
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from datetime import timedelta
+from pathlib import Path
 from typing import TypeVar
 
 import torch
@@ -17,6 +18,7 @@ from transformers.integrations.deepspeed import (
 )
 from transformers.integrations.fsdp import is_fsdp_managed_module
 
+from hfcap.atomic_files import only_writer
 from hfcap.errors import ConfigError
 
 T = TypeVar("T")
@@ -49,6 +51,19 @@ def main_process_decides(decide: Callable[[], T]) -> T:
     if refusal is not None:
         raise ConfigError(refusal)
     return result
+
+
+@contextmanager
+def one_writer(path: str | os.PathLike) -> Iterator[None]:
+    """Within this context the processes of this run, and no others, write a file; the main process has the lock.
+
+    Raises:
+        ConfigError: another command is writing it.
+    """
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    with ExitStack() as held:
+        main_process_decides(lambda: held.enter_context(only_writer(path)))
+        yield
 
 
 def lockstep(model: torch.nn.Module, items: Iterable[T]) -> Iterator[tuple[T, bool]]:

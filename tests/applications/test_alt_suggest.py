@@ -1,7 +1,11 @@
 """`hfcap alt suggest`: rows for pictures without an alt, captions for informative ones, and broken runs."""
 
+import io
 import json
 import os
+import subprocess
+import sys
+import tarfile
 import zipfile
 
 import pytest
@@ -129,7 +133,7 @@ def test_what_was_captioned_before_a_break_is_not_captioned_again(site, captions
         suggest()
     monkeypatch.undo()
     monkeypatch.chdir(tmp_path)
-    with open("alts.jsonl.part", "ab") as file:
+    with open("alts.jsonl.part-0", "ab") as file:
         file.write(b'{"id": "ha')
     asked = []
     monkeypatch.setattr(
@@ -138,7 +142,7 @@ def test_what_was_captioned_before_a_break_is_not_captioned_again(site, captions
     rows = suggest()
     assert asked == ["site/broken.png"]
     assert rows["page.html:2:9"]["suggestion"] == "A person number 2."
-    assert not (tmp_path / "alts.jsonl.part").exists()
+    assert not (tmp_path / "alts.jsonl.part-0").exists()
 
 
 def test_another_model_or_another_wording_needs_another_file(site, captions, capsys):
@@ -152,6 +156,77 @@ def test_another_model_or_another_wording_needs_another_file(site, captions, cap
 def test_photos_that_are_named_have_rows_of_their_own(site, captions):
     rows = suggest(paths=["site/a.png"])
     assert [(row["kind"], row["suggestion"]) for row in rows.values()] == [("photo", "A person number 1.")]
+
+
+@pytest.fixture
+def shards(tmp_path, scene_rows):
+    """Five pictures in two tar files."""
+    (tmp_path / "shards").mkdir()
+    for shard in range(2):
+        with tarfile.open(tmp_path / "shards" / f"{shard}.tar", "w") as archive:
+            for number in range(shard, 5, 2):
+                file = io.BytesIO()
+                scene_rows[number]["image"].save(file, "PNG")
+                member = tarfile.TarInfo(f"{number}.png")
+                member.size = len(file.getvalue())
+                archive.addfile(member, io.BytesIO(file.getvalue()))
+
+
+def suggest_for_shards(*options):
+    return suggest("--data", "shards", *options, paths=())
+
+
+def test_pictures_of_a_data_source_have_rows(site, shards, capsys, monkeypatch):
+    def stream(_model, _processor, loads, *_):
+        for number, load in enumerate(loads):
+            assert load()["image"].size == (32, 32)
+            yield number, f"a photo of a man number {number} ."
+
+    monkeypatch.setattr("hfcap.generation.caption.caption_loaded", stream)
+    rows = suggest_for_shards()
+    found = {key: (row["src"], row["kind"], row["status"], row["suggestion"]) for key, row in rows.items()}
+    assert found == {
+        f"shards#{image_id}": (image_id, "data", "pending", f"A person number {number}.")
+        for number, image_id in enumerate("02413")
+    }
+    decided = rows["shards#2"] | {"status": "edited", "alt": "Mine."}
+    with open("alts.jsonl", "w") as file:
+        file.writelines(json.dumps(row) + "\n" for row in (rows | {"shards#2": decided}).values())
+    again = suggest_for_shards()
+    assert again == rows | {"shards#2": decided}
+    assert "5 of 5 pictures have a caption, 5 of them before" in capsys.readouterr().out
+    cli.main(["alt", "apply", "alts.jsonl"])
+    assert "1 row about a data source: read `alt` from this file by `src`" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("options", "paths", "message"),
+    [
+        (["--data", "shards"], ["site"], "one of the two"),
+        ([], [], "one of the two"),
+        (["--ocr"], None, "leave them out"),
+    ],
+)
+def test_options_of_files_are_refused_for_a_data_source(site, shards, capsys, options, paths, message):
+    with pytest.raises(SystemExit) as exit_:
+        suggest_for_shards(*options) if paths is None else suggest(*options, paths=paths)
+    assert exit_.value.code == 2 and message in capsys.readouterr().err
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", [["site"], ["--data", "shards"]])
+def test_two_processes_write_the_rows_of_one(site, shards, tmp_path, source):
+    (tmp_path / "site" / "broken.png").unlink()
+    arguments = ["alt", "suggest", *source, "--model", "model", "--output"]
+    cli.main([*arguments, "alts.jsonl"])
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "hfcap.cli"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.run(
+        [*command, *arguments, "two.jsonl"], capture_output=True, text=True, env=environment, timeout=300
+    )
+    assert process.returncode == 0, process.stderr[-2000:]
+    assert (tmp_path / "two.jsonl").read_text() == (tmp_path / "alts.jsonl").read_text()
+    assert not list(tmp_path.glob("*.part-*")) and process.stdout.count("two.jsonl: ") == 1
 
 
 def test_ocr_that_is_not_installed_is_one_line(site, captions, capsys, monkeypatch):

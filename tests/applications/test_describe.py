@@ -27,16 +27,16 @@ def photos(tmp_path, monkeypatch, scene_rows, build_tiny):
 def captions(monkeypatch):
     """Replace the captioner's words."""
 
-    def stream(_model, _processor, rows, _prompt, _batch_size, skip):
-        for index in range(len(rows)):
+    def stream(_model, _processor, loads, _prompt, _batch_size, skip, _waiting):
+        for index, load in enumerate(loads):
             try:
-                rows[index]
+                load()
             except OSError as error:
                 skip(index, error)
             else:
                 yield index, f"a photo of a man and {index + 2} dogs ."
 
-    monkeypatch.setattr("hfcap.generation.caption.caption_stream", stream)
+    monkeypatch.setattr("hfcap.generation.caption.caption_loaded", stream)
 
 
 def describe(*words):

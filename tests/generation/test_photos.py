@@ -131,7 +131,7 @@ def test_empty_captions_are_counted_and_shown(folder, captioner, capsys, monkeyp
 
 def test_a_caption_of_two_lines_is_one_line_of_the_table(folder, captioner, capsys, monkeypatch):
     *_, path = captioner
-    monkeypatch.setattr("hfcap.generation.caption.caption_stream", lambda *_args, **_settings: [(0, "a red\n square")])
+    monkeypatch.setattr("hfcap.generation.caption.caption_loaded", lambda *_args, **_settings: [(0, "a red\n square")])
     photo = str(folder / "beach.png")
     cli.main(["caption", photo, "--model", path])
     assert capsys.readouterr().out == f"{photo}\ta red square\n"

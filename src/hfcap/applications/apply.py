@@ -13,7 +13,7 @@ from hfcap.applications.diff import spliced_diff
 from hfcap.applications.documents import ARCHIVES, Document, read_document
 from hfcap.applications.photo_metadata import embed, photo_of, sidecar_of, write_sidecar
 from hfcap.applications.pictures import Picture, collapsed, counted
-from hfcap.applications.rows import DECIDED
+from hfcap.applications.rows import DATA, DECIDED
 from hfcap.applications.texts import DocumentError
 from hfcap.content_hashes import file_sha256
 from hfcap.errors import for_terminal, printable
@@ -30,10 +30,10 @@ class Change:
 
 
 def decided_rows(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Return the rows that are to be written, by file."""
+    """Return the rows that are to be written, by file; those about a data source stay where they are."""
     by_file: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        if row["status"] in DECIDED:
+        if row["status"] in DECIDED and row["kind"] != DATA:
             by_file.setdefault(row["file"], []).append(row)
     return by_file
 
@@ -251,6 +251,9 @@ def apply_rows(rows: Sequence[dict[str, Any]], ways: Sequence[str], dry_run: boo
     without = sum(row["kind"] == "photo" and row["status"] in DECIDED for row in rows) if not ways else 0
     if without:
         print(f"{counted(without, 'row')} about photos in no document; add --metadata sidecar", file=sys.stderr)
+    of_data = sum(row["kind"] == DATA and row["status"] in DECIDED for row in rows)
+    if of_data:
+        print(f"{counted(of_data, 'row')} about a data source: read `alt` from this file by `src`", file=sys.stderr)
     return refused
 
 

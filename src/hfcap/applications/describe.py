@@ -47,8 +47,10 @@ def describe_photos(args: Namespace) -> None:
 
         disable_progress_bar()
 
+    from hfcap.generation.caption import loads_of
+
     def stream(model, processor, _photos, rows, skip) -> Iterator[tuple[int, str]]:
-        return captions_of(args, model, processor, rows, skip)
+        return captions_of(args, model, processor, loads_of(rows), skip)
 
     skipped: list[str] = []
     source = runs.resolve_model(args.model).path

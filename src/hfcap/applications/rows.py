@@ -15,6 +15,7 @@ from hfcap.json_files import json_type, read_jsonl
 PENDING, SKIPPED = "pending", "skipped"
 DECIDED = ("accepted", "edited", "decorative")  # what `apply` writes
 STATUSES = (PENDING, *DECIDED, SKIPPED)
+DATA = "data"  # kind of a row about a picture of a data source, which no document holds
 _STRINGS = ("id", "file", "part", "kind", "src", "role", "status")
 _OPTIONAL_STRINGS = ("before", "suggestion", "alt", "image", "image_sha256", "file_sha256", "by", "at")
 _CONTAINERS = {"context": dict, "notes": list, "text_in_image": list, "lint": list}

@@ -4,8 +4,9 @@ import json
 import sys
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from glob import escape
 from pathlib import Path
 from typing import Any
 
@@ -39,11 +40,12 @@ class ImageRows:
 def suggest_alts(args: Namespace) -> None:
     """Write `args.output`: a row for each picture without an alt, with a proposal where a caption is one.
 
+    Started by `torchrun` or `accelerate launch`, each process reads and captions its share of the pictures.
+
     Raises:
         ConfigError: a path, a model or an output file that is wrong.
     """
     output = Path(args.output)
-    part = output.with_name(f"{output.name}.part")
     photos = [Path(path) for path in args.paths if Path(path).suffix.lower() in PHOTOS]
     missing = next((path for path in photos if not path.is_file()), None)
     if missing:
@@ -52,18 +54,17 @@ def suggest_alts(args: Namespace) -> None:
     files, notes = find_documents(others) if others else ([], [])
     rows, unread, reported = rows_of_documents(files, Path(args.root) if args.root else _only_folder(others))
     rows += [row_of_photo(path) for path in photos]
-    there = _rows_there(output, part)
+    there = _rows_there(output)
     scanned = [path.as_posix() for path in (*files, *photos) if path.as_posix() not in unread]
     rows, num_there = merged(rows, list(there.values()), scanned)
-    settings = _settings(args)
-    _check_settings(there.values(), settings, output)
-    if args.ocr:
-        _read_texts([row for row in rows if row["file"] in set(scanned) and row["status"] == PENDING])
-    waiting = [row for row in rows if _wants_caption(row, scanned)]
-    if waiting:
-        _caption(args, waiting, settings, part)
+    settings = settings_of(args)
+    check_settings(there.values(), settings, output)
+    rows = _filled(args, rows, scanned, settings)
+    if rows is None:  # the main process writes them
+        return
     write_rows(output, rows)
-    part.unlink(missing_ok=True)
+    for part in _parts(output):
+        part.unlink()
     for line in [*(f"unreadable: {path}: {why}" for path, why in unread.items()), *notes]:
         print(printable(line), file=sys.stderr)
     if reported:
@@ -71,23 +72,54 @@ def suggest_alts(args: Namespace) -> None:
             f"{counted(reported, 'picture')} that hfcap does not write to; `hfcap alt check` names them",
             file=sys.stderr,
         )
-    print(f"{output}: {counted(len(rows), 'row')} ({num_there} known), {_summary(rows)}")
+    print(f"{output}: {counted(len(rows), 'row')} ({num_there} known), {summary(rows)}")
 
 
 def _only_folder(paths: Sequence[str]) -> Path | None:
     return Path(paths[0]) if len(paths) == 1 and Path(paths[0]).is_dir() else None
 
 
-def _rows_there(output: Path, part: Path) -> dict[str, dict[str, Any]]:
+def _parts(output: Path) -> list[Path]:
+    """Return what the processes of a run that has not ended have written."""
+    return sorted(output.parent.glob(f"{escape(output.name)}.part-*"))
+
+
+def _rows_there(output: Path) -> dict[str, dict[str, Any]]:
     """Return the rows of an earlier run, and of one that was broken off."""
     there = {row["id"]: row for row in read_rows(output)} if output.exists() else {}
-    if part.exists():
+    for part in _parts(output):
         whole = part.read_bytes().split(b"\n")[:-1]  # the last line may be half a line
         there |= {row["id"]: row for row in map(json.loads, whole) if there.get(row["id"], row)["status"] == PENDING}
     return there
 
 
-def _settings(args: Namespace) -> dict[str, Any]:
+def _filled(
+    args: Namespace, rows: list[dict[str, Any]], scanned: Sequence[str], settings: dict[str, Any]
+) -> list[dict[str, Any]] | None:
+    """Fill in texts and proposals, each process for its share of the pictures; the main one gets all rows."""
+    from accelerate.utils import gather_object
+
+    from hfcap.distributed import join_processes
+
+    state, files = join_processes(), set(scanned)
+    state.wait_for_everyone()  # all have read what is there before one adds to it
+    by_image: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        if row["file"] in files and row["status"] == PENDING and row["image_sha256"] is not None:
+            by_image.setdefault(row["image_sha256"], []).append(row)
+    mine = list(by_image.values())[state.process_index :: state.num_processes]
+    if args.ocr:
+        _read_texts([row for group in mine for row in group])
+    waiting = [found for group in mine if (found := [row for row in group if _wants_caption(row)])]
+    if waiting:
+        output = Path(args.output)
+        _caption(args, waiting, settings, output.with_name(f"{output.name}.part-{state.process_index}"))
+    filled = {row["id"]: row for row in gather_object([row for group in mine for row in group])}
+    return [filled.get(row["id"], row) for row in rows] if state.is_main_process else None
+
+
+def settings_of(args: Namespace) -> dict[str, Any]:
+    """Return what decides a proposal, as rows record it. Raises ConfigError where the model has no weights."""
     from hfcap.content_hashes import captioner_hashes
     from hfcap.runs import resolve_model
 
@@ -99,7 +131,8 @@ def _settings(args: Namespace) -> dict[str, Any]:
     return of_model | {"people": args.people, "prompt": args.prompt}
 
 
-def _check_settings(rows, settings: dict[str, Any], output: Path) -> None:
+def check_settings(rows: Iterable[dict[str, Any]], settings: dict[str, Any], output: Path) -> None:
+    """Raise ConfigError where a pending row was proposed with other settings."""
     for row in rows:
         if row["status"] != PENDING or not row.get("model"):
             continue
@@ -111,9 +144,8 @@ def _check_settings(rows, settings: dict[str, Any], output: Path) -> None:
             )
 
 
-def _wants_caption(row: dict[str, Any], scanned: Sequence[str]) -> bool:
-    todo = row["status"] == PENDING and row["model"] is None and row["image_sha256"] is not None
-    return todo and row["role"] in CAPTIONED and row["file"] in scanned
+def _wants_caption(row: dict[str, Any]) -> bool:
+    return row["model"] is None and row["role"] in CAPTIONED
 
 
 def _read_texts(rows: Sequence[dict[str, Any]]) -> None:
@@ -133,12 +165,8 @@ def _read_texts(rows: Sequence[dict[str, Any]]) -> None:
             row["suggestion"] = " ".join(quotes)
 
 
-def _caption(args: Namespace, rows: Sequence[dict[str, Any]], settings: dict[str, Any], part: Path) -> None:
-    """Fill in the proposals of rows, each picture captioned once, and keep each as soon as it is there."""
-    by_image: dict[str, list[dict[str, Any]]] = {}
-    for row in rows:
-        by_image.setdefault(row["image_sha256"], []).append(row)
-    groups = list(by_image.values())
+def _caption(args: Namespace, groups: Sequence[list[dict[str, Any]]], settings: dict[str, Any], part: Path) -> None:
+    """Fill in the proposals of rows, those of one picture in a group, and keep each as soon as it is there."""
     part.parent.mkdir(parents=True, exist_ok=True)
     with open(part, "ab") as file:
         file.truncate(part.read_bytes().rfind(b"\n") + 1)
@@ -174,7 +202,8 @@ def _captions(args: Namespace, images: Sequence[str], groups: list[list[dict]]) 
     use_all_cores()
     model, processor = load_captioner(resolve_model(args.model).path)
     model.to(PartialState().device)
-    with tqdm(total=len(images), desc="captioning", unit="picture") as progress:
+    hidden = not PartialState().is_main_process
+    with tqdm(total=len(images), desc="captioning", unit="picture", disable=hidden) as progress:
 
         def skip(index: int, error: Exception) -> None:
             for row in groups[index]:
@@ -187,7 +216,8 @@ def _captions(args: Namespace, images: Sequence[str], groups: list[list[dict]]) 
             progress.update()
 
 
-def _summary(rows: Sequence[dict[str, Any]]) -> str:
+def summary(rows: Sequence[dict[str, Any]]) -> str:
+    """Count the rows by what they wait for, in words."""
     count = Counter(_kind(row) for row in rows)
     return ", ".join(f"{number} {kind}" for kind, number in count.items()) or "nothing to do"
 

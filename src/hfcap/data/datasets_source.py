@@ -3,15 +3,28 @@
 import logging
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
+from typing import Any
 
-from datasets import Dataset, Features, IterableDataset, List, Value, load_dataset, load_from_disk
+from datasets import (
+    Dataset,
+    Features,
+    IterableDataset,
+    List,
+    Value,
+    load_dataset,
+    load_dataset_builder,
+    load_from_disk,
+)
 from datasets import Image as ImageFeature
 from datasets.exceptions import DatasetGenerationError
 
 from hfcap.data.folders import walk
 from hfcap.data.records import (
     CAPTION_COLUMNS,
+    NO_CAPTIONS,
     OTHER_CAPTIONS,
     Roles,
     SourceRow,
@@ -23,7 +36,10 @@ from hfcap.data.records import (
     split_of_folders,
     texts_of,
 )
+from hfcap.data.shards import Shard
 from hfcap.json_files import names_of
+
+SAVED_SHARDS = 64  # parts of a data set that `save_to_disk` wrote
 
 logger = logging.getLogger(__name__)
 
@@ -35,7 +51,7 @@ def read_with_datasets(
 
     Where the source has one split and a column `split`, the column tells the rows of each.
     """
-    dataset, wanted, roles = _open(source, split, image_column, captions_column, streaming=False)
+    dataset, wanted, roles = _choose(_open_all(source), source, split, image_column, captions_column)
     if wanted is not None:
         told = _told_splits(dataset, roles)
         _check_split(source, wanted, list(dict.fromkeys(told)))
@@ -60,20 +76,43 @@ def read_with_datasets(
     return dataset.add_column("prompt", prompts, feature=Value("string")) if any(prompts) else dataset
 
 
-def stream_with_datasets(
+def shards_with_datasets(
     source: str, split: str, image_column: str | None = None, captions_column: str | None = None
-) -> Iterator[SourceRow]:
-    """Yield the rows of one split, one at a time, with pictures undecoded."""
-    stream, wanted, roles = _open(source, split, image_column, captions_column, streaming=True)
+) -> list[Shard]:
+    """List the shards of one split, as `datasets` finds them; their pictures stay undecoded.
+
+    A folder of `save_to_disk` is mapped into memory, where every part is equally near.
+    """
+    splits, files = _stream_all(source)
+    stream, wanted, roles = _choose(splits, source, split, image_column, captions_column)
+    if isinstance(stream, Dataset):
+        stream = stream.to_iterable_dataset(num_shards=max(1, min(len(stream), SAVED_SHARDS)))
     stream = stream.cast_column(roles.image, ImageFeature(decode=False))
-    for number, entry in enumerate(stream):
-        where = f"{source}, row {number}"
+    count = stream.num_shards
+    names = files.get(split, [])
+    shards = []
+    for index in range(count):
+        name = source if count == 1 else f"{source}, shard {index + 1} of {count}"
+        if len(names) == count:
+            name = names[index]
+        rows = partial(_rows_of_part, stream, index, name, wanted, roles, captions_column)
+        shards.append(Shard(name, rows))
+    return shards
+
+
+def _rows_of_part(
+    stream: IterableDataset, index: int, name: str, wanted: str | None, roles: Roles, captions_column: str | None
+) -> Iterator[SourceRow]:
+    part = stream.shard(stream.num_shards, index)
+    # Not `iter(part)`: in a loader process that would divide the shard among all loader processes once more.
+    for number, batch in enumerate(part.iter(batch_size=1)):
+        entry, where = {column: values[0] for column, values in batch.items()}, f"{name}, row {number}"
         if wanted is not None and (split_in(entry, roles) or "train") != wanted:
             continue
         image_id = entry[roles.image_id] if roles.image_id else None
         if roles.image_id and image_id in (None, ""):
             raise ValueError(f"{where}: no image_id; give each row one")
-        texts = {name: entry[name] for name in (*roles.captions, roles.prompt) if name is not None}
+        texts = {column: entry[column] for column in (*roles.captions, roles.prompt) if column is not None}
         captions, prompt, _ = texts_of(texts, where, captions_column=captions_column)
         yield SourceRow(
             entry[roles.image], captions, where, None if image_id is None else str(image_id), prompt=prompt
@@ -84,7 +123,7 @@ def splits_with_datasets(
     source: str, image_column: str | None = None, captions_column: str | None = None
 ) -> list[str]:
     """Return the names of the source's splits."""
-    splits = _open_all(source, streaming=False)
+    splits = _open_all(source)
     only = next(iter(splits.values()))
     roles = _roles(only.features, source, image_column, captions_column)
     if len(splits) == 1 and roles.split is not None:
@@ -96,11 +135,14 @@ def _told_splits(dataset: Dataset, roles: Roles) -> list[str]:
     return [split_in({roles.split: told}, roles) or "train" for told in dataset[roles.split][:]]
 
 
-def _open(
-    source: str, split: str, image_column: str | None, captions_column: str | None, streaming: bool
+def _choose(
+    splits: Mapping[str, Dataset | IterableDataset],
+    source: str,
+    split: str,
+    image_column: str | None,
+    captions_column: str | None,
 ) -> tuple[Dataset | IterableDataset, str | None, Roles]:
     """Return the split, None and the columns' parts, or everything and the split's name where a column has to tell."""
-    splits = _open_all(source, streaming)
     only = next(iter(splits.values()))
     rows = only if len(splits) == 1 else splits.get(split, only)
     if rows.features is None:  # a source that does not say; the first rows do
@@ -111,19 +153,46 @@ def _open(
     return rows, split_named(split) if told else None, _roles(rows.features, source, image_column, captions_column)
 
 
-def _open_all(source: str, streaming: bool) -> Mapping[str, Dataset | IterableDataset]:
+def _open_all(source: str) -> Mapping[str, Dataset]:
+    with _one_line_errors(source):
+        saved = _saved(source)
+        found = load_dataset(**_loader(source)) if saved is None else saved
+    return found if isinstance(found, Mapping) else {str(found.split or "train"): found}
+
+
+def _stream_all(source: str) -> tuple[Mapping[str, Dataset | IterableDataset], Mapping[str, list[str]]]:
+    """Return the splits, and the files of each where `datasets` tells them."""
+    with _one_line_errors(source):
+        saved = _saved(source)
+        if saved is not None:
+            return saved if isinstance(saved, Mapping) else {str(saved.split or "train"): saved}, {}
+        builder = load_dataset_builder(**_loader(source))  # what load_dataset(streaming=True) uses
+        splits = builder.as_streaming_dataset()
+    return splits, {str(name): list(files) for name, files in (builder.config.data_files or {}).items()}
+
+
+def _saved(source: str) -> Dataset | Mapping[str, Dataset] | None:
+    path = Path(source).expanduser()
+    is_saved = (path / "dataset_dict.json").is_file() or (path / "state.json").is_file()
+    return load_from_disk(str(path)) if is_saved else None
+
+
+def _loader(source: str) -> dict[str, Any]:
+    """Return the arguments of `load_dataset` for a file, a folder or an id on the Hub."""
+    path = Path(source).expanduser()
+    if path.is_file():
+        return {"path": path.suffix[1:].lower(), "data_files": {split_of_file(path) or "train": str(path)}}
+    if files := _parquet_among_others(path):
+        return {"path": "parquet", "data_files": files}
+    # Absolute, because "parquet" or "csv" alone would name a builder of `datasets` and not the folder here.
+    return {"path": str(path.absolute()) if path.is_dir() else source}
+
+
+@contextmanager
+def _one_line_errors(source: str) -> Iterator[None]:
     path = Path(source).expanduser()
     try:
-        if (path / "dataset_dict.json").is_file() or (path / "state.json").is_file():
-            found = load_from_disk(str(path))
-        elif path.is_file():
-            data_files = {split_of_file(path) or "train": str(path)}
-            found = load_dataset(path.suffix[1:].lower(), data_files=data_files, streaming=streaming)
-        elif files := _parquet_among_others(path):
-            found = load_dataset("parquet", data_files=files, streaming=streaming)
-        else:
-            # Absolute, because "parquet" or "csv" alone would name a builder of `datasets` and not the folder here.
-            found = load_dataset(str(path.absolute()) if path.is_dir() else source, streaming=streaming)
+        yield
     except DatasetGenerationError as error:
         cause = str(error.__cause__ or error).split("\n", 1)[0]
         raise ValueError(f"{source} cannot be read: {cause} (the full reason is above)") from error
@@ -137,7 +206,6 @@ def _open_all(source: str, streaming: bool) -> Mapping[str, Dataset | IterableDa
     except OSError as error:
         where = "" if path.exists() else f"there is no folder {path.absolute()}, and from the Hub: "
         raise ValueError(f"{source} cannot be loaded: {where}{error}") from error
-    return found if isinstance(found, Mapping) else {str(found.split or "train"): found}
 
 
 def _parquet_among_others(path: Path) -> dict[str, list[str]] | None:
@@ -184,6 +252,8 @@ def _roles(features: Features, source: str, image_column: str | None, captions_c
         roles = roles_of(tuple(features), image_column, captions_column)
     except ValueError as error:
         raise ValueError(f"{source}: {error}") from None
+    if captions_column == NO_CAPTIONS:
+        return roles
     others = [name for name in features if name not in roles.used and is_captions(name)]
     if roles.captions:
         if others and captions_column is None:

@@ -18,7 +18,7 @@ from itertools import chain, islice
 from pathlib import Path, PurePosixPath
 from urllib.parse import unquote
 
-from hfcap.data.records import SourceRow, roles_of, source_row, split_named
+from hfcap.data.records import NO_CAPTIONS, SourceRow, roles_of, source_row, split_named
 from hfcap.errors import shown
 from hfcap.json_files import check_image_id, loads, names_of, objects_of, read_json, read_jsonl, read_text
 from hfcap.predictions import coco_references, karpathy_references
@@ -152,7 +152,7 @@ def read_karpathy(content: dict, path: Path) -> Iterator[SourceRow]:
 def check_no_columns(why: str, image_column: str | None, captions_column: str | None) -> None:
     """Raise ValueError for a column that a source cannot have."""
     for name, value in {"image_column": image_column, "captions_column": captions_column}.items():
-        if value is not None:
+        if value not in (None, NO_CAPTIONS):
             raise ValueError(f"{name} is {value!r}, but {why}; leave it out")
 
 

@@ -15,6 +15,7 @@ CAPTION_COLUMNS = ("captions", "caption", "text", "sentences", "raw")
 OTHER_CAPTIONS = (
     "%s: captions are not read from %s; to read another column, or to silence this, pass --captions_column"
 )
+NO_CAPTIONS = ""  # as captions_column: the rows are read for their pictures alone
 SPLIT_NAMES = {
     "train": ("train", "training", "restval"),
     "validation": ("validation", "val", "valid", "dev", "eval"),
@@ -104,7 +105,7 @@ def texts_of(
     captions_column: str | None = None,
     need_image: bool = False,
 ) -> tuple[list[str | None], str | None, Roles]:
-    """Return captions, prompt, and which columns play which part.
+    """Return captions (none for `NO_CAPTIONS`), prompt, and which columns play which part.
 
     `messages` hold one user turn, the prompt, then one assistant turn, the caption.
 
@@ -125,6 +126,8 @@ def texts_of(
     if prompt is not None and not isinstance(prompt, str):
         raise ValueError(f"{where}: {roles.prompt} is a JSON {json_type(prompt)}; wanted a string")
     prompt = None if prompt is None or is_blank(prompt) else prompt.strip()
+    if captions_column == NO_CAPTIONS:
+        return [], prompt, roles
     if not roles.captions:
         looked_for = f"{captions_column!r}" if captions_column else ", ".join(("messages", *CAPTION_COLUMNS))
         raise ValueError(

@@ -153,19 +153,21 @@ def stream_of(
     on_bad_image: str = "error",
     max_pixels: int = MAX_PIXELS,
     on_skip: Callable[[dict[str, str]], object] | None = None,
+    is_part: bool = False,
 ) -> Iterator[dict]:
     """Yield rows like those of `one_row_an_image`, one at a time; `prompt` is always there, maybe None.
 
     Only rows of an image that stand together are grouped. Without an `image_id` a row is known by its file's name, so
-    two pictures of one name are told apart only where they stand together (an error).
+    two pictures of one name are told apart only where they stand together (an error). A part of a stream (`is_part`)
+    may have no captions at all; a whole one must have some.
     """
     empty: list[str] = []
     num_without = num_images = 0
     for image_id, found in groupby(rows, key=_stream_id):
         group = list(found)
+        where = group[0].where
         num_images += 1
-        if len({_content(row.image) for row in group} if len(group) > 1 else "1") > 1:
-            raise ValueError(_clash(image_id, [row.where for row in group]))
+        _check_one_picture(image_id, group)
         empty += [(text or "").strip() for row in group for text in row.captions if is_blank(text)]
         by_prompt: dict[str | None, list[str]] = {}
         for row in group:
@@ -182,7 +184,23 @@ def stream_of(
         for number, (prompt, texts) in enumerate(full.items(), start=1):
             own_id = image_id if len(full) == 1 else f"{image_id}#{number}"
             yield {"image_id": own_id, "image": _undecoded(group[0].image), "captions": texts, "prompt": prompt}
-    warn_of_empty(empty, num_without, num_images)
+    if not is_part or num_without < num_images:
+        warn_of_empty(empty, num_without, num_images)
+    elif num_images:
+        warnings.warn(f"none of the {num_images} images of a shard has a caption ({where})", stacklevel=2)
+
+
+def pictures_of(rows: Iterable[SourceRow]) -> Iterator[tuple[str, dict, str]]:
+    """Yield id, undecoded picture and place of each image of a stream, with captions or not; see `stream_of`."""
+    for image_id, found in groupby(rows, key=_stream_id):
+        group = list(found)
+        _check_one_picture(image_id, group)
+        yield image_id, _undecoded(group[0].image), group[0].where
+
+
+def _check_one_picture(image_id: str, group: Sequence[SourceRow]) -> None:
+    if len(group) > 1 and len({_content(row.image) for row in group}) > 1:
+        raise ValueError(_clash(image_id, [row.where for row in group]))
 
 
 def _skip_or_raise(bad: dict[str, str], on_bad_image: str, on_skip: Callable | None) -> None:

@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
 from hfcap.data.folders import (
@@ -25,6 +26,7 @@ from hfcap.data.records import (
     split_of_folders,
     split_word,
 )
+from hfcap.data.shards import Shard
 from hfcap.data.tars import read_webdataset
 from hfcap.errors import shown
 from hfcap.json_files import names_of
@@ -284,6 +286,27 @@ def _split_of_row(row: SourceRow, file: SourceFile) -> str:
             f"{file.split!r}; rename it, so that the column tells the split, or remove the column"
         )
     return file.split or row.split or "train"
+
+
+def shards_of_files(files: list[SourceFile], split: str, *columns: str | None) -> list[Shard]:
+    """List the shards of one split: each tar file is one; other files, which are read together, are one.
+
+    Tar files whose names tell no split are shards of "train"; for another split they are read together, so that it is
+    noticed where none of them has it. `split` and `columns` are as for `read_caption_files`.
+    """
+    of_split = [file for file in files if file.split in (None, split)]
+    are_tars = all(file.path.name.lower().endswith(TAR_SUFFIXES) for file in of_split)
+    if are_tars and len(of_split) > 1 and (split == "train" or all(file.split for file in of_split)):
+        return [Shard(str(file.path), partial(_rows_of_split, file, split, *columns)) for file in of_split]
+    name = str(files[0].path) if len(files) == 1 else f"{files[0].path} and the {len(files) - 1} files beside it"
+    return [Shard(name, partial(read_caption_files, files, split, *columns))]
+
+
+def _rows_of_split(file: SourceFile, split: str, *columns: str | None) -> Iterator[SourceRow]:
+    for row in _reader_of(file.path)(file.path, *columns):
+        if _split_of_row(row, file) == split:
+            _check_names(row)
+            yield row
 
 
 def splits_of_files(files: list[SourceFile], *columns: str | None) -> list[str]:

@@ -7,25 +7,28 @@ afterwards, by the same functions for every reader (`hfcap.data.rows`).
 
 import logging
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from functools import cache, partial
+from itertools import chain
 from pathlib import Path
 
 from datasets import Dataset, Features, IterableDataset, Value
 from datasets.exceptions import DatasetGenerationError
 
-from hfcap.data.datasets_source import read_with_datasets, splits_with_datasets, stream_with_datasets
+from hfcap.data.datasets_source import read_with_datasets, shards_with_datasets, splits_with_datasets
 from hfcap.data.folders import passed_over_text
 from hfcap.data.pictures import MAX_PIXELS, check_max_pixels, handle_bad_images
 from hfcap.data.records import SourceRow, split_named
 from hfcap.data.rows import STREAM_FEATURES, WHERE, dataset_of, one_row_an_image, stream_of
 from hfcap.data.scenes import load_scenes
+from hfcap.data.shards import Shard, read_shard
 from hfcap.data.source_files import (
     TAR_SUFFIXES,
     Contents,
     SourceFile,
     contents_of,
     read_caption_files,
+    shards_of_files,
     splits_of_files,
 )
 
@@ -76,8 +79,9 @@ def load_captions(
             file has changed (`hfcap.data.picture_cache`); in a stream each time. "keep" opens none.
         max_pixels: a picture of more pixels counts as one that cannot be decoded.
         on_skip: called with `{"image_id", "where", "reason"}` for each picture left out.
-        streaming: return an `IterableDataset` that holds one image at a time. Only rows of an image that stand
-            together are grouped; pictures are checked as they come; the other columns are left out.
+        streaming: return an `IterableDataset` that holds one image at a time, with the shards of `source_shards`
+            (one if `num_images` is given). Only rows of an image that stand together in a shard are grouped; pictures
+            are checked as they come; the other columns are left out.
         **scene_options: `style`, `image_size` and `seed` of `load_scenes`; an error with any other source.
 
     Returns:
@@ -158,18 +162,21 @@ def split_names(
     return names
 
 
-def source_rows(
+def source_shards(
     source: str,
     split: str,
     image_folder: str | None = None,
     image_column: str | None = None,
     captions_column: str | None = None,
-) -> Iterator[SourceRow]:
-    """Yield the rows of one split as they stand there, ungrouped, one at a time."""
+) -> list[Shard]:
+    """List the shards of one split, whose rows are as they stand there, ungrouped; see `hfcap.data.shards`.
+
+    No shard is opened, but for the first of a source of `datasets` that does not tell its columns.
+    """
     files = _caption_files(source)
     if files is not None:
-        return read_caption_files(files, split_named(split), image_folder, image_column, captions_column)
-    return stream_with_datasets(source, split, image_column, captions_column)
+        return shards_of_files(files, split_named(split), image_folder, image_column, captions_column)
+    return shards_with_datasets(source, split, image_column, captions_column)
 
 
 def source_contents(source: str) -> Contents:
@@ -218,11 +225,13 @@ def _plain_rows(rows: Callable[[], Iterator[SourceRow]], key: object) -> Iterato
 
 
 def _stream(where: tuple, num_images: int | None, checks: tuple) -> IterableDataset:
-    stream = IterableDataset.from_generator(
-        _checked_rows, features=STREAM_FEATURES, gen_kwargs={"where": where, "checks": checks}
-    )
-    return stream if num_images is None else stream.take(num_images)
+    shards = source_shards(*where)
+    if num_images is not None:  # the first images are the same for any number of readers: one shard, a tuple
+        options = {"shards": tuple(shards), "checks": checks}
+        return IterableDataset.from_generator(_checked_rows, STREAM_FEATURES, options).take(num_images)
+    options = {"shards": shards, "checks": checks, "is_part": len(shards) > 1}
+    return IterableDataset.from_generator(_checked_rows, STREAM_FEATURES, options)
 
 
-def _checked_rows(where: tuple, checks: tuple) -> Iterator[dict]:
-    yield from stream_of(source_rows(*where), *checks)
+def _checked_rows(shards: Sequence[Shard], checks: tuple, is_part: bool = False) -> Iterator[dict]:
+    yield from stream_of(chain.from_iterable(map(read_shard, shards)), *checks, is_part=is_part)

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 
 from hfcap.data.folders import CAPTION_SUFFIXES, caption_lines
 from hfcap.data.formats import PICTURE_SUFFIXES, unread_picture_fix
-from hfcap.data.records import SourceRow, is_captions, split_in, texts_of
+from hfcap.data.records import NO_CAPTIONS, SourceRow, is_captions, split_in, texts_of
 from hfcap.errors import printable
 from hfcap.json_files import check_image_id, json_type, parse_json
 
@@ -80,7 +80,8 @@ def _sample(files: dict[str, bytes], where: str, captions_column: str | None, pa
         kind = "picture" if suffix in PICTURE_SUFFIXES else "text" if suffix in CAPTION_SUFFIXES else suffix
         by_suffix.setdefault(kind, []).append(name)
     pictures, texts, records = by_suffix.pop("picture"), by_suffix.pop("text"), by_suffix.pop(".json")
-    if len(pictures) != 1 or len(texts) > 1 or len(records) > 1 or not (texts or records):
+    has_captions = texts or records or captions_column == NO_CAPTIONS
+    if len(pictures) != 1 or len(texts) > 1 or len(records) > 1 or not has_captions:
         fixes = "".join(
             f"; {suffix}: {unread_picture_fix(suffix)}" for suffix in by_suffix if unread_picture_fix(suffix)
         )

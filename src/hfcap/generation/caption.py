@@ -1,12 +1,14 @@
 """Batched captioning of images."""
 
 import copy
+import time
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from difflib import get_close_matches
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from peft import PeftModel
@@ -23,8 +25,31 @@ from hfcap.models.attention import eager_sdpa
 from hfcap.models.model_types import spec_of
 from hfcap.models.model_utils import full_precision
 
+T = TypeVar("T")
 READERS = 4  # threads that read and preprocess pictures
 MAX_WAITING = 8  # batches' worth of preprocessed rows that wait for others of their length
+
+
+class DataWait:
+    """Measures which share of its time a loop waits for the next item.
+
+    Attributes:
+        waited: seconds until the items were there.
+        seconds: wall-clock time of the loop.
+    """
+
+    def __init__(self):
+        self.waited = self.seconds = 0.0
+
+    def of(self, items: Iterable[T]) -> Iterator[T]:
+        """Yield the items."""
+        items, end = iter(items), object()
+        started = asked = time.perf_counter()
+        while (item := next(items, end)) is not end:
+            self.waited += time.perf_counter() - asked
+            yield item
+            asked = time.perf_counter()
+            self.seconds = asked - started
 
 
 class PictureRows(Sequence):
@@ -139,6 +164,39 @@ def caption_stream(
     Raises:
         ConfigError: a `batch_size` below 1, or a decoding setting that `GenerationConfig` does not have.
     """
+    return caption_loaded(model, processor, loads_of(rows), prompt, batch_size, on_bad_row, **generate_kwargs)
+
+
+def loads_of(rows: Sequence[dict]) -> Iterator[Callable[[], dict]]:
+    """Yield a function for each row that returns it."""
+    return (partial(rows.__getitem__, index) for index in range(len(rows)))
+
+
+def caption_loaded(
+    model: PreTrainedModel,
+    processor,
+    loads: Iterable[Callable[[], dict]],
+    prompt: str | None = None,
+    batch_size: int = 16,
+    on_bad_row: Callable[[int, Exception], None] | None = None,
+    waiting: DataWait | None = None,
+    **generate_kwargs,
+) -> Iterator[tuple[int, str]]:
+    """Caption rows of a stream, as `caption_stream` does; no more of them are held than wait for the model.
+
+    Args:
+        model: as for `caption_stream`, and so are the others.
+        processor: its processor.
+        loads: functions that return a row each, called in threads; taken from the iterable in this one.
+        prompt: instruction for the rows without their own.
+        batch_size: pictures decoded together.
+        on_bad_row: called with the number of a row that cannot be read.
+        waiting: measures how long the model waits for rows.
+        generate_kwargs: override the model's `generation_config`.
+
+    Raises:
+        ConfigError: as `caption_stream` does.
+    """
     if batch_size < 1:
         raise ConfigError(f"batch_size is {batch_size}; wanted 1 or more")
     settings = copy.deepcopy(model.generation_config)
@@ -153,23 +211,24 @@ def caption_stream(
         tokens = generate_tokens(model, processor, [prefix for _, prefix in batch], settings)
         return [text.strip() for text in processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
 
-    return decode_stream(model, processor, rows, prompt, batch_size, on_bad_row, decode)
+    return decode_stream(model, processor, loads, prompt, batch_size, on_bad_row, decode, waiting)
 
 
 def decode_stream(
     model: PreTrainedModel,
     processor,
-    rows: Sequence[dict],
+    loads: Iterable[Callable[[], dict]],
     prompt: str | None,
     batch_size: int,
     on_bad_row: Callable[[int, Exception], None] | None,
     decode: Callable[[list[tuple[int, CaptionPrefix]]], Sequence],
+    waiting: DataWait | None = None,
 ) -> Iterator[tuple[int, Any]]:
-    """Do the work of `caption_stream`, with what `decode` gives for each of a batch of numbered prefixes."""
+    """Do the work of `caption_loaded`, with what `decode` gives for each of a batch of numbered prefixes."""
 
-    def encode(index: int) -> CaptionPrefix | Exception:
+    def encode(load: Callable[[], dict]) -> CaptionPrefix | Exception:
         try:
-            row = rows[index]
+            row = load()
         # Damaged pictures raise SyntaxError, ValueError, struct.error and others, besides OSError.
         except Exception as error:
             if on_bad_row is None:
@@ -178,7 +237,7 @@ def decode_stream(
         return encode_prefix(processor, model.config, row, prompt)
 
     def readable() -> Iterator[tuple[int, CaptionPrefix]]:
-        for index, prefix in enumerate(read_ahead(encode, range(len(rows)), 2 * batch_size)):
+        for index, prefix in enumerate(read_ahead(encode, loads, 2 * batch_size)):
             if isinstance(prefix, Exception):
                 on_bad_row(index, prefix)
             else:
@@ -186,8 +245,9 @@ def decode_stream(
 
     was_training = model.training
     model.eval()
+    batches = batches_by_length(readable(), batch_size)
     try:
-        for batch, is_own in lockstep(model, batches_by_length(readable(), batch_size)):
+        for batch, is_own in lockstep(model, batches if waiting is None else waiting.of(batches)):
             with torch.inference_mode(), full_precision(model):
                 results = decode(batch)
             if is_own:

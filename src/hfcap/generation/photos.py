@@ -5,19 +5,23 @@ import logging
 import sys
 from argparse import Namespace
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import ExitStack
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from PIL import UnidentifiedImageError
 
 from hfcap import runs
-from hfcap.atomic_files import only_writer
 from hfcap.content_hashes import captioner_hashes, file_sha256
 from hfcap.data.folders import HIDDEN, is_picture, passed_over_text, walk, why_not_read
 from hfcap.errors import ConfigError, WorkError, printable
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, ProcessorMixin
+
+    from hfcap.generation.caption import DataWait
 
 logger = logging.getLogger(__name__)
 
@@ -120,9 +124,12 @@ class PhotoWork:
 
 def caption_photos(args: Namespace) -> None:
     """Write one caption for each photo; see `write_photo_rows`."""
+    from hfcap.generation.caption import DataWait, loads_of
+
+    waiting = DataWait()
 
     def stream(model, processor, photos, rows, skip) -> Iterator[tuple[int, dict[str, Any]]]:
-        for index, caption in captions_of(args, model, processor, rows, skip):
+        for index, caption in captions_of(args, model, processor, loads_of(rows), skip, waiting):
             yield index, {"caption": caption}
 
     settings = {name: getattr(args, name) for name in ("prompt", "load_in_4bit", *DECODING)}
@@ -130,16 +137,30 @@ def caption_photos(args: Namespace) -> None:
         "caption", "a caption", "an empty caption", settings, stream, lambda row: " ".join(row["caption"].split())
     )
     write_photo_rows(args, work)
+    say_wait(waiting)
 
 
-def captions_of(args: Namespace, model, processor, rows: Sequence[dict], skip) -> Iterator[tuple[int, str]]:
-    """Caption rows by the options of `hfcap caption`."""
-    from hfcap.generation.caption import caption_stream
+def say_wait(waiting: "DataWait") -> None:
+    """Say how much of its time the model waited for pictures, over all processes; all of them call it."""
+    from accelerate import PartialState
+    from accelerate.utils import gather_object
+
+    waited, seconds = (sum(gather_object([value])) for value in (waiting.waited, waiting.seconds))
+    if seconds and PartialState().is_main_process:
+        print(f"{waited / seconds:.0%} of the time the model waited for pictures", file=sys.stderr)
+
+
+def captions_of(
+    args: Namespace, model, processor, loads: Iterable[Callable[[], dict]], skip, waiting: "DataWait | None" = None
+) -> Iterator[tuple[int, str]]:
+    """Caption rows by the options of `hfcap caption`; see `hfcap.generation.caption.caption_loaded`."""
+    from hfcap.generation.caption import caption_loaded
     from hfcap.generation.inputs import caption_prompt
     from hfcap.generation.settings import change_decoding
 
     change_decoding(model, {name: getattr(args, name) for name in DECODING if getattr(args, name) is not None})
-    return caption_stream(model, processor, rows, args.prompt or caption_prompt(processor), args.batch_size, skip)
+    prompt = args.prompt or caption_prompt(processor)
+    return caption_loaded(model, processor, loads, prompt, args.batch_size, skip, waiting)
 
 
 def write_photo_rows(args: Namespace, work: PhotoWork) -> None:
@@ -153,14 +174,11 @@ def write_photo_rows(args: Namespace, work: PhotoWork) -> None:
     """
     photos = find_photos(args.pictures)
 
-    from hfcap.distributed import join_processes, main_process_decides
+    from hfcap.distributed import join_processes, one_writer
 
     model = runs.resolve_model(args.model).path
     join_processes()
-    with ExitStack() as held:
-        if args.output is not None:
-            Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-            main_process_decides(lambda: held.enter_context(only_writer(args.output)))
+    with nullcontext() if args.output is None else one_writer(args.output):
         _write_missing_rows(args, work, photos, model)
 
 
@@ -175,7 +193,7 @@ def _write_missing_rows(args: Namespace, work: PhotoWork, photos: list[Photo], m
     state = PartialState()
     output, missing = None, photos
     if args.output is not None:
-        settings = work.settings | main_process_decides(lambda: _hashes_of(model))
+        settings = work.settings | main_process_decides(lambda: hashes_of(model))
         output = ResumableCaptions(Path(args.output), {"model": model, **settings}, state.process_index)
         rows = output.rows()
         photos, missing = match_captions(photos, list(rows.values()), args.output, args.keep_both)
@@ -193,7 +211,7 @@ def _write_missing_rows(args: Namespace, work: PhotoWork, photos: list[Photo], m
         if output is not None:
             output.append(row | {"sha256": file_sha256(row["path"])})
         else:
-            print(_json_line(row) if args.json else f"{printable(row['path'])}\t{work.line(row)}", flush=True)
+            print(json_line(row) if args.json else f"{printable(row['path'])}\t{work.line(row)}", flush=True)
     skipped, empty = gather_object(skipped), gather_object(empty)  # here all have written theirs
     if state.is_main_process:
         if output is not None:
@@ -201,7 +219,7 @@ def _write_missing_rows(args: Namespace, work: PhotoWork, photos: list[Photo], m
             print(f"{args.output}: {num_rows} of {len(photos)} photos have {work.what}")
         say_what_is_odd(skipped, empty, work.what_empty)
     if len(skipped) == len(photos):
-        raise WorkError(f"of {_count(photos)} none could be read; the reasons are above")
+        raise WorkError(f"of {count(photos)} none could be read; the reasons are above")
 
 
 def match_captions(
@@ -244,7 +262,7 @@ def match_captions(
         named.append(photo)
         missing += [] if is_done else [photo]
     if clashes and not keep_both:
-        found = f"{_count(clashes)} with the image id of another picture there: {_first(clashes, '; ')}"
+        found = f"{count(clashes)} with the image id of another picture there: {_first(clashes, '; ')}"
         raise ConfigError(
             f"--output {output}: {found}. Add --keep_both to caption them under longer ids, or give another --output"
         )
@@ -265,7 +283,7 @@ def _content_of(path: Path) -> str | None:
         return None
 
 
-def _hashes_of(model: str) -> dict[str, str | None]:
+def hashes_of(model: str) -> dict[str, str | None]:
     """The hashes of a model's weights and settings. Raises ConfigError where there are no weights."""
     hashes = captioner_hashes(model)
     if hashes["weights_hash"] is None:
@@ -291,17 +309,11 @@ def photo_results(
         skipped: gets the paths that cannot be read; why goes to stderr.
         hidden: show no progress bar; None shows one in a terminal.
     """
-    from accelerate import PartialState
     from tqdm.auto import tqdm
 
-    from hfcap.distributed import use_all_cores
     from hfcap.generation.caption import PictureRows
-    from hfcap.generation.loading import load_captioner
 
-    use_all_cores()
-    model, processor = load_captioner(source, args.load_in_4bit)
-    if not args.load_in_4bit:  # which is on its device already
-        model.to(PartialState().device)
+    model, processor = load_on_device(args, source)
     with tqdm(total=len(photos), desc="captioning", unit="photo", disable=hidden) as progress:
 
         def skip(index: int, error: Exception) -> None:
@@ -316,7 +328,22 @@ def photo_results(
             progress.update()
 
 
-def _json_line(row: dict[str, Any]) -> str:
+def load_on_device(args: Namespace, source: str) -> tuple["PreTrainedModel", "ProcessorMixin"]:
+    """Load the captioner of a command onto the device of this process."""
+    from accelerate import PartialState
+
+    from hfcap.distributed import use_all_cores
+    from hfcap.generation.loading import load_captioner
+
+    use_all_cores()
+    model, processor = load_captioner(source, args.load_in_4bit)
+    if not args.load_in_4bit:  # which is on its device already
+        model.to(PartialState().device)
+    return model, processor
+
+
+def json_line(row: Mapping[str, Any]) -> str:
+    """Return a row as JSON for stdout."""
     # An encoding that lacks a character would write an escape that JSON does not know.
     return json.dumps(row, ensure_ascii=(sys.stdout.encoding or "ascii").lower().replace("-", "") != "utf8")
 
@@ -332,12 +359,13 @@ def _first(texts: Sequence[str], between: str = ", ") -> str:
     return between.join(map(printable, texts[:MAX_LISTED])) + more
 
 
-def _count(photos: Sequence) -> str:
-    return f"{len(photos)} photo{'s' * (len(photos) != 1)}"
+def count(things: Sequence, noun: str = "photo") -> str:
+    """Return "1 photo", "2 photos"."""
+    return f"{len(things)} {noun}{'s' * (len(things) != 1)}"
 
 
-def say_what_is_odd(skipped: list[str], empty: list[str], what_empty: str) -> None:
+def say_what_is_odd(skipped: list[str], empty: list[str], what_empty: str, noun: str = "photo") -> None:
     """Name the photos that could not be read, and those whose result says nothing, on stderr."""
     for paths, what in ((skipped, "could not be read"), (empty, f"got {what_empty}")):
         if paths:
-            print(f"{_count(paths)} {what}: {_first(paths)}", file=sys.stderr)
+            print(f"{count(paths, noun)} {what}: {_first(paths)}", file=sys.stderr)

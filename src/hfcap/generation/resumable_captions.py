@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from hfcap.atomic_files import write_atomic, write_json
-from hfcap.errors import ConfigError
+from hfcap.errors import ConfigError, shown
 from hfcap.json_files import read_object
 
 HASHES = ("weights", "settings")  # shown by their beginning, with the folder they are of
@@ -62,10 +62,22 @@ class ResumableCaptions:
             )
 
     def rows(self) -> dict[str, dict[str, Any]]:
-        """All rows written so far, by any process, by image id."""
+        """All rows written so far, by any process, by image id.
+
+        Raises:
+            ConfigError: two rows have the id of different pictures.
+        """
         files = [self.path, *self._parts()]
         lines = [line for file in files if file.exists() for line in _whole_lines(file)]
-        return {row["image_id"]: row for row in map(json.loads, lines)}
+        rows: dict[str, dict[str, Any]] = {}
+        for row in map(json.loads, lines):
+            other = rows.setdefault(row["image_id"], row)
+            if other.get("sha256") != row.get("sha256"):
+                raise ConfigError(
+                    f"--output {self.path}: the image id {shown(row['image_id'])} stands for two pictures; give each "
+                    f"an id of its own, and remove {self.path.name}*"
+                )
+        return rows
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Add a row; once this returns, the end of this process does not lose it."""

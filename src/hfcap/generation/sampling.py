@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
-from hfcap.generation.caption import decode_stream, generate_tokens
+from hfcap.generation.caption import decode_stream, generate_tokens, loads_of
 from hfcap.generation.inputs import CaptionPrefix
 from hfcap.generation.settings import SAMPLING, end_token_ids
 
@@ -149,7 +149,7 @@ def sample_stream(
         samples = [_sample(*parts, end_ids) for parts in zip(texts, tokens, logs, strict=True)]
         return [samples[i : i + shape[0]] for i in range(0, len(samples), shape[0])]
 
-    return decode_stream(model, processor, rows, prompt, batch_size, on_bad_row, decode)
+    return decode_stream(model, processor, loads_of(rows), prompt, batch_size, on_bad_row, decode)
 
 
 def sampling_settings(model: PreTrainedModel, sampling: Sampling) -> GenerationConfig:

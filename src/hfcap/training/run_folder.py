@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from hfcap import provenance, runs
 from hfcap.atomic_files import write_json
 from hfcap.content_hashes import captioner_hashes
-from hfcap.data.caption_dataset import FIRST_OF_STREAM
+from hfcap.data.caption_dataset import FIRST_OF_STREAM, readers_of_stream
 from hfcap.data.pictures import content_hashes
 from hfcap.distributed import main_process_decides
 from hfcap.errors import ConfigError
@@ -177,6 +177,8 @@ def _open_run(folder: Path, arguments: tuple, rows: Rows) -> bool:
         return False
     earlier = runs.read_run(path)
     finished = is_finished(folder)
+    if finished:  # nothing is read any more
+        record["arguments"].pop("stream_readers", None)
     changed = _changed_settings(earlier, record["arguments"], arguments) + _changed_data(earlier, record)
     changed += _changed_origins(earlier.get(ORIGINS, {}), origins, finished)
     _refuse(folder, changed)
@@ -285,7 +287,10 @@ def _refuse(folder: Path, changed: list[str]) -> None:
 
 def _fingerprint(rows: datasets.Dataset | datasets.IterableDataset) -> dict[str, Any]:
     if isinstance(rows, datasets.IterableDataset):
-        return runs.data_fingerprint(rows.take(FIRST_OF_STREAM).cast_column("image", Image(decode=False)))
+        found = runs.data_fingerprint(rows.take(FIRST_OF_STREAM).cast_column("image", Image(decode=False)))
+        if not found["num_images"]:
+            raise ConfigError(f"data: none of the {rows.num_shards} shards has a row of this split with a caption")
+        return found
     names = [name for name in ("image_id", "captions", "prompt") if name in rows.column_names]
     return runs.data_fingerprint(rows.select_columns(names), content_hashes(rows))
 
@@ -296,15 +301,17 @@ def images_a_step(args: RunArguments) -> int:
 
 
 def stream_readers(rows: datasets.Dataset | datasets.IterableDataset, args: RunArguments) -> str | None:
-    """Say what the order of a stream depends on besides the seed: loader processes read shards of their own, in turns.
+    """Say what the order of a stream depends on besides the seed: who reads which shards, and in which turns.
 
     A run that went on with others would see some images twice and others not at all.
     """
     if not isinstance(rows, datasets.IterableDataset):
         return None
-    readers = min(args.dataloader_num_workers, rows.num_shards)
-    turns = f", {args.per_device_train_batch_size * args.world_size} images in turn" if readers > 1 else ""
-    return f"dataloader_num_workers={readers}{turns}"
+    world, shards = args.world_size, rows.num_shards
+    readers = min(args.dataloader_num_workers, readers_of_stream(shards, args.dataloader_num_workers, world))
+    turns = f", {args.per_device_train_batch_size} images in turn" if readers > 1 else ""
+    processes = f", {world} processes" if world > 1 else ""
+    return f"dataloader_num_workers={readers}{turns}{processes}" + (f", {shards} shards" if shards > 1 else "")
 
 
 def print_finished(folder: Path) -> None:

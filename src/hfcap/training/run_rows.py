@@ -48,6 +48,8 @@ def load_evaluation_split(args: SourceArguments, folder: Path) -> datasets.Datas
         encoded = list(rows.cast_column("image", Image(decode=False)))
     except ValueError as error:  # a stream says what is wrong when it is read
         raise ConfigError(f"data: {error}") from error
+    if not encoded:
+        raise ConfigError(f"data: no file of {args.data} has a row of the split {args.eval_split!r} with a caption")
     return datasets.Dataset.from_list(encoded, features=rows.features)
 
 

@@ -11,8 +11,9 @@ from pathlib import Path
 
 import datasets
 import torch
+from accelerate.data_loader import IterableDatasetShard
 from peft import PeftModel
-from torch.utils.data import Subset
+from torch.utils.data import DataLoader, Subset
 from transformers import PreTrainedModel, ProcessorMixin, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
 
@@ -174,6 +175,18 @@ class CaptionTrainer(FiniteTrainer):
         if args.process_index == 0:
             logger.info(describe_references(train_dataset.views.references, self.data_collator.packing))
         self.train_sampler = train_sampler(train_dataset, self.data_collator, args)
+        if isinstance(train_dataset, CaptionStream):
+            if args.accelerator_config.dispatch_batches:
+                raise ConfigError("accelerator_config: processes read a stream themselves; leave dispatch_batches out")
+            train_dataset.divide(args.process_index, args.world_size, args.dataloader_num_workers)
+
+    def get_train_dataloader(self) -> DataLoader:
+        """Batches of training; those of a stream as this process reads it."""
+        loader = super().get_train_dataloader()
+        if isinstance(loader.dataset, IterableDatasetShard):
+            # accelerate lets each process read everything and keep its share; a `CaptionStream` gives the share alone.
+            loader.dataset.num_processes, loader.dataset.process_index = 1, 0
+        return loader
 
     def get_eval_dataloader(self, eval_dataset=None) -> torch.utils.data.DataLoader:
         """As `Trainer` does, of the rows of `load_captions` too."""

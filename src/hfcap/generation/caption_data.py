@@ -1,0 +1,215 @@
+"""`hfcap caption --data`: pictures of a data source to captions; over several processes, and resumed after a break."""
+
+import logging
+import sys
+from argparse import Namespace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from itertools import chain, islice
+from pathlib import Path
+
+from accelerate import PartialState
+from accelerate.utils import gather_object
+from tqdm.auto import tqdm
+
+from hfcap import runs
+from hfcap.data.pictures import load_picture, picture_hash
+from hfcap.data.records import NO_CAPTIONS
+from hfcap.data.rows import pictures_of
+from hfcap.data.shards import Shard, own_share, read_shard, too_few_shards
+from hfcap.data.sources import source_shards
+from hfcap.distributed import join_processes, main_process_decides, one_writer
+from hfcap.errors import ConfigError, WorkError, printable, shown
+from hfcap.generation.caption import DataWait
+from hfcap.generation.photos import (
+    DECODING,
+    captions_of,
+    count,
+    hashes_of,
+    json_line,
+    load_on_device,
+    say_wait,
+    say_what_is_odd,
+)
+from hfcap.generation.resumable_captions import ResumableCaptions
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class SourcePicture:
+    """A picture of a data source.
+
+    Attributes:
+        image_id: as streams name it (see `hfcap.data.rows.stream_of`).
+        image: `{"bytes", "path"}`, undecoded.
+        where: file and line, or sample.
+        position: shard and picture in it.
+    """
+
+    image_id: str
+    image: dict
+    where: str
+    position: tuple[int, int]
+
+    def load(self) -> dict:
+        """Read the picture as a row for captioners; raises what Pillow raises where there is none."""
+        return {"image": load_picture(self.image)}
+
+
+def own_pictures(shards: Sequence[Shard], process: int, num_processes: int) -> Iterator[SourcePicture]:
+    """Read the pictures of one process's shards, or of its share of fewer shards than processes."""
+    mine, first, step = own_share(list(enumerate(shards)), process, num_processes)
+    pictures = (
+        SourcePicture(image_id, image, where, (number, place))
+        for number, shard in mine
+        for place, (image_id, image, where) in enumerate(pictures_of(read_shard(shard)))
+    )
+    return islice(pictures, first, None, step)
+
+
+def caption_data(args: Namespace) -> None:
+    """Write one caption for each picture of a source: to the terminal, or to a file that a second run completes.
+
+    Started by `torchrun` or `accelerate launch`, each process reads its own shards and captions what is in them.
+
+    Raises:
+        ConfigError: a source, a model or an output file that is wrong, or an id that two pictures share.
+        WorkError: not one picture could be read, or a shard could not.
+    """
+    model = runs.resolve_model(args.model).path
+    join_processes()
+    shards = shards_for_captions(args.data, args.split)
+    with nullcontext() if args.output is None else one_writer(args.output):
+        _caption_missing(args, model, shards)
+
+
+def _caption_missing(args: Namespace, model: str, shards: Sequence[Shard]) -> None:
+    """Do the work of `caption_data` for the pictures that have no caption in `args.output` yet."""
+    state = PartialState()
+    output, done = None, {}
+    if args.output is not None:
+        settings = {name: getattr(args, name) for name in ("prompt", "load_in_4bit", *DECODING)}
+        settings |= main_process_decides(lambda: hashes_of(model))
+        output = ResumableCaptions(Path(args.output), {"model": model, **settings}, state.process_index)
+        done = {image_id: row.get("sha256") for image_id, row in output.rows().items()}
+        state.wait_for_everyone()  # all have read what is there before one adds to it
+    work = Captioning(args, model, done)
+    pictures = own_pictures(shards, state.process_index, state.num_processes)
+    try:
+        for row in work.captions(pictures):
+            if output is not None:
+                output.append(row)
+            else:
+                one_line = f"{printable(row['image_id'])}\t{' '.join(row['caption'].split())}"
+                print(json_line(row) if args.json else one_line, flush=True)
+    except ValueError as error:  # a stream says what is wrong when it is read
+        raise ConfigError(f"--data: {error}") from error
+    positions = sorted((place, image_id) for image_id, place in gather_object(list(work.found.items())))
+    image_ids = list(dict.fromkeys(image_id for _, image_id in positions))
+    skipped, empty = gather_object(work.skipped), gather_object(work.empty)
+    say_wait(work.waiting)
+    if state.is_main_process:
+        if output is not None:
+            num_captions, there = output.finish(image_ids), sum(image_id in done for image_id in image_ids)
+            known = f", {there} of them before" if there else ""
+            print(f"{args.output}: {num_captions} of {count(image_ids, 'picture')} have a caption{known}")
+        say_what_is_odd(skipped, empty, "an empty caption", "picture")
+    if not image_ids:
+        raise ConfigError(f"--data {args.data}: no picture in the split {args.split!r}")
+    if len(skipped) == len(image_ids):
+        raise WorkError(f"of {count(image_ids, 'picture')} none could be read; the reasons are above")
+
+
+def shards_for_captions(data: str, split: str) -> list[Shard]:
+    """List the shards of a source whose pictures are captioned; it need not have captions.
+
+    Raises:
+        ConfigError: the source or the split does not exist.
+    """
+    if data == "scenes":
+        raise ConfigError("--data scenes is drawn, not read; evaluate a model on it with `hfcap evaluate MODEL`")
+    try:
+        shards = source_shards(data, split, captions_column=NO_CAPTIONS)
+    except ValueError as error:
+        raise ConfigError(f"--data: {error}") from error
+    num_processes = PartialState().num_processes
+    if len(shards) < num_processes:
+        logger.warning(too_few_shards(len(shards), num_processes))
+    return shards
+
+
+class Captioning:
+    """Captions for the pictures of this process that have none yet.
+
+    Args:
+        args: of `hfcap caption`.
+        model: where the captioner lies.
+        done: SHA-256 (hex) of the pictures that have a caption, by id.
+
+    Attributes:
+        found: position of each picture met, by id.
+        skipped: ids of those that cannot be read.
+        empty: ids of those with an empty caption.
+        waiting: how long the model waited for pictures.
+    """
+
+    def __init__(self, args: Namespace, model: str, done: Mapping[str, str]):
+        self.args, self.model = args, model
+        self.sha256 = dict(done)
+        self.found: dict[str, tuple[int, int]] = {}
+        self.skipped: list[str] = []
+        self.empty: list[str] = []
+        self.waiting = DataWait()
+
+    def captions(self, pictures: Iterable[SourcePicture]) -> Iterator[dict[str, str]]:
+        """Yield `{image_id, path, caption, sha256}`, where `path` is empty for a picture that is no file of its own.
+
+        The model is loaded when there is a picture to caption.
+
+        Raises:
+            ConfigError: an id that another picture has.
+        """
+        missing = self._missing(pictures)
+        first = next(missing, None)
+        if first is None:
+            return
+        model, processor = load_on_device(self.args, self.model)
+        held: dict[int, SourcePicture] = {}  # those that the model waits for, or that wait for it
+        hidden = self.args.output is None or not PartialState().is_main_process
+        with tqdm(desc="captioning", unit="picture", disable=hidden) as progress:
+
+            def loads() -> Iterator[Callable[[], dict]]:
+                for number, picture in enumerate(chain([first], missing)):
+                    held[number] = picture
+                    yield picture.load
+
+            def skip(number: int, error: Exception) -> None:
+                picture = held.pop(number)
+                self.skipped.append(picture.image_id)
+                reason = printable(f"{type(error).__name__}: {error}")
+                progress.write(f"skipped {printable(picture.where)}: {reason}", file=sys.stderr)
+                progress.update()
+
+            for number, text in captions_of(self.args, model, processor, loads(), skip, self.waiting):
+                picture = held.pop(number)
+                self.empty += [] if text else [picture.image_id]
+                path = "" if picture.image["bytes"] is not None else picture.image["path"]
+                row = {"image_id": picture.image_id, "path": path, "caption": text}
+                yield row | {"sha256": self.sha256[picture.image_id]}
+                progress.update()
+
+    def _missing(self, pictures: Iterable[SourcePicture]) -> Iterator[SourcePicture]:
+        """Yield the pictures that have no caption, each once."""
+        for picture in pictures:
+            sha256, other = picture_hash(picture.image), self.sha256.get(picture.image_id)
+            self.found.setdefault(picture.image_id, picture.position)
+            if other is None:
+                self.sha256[picture.image_id] = sha256
+                yield picture
+            elif other != sha256:
+                raise ConfigError(
+                    f"{picture.where}: another picture has the image id {shown(picture.image_id)} (or this one has "
+                    "changed since it was captioned); give each picture an image_id, or give another --output"
+                )
