@@ -3,7 +3,10 @@
 import io
 import json
 import logging
+import os
 import shutil
+from errno import EACCES
+from pathlib import Path
 
 import pytest
 from datasets import Dataset, Features, Value
@@ -13,7 +16,7 @@ from source_forms import write_tar
 
 from hfcap.cli import main
 from hfcap.data.check import check_source
-from hfcap.data.folders import texts_beside, walk
+from hfcap.data.folders import HIDDEN, texts_beside, walk
 from hfcap.data.formats import PICTURE_SUFFIXES
 from hfcap.data.sources import load_captions, split_names
 from hfcap.errors import ConfigError
@@ -151,9 +154,42 @@ def test_coco_images_without_captions_are_counted(folder, log):
 def test_the_walk_tells_what_is_hidden(folder):
     put(folder / ".git" / "a.png")
     put(folder / ".b.png")
-    hidden = []
-    assert list(walk(folder, hidden)) == [(folder, [])]
-    assert hidden == [folder / ".b.png", folder / ".git"]
+    passed_over = {}
+    assert list(walk(folder, passed_over)) == [(folder, [])]
+    assert passed_over == {HIDDEN: [folder / ".b.png", folder / ".git"]}
+
+
+@pytest.fixture
+def closed(folder, monkeypatch):
+    """A subfolder that may not be read, for root neither, who runs the tests in containers."""
+    put(folder / "open.png", 0, "a dog")
+    put(folder / "closed" / "1.png", 1, "a cat")
+    (folder / "page.html").write_text('<img src="open.png" alt="A dog.">')
+    scandir = os.scandir
+
+    def refuse(path):
+        if Path(path).name == "closed":
+            raise PermissionError(EACCES, os.strerror(EACCES), str(path))
+        return scandir(path)
+
+    monkeypatch.setattr(os, "scandir", refuse)
+    return folder / "closed"
+
+
+def test_a_folder_that_may_not_be_read_is_named(folder, closed, log, capsys):
+    said = "folders that may not be read: 1 (no suffix; closed), change their permissions"
+    assert captions(folder) == ["a dog"]
+    assert said in log.text
+    log.clear()
+    assert [photo.image_id for photo in find_photos([str(folder)])] == ["open"]
+    assert said in log.text
+    (found,) = [one for one in check_source(str(folder)).findings["passed_over"] if "permissions" in one.text]
+    assert found.text == said
+    assert exit_code("alt", "check", folder) == 0
+    assert f"{closed}: Permission denied, left out" in capsys.readouterr().err
+    for command in (["data", "check", closed], ["caption", closed, "--model", "x"]):
+        assert exit_code(*command) == 2
+        assert f"error: {closed}: Permission denied; fix" in capsys.readouterr().err
 
 
 # One name for two things (fault 18)

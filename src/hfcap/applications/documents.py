@@ -87,7 +87,11 @@ def _documents_in(folder: Path) -> tuple[list[Path], list[str]]:
     notes: list[str] = []
     count: Counter[str] = Counter()
     top = folder.resolve()
-    for parent, folders, names in os.walk(folder):
+
+    def closed(error: OSError) -> None:
+        notes.append(f"{printable(str(error.filename))}: {error.strerror}, left out")
+
+    for parent, folders, names in os.walk(folder, onerror=closed):
         kept = [name for name in sorted(folders) if name[0] != "." and name != LEFT_OUT]
         count[f"hidden, or {LEFT_OUT}"] += len(folders) - len(kept)
         links = [Path(parent, name) for name in kept if Path(parent, name).is_symlink()]

@@ -13,19 +13,30 @@ from hfcap.json_files import decode_text
 
 CAPTION_SUFFIXES = {".txt", ".caption"}
 HIDDEN = "hidden files or folders"
+CLOSED = "folders that may not be read: change their permissions"
 OTHER = "other files"
 ARCHIVE_SUFFIXES = {".zip", ".rar", ".7z", ".gz", ".bz2", ".xz", ".zst"}
 
 
-def walk(folder: Path, hidden: list[Path] | None = None) -> Iterator[tuple[Path, list[str]]]:
+def walk(folder: Path, passed_over: dict[str, list[Path]] | None = None) -> Iterator[tuple[Path, list[str]]]:
     """Yield each folder, from `folder` down, with its files' names in order; hidden files and folders are left out.
 
-    Links to folders are followed, but for those that lead back to a folder above them. What is hidden is added to
-    `hidden`.
+    Links to folders are followed, but for those that lead back to a folder above them. What is hidden, and folders
+    that may not be read, are added to `passed_over`, by the reason.
+
+    Raises:
+        OSError: `folder` itself may not be read.
     """
-    for parent, folders, names in os.walk(folder, followlinks=True):
-        if hidden is not None:
-            hidden += [Path(parent, name) for name in sorted((*folders, *names)) if name[0] == "."]
+    passed_over = {} if passed_over is None else passed_over
+
+    def closed(error: OSError) -> None:
+        if Path(error.filename) == folder:
+            raise error
+        passed_over.setdefault(CLOSED, []).append(Path(error.filename))
+
+    for parent, folders, names in os.walk(folder, followlinks=True, onerror=closed):
+        if hidden := [Path(parent, name) for name in sorted((*folders, *names)) if name[0] == "."]:
+            passed_over.setdefault(HIDDEN, []).extend(hidden)
         folders[:] = [name for name in sorted(folders) if name[0] != "." and not _leads_back(Path(parent, name))]
         yield Path(parent), [name for name in sorted(names) if name[0] != "."]
 

@@ -7,7 +7,6 @@ from functools import partial
 from pathlib import Path
 
 from hfcap.data.folders import (
-    HIDDEN,
     OTHER,
     captioned_pictures,
     is_picture,
@@ -90,15 +89,14 @@ def contents_of(source: Path) -> Contents:
         return Contents([SourceFile(source, split_of_file(source))])
     only = source.name[1:].lower() if source.name.startswith("*.") else None
     folder = source if only is None else source.parent
-    hidden: list[Path] = []
-    files = [parent / name for parent, names in sorted(walk(folder, hidden)) for name in names]
+    not_walked: dict[str, list[Path]] = {}
+    files = [parent / name for parent, names in sorted(walk(folder, not_walked)) for name in names]
     beside = captioned_pictures(files)
     kind, found = _chosen(folder, files, beside, only)
     read = set(beside) if kind == "sidecars" else {file.path for file in found or ()}
     if kind == "datasets":
         read = {path for path in files if path.name.endswith((*DATASETS_SUFFIXES, ".json"))}
-    passed_over = _passed_over(files, read, folder, kind, beside)
-    passed_over |= {HIDDEN: hidden} if hidden else {}
+    passed_over = _passed_over(files, read, folder, kind, beside) | not_walked
     if kind == "sidecars" and found is None:
         raise ValueError(_nothing_to_read(folder, files, passed_over))
     if kind != "datasets":

@@ -15,7 +15,7 @@ from PIL import UnidentifiedImageError
 
 from hfcap import runs
 from hfcap.content_hashes import captioner_hashes, file_sha256
-from hfcap.data.folders import HIDDEN, is_picture, passed_over_text, walk, why_not_read
+from hfcap.data.folders import is_picture, passed_over_text, walk, why_not_read
 from hfcap.errors import ConfigError, WorkError, printable
 
 if TYPE_CHECKING:
@@ -75,16 +75,16 @@ def find_photos(paths: Sequence[str]) -> list[Photo]:
 
 
 def _pictures_in(folder: Path) -> list[Path]:
-    hidden: list[Path] = []
-    files = sorted(parent / name for parent, names in walk(folder, hidden) for name in names)
+    not_walked: dict[str, list[Path]] = {}
+    files = sorted(parent / name for parent, names in walk(folder, not_walked) for name in names)
     inside = [file for file in files if is_picture(file) and file.is_file()]
     passed_over: dict[str, list[Path]] = {}
     for file in files:
-        reason = "links that lead nowhere" if is_picture(file) else why_not_read(file, "photos", {})
+        nowhere = "links that lead nowhere" if file.is_symlink() else "pipes and devices"
+        reason = nowhere if is_picture(file) else why_not_read(file, "photos", {})
         if not file.is_file() or not is_picture(file):
             passed_over.setdefault(reason, []).append(file)
-    passed_over |= {HIDDEN: hidden} if hidden else {}
-    others = "; ".join(passed_over_text(passed_over))
+    others = "; ".join(passed_over_text(passed_over | not_walked))
     if not inside:
         raise ConfigError(f"{folder}: no picture in this folder" + (f"; not read: {others}" if others else ""))
     if others:
