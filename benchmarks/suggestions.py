@@ -36,7 +36,8 @@ from hfcap.metrics.caption_sets import compute_set_metrics
 from hfcap.metrics.confidence import area_under_risk_coverage, reliability
 
 TEMPERATURES = (0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
-WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0)
+AGREEMENT_WEIGHTS = (0.0, 0.5, 1.0, 2.0)
+UNLIKE_WEIGHTS = (0.0, 0.25, 0.5, 1.0)
 FUNCTION_WORDS = {
     *("a", "an", "the", "in", "on", "of", "at", "to", "with", "and", "is", "are", "by", "his", "her", "their", "its"),
     *(
@@ -177,8 +178,8 @@ def tune(captioner: Captioner, references, frequencies, number: int, seed: int, 
     samples, _ = captioner.samples(Sampling(temperature=temperature), seed)
     print(f"\n{len(references)} images for choosing, temperature {temperature}: agreement, unlike, first, best, mean, "
           "self-CIDEr, mBLEU-4, distinct-2")  # fmt: skip
-    for agreement in WEIGHTS:
-        for unlike in WEIGHTS:
+    for agreement in AGREEMENT_WEIGHTS:
+        for unlike in UNLIKE_WEIGHTS:
             sets = chosen(samples, number, agreement=agreement, unlike=unlike)
             found = compute_set_metrics([of_image or [""] for of_image in sets], references, idf=frequencies)
             names = ("cider_first", "cider_best", "cider_mean", "self_cider", "mbleu_4", "distinct_2")
@@ -254,7 +255,7 @@ def main() -> None:
     parser.add_argument("--split", default="validation")
     parser.add_argument("--num_images", type=int, default=300)
     parser.add_argument("--tune_images", type=int, default=100)
-    parser.add_argument("--tune_temperature", type=float, default=0.7)
+    parser.add_argument("--tune_temperature", type=float, default=0.5)
     parser.add_argument("--n", type=int, default=5, help="captions per image")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.parse_args()

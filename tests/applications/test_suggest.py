@@ -115,7 +115,7 @@ def photos(tmp_path, monkeypatch, scene_rows, build_tiny):
     for number, name in enumerate(("a.png", "b.png", "c.png")):
         scene_rows[number]["image"].save(name)
     # A tiny model hardly ever ends a caption by itself.
-    monkeypatch.setattr("hfcap.applications.suggest_captions.END_BIAS", {None: 3.0, "short": 3.0})
+    monkeypatch.setattr("hfcap.applications.suggest_captions.END_BIAS", {None: 1.5, "short": 1.5})
     return tmp_path
 
 

@@ -15,7 +15,7 @@ from hfcap.generation.photos import PhotoWork, write_photo_rows
 from hfcap.json_files import read_text
 
 NUM_SAMPLES = 20
-TEMPERATURE = 0.7
+TEMPERATURE = 0.5
 OPTIMISED = (
     "{} was trained by train_scst to maximise CIDEr, which costs diversity that no decoding brings back (Luo and "
     "Shakhnarovich 2020): its suggestions will be much alike; give the model that it started from"

@@ -20,7 +20,7 @@ LENGTHS = {"short": (1, 8), "medium": (9, 12), "long": (13, 1000)}
 # Added to the logits of the end of a caption, since few of 20 samples would have the length otherwise.
 END_BIAS = {None: 0.0, "short": 2.0, "medium": 0.0, "long": -2.0}
 AGREEMENT = 1.0  # weight of the agreement, from 0 to 10, beside the mean log-probability per token
-UNLIKE = 1.0  # weight of the similarity, from 0 to 10, with a caption that is chosen already
+UNLIKE = 0.5  # weight of the similarity, from 0 to 10, with a caption that is chosen already
 
 
 @dataclass(frozen=True)
