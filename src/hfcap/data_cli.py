@@ -12,7 +12,7 @@ from hfcap.hub_cli import add_target_options, target_options
 
 def add_data_commands(commands: argparse._SubParsersAction) -> None:
     """Add `data` and its commands to those of the console script."""
-    data = commands.add_parser("data", help="look at captioned pictures, split and publish them")
+    data = commands.add_parser("data", help="check, split and publish captioned images")
     group = data.add_subparsers(dest="data_command", required=True)
 
     command = group.add_parser("check", help="summarise a data source and report its problems")
