@@ -65,7 +65,7 @@ class Run:
     rows: Rows
     base: str | None
     is_done: bool
-    publish_to: str | None
+    publish_to: str | None = None
 
 
 @contextmanager
