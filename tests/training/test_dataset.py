@@ -74,7 +74,7 @@ def test_cached_features_are_computed_on_the_device_of_the_run(build_tiny, scene
     monkeypatch.setattr(steps, "cache_features", lambda *a, **k: happened.append("features") or build(*a, **k))
     find_encoder(model).to = happened.append
     model_args = ModelArguments(strategy="frozen_encoder", feature_cache=True, cache_dir=str(tmp_path))
-    args = SimpleNamespace(device=torch.device("cuda", 3), seed=0)
+    args = SimpleNamespace(device=torch.device("cuda", 3), seed=0, dry_run=False)
     rows = (scene_rows, scene_rows)
     run = steps.Run(tmp_path, DataArguments(data="scenes"), model_args, args, rows, base=None, is_done=False)
     data = steps.caption_datasets(run, model, processor)
