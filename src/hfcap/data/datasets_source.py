@@ -93,7 +93,7 @@ def shards_with_datasets(
     shards = []
     for index in range(count):
         name = source if count == 1 else f"{source}, shard {index + 1} of {count}"
-        if len(names) == count:
+        if len(names) == count > 1:
             name = names[index]
         rows = partial(_rows_of_part, stream, index, name, wanted, roles, captions_column)
         shards.append(Shard(name, rows))
@@ -156,7 +156,8 @@ def _choose(
 def _open_all(source: str) -> Mapping[str, Dataset]:
     with _one_line_errors(source):
         saved = _saved(source)
-        found = load_dataset(**_loader(source)) if saved is None else saved
+        path, options = _loader(source)
+        found = load_dataset(path, **options) if saved is None else saved
     return found if isinstance(found, Mapping) else {str(found.split or "train"): found}
 
 
@@ -166,7 +167,8 @@ def _stream_all(source: str) -> tuple[Mapping[str, Dataset | IterableDataset], M
         saved = _saved(source)
         if saved is not None:
             return saved if isinstance(saved, Mapping) else {str(saved.split or "train"): saved}, {}
-        builder = load_dataset_builder(**_loader(source))  # what load_dataset(streaming=True) uses
+        path, options = _loader(source)
+        builder = load_dataset_builder(path, **options)  # what load_dataset(streaming=True) uses
         splits = builder.as_streaming_dataset()
     return splits, {str(name): list(files) for name, files in (builder.config.data_files or {}).items()}
 
@@ -177,15 +179,15 @@ def _saved(source: str) -> Dataset | Mapping[str, Dataset] | None:
     return load_from_disk(str(path)) if is_saved else None
 
 
-def _loader(source: str) -> dict[str, Any]:
-    """Return the arguments of `load_dataset` for a file, a folder or an id on the Hub."""
+def _loader(source: str) -> tuple[str, dict[str, Any]]:
+    """Return the path and the options of `load_dataset` for a file, a folder or an id on the Hub."""
     path = Path(source).expanduser()
     if path.is_file():
-        return {"path": path.suffix[1:].lower(), "data_files": {split_of_file(path) or "train": str(path)}}
+        return path.suffix[1:].lower(), {"data_files": {split_of_file(path) or "train": str(path)}}
     if files := _parquet_among_others(path):
-        return {"path": "parquet", "data_files": files}
+        return "parquet", {"data_files": files}
     # Absolute, because "parquet" or "csv" alone would name a builder of `datasets` and not the folder here.
-    return {"path": str(path.absolute()) if path.is_dir() else source}
+    return (str(path.absolute()) if path.is_dir() else source), {}
 
 
 @contextmanager
