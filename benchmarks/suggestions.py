@@ -8,8 +8,9 @@ references of the whole split. Each picture is encoded once for all ways; "ms" i
 decoding alone, by one thread, which other work on the machine does not change much. "alike" is the share of pairs that
 are equal or one word apart, "fewer" the number of images with fewer captions than asked for.
 
-The second part is about the confidence of greedy captions: AURC with the risk 1 - CIDEr against the random line, ten
-bins, and whether the probability of a content word tells words that no reference has (AUROC; chance is .5).
+The second part is about the confidence of the captions that `hfcap caption` gives: AURC with the risk 1 - CIDEr
+against the random line, ten bins, and whether the probability of a content word tells words that no reference has
+(AUROC; chance is .5).
 
 The last line is JSON.
 """
@@ -17,7 +18,6 @@ The last line is JSON.
 import argparse
 import copy
 import json
-import re
 import time
 from collections.abc import Callable, Sequence
 from itertools import combinations
@@ -25,12 +25,14 @@ from itertools import combinations
 import numpy as np
 import torch
 
+from hfcap.applications.doubt import content_words
 from hfcap.applications.suggestions import suggestions, within_one_word
 from hfcap.data.pictures import load_picture
 from hfcap.data.sources import load_captions
 from hfcap.generation.caption import decode_stream, generate_tokens
 from hfcap.generation.loading import load_captioner
 from hfcap.generation.sampling import Sample, Sampling, sample_stream
+from hfcap.generation.word_probabilities import scored_caption_stream
 from hfcap.metrics import document_frequencies, split_captions
 from hfcap.metrics.caption_sets import compute_set_metrics
 from hfcap.metrics.confidence import area_under_risk_coverage, reliability
@@ -38,27 +40,6 @@ from hfcap.metrics.confidence import area_under_risk_coverage, reliability
 TEMPERATURES = (0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
 AGREEMENT_WEIGHTS = (0.0, 0.5, 1.0, 2.0)
 UNLIKE_WEIGHTS = (0.0, 0.25, 0.5, 1.0)
-FUNCTION_WORDS = {
-    *("a", "an", "the", "in", "on", "of", "at", "to", "with", "and", "is", "are", "by", "his", "her", "their", "its"),
-    *(
-        "for",
-        "from",
-        "through",
-        "into",
-        "up",
-        "down",
-        "over",
-        "near",
-        "while",
-        "as",
-        "it",
-        "he",
-        "she",
-        "they",
-        "that",
-    ),
-    *("this", "there", "being", "be", "out", "off", "next", "behind", "front", "under"),
-}
 RESAMPLES = 1000
 
 
@@ -146,8 +127,8 @@ def line(name: str, row: dict) -> str:
     return f"| {' | '.join(cells)} |"
 
 
-def compare(captioner: Captioner, references, frequencies, number: int, seed: int) -> tuple[dict, list, list]:
-    """Print and return the table; also the greedy captions and their CIDEr."""
+def compare(captioner: Captioner, references, frequencies, number: int, seed: int) -> dict:
+    """Print and return the table."""
     greedy, ms = captioner.samples(Sampling(1, temperature=0), seed)
     sets = [[sample.caption for sample in of_image] for of_image in greedy]
     inputs = {"references": references, "frequencies": frequencies}
@@ -170,7 +151,7 @@ def compare(captioner: Captioner, references, frequencies, number: int, seed: in
     print("| --- | --- |" + " ---: |" * 8)
     for name, row in table.items():
         print(line(name, row))
-    return table, [of_image[0] for of_image in greedy], own.tolist()
+    return table
 
 
 def tune(captioner: Captioner, references, frequencies, number: int, seed: int, temperature: float) -> None:
@@ -186,17 +167,6 @@ def tune(captioner: Captioner, references, frequencies, number: int, seed: int, 
             print(agreement, unlike, *(f"{100 * found[name]:.1f}" for name in names), sep="\t")
 
 
-def words_of(tokenizer, sample: Sample) -> list[tuple[str, float]]:
-    """Return the content words of a caption, each with its log-probability: the sum over its tokens."""
-    texts = [tokenizer.decode(sample.tokens[:i], skip_special_tokens=True) for i in range(len(sample.tokens) + 1)]
-    ends = np.maximum.accumulate([len(text) for text in texts])
-    words = []
-    for found in re.finditer(r"\w+", texts[-1]):
-        parts = [i for i in range(len(sample.tokens)) if ends[i] < found.end() and ends[i + 1] > found.start()]
-        words.append((found[0].lower(), sum(sample.log_probabilities[i] for i in parts)))
-    return [(word, value) for word, value in words if word not in FUNCTION_WORDS]
-
-
 def auroc(scores: np.ndarray, labels: np.ndarray) -> float:
     """Probability that an item with the label has the higher score; ties count half, and one label alone is chance."""
     if labels.all() or not labels.any():
@@ -206,17 +176,17 @@ def auroc(scores: np.ndarray, labels: np.ndarray) -> float:
     return float(below.mean() / 2 / len(negative))
 
 
-def doubt(tokenizer, greedy: list[Sample], references) -> dict:
+def doubt(tokenizer, captions: list[Sample], references) -> dict:
     """Say whether improbable content words are those that no reference has."""
     found = []
-    for number, (sample, texts) in enumerate(zip(greedy, references, strict=True)):
+    for number, (sample, texts) in enumerate(zip(captions, references, strict=True)):
         known = set(" ".join(split_captions(texts, isolated=True)).split())
-        found += [(number, -value, word not in known) for word, value in words_of(tokenizer, sample)]
+        found += [(number, -value, word.lower() not in known) for word, value in content_words(tokenizer, sample)]
     image, score, wrong = (np.array(column) for column in zip(*found, strict=True))
-    places = [np.flatnonzero(image == number) for number in range(len(greedy))]
+    places = [np.flatnonzero(image == number) for number in range(len(captions))]
     random, values = np.random.default_rng(0), []
     for _ in range(RESAMPLES):
-        drawn = np.concatenate([places[number] for number in random.integers(len(greedy), size=len(greedy))])
+        drawn = np.concatenate([places[number] for number in random.integers(len(captions), size=len(captions))])
         values.append(auroc(score[drawn], wrong[drawn]))
     return {
         "words": len(found),
@@ -227,14 +197,19 @@ def doubt(tokenizer, greedy: list[Sample], references) -> dict:
     }
 
 
-def judge_confidence(tokenizer, greedy: list[Sample], cider: list[float], references) -> dict:
-    """Print and return the figures of the confidence of greedy captions."""
-    confidence = [sample.log_probability for sample in greedy]
+def judge_confidence(captioner: Captioner, references, frequencies) -> dict:
+    """Print and return the figures of the confidence of the captions that `hfcap caption` gives."""
+    tokenizer = captioner.processor.tokenizer
+    captions, _ = captioner.timed(lambda: scored_caption_stream(captioner.model, captioner.processor, captioner.rows))
+    sets = [[sample.caption] for sample in captions]
+    cider = compute_set_metrics(sets, references, idf=frequencies)["cider_first_per_image"]
+    confidence = [sample.log_probability for sample in captions]
     result = area_under_risk_coverage(confidence, 1 - np.array(cider))
     result["reliability"] = reliability(np.exp(confidence), cider)
-    result["words"] = doubt(tokenizer, greedy, references)
+    result["words"] = doubt(tokenizer, captions, references)
     low, high = result["ci95"]
-    print(f"\nAURC {result['aurc']:.3f}, random {result['random']:.3f}, difference {result['difference']:+.3f} "
+    print(f"\nhfcap caption: CIDEr {100 * np.mean(cider):.1f}")
+    print(f"AURC {result['aurc']:.3f}, random {result['random']:.3f}, difference {result['difference']:+.3f} "
           f"({low:+.3f} to {high:+.3f})")  # fmt: skip
     for part in result["reliability"]:
         print(f"| {part['count']} | {part['confidence']:.3f} | {100 * part['quality']:.1f} |")
@@ -270,9 +245,9 @@ def main() -> None:
         captioner = Captioner(model, processor, for_choosing)
         tune(captioner, for_choosing["captions"], frequencies, args.n, args.seed, args.tune_temperature)
     captioner = Captioner(model, processor, rows)
-    table, greedy, cider = compare(captioner, rows["captions"], frequencies, args.n, args.seed)
+    table = compare(captioner, rows["captions"], frequencies, args.n, args.seed)
     print(f"encoding: {captioner.encode_ms:.0f} ms per photo")
-    confidence = judge_confidence(processor.tokenizer, greedy, cider, rows["captions"])
+    confidence = judge_confidence(captioner, rows["captions"], frequencies)
     people = compute_set_metrics(rows["captions"], idf=frequencies)
     record = {"num_images": len(rows), "tune_images": args.tune_images, "n": args.n, "seed": args.seed}
     record |= {"encode_ms": captioner.encode_ms, "table": table, "confidence": confidence}

@@ -146,7 +146,7 @@ def sample_stream(
         tokens = generate_tokens(model, processor, prefixes, settings, logits_processor=processors)
         logs = torch.stack(choice.log_probabilities, dim=1).tolist()
         texts = processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        samples = [_sample(*parts, end_ids) for parts in zip(texts, tokens, logs, strict=True)]
+        samples = [sample_of(*parts, end_ids) for parts in zip(texts, tokens, logs, strict=True)]
         return [samples[i : i + shape[0]] for i in range(0, len(samples), shape[0])]
 
     return decode_stream(model, processor, loads_of(rows), prompt, batch_size, on_bad_row, decode)
@@ -163,6 +163,7 @@ def sampling_settings(model: PreTrainedModel, sampling: Sampling) -> GenerationC
     return settings
 
 
-def _sample(text: str, tokens: list[int], logs: list[float], end_ids: Sequence[int]) -> Sample:
+def sample_of(text: str, tokens: list[int], logs: list[float], end_ids: Sequence[int]) -> Sample:
+    """Put a sample together; what follows the first of `end_ids` is padding."""
     length = next((place + 1 for place, token in enumerate(tokens) if token in end_ids), None)
     return Sample(text.strip(), tuple(tokens[:length]), tuple(logs[:length]), length is None)

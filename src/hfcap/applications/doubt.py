@@ -1,0 +1,33 @@
+"""Which words of a caption its model was not sure of."""
+
+from hfcap.generation.sampling import Sample
+from hfcap.generation.word_probabilities import word_log_probabilities
+
+# English words that say little about what is in a picture.
+FUNCTION_WORDS = {
+    *("a", "an", "the", "in", "on", "of", "at", "to", "with", "and", "is", "are", "by", "his", "her", "their", "its"),
+    *(
+        "for",
+        "from",
+        "through",
+        "into",
+        "up",
+        "down",
+        "over",
+        "near",
+        "while",
+        "as",
+        "it",
+        "he",
+        "she",
+        "they",
+        "that",
+    ),
+    *("this", "there", "being", "be", "out", "off", "next", "behind", "front", "under"),
+}
+
+
+def content_words(tokenizer, sample: Sample) -> list[tuple[str, float]]:
+    """Return the words of a caption that say what is in a picture, each with its log-probability."""
+    words = word_log_probabilities(tokenizer, sample)
+    return [(word, value) for word, value in words if word.lower() not in FUNCTION_WORDS]
