@@ -61,7 +61,7 @@ if adapter is None:
 else:
     from peft import PeftModel
     from hfcap.models.model_types import MODEL_TYPES
-    from hfcap.training.strategies import four_bit_config
+    from hfcap.models.quantization import four_bit_config
     four_bit = four_bit_config(MODEL_TYPES["hfcap_llava"], torch.float32)
     base = AutoModelForImageTextToText.from_pretrained(folder, quantization_config=four_bit)
     model = PeftModel.from_pretrained(base, adapter)

@@ -112,7 +112,7 @@ def test_an_adapter_is_put_on_the_revision_of_its_base(hub, make_lora_run, tmp_p
     settings |= {"base_model_name_or_path": "user/base", "revision": commit}
     (run / runs.ADAPTER / "adapter_config.json").write_text(json.dumps(settings))
     script = (
-        "import sys; from hfcap.training.build import load_captioner; "
+        "import sys; from hfcap.generation.loading import load_captioner; "
         "model, _ = load_captioner(sys.argv[1]); "
         "print(model.get_base_model().model.language_model.norm.weight.mean().item())"
     )
