@@ -157,7 +157,7 @@ def _open_all(source: str) -> Mapping[str, Dataset]:
     with _one_line_errors(source):
         saved = _saved(source)
         path, options = _loader(source)
-        found = load_dataset(path, **options) if saved is None else saved
+        found = load_dataset(path, streaming=False, **options) if saved is None else saved
     return found if isinstance(found, Mapping) else {str(found.split or "train"): found}
 
 
