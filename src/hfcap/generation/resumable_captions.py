@@ -6,14 +6,14 @@ processes, finds what was written before the break; a line that was cut in half 
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from glob import escape
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from hfcap.atomic_files import write_json
-from hfcap.errors import ConfigError
-from hfcap.json_files import read_object
+from hfcap.errors import ConfigError, shown
+from hfcap.json_files import check_caption, check_image_id, read_object
 from hfcap.predictions import write_predictions
 
 HASHES = ("weights", "settings")  # shown by their beginning, with the folder they are of
@@ -63,10 +63,13 @@ class ResumableCaptions:
             )
 
     def rows(self) -> dict[str, dict[str, Any]]:
-        """All rows written so far, by any process, by image id."""
-        files = [self.path, *self._parts()]
-        lines = [line for file in files if file.exists() for line in _whole_lines(file)]
-        return {row["image_id"]: row for row in map(json.loads, lines)}
+        """All rows written so far, by any process, by image id.
+
+        Raises:
+            ConfigError: a line that is no row, such as one that was edited.
+        """
+        files = [file for file in (self.path, *self._parts()) if file.exists()]
+        return {row["image_id"]: row for file in files for row in _rows_in(file)}
 
     def append(self, row: Mapping[str, Any]) -> None:
         """Add a row; once this returns, the end of this process does not lose it."""
@@ -100,6 +103,20 @@ class ResumableCaptions:
 def _shown(settings: Mapping[str, Any], name: str) -> str:
     value = settings.get(name)
     return f"{str(value)[:12]} ({settings.get('model')})" if name in HASHES else repr(value)
+
+
+def _rows_in(file: Path) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(_whole_lines(file), start=1):
+        try:
+            row = json.loads(line)
+            check_image_id(row["image_id"], str(file))
+            check_caption(row["path"], str(file), allow_empty=False)
+        except (ValueError, LookupError, TypeError, RecursionError):
+            raise ConfigError(
+                f"{file}, line {number}: {shown(line.decode(errors='backslashreplace'))} is no row "
+                "{image_id, path, caption}; fix or remove the line"
+            ) from None
+        yield row
 
 
 def _whole_lines(file: Path) -> list[bytes]:
