@@ -6,14 +6,14 @@ processes, finds what was written before the break; a line that was cut in half 
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from glob import escape
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from hfcap.atomic_files import write_atomic, write_json
 from hfcap.errors import ConfigError, shown
-from hfcap.json_files import read_object
+from hfcap.json_files import check_caption, check_image_id, read_object
 
 HASHES = ("weights", "settings")  # shown by their beginning, with the folder they are of
 
@@ -65,12 +65,11 @@ class ResumableCaptions:
         """All rows written so far, by any process, by image id.
 
         Raises:
-            ConfigError: two rows have the id of different pictures.
+            ConfigError: a line that is no row, such as one that was edited, or an id of two pictures.
         """
-        files = [self.path, *self._parts()]
-        lines = [line for file in files if file.exists() for line in _whole_lines(file)]
+        files = [file for file in (self.path, *self._parts()) if file.exists()]
         rows: dict[str, dict[str, Any]] = {}
-        for row in map(json.loads, lines):
+        for row in (row for file in files for row in _rows_in(file)):
             other = rows.setdefault(row["image_id"], row)
             if other.get("sha256") != row.get("sha256"):
                 raise ConfigError(
@@ -115,6 +114,21 @@ def _line(row: Mapping[str, Any]) -> str:
 def _shown(settings: Mapping[str, Any], name: str) -> str:
     value = settings.get(name)
     return f"{str(value)[:12]} ({settings.get('model')})" if name in HASHES else repr(value)
+
+
+def _rows_in(file: Path) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(_whole_lines(file), start=1):
+        try:
+            row = json.loads(line)
+            check_image_id(row["image_id"], str(file))
+            if "path" in row:  # not with pictures of a data source
+                check_caption(row["path"], str(file), allow_empty=False)
+        except (ValueError, LookupError, TypeError, RecursionError):
+            raise ConfigError(
+                f"{file}, line {number}: {shown(line.decode(errors='backslashreplace'))} is no row "
+                "{image_id, path, caption}; fix or remove the line"
+            ) from None
+        yield row
 
 
 def _whole_lines(file: Path) -> list[bytes]:
