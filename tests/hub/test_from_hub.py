@@ -46,7 +46,7 @@ def test_a_hub_id_of_pickles_is_refused_in_a_line_and_not_downloaded(hub, make_r
     assert done.returncode == 2, done.stderr
     line = done.stderr.splitlines()[-1]  # bitsandbytes may say something before
     assert "Traceback" not in done.stderr
-    assert line.startswith("error: user/pickled has pickled weights only (pytorch_model.bin)")
+    assert line.startswith("error: model is 'user/pickled': pickled weights only (pytorch_model.bin)")
     assert "save_pretrained" in line
     assert not [path for _, path in hub.requests if "/resolve/" in path]
 
@@ -112,7 +112,7 @@ def test_an_adapter_is_put_on_the_revision_of_its_base(hub, make_lora_run, tmp_p
     settings |= {"base_model_name_or_path": "user/base", "revision": commit}
     (run / runs.ADAPTER / "adapter_config.json").write_text(json.dumps(settings))
     script = (
-        "import sys; from hfcap.training.build import load_captioner; "
+        "import sys; from hfcap.generation.loading import load_captioner; "
         "model, _ = load_captioner(sys.argv[1]); "
         "print(model.get_base_model().model.language_model.norm.weight.mean().item())"
     )
