@@ -11,7 +11,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tiny import TINY_ENCODER, TINY_LLAMA
 from transformers import set_seed
 
 from hfcap.data.sources import load_captions
@@ -19,6 +18,7 @@ from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
 from hfcap.training.build import build_captioner
 from hfcap.training.checkpoints import last_complete_checkpoint
 from hfcap.training.trainer import CaptionTrainer
+from tiny.captioners import TINY_ENCODER, TINY_LLAMA
 
 
 def main(shards: str, run: str, steps: int) -> None:
