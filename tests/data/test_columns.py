@@ -246,3 +246,15 @@ def test_a_column_that_contradicts_the_files_name_is_an_error(folder, name, stre
         list(load_captions(str(folder), "train", streaming=streaming))
     write_table(folder, columns | {"split": ["train", "nan", "restval"]}, name)
     assert len(list(load_captions(str(folder), "train", streaming=streaming))) == 3
+
+
+@pytest.mark.parametrize("end", ["\n", "\r\n", "\r"], ids=["LF", "CRLF", "CR"])
+@pytest.mark.parametrize("begin", ["", "sep=;", "SEP=;"])
+def test_a_table_of_semicolons_with_commas_in_its_captions(folder, begin, end):
+    lines = [begin, "image;caption", "0.png;red, green, blue, grey", '1.png;"a; b"']
+    (folder / "table.csv").write_bytes(end.join(filter(None, lines)).encode("utf-8-sig"))
+    rows = load_captions(str(folder / "table.csv"), "train")
+    assert rows["captions"][:] == [["red, green, blue, grey"], ["a; b"]]
+    (folder / "table.csv").write_bytes(end.join([*filter(None, lines), "2.png;x;y"]).encode())
+    with pytest.raises(ValueError, match=rf"table.csv, line {5 if begin else 4}: 3 values for 2 columns"):
+        load_captions(str(folder / "table.csv"), "train")

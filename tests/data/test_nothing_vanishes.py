@@ -462,3 +462,33 @@ def test_a_table_in_a_subfolder_is_named_as_one_to_pass(folder):
     (folder / "annotations" / "captions_train2017.json").write_text("{}")
     with pytest.raises(ValueError, match=r"tables: 1 \(.json; captions_train2017.json\), to read one, pass its path"):
         captions(folder)
+
+
+@pytest.mark.parametrize("name", ["train.jsonl", "train.csv", "train.json"])
+def test_a_split_without_rows_is_not_said_to_be_there(folder, name, capsys):
+    (folder / name).write_text({"train.csv": "image,caption\n", "train.json": "[]"}.get(name, ""))
+    assert exit_code("data", "check", folder) == 2
+    assert f"{name} has no rows, and so the split 'train' has none; add" in capsys.readouterr().err
+
+
+def test_a_pipe_is_no_picture_and_is_not_waited_for(folder):
+    put(folder / "a.png", 0, "a dog")
+    os.mkfifo(folder / "b.png")
+    (folder / "b.txt").write_text("a cat")
+    (found,) = check_source(str(folder)).findings["unreadable_picture"]
+    assert found.text == "OSError: a pipe, and no file"
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (["--validation", "1.5"], "shares are {'train': -0.5, 'validation': 1.5}; wanted positive"),
+        (["--validation", "nan"], "shares are {'train': nan, 'validation': nan}; wanted positive"),
+        (["--seed", "-1"], "seed is -1; wanted 0 or more"),
+    ],
+)
+def test_options_of_a_split_that_are_wrong_are_named(folder, options, message, tmp_path, capsys):
+    for number in range(10):
+        put(folder / f"{number}.png", number, "a dog")
+    assert exit_code("data", "split", folder, "--output", tmp_path / "out", *options) == 2
+    assert message in capsys.readouterr().err

@@ -329,6 +329,22 @@ def test_a_second_command_does_not_write_the_file_of_the_first(folder, captioner
     assert sorted(path.name for path in output.parent.iterdir()) == ["captions.jsonl", "captions.jsonl.settings.json"]
 
 
+@pytest.mark.parametrize("line", ["no JSON", '{"caption": "x"}', '{"image_id": "1"}', "[1]", "null", "[" * 9999, ""])
+def test_a_line_that_is_no_row_is_named(folder, captioner, tmp_path, capsys, line):
+    output = tmp_path / "captions.jsonl"
+    command = ["caption", str(folder), "--model", captioner[2], "--output", str(output)]
+    cli.main(command)
+    with open(output, "a") as file:
+        file.write(f"{line}\n")
+    text = output.read_bytes()
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(command)
+    error = capsys.readouterr().err.splitlines()[-1]
+    assert stopped.value.code == 2
+    assert error.startswith(f"error: {output}, line 6: ") and error.endswith("fix or remove the line")
+    assert output.read_bytes() == text
+
+
 def test_the_lock_of_a_dead_process_is_free(tmp_path):
     file = tmp_path / "captions.jsonl"
     held = f"""

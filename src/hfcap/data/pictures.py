@@ -111,7 +111,11 @@ def read_bytes(image: str | PathLike | bytes | dict) -> bytes:
         image = image["bytes"] if image.get("bytes") is not None else image.get("path")
     if image is None:
         raise OSError("the row has no picture")
-    return image if isinstance(image, bytes) else Path(image).read_bytes()
+    if isinstance(image, bytes):
+        return image
+    if Path(image).is_fifo():
+        raise OSError("a pipe, and no file")  # which would be read for ever
+    return Path(image).read_bytes()
 
 
 def undecoded(dataset: Dataset) -> Dataset:

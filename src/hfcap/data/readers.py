@@ -9,6 +9,7 @@ import csv
 import io
 import logging
 import os
+import re
 import tokenize
 import unicodedata
 from collections.abc import Iterable, Iterator
@@ -27,6 +28,8 @@ DELIMITERS = ",\t;|"
 ROWS_LOOKED_AT = 100  # for the folder of the pictures: some may be missing, hardly all of the first hundred
 PICTURE_FOLDERS = {"images", "image", "imgs", "img", "pictures", "photos"}
 
+_EXCEL_DELIMITER = re.compile(rf"sep=([{DELIMITERS}])[\r\n]", re.IGNORECASE)
+
 logger = logging.getLogger(__name__)
 
 
@@ -39,15 +42,20 @@ def read_json_lines(path: Path, image_column: str | None, captions_column: str |
 def read_csv(path: Path, image_column: str | None, captions_column: str | None) -> Iterator[SourceRow]:
     """Read a table with a header: a picture's path and a caption per line, between commas, tabs, semicolons or bars.
 
-    A cell may hold several captions, as a JSON list of strings.
+    A cell may hold several captions, as a JSON list of strings. Excel's first line `sep=;` names the delimiter.
     """
     text = read_text(path)
-    header_line = text.split("\n", 1)[0]
-    lines = csv.reader(io.StringIO(text, newline=""), delimiter=max(DELIMITERS, key=header_line.count), strict=True)
+    named = _EXCEL_DELIMITER.match(text)
+    header_line = re.split(r"[\r\n]", text, maxsplit=1)[0]
+    delimiter = named[1] if named else max(DELIMITERS, key=header_line.count)
+    lines = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
     try:
+        if named:
+            next(lines)
         header = [name.strip() for name in next(lines, [])]
         if len(header) < 2 or len(set(header)) < len(header):
-            raise ValueError(f"{path}, line 1: the header is {shown(header)}; wanted two or more names, each once")
+            where = f"{path}, line {lines.line_num or 1}"
+            raise ValueError(f"{where}: the header is {shown(header)}; wanted two or more names, each once")
         with_captions = roles_of(tuple(header), image_column, captions_column).captions
         line = lines.line_num + 1
         for values in lines:

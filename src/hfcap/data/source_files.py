@@ -268,6 +268,9 @@ def read_caption_files(
     if others:
         logger.info(OTHER_CAPTIONS, files[0].path, names_of(others))
     if not found:
+        if split in there:
+            empty = next(file.path for file in files if file.split == split)
+            raise ValueError(f"{empty} has no rows, and so the split {split!r} has none; add pictures with captions")
         names = f"{files[0].path} has" if len(files) == 1 else f"the {len(files)} files beside {files[0].path} have"
         raise ValueError(
             f"{names} no split {split!r}; it has: {', '.join(there) or 'no rows'}. "

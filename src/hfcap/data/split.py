@@ -41,8 +41,12 @@ def assign_splits(pictures: list[str], shares: Mapping[str, float], seed: int) -
     Raises:
         ValueError: shares do not add up to 1, or a split would be empty.
     """
-    if abs(sum(shares.values()) - 1) > 1e-6 or min(shares.values()) <= 0:
-        raise ValueError(f"shares are {dict(shares)}; wanted positive numbers that add up to 1")
+    if not (abs(sum(shares.values()) - 1) <= 1e-6 and min(shares.values()) > 0):  # NaN is neither
+        raise ValueError(
+            f"shares are {dict(shares)}; wanted positive numbers that add up to 1: change --validation or --test"
+        )
+    if seed < 0:
+        raise ValueError(f"seed is {seed}; wanted 0 or more")
     distinct = sorted(set(pictures))
     order = np.random.default_rng(seed).permutation(len(distinct))
     bounds = np.round(np.cumsum([0, *shares.values()]) * len(distinct)).astype(int)

@@ -6,14 +6,14 @@ processes, finds what was written before the break; a line that was cut in half 
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from glob import escape
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from hfcap.atomic_files import write_atomic, write_json
 from hfcap.errors import ConfigError, shown
-from hfcap.json_files import read_object
+from hfcap.json_files import check_image_id, read_object
 
 HASHES = ("weights", "settings")  # shown by their beginning, with the folder they are of
 
@@ -26,13 +26,15 @@ class ResumableCaptions:
         settings: what decides the captions, kept beside them in `<file>.settings.json`; JSON values. `weights` is
             their hash; `model`, where they lie, is kept for people and not compared.
         rank: number of this process.
+        keys: what every row has, as a text that is not empty.
 
     Raises:
         ConfigError: the file holds captions made with other settings, or by something else.
     """
 
-    def __init__(self, path: Path, settings: Mapping[str, Any], rank: int = 0):
+    def __init__(self, path: Path, settings: Mapping[str, Any], rank: int = 0, keys: Sequence[str] = ("image_id",)):
         self.path = path
+        self.keys = keys
         self.settings = dict(settings)
         self.part = path.with_name(f"{path.name}.part-{rank}")
         self.settings_path = path.with_name(f"{path.name}.settings.json")
@@ -65,12 +67,11 @@ class ResumableCaptions:
         """All rows written so far, by any process, by image id.
 
         Raises:
-            ConfigError: two rows have the id of different pictures.
+            ConfigError: two rows have the id of different pictures; a line is no row, such as one that was edited.
         """
-        files = [self.path, *self._parts()]
-        lines = [line for file in files if file.exists() for line in _whole_lines(file)]
+        files = [file for file in (self.path, *self._parts()) if file.exists()]
         rows: dict[str, dict[str, Any]] = {}
-        for row in map(json.loads, lines):
+        for row in (row for file in files for row in _rows_in(file, self.keys)):
             other = rows.setdefault(row["image_id"], row)
             if other.get("sha256") != row.get("sha256"):
                 raise ConfigError(
@@ -115,6 +116,20 @@ def _line(row: Mapping[str, Any]) -> str:
 def _shown(settings: Mapping[str, Any], name: str) -> str:
     value = settings.get(name)
     return f"{str(value)[:12]} ({settings.get('model')})" if name in HASHES else repr(value)
+
+
+def _rows_in(file: Path, keys: Sequence[str]) -> Iterator[dict[str, Any]]:
+    for number, line in enumerate(_whole_lines(file), start=1):
+        try:
+            row = json.loads(line)
+            for key in keys:
+                check_image_id(row[key], str(file), key)
+        except (ValueError, LookupError, TypeError, RecursionError):
+            raise ConfigError(
+                f"{file}, line {number}: {shown(line.decode(errors='backslashreplace'))} is no row with "
+                f"{' and '.join(keys)}; fix or remove the line"
+            ) from None
+        yield row
 
 
 def _whole_lines(file: Path) -> list[bytes]:
