@@ -194,7 +194,8 @@ def _write_missing_rows(args: Namespace, work: PhotoWork, photos: list[Photo], m
     output, missing = None, photos
     if args.output is not None:
         settings = work.settings | main_process_decides(lambda: hashes_of(model))
-        output = ResumableCaptions(Path(args.output), {"model": model, **settings}, state.process_index)
+        keys = ("image_id", "path")
+        output = ResumableCaptions(Path(args.output), {"model": model, **settings}, state.process_index, keys)
         rows = output.rows()
         photos, missing = match_captions(photos, list(rows.values()), args.output, args.keep_both)
         state.wait_for_everyone()  # all have read what is there before one adds to it

@@ -6,14 +6,14 @@ processes, finds what was written before the break; a line that was cut in half 
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from glob import escape
 from pathlib import Path
 from typing import Any, BinaryIO
 
 from hfcap.atomic_files import write_atomic, write_json
 from hfcap.errors import ConfigError, shown
-from hfcap.json_files import check_caption, check_image_id, read_object
+from hfcap.json_files import check_image_id, read_object
 
 HASHES = ("weights", "settings")  # shown by their beginning, with the folder they are of
 
@@ -26,13 +26,15 @@ class ResumableCaptions:
         settings: what decides the captions, kept beside them in `<file>.settings.json`; JSON values. `weights` is
             their hash; `model`, where they lie, is kept for people and not compared.
         rank: number of this process.
+        keys: what every row has, as a text that is not empty.
 
     Raises:
         ConfigError: the file holds captions made with other settings, or by something else.
     """
 
-    def __init__(self, path: Path, settings: Mapping[str, Any], rank: int = 0):
+    def __init__(self, path: Path, settings: Mapping[str, Any], rank: int = 0, keys: Sequence[str] = ("image_id",)):
         self.path = path
+        self.keys = keys
         self.settings = dict(settings)
         self.part = path.with_name(f"{path.name}.part-{rank}")
         self.settings_path = path.with_name(f"{path.name}.settings.json")
@@ -42,19 +44,14 @@ class ResumableCaptions:
     def _check_settings(self) -> None:
         if not self.settings_path.exists():
             if self.path.exists():
-                raise ConfigError(
-                    "this command did not write it", option="--output", got=str(self.path), fix="pass another file"
-                )
+                raise ConfigError(f"--output {self.path} was not written by this command; give another one")
             return
         earlier = read_object(self.settings_path)
-        fix = f"pass another --output, or remove {self.path.name}*"
+        fix = f"Give another --output, or remove {self.path.name}*"
         if "weights" not in earlier:
             raise ConfigError(
-                f"it records the name of its model, {earlier.get('model')!r}, without the hash of the weights (as "
-                "earlier versions of hfcap did), so its captions may be those of another model",
-                option="--output",
-                got=str(self.path),
-                fix=fix,
+                f"--output {self.path} does not record the hash of the weights that wrote it (an earlier hfcap kept "
+                f"the name {earlier.get('model')!r} alone), so its captions may be those of another model. {fix}"
             )
         changed = [
             f"{name} was {_shown(earlier, name)}, is {_shown(self.settings, name)}"
@@ -63,21 +60,18 @@ class ResumableCaptions:
         ]
         if changed:
             raise ConfigError(
-                f"it holds captions made with other weights or settings: {'; '.join(changed)}",
-                option="--output",
-                got=str(self.path),
-                fix=fix,
+                f"--output {self.path} holds captions made with other weights or settings: {'; '.join(changed)}. {fix}"
             )
 
     def rows(self) -> dict[str, dict[str, Any]]:
         """All rows written so far, by any process, by image id.
 
         Raises:
-            ConfigError: a line that is no row, such as one that was edited, or an id of two pictures.
+            ConfigError: two rows have the id of different pictures; a line is no row, such as one that was edited.
         """
         files = [file for file in (self.path, *self._parts()) if file.exists()]
         rows: dict[str, dict[str, Any]] = {}
-        for row in (row for file in files for row in _rows_in(file)):
+        for row in (row for file in files for row in _rows_in(file, self.keys)):
             other = rows.setdefault(row["image_id"], row)
             if other.get("sha256") != row.get("sha256"):
                 raise ConfigError(
@@ -124,16 +118,16 @@ def _shown(settings: Mapping[str, Any], name: str) -> str:
     return f"{str(value)[:12]} ({settings.get('model')})" if name in HASHES else repr(value)
 
 
-def _rows_in(file: Path) -> Iterator[dict[str, Any]]:
+def _rows_in(file: Path, keys: Sequence[str]) -> Iterator[dict[str, Any]]:
     for number, line in enumerate(_whole_lines(file), start=1):
         try:
             row = json.loads(line)
-            check_image_id(row["image_id"], str(file))
-            check_caption(row["path"], str(file), allow_empty=True)  # empty: a picture inside a data source
+            for key in keys:
+                check_image_id(row[key], str(file), key)
         except (ValueError, LookupError, TypeError, RecursionError):
             raise ConfigError(
-                f"{file}, line {number}: {shown(line.decode(errors='backslashreplace'))} is no row "
-                "{image_id, path, caption}; fix or remove the line"
+                f"{file}, line {number}: {shown(line.decode(errors='backslashreplace'))} is no row with "
+                f"{' and '.join(keys)}; fix or remove the line"
             ) from None
         yield row
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
 
-from hfcap.generation.caption import decode_stream, generate_tokens
+from hfcap.generation.caption import decode_stream, generate_tokens, loads_of
 from hfcap.generation.inputs import CaptionPrefix
 from hfcap.generation.sampling import Sample, sample_of
 from hfcap.generation.settings import end_token_ids
@@ -63,7 +63,7 @@ def scored_caption_stream(
         texts = processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         return [sample_of(*parts, end_ids) for parts in zip(texts, tokens, logs, strict=True)]
 
-    return decode_stream(model, processor, rows, prompt, batch_size, on_bad_row, decode)
+    return decode_stream(model, processor, loads_of(rows), prompt, batch_size, on_bad_row, decode)
 
 
 def word_log_probabilities(tokenizer: PreTrainedTokenizerBase, sample: Sample) -> list[tuple[str, float]]:
