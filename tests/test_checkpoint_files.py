@@ -2,7 +2,6 @@
 
 import ast
 import json
-import re
 from pathlib import Path
 
 import pytest
@@ -11,15 +10,15 @@ from safetensors.torch import save_file
 
 import hfcap
 from hfcap.checkpoint_files import check_checkpoint
-from hfcap.errors import ConfigError
 from hfcap.generation.loading import load_captioner
+from refusals import refused
 
 PACKAGE = Path(hfcap.__file__).parent
 
 
 def test_pickled_weights_alone_are_refused_with_the_fix(tmp_path):
     torch.save({}, tmp_path / "pytorch_model.bin")
-    with pytest.raises(ConfigError, match=r"pickled weights only \(pytorch_model\.bin\).*save_pretrained"):
+    with refused(option="model", got=str(tmp_path), says=("pytorch_model.bin", "save_pretrained")):
         check_checkpoint(tmp_path)
     save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
     check_checkpoint(tmp_path)
@@ -37,14 +36,14 @@ def test_an_index_that_leaves_its_folder_is_refused(tmp_path, file):
     save_file({"a": torch.zeros(1)}, tmp_path / "model.safetensors")
     index = tmp_path / "model.safetensors.index.json"
     index.write_text(json.dumps({"weight_map": {"a": file}}))
-    with pytest.raises(ConfigError, match=re.escape(repr(file))):
+    with refused(option=str(index), says=repr(file)):
         check_checkpoint(tmp_path)
 
 
 def test_a_captioner_of_pickles_is_refused_before_it_is_read(build_tiny, tmp_path):
     build_tiny("llava")[0].save_pretrained(tmp_path)
     (tmp_path / "model.safetensors").rename(tmp_path / "pytorch_model.bin")
-    with pytest.raises(ConfigError, match="pickled weights only"):
+    with refused(option="model", got=str(tmp_path), says="pytorch_model.bin"):
         load_captioner(str(tmp_path))
 
 

@@ -87,11 +87,11 @@ def test_saved_document_frequencies_give_one_image_a_score(files, tmp_path, caps
     [
         (["--metrics", "spice"], "spice"),
         (["missing.jsonl"], "missing.jsonl"),
-        (["a.jsonl", "b.jsonl"], "score compares two files of captions, got 3: "),
+        (["a.jsonl", "b.jsonl"], "wanted one file of captions, or two to compare"),
         (["--references", "missing.json"], "missing.json"),
         (["--idf", "missing.npz"], "missing.npz"),
         (["--images", "missing", "--report", "report.html"], "missing: no such file or folder"),
-        (["--images", "missing"], "--images missing: pictures are for the report"),
+        (["--images", "missing"], "--images is 'missing': only a report"),
     ],
 )
 def test_a_wrong_file_or_metric_is_one_line_and_code_2(files, capsys, change, message):

@@ -68,7 +68,9 @@ def only_writer(path: str | os.PathLike) -> Iterator[None]:
     try:
         lock.acquire(timeout=0)
     except Timeout:
-        raise ConfigError(f"{path}: another command is working on this file; wait until it ends") from None
+        raise ConfigError(
+            "another command is working on this file", option=str(path), fix="wait until it ends"
+        ) from None
     try:
         yield
     finally:

@@ -60,9 +60,11 @@ def check_checkpoint(name: str | os.PathLike, revision: str | None = None) -> No
     pickles = sorted(file for file in files if Path(file).suffix in PICKLE_SUFFIXES and file != "training_args.bin")
     if pickles and not any(file.endswith(".safetensors") for file in files):
         raise ConfigError(
-            f"{name} has pickled weights only ({pickles[0]}), and loading a pickle runs code from it. Write them as "
-            "safetensors first, where you trust them: load the model with use_safetensors=False, save_pretrained it "
-            "to a new folder with its processor, and give that folder"
+            f"pickled weights only ({pickles[0]}), and loading a pickle runs code from it",
+            option="model",
+            got=str(name),
+            fix="if you trust it, load the model with use_safetensors=False, save_pretrained it to a new folder with "
+            "its processor, and pass that folder",
         )
     if not is_local:
         return
@@ -71,8 +73,9 @@ def check_checkpoint(name: str | os.PathLike, revision: str | None = None) -> No
             # As a file of either system: a backslash leaves the folder on Windows alone.
             if PurePosixPath(file).name != file or PureWindowsPath(file).name != file:
                 raise ConfigError(
-                    f"{folder / index} names {file!r}, which is not a file in that folder: the checkpoint was "
-                    "tampered with; fetch it again from where it came from"
+                    f"it names {file!r}, which is not a file in that folder: the checkpoint was tampered with",
+                    option=str(folder / index),
+                    fix="download it again from its source",
                 )
 
 

@@ -136,7 +136,7 @@ def _of_processor(model: str) -> dict[str, Any]:
         alone = (Path(model) / "tokenizer_config.json").is_file()  # a processor may lie in a folder without weights
         processor = AutoProcessor.from_pretrained(model if alone else runs.resolve_model(model).path)
     except (OSError, ValueError) as error:
-        raise ConfigError(f"--processor {model}: {error}") from error
+        raise ConfigError(str(error), option="--processor", got=model) from error
 
     def count_tokens(captions: Sequence[str]) -> list[int]:
         return [len(ids) + 1 for ids in encode_captions(processor, captions)]

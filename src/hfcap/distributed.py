@@ -44,12 +44,12 @@ def main_process_decides(decide: Callable[[], T]) -> T:
         try:
             answer[0] = decide()
         except ConfigError as error:
-            answer[1] = str(error)
+            answer[1] = error
     if state.num_processes > 1:
         broadcast_object_list(answer)
     result, refusal = answer
     if refusal is not None:
-        raise ConfigError(refusal)
+        raise refusal
     return result
 
 

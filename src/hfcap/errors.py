@@ -14,11 +14,46 @@ SHOWN = 80  # characters of a value in a message
 LONGEST_LINE = 1000  # of a message: a picture in base64 where a path belongs has 27,000 and more
 
 
-class ConfigError(ValueError):
+class _OneLineError(Exception):
+    """An error of one line whose parts stay as attributes.
+
+    The line is `option is GOT; wanted WANTED: reason; fix`, or `option: reason; wanted WANTED; fix` without a value.
+
+    Args:
+        reason: why it is an error, in words.
+        option: name of the setting, option, key or file that is wrong.
+        got: its value, shown as by `shown`.
+        wanted: values that are accepted.
+        fix: what to do about it.
+    """
+
+    def __init__(
+        self,
+        reason: str | None = None,
+        *,
+        option: str | None = None,
+        got: Any = None,
+        wanted: str | None = None,
+        fix: str | None = None,
+    ):
+        self.reason, self.option, self.got, self.wanted, self.fix = reason, option, got, wanted, fix
+        wanted = None if wanted is None else f"wanted {wanted}"
+        if got is None:
+            parts = (_joined(": ", option, reason), wanted, fix)
+        else:
+            parts = (_joined(": ", _joined("; ", f"{option} is {shown(got, 2 * SHOWN)}", wanted), reason), fix)
+        super().__init__(_joined("; ", *parts))
+
+
+def _joined(separator: str, *parts: str | None) -> str:
+    return separator.join(part for part in parts if part)
+
+
+class ConfigError(_OneLineError, ValueError):
     """A wrong key, value, path or pair of settings: one line that names the value and the fix, exit code 2."""
 
 
-class WorkError(RuntimeError):
+class WorkError(_OneLineError, RuntimeError):
     """A runtime failure, as opposed to a usage error: one line with the reason and the fix, exit code 1."""
 
 

@@ -69,12 +69,14 @@ def score_files(args: Namespace) -> None:
     }
     if args.images is not None and args.report is None and not needs_images(metrics):
         raise ConfigError(
-            f"--images {args.images}: pictures are for the report and for clip_score; add --report FILE or "
-            "--metrics clip_score, or leave them out"
+            "only a report and metrics such as clip_score use images",
+            option="--images",
+            got=args.images,
+            fix="add --report FILE or --metrics clip_score, or remove --images",
         )
     paths = args.files
     if len(paths) > 2:
-        raise ConfigError(f"score compares two files of captions, got {len(paths)}: {', '.join(paths)}")
+        raise ConfigError(option="FILES", got=paths, wanted="one file of captions, or two to compare")
     differences = None
     try:
         choose_metrics(metrics, Options(**yardstick))  # before anything is read
@@ -132,8 +134,12 @@ def _read_references(args: Namespace) -> tuple[list[Row], LoadImage | None]:
     of_source = {name: getattr(args, name) for name in SOURCE_OPTIONS if getattr(args, name) is not None}
     if _is_file(args):
         if of_source:
+            name, value = next(iter(of_source.items()))
             raise ConfigError(
-                f"--{next(iter(of_source))}: known to data sources only, not to {args.references}; leave it out"
+                f"only for data sources, and {args.references} is a file of references",
+                option=f"--{name}",
+                got=value,
+                fix="remove it",
             )
         return read_references(args.references, args.split), None
     from hfcap.data.pictures import undecoded  # these two bring `datasets`, which files do not need
@@ -199,8 +205,9 @@ def _pictures(metrics: Sequence[str], load_image: LoadImage | None, image_ids: S
         return None
     if load_image is None:
         raise ConfigError(
-            f"{names[0]} looks at the images, and these references have none: give --images FOLDER, or a data source "
-            "with images as --references"
+            f"{names[0]} needs the images, and these references have none",
+            option="--images",
+            fix="pass --images FOLDER, or a data source with images as --references",
         )
     return Pictures(load_image, image_ids)
 

@@ -109,7 +109,9 @@ def write_cards(args: argparse.Namespace) -> None:
     from hfcap.hub.card import copy_records, write_card
 
     if args.to is not None and len(args.folders) > 1:
-        raise ConfigError(f"--to {args.to}: {len(args.folders)} runs do not go into one folder; give one at a time")
+        raise ConfigError(
+            f"{len(args.folders)} runs do not fit into one folder", option="--to", got=args.to, fix="pass one run"
+        )
     for folder in args.folders:
         try:
             card = write_card(folder, thumbnails=args.thumbnails)

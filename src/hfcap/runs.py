@@ -81,12 +81,16 @@ def resolve_model(name: str | os.PathLike) -> ModelSource:
         return ModelSource(str(folder), ADAPTER)
     if (folder / ADAPTER).is_dir():
         raise ConfigError(
-            f"model: {folder} holds {ADAPTER}/ and no {MERGED}/: the run was not finished. Run its command again to "
-            f"finish it, or give --model {folder / ADAPTER}"
+            f"the run was not finished: it has {ADAPTER}/ and no {MERGED}/",
+            option="model",
+            got=str(folder),
+            fix=f"run its command again, or pass --model {folder / ADAPTER}",
         )
     raise ConfigError(
-        f"model: {folder} holds no model: wanted {MERGED}/config.json, {MODEL}/config.json, config.json or "
-        "adapter_config.json in it"
+        "this folder holds no model",
+        option="model",
+        got=str(folder),
+        wanted=f"{MERGED}/config.json, {MODEL}/config.json, config.json or adapter_config.json in it",
     )
 
 
@@ -219,7 +223,10 @@ def _hub_model(name: str, folder: Path) -> ModelSource:
         )
         there = f"; {folder.parent} has {', '.join(beside[:10])}" if beside else ""
         raise ConfigError(
-            f"model: no folder {folder}{there}. Give a run folder, a model folder or a Hub id (owner/name)"
+            f"no such folder{there}",
+            option="model",
+            got=str(folder),
+            fix="pass a run folder, a model folder or a Hub id (owner/name)",
         )
     return ModelSource(name, MODEL)
 
@@ -227,8 +234,10 @@ def _hub_model(name: str, folder: Path) -> ModelSource:
 def _not_both(folder: Path) -> Path:
     if (folder / "adapter_config.json").is_file():
         raise ConfigError(
-            f"model: {folder} holds a model and an adapter; from_pretrained would apply the adapter a second time, "
-            "silently. Move adapter_config.json and adapter_model.safetensors to a folder of their own"
+            "this folder holds a model and an adapter, and from_pretrained would silently apply the adapter again",
+            option="model",
+            got=str(folder),
+            fix="move adapter_config.json and adapter_model.safetensors to a folder of their own",
         )
     return folder
 

@@ -38,7 +38,9 @@ def train(args: argparse.Namespace) -> None:
         print(list_configs())
         return
     if args.config is None:
-        raise ConfigError("train: give a CONFIG; `hfcap train --list` shows the shipped ones")
+        raise ConfigError(
+            "missing", option="CONFIG", fix="pass a YAML file, or the name of a shipped one (`hfcap train --list`)"
+        )
     config = resolve_config(args.config)
     recipe = recipe_of(config)
     launcher_options, recipe_options = split_options(args.options)
@@ -75,8 +77,13 @@ def resolve_config(name: str) -> Path:
             return path
     shipped = [path.stem for path in (CONFIGS / "train").glob("*.yaml")]
     near = get_close_matches(Path(name).stem, shipped, n=1)
-    hint = f"; did you mean {near[0]!r}?" if near else "."
-    raise ConfigError(f"train: no configuration {name!r}{hint} `hfcap train --list` shows the shipped ones")
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise ConfigError(
+        "no such file, and no shipped configuration of this name",
+        option="CONFIG",
+        got=name,
+        fix=f"{hint}`hfcap train --list` shows the shipped ones",
+    )
 
 
 def recipe_of(config: Path) -> str:
@@ -90,8 +97,13 @@ def recipe_of(config: Path) -> str:
     recipe = read_config(config).get("recipe")
     known = sorted(path.stem for path in RECIPES.glob("train*.py"))
     if recipe not in known:
-        got = "no key `recipe`" if recipe is None else f"recipe is {recipe!r}"
-        raise ConfigError(f"{config}: {got}; wanted one of {', '.join(known)}")
+        raise ConfigError(
+            "missing" if recipe is None else None,
+            option="recipe",
+            got=recipe,
+            wanted=f"one of {', '.join(known)}",
+            fix=f"set it in {config}",
+        )
     return recipe
 
 
@@ -146,13 +158,18 @@ def launch(arguments: Iterable[str]) -> None:
     if args.config_file is not None:
         args.config_file = str(find_config(args.config_file))
         if not Path(args.config_file).is_file():
-            raise ConfigError(f"--config_file {args.config_file}: no such file; configs/accelerate/ has some")
+            raise ConfigError(
+                "no such file", option="--config_file", got=args.config_file, fix="configs/accelerate/ has some"
+            )
     elif (args.num_processes or 1) > 1 and not (
         args.use_deepspeed or args.use_fsdp or args.use_megatron_lm or args.tpu
     ):
         if args.cpu and torch.cuda.is_available():
             raise ConfigError(
-                f"--cpu starts one process, and --num_processes is {args.num_processes}; leave one of them out"
+                "--cpu starts one process",
+                option="--num_processes",
+                got=args.num_processes,
+                fix="remove one of the two",
             )
         args.multi_gpu, args.cpu = True, False
     try:

@@ -3,13 +3,13 @@
 import pytest
 from tiny import TINY_ENCODER as CNN
 
-from hfcap.errors import ConfigError
 from hfcap.generation.inputs import caption_prompt
 from hfcap.hub import snapshot, verify
 from hfcap.hub.formats import choose_format, to_stock
 from hfcap.hub.remote_code import AUTO_MAP, add_code
 from hfcap.hub.usage import usage_code
 from hub.tiny_exports import TINY_VIT, see
+from refusals import refused
 
 # Settings of ours that change nothing where no obstacle was found: sizes that were measured, dropouts, and ways off.
 NOT_CARRIED = ("model_type", "image_size", "vision_grid", "vision_hidden_size", "image_seq_length")
@@ -76,14 +76,14 @@ def test_what_stock_classes_cannot_express_stays_ours(build, family, encoder, op
     assert chosen == "hfcap"
     assert reason in why
     assert choose_format(model, "remote-code")[0] == "remote-code"
-    with pytest.raises(ConfigError, match=reason):
+    with refused(option="--format", got="native", says=reason):
         choose_format(model, "native")
 
 
 def test_a_stock_captioner_stays_what_it_is(build):
     stock = to_stock(*build("llava"))[0]
     assert choose_format(stock) == ("native", "LlavaForConditionalGeneration is a class of transformers")
-    with pytest.raises(ConfigError, match="use native"):
+    with refused(option="--format", got="remote-code", wanted="native"):
         choose_format(stock, "remote-code")
 
 

@@ -46,7 +46,7 @@ def test_a_hub_id_of_pickles_is_refused_in_a_line_and_not_downloaded(hub, make_r
     assert done.returncode == 2, done.stderr
     line = done.stderr.splitlines()[-1]  # bitsandbytes may say something before
     assert "Traceback" not in done.stderr
-    assert line.startswith("error: user/pickled has pickled weights only (pytorch_model.bin)")
+    assert line.startswith("error: model is 'user/pickled': pickled weights only (pytorch_model.bin)")
     assert "save_pretrained" in line
     assert not [path for _, path in hub.requests if "/resolve/" in path]
 

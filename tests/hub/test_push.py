@@ -69,7 +69,7 @@ def test_one_commit_with_every_file_and_nothing_sent_again(hub, push, folder):
     changed = push(tag="v1")
     # The stale shard goes in the same commit: loaders would read it. The old tag stays where it is.
     assert "model-2.safetensors" not in hub.files("models/user/captioner") and len(hub.stored) == 2
-    assert changed.returncode == 1 and "'v1' is on" in changed.stderr and "is published" in changed.stderr
+    assert changed.returncode == 1 and "--tag is 'v1'" in changed.stderr and "is published" in changed.stderr
 
 
 @pytest.mark.slow  # the client tries again for some 15 seconds before it gives up
@@ -93,8 +93,8 @@ def test_finishes_after_a_connection_that_broke_half_way(hub, push, folder):
         ("hf_reader", {}, "no right to write to user/captioner"),
         ("hf_writer", {"repo_id": "somebody/captioner"}, "no right to write to somebody/captioner"),
         ("hf_writer", {"repo_id": "user/gated"}, "no right"),
-        ("hf_writer", {"repo_id": "captioner"}, "give it as user/captioner"),
-        ("hf_writer", {"repo_id": "user/bad name"}, "--repo user/bad name"),
+        ("hf_writer", {"repo_id": "captioner"}, "pass it as OWNER/captioner"),
+        ("hf_writer", {"repo_id": "user/bad name"}, "--repo is 'user/bad name'"),
         ("hf_writer", {"revision": "0" * 40}, "a commit cannot be changed"),
     ],
 )

@@ -7,13 +7,13 @@ from PIL import Image
 from safetensors.torch import load_file
 from tiny import TINY_ENCODER, TINY_GPT2, TINY_LLAMA
 
-from hfcap.errors import ConfigError
 from hfcap.generation.caption import caption_rows
 from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
 from hfcap.training.build import build_captioner
 from hfcap.training.collators import CaptionCollator, check_positions
 from hfcap.training.tokenizer_training import train_tokenizer
 from hfcap.training.trainer import model_inputs
+from refusals import refused
 from tiny_training import loads_whole
 
 VIT = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
@@ -85,7 +85,7 @@ def test_an_encoder_for_one_size_alone_says_which(side, tmp_path):
     save_encoder(tmp_path, "ViT", side, 28, **VIT_SIZES)
     parts = {"encoder": str(tmp_path), "decoder_config": TINY_LLAMA, "vocab_size": 270}
     args = CaptionTrainingArguments()
-    with pytest.raises(ConfigError, match=r"pictures of .*56.* makes 28; give image_size: 56, or an encoder for 28"):
+    with refused(option="image_size", fix="set image_size: 56, or pass an encoder for 28"):
         build_captioner(ModelArguments(**parts), args, ["a dog runs"] * 6)
     model, _ = build_captioner(ModelArguments(**parts, image_size=56), args, ["a dog runs"] * 6)
     assert model.config.image_seq_length == 16
@@ -94,21 +94,21 @@ def test_an_encoder_for_one_size_alone_says_which(side, tmp_path):
 def test_an_encoder_for_oblong_pictures_is_not_said_to_take_square_ones(tmp_path):
     save_encoder(tmp_path, "ViT", [56, 42], 28, **VIT_SIZES)
     model_args = ModelArguments(encoder=str(tmp_path), decoder_config=TINY_LLAMA, vocab_size=270)
-    with pytest.raises(ConfigError, match=r"for pictures of \[56, 42\] pixels, .* makes 28; give an encoder for 28$"):
+    with refused(option="image_size", fix="pass an encoder for 28", says="[56, 42] pixels"):
         build_captioner(model_args, CaptionTrainingArguments(), ["a dog runs"] * 6)
 
 
 def test_parts_that_do_not_fit_are_one_line():
     bert = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     model_args = ModelArguments(encoder_config=TINY_ENCODER, decoder_config=bert, image_size=32)
-    with pytest.raises(ConfigError, match=r"family: llava cannot be made .* head of BertLMHeadModel has a bias"):
+    with refused(option="family", got="llava", says="head of BertLMHeadModel has a bias"):
         build_captioner(model_args, CaptionTrainingArguments(), ["a dog runs"] * 6)
 
 
 def test_an_encoder_without_an_image_processor_is_one_line(tmp_path):
     transformers.AutoModel.from_config(transformers.AutoConfig.for_model(**TINY_ENCODER)).save_pretrained(tmp_path)
     model_args = ModelArguments(encoder=str(tmp_path), decoder_config=TINY_LLAMA)
-    with pytest.raises(ConfigError, match=r"encoder: .* cannot be loaded"):
+    with refused(option="encoder", says="cannot be loaded"):
         build_captioner(model_args, CaptionTrainingArguments(), ["a dog runs"] * 6)
 
 
@@ -152,7 +152,7 @@ def test_captions_that_the_decoder_has_no_positions_for_are_refused(family, deco
     ):
         model.generation_config.max_new_tokens = new_tokens
         collator = CaptionCollator(processor, model.config, max_caption_tokens=tokens)
-        with pytest.raises(ConfigError, match=rf"{name} is {got}, and {before} .*set {name} to {most} or"):
+        with refused(option=name, got=got, wanted=f"{most} or less", says=f"prompt take {before}"):
             check_positions(model, collator)
     train_and_caption(model, processor, most)
 

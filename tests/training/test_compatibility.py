@@ -11,13 +11,13 @@ import torch
 from tiny import TINY_ENCODER, TINY_GPT2, TINY_LLAMA
 from transformers import AutoConfig
 
-from hfcap.errors import ConfigError
 from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
 from hfcap.training.build import choose_kernels
 from hfcap.training.engine import current_backend
 from hfcap.training.settings_checks import check_captioner, check_supported
 from hfcap.training.support import SUPPORT, support_table
 from native_models import build_native
+from refusals import refused
 
 ROOT = Path(__file__).parents[2]
 
@@ -34,14 +34,14 @@ def test_the_page_shows_the_table_as_it_is():
 
 @pytest.mark.parametrize(("strategy", "backend"), [("qlora", "fsdp2"), ("full", "fsdp1")])
 def test_what_cannot_work_is_refused_before_anything_loads(strategy, backend):
-    message = f"'{strategy}' of hfcap_llava is not offered on {backend}: use one of single, ddp"
-    with pytest.raises(ConfigError, match=message):
+    says = (f"'{strategy}' of hfcap_llava", "one of single, ddp")
+    with refused(option="training engine", got=backend, says=says):
         check_supported(ModelArguments(strategy=strategy), "hfcap_llava", backend)
 
 
 def test_blip_on_fsdp2_is_refused_before_anything_loads():
     check_supported(ModelArguments(), "blip", "ddp")
-    with pytest.raises(ConfigError, match="blip is not offered on fsdp2: use DDP"):
+    with refused(option="training engine", got="fsdp2", says=("blip", "DDP")):
         check_supported(ModelArguments(), "blip", "fsdp2")
 
 
@@ -70,10 +70,10 @@ def test_flex_attention_is_refused_where_it_cannot_train(monkeypatch):
     args = ModelArguments(attn_implementation="flex_attention")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     check_supported(args, "hfcap_llava", "single")
-    with pytest.raises(ConfigError, match="hfcap_encoder_decoder looks at the image apart"):
+    with refused(option="attn_implementation", got="flex_attention", says="hfcap_encoder_decoder"):
         check_supported(args, "hfcap_encoder_decoder", "single")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
-    with pytest.raises(ConfigError, match="flex_attention trains on a GPU alone"):
+    with refused(option="attn_implementation", got="flex_attention", says="GPU"):
         check_supported(args, "hfcap_llava", "single")
 
 
@@ -81,52 +81,74 @@ SCRATCH = {"encoder_config": TINY_ENCODER, "decoder_config": TINY_GPT2, "image_s
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("settings", "option", "fields"),
     [
         (
             {"bridge_config": {"num_bridge_layer": 2}},
-            "no 'num_bridge_layer'; did you mean 'num_bridge_layers'",
+            "bridge_config.num_bridge_layer",
+            {"got": 2, "fix": "did you mean 'num_bridge_layers'?"},
         ),
         (
             {"bridge_config": {"image_positions_embeddings": True}},
-            "no 'image_positions_embeddings'; did you mean 'image_position_embeddings'",
+            "bridge_config.image_positions_embeddings",
+            {"fix": "did you mean 'image_position_embeddings'?"},
         ),
-        ({"family": "llava", "bridge_config": {"num_bridge_layers": 2}}, "hfcap_llava has no 'num_bridge_layers'"),
         (
-            {"bridge_config": {"image_size": 64}},
-            "bridge_config: leave out 'image_size': the option image_size",
+            {"family": "llava", "bridge_config": {"num_bridge_layers": 2}},
+            "bridge_config.num_bridge_layers",
+            {"says": "hfcap_llava"},
         ),
-        ({"bridge_config": {"model_type": "hfcap_llava"}}, "leave out 'model_type': the option family sets it"),
-        ({"bridge_config": {"vision_grid": [2, 2]}}, "leave out 'vision_grid': it is measured"),
-        ({"decoder_config": TINY_GPT2 | {"num_layer": 7}}, "decoder_config: gpt2 has no 'num_layer'; did you mean"),
-        ({"decoder_config": TINY_GPT2 | {"num_layer": None}}, "decoder_config: gpt2 has no 'num_layer'; did you mean"),
-        ({"decoder_config": TINY_GPT2 | {"rope_theta": 1e6}}, "decoder_config: gpt2 has no 'rope_theta'"),
-        ({"decoder_config": TINY_GPT2 | {"num_beams": 4}}, "decoder_config: gpt2 has no 'num_beams'"),
-        ({"decoder_config": TINY_GPT2 | {"use_return_dict": True}}, "gpt2 has no 'use_return_dict'; did you mean"),
-        ({"decoder_config": TINY_GPT2 | {"vocab_size": 9}}, "leave out 'vocab_size': the option vocab_size sets it"),
+        ({"bridge_config": {"image_size": 64}}, "bridge_config.image_size", {"got": 64, "fix": "remove it"}),
+        ({"bridge_config": {"model_type": "hfcap_llava"}}, "bridge_config.model_type", {"says": "the option family"}),
+        ({"bridge_config": {"vision_grid": [2, 2]}}, "bridge_config.vision_grid", {"fix": "remove it"}),
+        ({"decoder_config": TINY_GPT2 | {"num_layer": 7}}, "decoder_config.num_layer", {"says": "did you mean"}),
+        ({"decoder_config": TINY_GPT2 | {"num_layer": None}}, "decoder_config.num_layer", {"says": "did you mean"}),
+        ({"decoder_config": TINY_GPT2 | {"rope_theta": 1e6}}, "decoder_config.rope_theta", {"says": "gpt2"}),
+        ({"decoder_config": TINY_GPT2 | {"num_beams": 4}}, "decoder_config.num_beams", {"says": "gpt2"}),
+        ({"decoder_config": TINY_GPT2 | {"use_return_dict": True}}, "decoder_config.use_return_dict", {"got": True}),
+        (
+            {"decoder_config": TINY_GPT2 | {"vocab_size": 9}},
+            "decoder_config.vocab_size",
+            {"says": "option vocab_size"},
+        ),
         (
             {"decoder_config": TINY_GPT2 | {"torch_dtype": "float16"}},
-            "leave out 'torch_dtype': weights train in float32",
+            "decoder_config.torch_dtype",
+            {"got": "float16", "says": "precision"},
         ),
-        ({"decoder_config": TINY_GPT2 | {"add_cross_attention": True}}, "the option family sets it"),
-        ({"decoder_config": TINY_LLAMA}, "needs a decoder with cross-attention, and llama has none: .*gpt2 and bert"),
+        (
+            {"decoder_config": TINY_GPT2 | {"add_cross_attention": True}},
+            "decoder_config.add_cross_attention",
+            {"says": "the option family"},
+        ),
+        ({"decoder_config": TINY_LLAMA}, "family", {"got": "encoder_decoder", "says": ("llama", "gpt2 and bert")}),
         (
             {"decoder_config": {"model_type": "gpt22"}},
-            "unknown model_type 'gpt22'; did you mean 'gpt2'",
+            "decoder_config.model_type",
+            {"got": "gpt22", "fix": "did you mean 'gpt2'?"},
         ),
-        ({"decoder_config": TINY_GPT2 | {"n_layer": "two"}}, "decoder_config: .*'n_layer' expected int, got str"),
+        (
+            {"decoder_config": TINY_GPT2 | {"n_layer": "two"}},
+            "decoder_config",
+            {"says": "'n_layer' expected int, got str"},
+        ),
         (
             {"family": "llava", "bridge_config": {"pixel_shuffle_factor": 0}},
-            "bridge_config: pixel_shuffle_factor is 0",
+            "bridge_config",
+            {"says": "pixel_shuffle_factor is 0"},
         ),
-        ({"decoder_config": {"model_type": "vit"}}, "vit is not a causal language model"),
-        ({"encoder_config": TINY_ENCODER | {"depth": [1]}}, "convnext has no 'depth'; did you mean 'depths'"),
+        ({"decoder_config": {"model_type": "vit"}}, "decoder", {"got": "vit", "says": "causal language model"}),
+        ({"decoder_config": {"n_layer": 2}}, "decoder_config.model_type", {"says": "n_layer"}),
+        (
+            {"encoder_config": TINY_ENCODER | {"depth": [1]}},
+            "encoder_config.depth",
+            {"got": [1], "fix": "did you mean 'depths'?"},
+        ),
     ],
 )
-def test_what_would_go_unread_in_a_configuration_is_refused(settings, message):
-    with pytest.raises(ConfigError, match=message) as error:
+def test_what_would_go_unread_in_a_configuration_is_refused(settings, option, fields):
+    with refused(option=option, **fields):
         check_captioner(ModelArguments(**{"family": "encoder_decoder", **SCRATCH} | settings))
-    assert len(str(error.value)) < 300
 
 
 @pytest.mark.parametrize(
@@ -164,36 +186,36 @@ def pretrained(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("settings", "fields"),
     [
-        ({"encoder": "/nonexistent/enc"}, "encoder: /nonexistent/enc cannot be loaded; give a folder or a Hub id"),
-        ({"decoder": "owner/nothere"}, "decoder: owner/nothere cannot be loaded"),
-        ({"decoder": "other"}, "decoder: .*other cannot be loaded"),
-        ({"decoder": "llama"}, "needs a decoder with cross-attention, and llama has none"),
-        ({"plain_text": True}, "plain_text: decoder .*gpt2' brings a tokenizer of its own; leave it out"),
-        ({"vocab_size": 500}, "vocab_size: decoder .*gpt2' brings a tokenizer of its own"),
+        ({"encoder": "/nonexistent/enc"}, {"fix": "pass a folder or a Hub id (owner/name)"}),
+        ({"decoder": "owner/nothere"}, {"says": "cannot be loaded"}),
+        ({"decoder": "other"}, {"says": "cannot be loaded"}),
+        ({"decoder": "llama"}, {"option": "family", "got": "encoder_decoder", "says": ("cross-attention", "llama")}),
+        ({"plain_text": True}, {"fix": "remove it", "says": ("gpt2'", "tokenizer")}),
+        ({"vocab_size": 500}, {"fix": "remove it", "says": ("gpt2'", "tokenizer")}),
     ],
 )
-def test_a_pretrained_part_that_is_not_there_or_does_not_fit_is_one_line(pretrained, monkeypatch, settings, message):
+def test_a_pretrained_part_that_is_not_there_or_does_not_fit_is_one_line(pretrained, monkeypatch, settings, fields):
     monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
     monkeypatch.chdir(pretrained)
     parts = {"encoder": "encoder", "decoder": str(pretrained / "gpt2")}
     check_captioner(ModelArguments(family="encoder_decoder", **parts))
-    with pytest.raises(ConfigError, match=message) as error:
+    ((option, got),) = settings.items()
+    with refused(**{"option": option, "got": got} | fields):
         check_captioner(ModelArguments(**{"family": "encoder_decoder", **parts} | settings))
-    assert "\n" not in str(error.value) and len(str(error.value)) < 450
 
 
 def test_compiled_layers_are_refused_where_an_engine_hooks_into_them():
     args = ModelArguments(compile_layers=True)
     check_supported(args, "hfcap_llava", "ddp")
-    with pytest.raises(ConfigError, match="compile_layers is not offered on zero3"):
+    with refused(option="compile_layers", got=True, fix="remove it", says="zero3"):
         check_supported(args, "hfcap_llava", "zero3")
 
 
 def test_flex_attention_is_refused_for_rows_that_are_not_packed():
     model, _ = build_native("gemma3", ["a red circle"] * 9)
-    with pytest.raises(ConfigError, match="gemma3 with gemma3_text is not packed"):
+    with refused(option="attn_implementation", got="flex_attention", says="gemma3 with gemma3_text"):
         choose_kernels(model, ModelArguments(attn_implementation="flex_attention"))
 
 
@@ -214,12 +236,12 @@ def test_every_recipe_asks_whether_cached_features_fit_the_pictures(name, build_
         "--use_cpu",
         "1",
     ]
-    with pytest.raises(ConfigError, match="crop: cached features"):
+    with refused(option="crop", got=0.7, says="feature_cache"):
         importlib.import_module(name).main([*argv, "--output_dir", str(tmp_path / "run"), "--dry_run"])
 
 
 def test_a_loss_of_each_process_alone_is_refused():
-    with pytest.raises(ConfigError, match="average_tokens_across_devices"):
+    with refused(option="average_tokens_across_devices", got=False, fix="remove it"):
         CaptionTrainingArguments(use_cpu=True, average_tokens_across_devices=False)
 
 
@@ -230,5 +252,5 @@ def test_a_deepspeed_configuration_without_a_stage_is_one_error(tmp_path, conten
         "ACCELERATE_USE_DEEPSPEED": "true",
         "ACCELERATE_DEEPSPEED_CONFIG_FILE": str(tmp_path / "ds.json"),
     }
-    with pytest.raises(ConfigError, match=r"ds.json: no zero_optimization.stage"):
+    with refused(option="zero_optimization.stage", says="ds.json"):
         current_backend(environment)

@@ -12,7 +12,6 @@ from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from hfcap import runs
 from hfcap.data.caption_dataset import CaptionDataset
-from hfcap.errors import ConfigError
 from hfcap.evaluation import evaluate_captioner
 from hfcap.generation.caption import caption_rows, generate_tokens
 from hfcap.generation.decoding import generate
@@ -24,6 +23,7 @@ from hfcap.training.collators import CaptionCollator
 from hfcap.training.scst import ScstArguments, ScstTrainer, caption_reward
 from hfcap.training.tokenizer_training import train_tokenizer
 from native_models import PROMPT
+from refusals import refused
 from tiny_training import STEPS_ALONE
 
 # What Instruct models bring along, and more that a search or a sampler follows.
@@ -156,7 +156,7 @@ def test_settings_without_effect_in_a_checkpoint_do_not_stop_a_save(captioner, s
 def test_searches_that_need_more_than_the_model_are_refused_by_name(captioner, name):
     values = {"num_beam_groups": 2, "stop_strings": ["."], "force_words_ids": [[5]], "penalty_alpha": 0.6}
     change_saved(captioner, num_beams=4, top_k=4, **{name: values[name]})
-    with pytest.raises(ConfigError, match=f"^{name} is .* in generation_config.json"):
+    with refused(option=name, got=values[name], says="generation_config.json"):
         load_captioner(captioner)
     change_saved(captioner, **{name: None if name != "num_beam_groups" else 1})
     load_captioner(captioner)
@@ -165,7 +165,7 @@ def test_searches_that_need_more_than_the_model_are_refused_by_name(captioner, n
 @pytest.mark.parametrize("dry", [True, False])
 def test_settings_that_cannot_be_saved_are_refused_before_training(recipe, tmp_path, dry):
     argv = [*TINY, "--num_beams", "1", "--length_penalty", "1.2", "--output_dir", str(tmp_path / "run")]
-    with pytest.raises(ConfigError, match=r"length_penalty.*1\.2.*num_beams"):
+    with refused(option="decoding settings", says=("length_penalty", "1.2", "num_beams")):
         recipe("train").main([*argv, *(["--dry_run"] if dry else [])])
     assert not (tmp_path / "run").exists()
 
@@ -181,7 +181,7 @@ def test_a_penalty_for_a_captioner_of_one_beam_is_refused(recipe, captioner, tmp
         str(tmp_path / "run"),
         "--dry_run",
     ]
-    with pytest.raises(ConfigError, match="length_penalty"):
+    with refused(option="decoding settings", says="length_penalty"):
         recipe("train_scst").main(argv)
 
 
@@ -245,5 +245,5 @@ def test_no_caption_and_no_sample_has_an_image_token(saved, rows, tmp_path, mode
 def test_guidance_of_an_encoder_decoder_is_refused(save_tiny):
     folder = save_tiny("encoder_decoder")
     change_saved(folder, guidance_scale=1.5)
-    with pytest.raises(ConfigError, match=r"guidance_scale is 1\.5"):
+    with refused(option="guidance_scale", got=1.5):
         load_captioner(folder)

@@ -10,7 +10,7 @@ from torch.nn.functional import cross_entropy
 
 from hfcap.data.caption_dataset import CaptionDataset
 from hfcap.distributed import prepare_fsdp
-from hfcap.errors import ConfigError, WorkError
+from hfcap.errors import WorkError
 from hfcap.generation.caption import caption_rows
 from hfcap.generation.inputs import caption_prompt, keep_caption_prompt
 from hfcap.generation.loading import load_captioner
@@ -23,6 +23,7 @@ from hfcap.training.settings_checks import choose_packing
 from hfcap.training.strategies import TRAINED_PARTS, apply_strategy, part_of
 from hfcap.training.trainer import CaptionTrainer
 from native_models import BERT, BUILDERS, LLAMA, NEED_TORCHVISION, PROMPT, QWEN2
+from refusals import refused
 from tiny_training import CHECKPOINTING, KeepGradients, fill_lora, loads_whole
 
 # The rest of the matrix is slow; these few touch every branch of the table.
@@ -233,14 +234,14 @@ def test_a_rows_own_prompt_wins_in_training_and_in_captioning(model_type, saved,
 
 
 def test_an_unknown_type_is_refused_and_the_file_to_extend_named():
-    with pytest.raises(ConfigError, match=r"of type 'mpt'.*src/hfcap/models/model_types\.py"):
+    with refused(option="model_type", got="mpt", says="src/hfcap/models/model_types.py"):
         spec_of_type("mpt")
 
 
 def test_packing_on_request_is_refused_where_it_is_not_exact(saved, caplog):
     git, _ = load_captioner(saved("git"))
     assert not is_packable(git.config)
-    with pytest.raises(ConfigError, match="packing: git with git is not among the models whose packed rows are exact"):
+    with refused(option="packing", got="always", says=("git with git", "packing: auto")):
         choose_packing("always", git.config)
     with caplog.at_level("INFO"):
         assert not choose_packing("auto", git.config)

@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from hfcap.data.caption_dataset import CaptionDataset
-from hfcap.errors import ConfigError
 from hfcap.generation.inputs import end_token_id
 from hfcap.metrics.ptb_tokenizer import tokenize
 from hfcap.training.collators import CaptionCollator
@@ -23,6 +22,7 @@ from hfcap.training.scst import (
     with_end,
 )
 from native_models import build_native
+from refusals import refused
 from tiny_training import STEPS_ALONE
 
 FAMILIES = ("llava", "encoder_decoder")
@@ -233,7 +233,7 @@ def test_a_finished_caption_is_worth_more_than_a_cut_one(scene_rows, reward):
 
 
 def test_one_image_gives_no_reward_and_is_refused():
-    with pytest.raises(ConfigError, match=r"on 1 image learns nothing.*2 images or more"):
+    with refused(option="number of training images", got=1, wanted="2 or more"):
         caption_reward({"1": ["a dog runs", "a brown dog"]})
 
 

@@ -94,10 +94,12 @@ def phrases_of(path: str) -> list[str]:
     try:
         lines = read_text(path).splitlines()
     except (OSError, ValueError) as error:
-        raise ConfigError(f"--avoid {path}: {error}") from error
+        raise ConfigError(str(error), option="--avoid", got=str(path)) from error
     phrases = [line.strip() for line in lines if line.strip()]
     if not phrases:
-        raise ConfigError(f"--avoid {path}: no word in it; write one word or phrase a line")
+        raise ConfigError(
+            "it is empty", option="--avoid", got=str(path), fix="write one word or phrase per line into it"
+        )
     return phrases
 
 

@@ -100,7 +100,9 @@ def caption(
             `GenerationConfig` does not have.
     """
     if isinstance(pictures, (str, bytes, Path, Image.Image)):
-        raise ConfigError(f"pictures is one {type(pictures).__name__}, wanted a list of pictures: wrap it in [...]")
+        raise ConfigError(
+            f"a single {type(pictures).__name__}", option="pictures", wanted="a list of images", fix="wrap it in [...]"
+        )
     prompt = caption_prompt(processor) if prompt is None else prompt
     return caption_rows(model, processor, PictureRows(list(pictures)), prompt, batch_size, **generate_kwargs)
 
@@ -198,14 +200,14 @@ def caption_loaded(
         ConfigError: as `caption_stream` does.
     """
     if batch_size < 1:
-        raise ConfigError(f"batch_size is {batch_size}; wanted 1 or more")
+        raise ConfigError(option="batch_size", got=batch_size, wanted="1 or more")
     settings = copy.deepcopy(model.generation_config)
     unknown = settings.update(**generate_kwargs | {"num_return_sequences": 1})
     if unknown:
         name = next(iter(unknown))
         matches = get_close_matches(name, vars(settings), n=1)
-        hint = f"; did you mean {matches[0]!r}?" if matches else ""
-        raise ConfigError(f"{name}: no setting of GenerationConfig has this name{hint}")
+        fix = f"did you mean {matches[0]!r}?" if matches else "remove it"
+        raise ConfigError("GenerationConfig has no such setting", option=name, fix=fix)
 
     def decode(batch: list[tuple[int, CaptionPrefix]]) -> list[str]:
         tokens = generate_tokens(model, processor, [prefix for _, prefix in batch], settings)

@@ -63,12 +63,14 @@ def prompt_text(processor, spec: ModelTypeSpec, prompt: str | None) -> str:
         ConfigError: a prompt for a type that has nowhere to put it, or a chat model without a template.
     """
     if spec.prompt == "none" and prompt:
-        raise ConfigError(f"prompt: encoder-decoder captioners take none, got {prompt!r}; leave it out")
+        raise ConfigError("encoder-decoder captioners take none", option="prompt", got=prompt, fix="remove it")
     if spec.prompt != "chat":
         return (processor.image_token if spec.image_token_in_text else "") + (prompt or "")
     if processor.chat_template is None:
         raise ConfigError(
-            f"model: its {type(processor).__name__} has no chat template; add chat_template.jinja to its folder"
+            f"its {type(processor).__name__} has no chat template",
+            option="model",
+            fix="add chat_template.jinja to its folder",
         )
     content = [{"type": "image"}] + ([{"type": "text", "text": prompt}] if prompt else [])
     return processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
@@ -157,5 +159,7 @@ def end_token_id(processor, config: PreTrainedConfig) -> int:
     )
     found = next((token_id for token_id in candidates if token_id is not None), None)
     if found is None:
-        raise ConfigError("model: its tokenizer has neither EOS nor SEP, and one must end the captions: set eos_token")
+        raise ConfigError(
+            "its tokenizer has neither EOS nor SEP, and one must end the captions", option="model", fix="set eos_token"
+        )
     return found

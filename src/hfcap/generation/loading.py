@@ -89,7 +89,10 @@ def _changed(image_processor: BaseImageProcessor, changes: dict) -> BaseImagePro
     if unknown:
         own = ", ".join(sorted(name for name in settings if not name.endswith("_type")))
         raise ConfigError(
-            f"image_processor_config: {type(image_processor).__name__} has no {', '.join(unknown)}; it has {own}"
+            f"{type(image_processor).__name__} has no {', '.join(unknown)}",
+            option="image_processor_config",
+            got=changes,
+            wanted=f"keys among {own}",
         )
     return type(image_processor).from_dict(settings | changes)
 
@@ -111,8 +114,10 @@ def load_processor(source: str, spec: ModelTypeSpec) -> ProcessorMixin:
         if not spec.needs_torchvision:
             raise
         raise ConfigError(
-            f"model: the processor of {source} handles video as well, and cannot be built without its libraries: "
-            "pip install torchvision num2words (of the same build as torch, CPU or CUDA)"
+            "its processor handles video as well, and needs the libraries for it",
+            option="model",
+            got=source,
+            fix="pip install torchvision num2words (of the same build as torch, CPU or CUDA)",
         ) from error
     if isinstance(processor, ProcessorMixin):
         return processor
@@ -141,8 +146,10 @@ def complete_settings(model: PreTrainedModel, processor: ProcessorMixin) -> None
         config.decoder_start_token_id = settings.decoder_start_token_id = start
         if settings.guidance_scale not in (None, 1):
             raise ConfigError(
-                f"guidance_scale is {settings.guidance_scale} in generation_config.json: it asks the model without "
-                "its prompt, and encoder-decoder captioners have none; remove it"
+                "guidance runs the model without its prompt, and encoder-decoder captioners have none",
+                option="guidance_scale",
+                got=settings.guidance_scale,
+                fix="remove it from generation_config.json",
             )
     end, known = end_token_id(processor, config), end_token_ids(settings)
     if end not in known:

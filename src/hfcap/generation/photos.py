@@ -55,7 +55,7 @@ def find_photos(paths: Sequence[str]) -> list[Photo]:
         elif path.is_file():
             inside = [path]
         else:
-            raise ConfigError(f"{path}: no such file or folder")
+            raise ConfigError("no such file or folder", option=str(path))
         for file in inside:
             if not _is_utf8(file):
                 unnameable.append(repr(str(file)))
@@ -86,7 +86,7 @@ def _pictures_in(folder: Path) -> list[Path]:
             passed_over.setdefault(reason, []).append(file)
     others = "; ".join(passed_over_text(passed_over | not_walked))
     if not inside:
-        raise ConfigError(f"{folder}: no picture in this folder" + (f"; not read: {others}" if others else ""))
+        raise ConfigError("no image in this folder" + (f" (not read: {others})" if others else ""), option=str(folder))
     if others:
         logger.info("%s: not read: %s", folder, others)
     return inside
@@ -264,7 +264,10 @@ def match_captions(
     if clashes and not keep_both:
         found = f"{count(clashes)} with the image id of another picture there: {_first(clashes, '; ')}"
         raise ConfigError(
-            f"--output {output}: {found}. Add --keep_both to caption them under longer ids, or give another --output"
+            found,
+            option="--output",
+            got=output,
+            fix="add --keep_both to caption them under longer ids, or pass another --output",
         )
     return named, missing
 
@@ -287,7 +290,11 @@ def hashes_of(model: str) -> dict[str, str | None]:
     """The hashes of a model's weights and settings. Raises ConfigError where there are no weights."""
     hashes = captioner_hashes(model)
     if hashes["weights_hash"] is None:
-        raise ConfigError(f"--output needs the weights' hash, and {model} has no weights or cannot be downloaded")
+        raise ConfigError(
+            "its weights, whose hash is recorded with --output, are missing or cannot be downloaded",
+            option="model",
+            got=model,
+        )
     return {"weights": hashes["weights_hash"], "settings": hashes["settings_hash"]}
 
 

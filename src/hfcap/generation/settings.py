@@ -92,14 +92,14 @@ def check_savable(settings: GenerationConfig) -> None:
         value = getattr(settings, name, None)  # some are new
         if value not in (None, False, 0, 1):
             raise ConfigError(
-                f"{name} is {value!r} in generation_config.json, and captioning does not support it; remove it"
+                "captioning does not support it", option=name, got=value, fix="remove it from generation_config.json"
             )
     try:
         settings.validate(strict=True)
     except ValueError as error:
         lines = str(error).splitlines()
         issues = [line.removeprefix("- ") for line in lines if line.startswith("- ")] or lines[:1]
-        raise ConfigError(f"decoding settings that cannot be saved: {' '.join(issues)}") from error
+        raise ConfigError(f"they cannot be saved: {' '.join(issues)}", option="decoding settings") from error
 
 
 def recorded_settings(model: PreTrainedModel | PeftModel, **changes) -> dict[str, Any]:

@@ -41,7 +41,7 @@ class Base:
             return cls(text)
         name, _, revision = text.partition("@")
         if not _HUB_ID.fullmatch(name):
-            raise ConfigError(f"--base_model {text}: no such folder, and not OWNER/NAME[@REVISION]")
+            raise ConfigError(option="--base_model", got=text, wanted="an existing folder, or OWNER/NAME[@REVISION]")
         return cls(name, revision or None)
 
 
@@ -65,16 +65,21 @@ def shipped_base(recorded: Base, given: Base | None) -> Base:
     # A relative path such as outputs/base/model that is not here any more is no Hub id either.
     if base.is_local or not _HUB_ID.fullmatch(base.name):
         raise ConfigError(
-            f"the adapter's base is {base.name}, a path that only this machine has. Push the base first and name it, "
-            "--base_model OWNER/NAME[@REVISION], or ship base and adapter as one model, --merge"
+            "only this machine has this path",
+            option="base of the adapter",
+            got=base.name,
+            fix="push the base and pass --base_model OWNER/NAME[@REVISION], or ship base and adapter as one model "
+            "with --merge",
         )
     # Without a revision of its own the training took the newest, and the cache knows which that was.
     newest = Path(constants.HF_HUB_CACHE, repo_folder_name(repo_id=base.name, repo_type="model"), "refs", "main")
     revision = base.revision or (newest.read_text().strip() if newest.is_file() else None)
     if revision is None:
         raise ConfigError(
-            f"which revision of {base.name} the adapter was trained on is not recorded; give --base_model "
-            f"{base.name}@REVISION"
+            "the revision that the adapter was trained on is not recorded",
+            option="base of the adapter",
+            got=base.name,
+            fix=f"pass --base_model {base.name}@REVISION",
         )
     return Base(base.name, revision)
 

@@ -124,15 +124,17 @@ def export_run(
         VerificationError: the export, or a merge, is not what it should be. No folder is left.
     """
     if format not in FORMATS:
-        raise ConfigError(f"--format {format}: wanted one of {', '.join(FORMATS)}")
+        raise ConfigError(option="--format", got=format, wanted=f"one of {', '.join(FORMATS)}")
     if dtype is not None and dtype not in DTYPES:
-        raise ConfigError(f"--dtype {dtype}: wanted one of {', '.join(DTYPES)}")
+        raise ConfigError(option="--dtype", got=dtype, wanted=f"one of {', '.join(DTYPES)}")
     source, base = find_source(run), Base.parse(base_model) if base_model else None
     if merge and source.adapter is None:
-        raise ConfigError(f"--merge: {run} holds no adapter; leave it out")
+        raise ConfigError(f"{run} holds no adapter", option="--merge", fix="remove it")
     is_adapter = source.weights is None and not merge
     if is_adapter and (format != "auto" or dtype is not None):
-        raise ConfigError("--format and --dtype are for whole models: leave them out, or add --merge")
+        raise ConfigError(
+            "an adapter is exported as it is", option="--format and --dtype", fix="remove them, or add --merge"
+        )
     with _new_folder(Path(to)) as folder:
         if is_adapter:
             record = _write_adapter(folder, source, base, pictures)
@@ -151,7 +153,9 @@ def export_run(
 def _new_folder(target: Path) -> Iterator[Path]:
     """A folder that becomes `target` if all goes well, and vanishes otherwise."""
     if target.exists():
-        raise ConfigError(f"--to {target}: is there already; remove it, or name another folder")
+        raise ConfigError(
+            "this folder exists already", option="--to", got=str(target), fix="remove it, or pass another"
+        )
     target.parent.mkdir(parents=True, exist_ok=True)
     temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
     temporary.mkdir()
@@ -257,8 +261,10 @@ def _forget_places(config: PreTrainedConfig) -> None:
 def _need_references(rows: list[dict[str, Any]], whence: str) -> None:
     if not all(row["captions"] for row in rows):
         raise ConfigError(
-            f"--dtype: whether captions get worse is judged by CIDEr, and {whence} have no references. Export where "
-            "the run's evaluation data is to be had, or give --pictures named by the image ids of its captions.jsonl"
+            f"whether captions get worse is measured by CIDEr, and {whence} have no references",
+            option="--dtype",
+            fix="export where the run's evaluation data is available, or pass --pictures named by the image ids of "
+            "its captions.jsonl",
         )
 
 

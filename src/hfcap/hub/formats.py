@@ -47,12 +47,22 @@ def choose_format(model: PreTrainedModel, wanted: str = "auto") -> tuple[Format,
     """
     if not isinstance(model, HfcapLlavaForConditionalGeneration | HfcapEncoderDecoderModel):
         if wanted not in ("auto", "native"):
-            raise ConfigError(f"--format {wanted}: {type(model).__name__} is a transformers class already; use native")
+            raise ConfigError(
+                f"{type(model).__name__} is a transformers class already",
+                option="--format",
+                got=wanted,
+                wanted="native",
+            )
         return "native", f"{type(model).__name__} is a class of transformers"
     stock = LlavaForConditionalGeneration if _is_llava(model) else VisionEncoderDecoderModel
     obstacle = llava_obstacle(model) if _is_llava(model) else encoder_decoder_obstacle(model)
     if wanted == "native" and obstacle:
-        raise ConfigError(f"--format native: {stock.__name__} cannot express {obstacle}; use hfcap or remote-code")
+        raise ConfigError(
+            f"{stock.__name__} cannot express {obstacle}",
+            option="--format",
+            got=wanted,
+            fix="use hfcap or remote-code",
+        )
     if wanted in ("hfcap", "remote-code"):
         return wanted, "as asked for"
     if obstacle:

@@ -35,7 +35,11 @@ def publish(run: str | Path, target: Target, given: Mapping[str, Any] | None = N
     records = find_source(run).run
     for name in (runs.RUN_JSON, runs.METRICS_JSON):
         if not (records / name).is_file():
-            raise ConfigError(f"{records} has no {name}: a card says what was measured; evaluate the run first")
+            raise ConfigError(
+                f"missing in {records}, and a card reports what was measured",
+                option=name,
+                fix="evaluate the run first",
+            )
     try:
         runs.read_metrics(records / runs.METRICS_JSON)  # written into the card at the end
         card_data = read_card_data(records, recorded=(records / CARD_JSON).is_file())

@@ -55,11 +55,15 @@ class Target:
         try:
             validate_repo_id(self.repo_id)
         except HFValidationError as error:
-            raise ConfigError(f"--repo {self.repo_id}: {error}") from None
+            raise ConfigError(str(error), option="--repo", got=self.repo_id) from None
         if "/" not in self.repo_id:
-            raise ConfigError(f"--repo {self.repo_id}: give it as user/{self.repo_id}, the owner's name first")
+            raise ConfigError(
+                "the owner is missing", option="--repo", got=self.repo_id, fix=f"pass it as OWNER/{self.repo_id}"
+            )
         if _COMMIT.fullmatch(self.revision):
-            raise ConfigError(f"--revision {self.revision}: a commit cannot be changed; give the name of a branch")
+            raise ConfigError(
+                "a commit cannot be changed", option="--revision", got=self.revision, fix="pass the name of a branch"
+            )
 
 
 @dataclass(frozen=True)
@@ -116,15 +120,19 @@ def files_to_publish(folder: Path) -> list[Path]:
         path for path in paths if path.relative_to(folder).parts[0] == ".eval_results" or not _is_hidden(path, folder)
     ]
     if not (folder / runs.CARD_README).is_file():
-        raise ConfigError(f"{folder} has no {runs.CARD_README}: write the card first")
+        raise ConfigError(f"missing in {folder}", option=runs.CARD_README, fix="write the card first")
     for path in paths:
         if path.suffix in PICKLE_SUFFIXES:
             raise ConfigError(
-                f"{path} may hold a pickle, which runs code when it is loaded: publish safetensors alone"
+                "it may hold a pickle, which runs code when it is loaded",
+                option=str(path),
+                fix="publish safetensors only",
             )
         if not path.resolve().is_relative_to(folder.resolve()):
             raise ConfigError(
-                f"{path} is a link to {path.resolve()}, outside of the folder: copy the file, or remove it"
+                f"a link to {path.resolve()}, outside of the folder",
+                option=str(path),
+                fix="copy the file, or remove the link",
             )
     return paths
 
@@ -142,8 +150,10 @@ def _push(api: HfApi, files: dict[str, Path], target: Target, message: str) -> P
     there = {sibling.rfilename for sibling in info.siblings or []}
     if there - {".gitattributes"} and not target.overwrite and not _is_ours(api, target, there):
         raise ConfigError(
-            f"--repo {target.repo_id} exists and its content is not from hfcap (no tag {HFCAP_TAG!r} in its card): "
-            "choose another name, or pass --overwrite to replace it"
+            f"it exists, and its content is not from hfcap (no tag {HFCAP_TAG!r} in its card)",
+            option="--repo",
+            got=target.repo_id,
+            fix="choose another name, or pass --overwrite to replace it",
         )
     stale = sorted(path for path in there - set(files) if any(fnmatch(path, kind) for kind in READ_BY_LOADERS))
     commit = api.create_commit(
@@ -171,8 +181,10 @@ def _tag(api: HfApi, repo: dict[str, str], target: Target, commit: str) -> None:
         tagged = api.repo_info(**repo, revision=target.tag).sha
         if tagged != commit:
             raise WorkError(
-                f"{target.repo_id} is published as commit {commit}, but the tag {target.tag!r} is on {tagged} "
-                "already: run again with another --tag"
+                f"{target.repo_id} is published as commit {commit}, but this tag is on {tagged} already",
+                option="--tag",
+                got=target.tag,
+                fix="run again with another --tag",
             ) from error
 
 

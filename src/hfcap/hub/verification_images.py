@@ -40,7 +40,7 @@ def pictures_of_run(
         references = _references(run)
         for path in given[:count]:
             if reason := why_bad_picture(path):
-                raise ConfigError(f"--pictures {path}: {reason}; fix it, or leave it out")
+                raise ConfigError(reason, option="--pictures", got=str(path), fix="fix it, or remove it")
         rows = [{"image": load_picture(path), "captions": references.get(path.stem, [])} for path in given[:count]]
         return rows, f"{len(rows)} pictures given"
     path = run / runs.RUN_JSON

@@ -31,7 +31,7 @@ def load_scorer(clip_model: str) -> "ClipScorer":
 
 def _not_loaded(clip_model: str, error: Exception) -> ConfigError:
     reason = " ".join(str(error).split())[:300]
-    return ConfigError(f"clip_model {clip_model}: {reason}; give the folder or Hub id of a CLIP model")
+    return ConfigError(reason, option="clip_model", got=clip_model, fix="pass the folder or Hub id of a CLIP model")
 
 
 def _require(options: Options) -> None:
@@ -42,8 +42,9 @@ def _require(options: Options) -> None:
 
     if is_deepspeed_zero3_enabled() or is_fsdp_enabled():
         raise ConfigError(
-            "clip_score and ref_clip_score are not computed under ZeRO-3 and FSDP, which would split the CLIP model: "
-            "leave them out of metrics, and evaluate the finished run with hfcap evaluate"
+            "clip_score and ref_clip_score are not computed under ZeRO-3 and FSDP, which would split the CLIP model",
+            option="metrics",
+            fix="remove them, and evaluate the finished run with hfcap evaluate",
         )
     try:
         model_type = PretrainedConfig.get_config_dict(options.clip_model)[0].get("model_type")
@@ -51,8 +52,11 @@ def _require(options: Options) -> None:
         raise _not_loaded(options.clip_model, error) from error
     if model_type != CLIPConfig.model_type:
         raise ConfigError(
-            f"clip_model {options.clip_model} is of type {model_type}, whose score is not CLIPScore: give a CLIP "
-            "model (in Python hfcap.metrics.clip_score.ClipScorer computes the score of SigLIP)"
+            f"its type is {model_type}, whose score is not CLIPScore (in Python, hfcap.metrics.clip_score.ClipScorer "
+            "computes the score of SigLIP)",
+            option="clip_model",
+            got=options.clip_model,
+            wanted="a CLIP model",
         )
 
 

@@ -211,8 +211,10 @@ def spec_of_type(model_type: str) -> ModelTypeSpec:
     """
     if model_type not in MODEL_TYPES:
         raise ConfigError(
-            f"model: hfcap does not know captioners of type {model_type!r}; it knows {', '.join(MODEL_TYPES)}. "
-            "Add a row to the table in src/hfcap/models/model_types.py"
+            option="model_type",
+            got=model_type,
+            wanted=f"one of {', '.join(MODEL_TYPES)}",
+            fix="choose another model, or add a row to the table in src/hfcap/models/model_types.py",
         )
     return MODEL_TYPES[model_type]
 

@@ -23,16 +23,18 @@ def pretrained_config(option: str, source: str, revision: str | None = None) -> 
 @contextmanager
 def loading(option: str, source: str) -> Iterator[None]:
     """Let what cannot be loaded be one line that names the option."""
-    with one_line(f"{option}: {source} cannot be loaded; give a folder or a Hub id (owner/name)"):
+    with one_line(option, source, "cannot be loaded", fix="pass a folder or a Hub id (owner/name)"):
         yield
 
 
 @contextmanager
-def one_line(what: str) -> Iterator[None]:
-    """Let what transformers says of wrong files and settings be one line that begins with `what`."""
+def one_line(option: str, got: str | None = None, reason: str | None = None, fix: str | None = None) -> Iterator[None]:
+    """Raise what transformers says of wrong files and settings as a `ConfigError` with these fields."""
     try:
         yield
     except ConfigError:
         raise
     except (OSError, ValueError, RecursionError, StrictDataclassError) as error:
-        raise ConfigError(f"{what}: {shorten(str(error), 300, placeholder=' …')}") from error
+        said = shorten(str(error), 300, placeholder=" …")
+        reason = said if reason is None else f"{reason}: {said}"
+        raise ConfigError(reason, option=option, got=got, fix=fix) from error

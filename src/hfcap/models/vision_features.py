@@ -44,8 +44,10 @@ def encoder_features(model: nn.Module, encoder: nn.Module, pictures: Mapping[str
         return model.get_vision_features(pictures["pixel_values"])
     if set(pictures) != {"pixel_values"} or pictures["pixel_values"].ndim != 4:
         raise ConfigError(
-            f"feature_cache: the encoder of this {model.config.model_type} takes {', '.join(sorted(pictures))}, and "
-            "features of pictures of one size alone can be cached: set feature_cache: false"
+            f"the encoder of this {model.config.model_type} takes {', '.join(sorted(pictures))}, and only features of "
+            "images of one size can be cached",
+            option="feature_cache",
+            fix="set feature_cache: false",
         )
     layer = _feature_layer(model)
     if layer is None:
@@ -85,5 +87,5 @@ def _feature_layer(model: nn.Module) -> int | None:
     if layer is None or isinstance(layer, int):
         return layer
     raise ConfigError(
-        f"feature_cache: vision_feature_layer is {layer}, and the cache holds one layer: set feature_cache: false"
+        "the feature cache holds one layer", option="vision_feature_layer", got=layer, fix="set feature_cache: false"
     )

@@ -35,7 +35,7 @@ def check_minima(arguments) -> None:
         smallest = field.metadata.get("min", INHERITED_MINIMA.get(field.name))
         value = getattr(arguments, field.name, None)
         if smallest is not None and value is not None and not value >= smallest:
-            raise ConfigError(f"{field.name} is {value}; wanted {smallest} or more")
+            raise ConfigError(option=field.name, got=value, wanted=f"{smallest} or more")
 
 
 def check_schedule(args) -> None:
@@ -50,7 +50,8 @@ def check_schedule(args) -> None:
         get_scheduler(args.lr_scheduler_type, optimizer, 1, 10, scheduler_specific_kwargs=dict(kwargs))
     except (TypeError, ValueError) as error:
         name = SchedulerType(args.lr_scheduler_type).value
-        raise ConfigError(f"lr_scheduler_kwargs is {kwargs} for lr_scheduler_type {name!r}: {error}") from error
+        reason = f"lr_scheduler_type is {name!r}: {error}"
+        raise ConfigError(reason, option="lr_scheduler_kwargs", got=kwargs) from error
 
 
 def check_report_to(args) -> None:
@@ -62,12 +63,15 @@ def check_report_to(args) -> None:
     try:
         trackers = get_reporting_integration_callbacks(args.report_to)
     except ValueError as error:
-        raise ConfigError(f"report_to is {args.report_to}: {error}") from error
+        raise ConfigError(str(error), option="report_to", got=args.report_to) from error
     installed = get_available_reporting_integrations()
     missing = [name for name in args.report_to if name not in installed]
     if trackers and missing:
         raise ConfigError(
-            f"report_to is {args.report_to}: {', '.join(missing)} is not installed; install it, or leave it out"
+            f"{', '.join(missing)} is not installed",
+            option="report_to",
+            got=args.report_to,
+            fix="install it, or remove it",
         )
 
 
@@ -80,9 +84,11 @@ def check_whole_batch(num_rows: int, args) -> None:
     rows = args.per_device_train_batch_size * args.world_size
     if args.dataloader_drop_last and num_rows < rows:
         raise ConfigError(
-            f"dataloader_drop_last drops every batch: the training data has {num_rows} rows, and a batch of all "
-            f"processes {rows} (per_device_train_batch_size {args.per_device_train_batch_size} x {args.world_size}); "
-            "leave it out, or lower per_device_train_batch_size"
+            f"every batch would be dropped, as the training data has {num_rows} rows and a batch of all processes "
+            f"{rows} (per_device_train_batch_size {args.per_device_train_batch_size} x {args.world_size})",
+            option="dataloader_drop_last",
+            got=True,
+            fix="remove it, or lower per_device_train_batch_size",
         )
 
 
@@ -93,4 +99,9 @@ def check_best_metric(name: str | None, figures: Sequence[str]) -> None:
         ConfigError: they do not.
     """
     if name is not None and name.removeprefix("eval_") not in figures:
-        raise ConfigError(f"metric_for_best_model is {name!r}; evaluations compute {', '.join(figures)}")
+        raise ConfigError(
+            "evaluations compute only these",
+            option="metric_for_best_model",
+            got=name,
+            wanted=f"one of {', '.join(figures)}",
+        )

@@ -10,7 +10,7 @@ from transformers import TrainingArguments
 
 from hfcap.data.augmentation import LARGEST_JITTER, SMALLEST_CROP
 from hfcap.data.pictures import MAX_PIXELS
-from hfcap.errors import ConfigError, shown
+from hfcap.errors import ConfigError
 from hfcap.metrics import CLIP_MODEL, DEFAULT_METRICS, value_keys
 from hfcap.models.precision import fast_bfloat16
 from hfcap.training.argument_checks import (
@@ -99,11 +99,13 @@ class DataArguments(SourceArguments):
         super().__post_init__()
         if not SMALLEST_CROP <= self.crop <= 1:
             raise ConfigError(
-                f"crop is {self.crop}; wanted {SMALLEST_CROP} to 1 (no crop): a smaller part may lack what captions "
-                "name"
+                "a smaller part may lack what captions name",
+                option="crop",
+                got=self.crop,
+                wanted=f"{SMALLEST_CROP} to 1 (no crop)",
             )
         if not 0 <= self.color_jitter <= LARGEST_JITTER:
-            raise ConfigError(f"color_jitter is {self.color_jitter}; wanted 0 (none) to {LARGEST_JITTER}")
+            raise ConfigError(option="color_jitter", got=self.color_jitter, wanted=f"0 (none) to {LARGEST_JITTER}")
 
 
 @dataclass
@@ -126,7 +128,7 @@ class EncoderArguments:
                 try:
                     setattr(self, name, json.loads(value))
                 except (ValueError, RecursionError) as error:
-                    raise ConfigError(f"{name}: expected a mapping, got {shown(value)} ({error})") from error
+                    raise ConfigError(str(error), option=name, got=value, wanted="a mapping") from error
 
 
 @dataclass
@@ -211,16 +213,19 @@ TOKENIZER_HELP = (
 
 # Settings of `TrainingArguments` that a recipe does not follow, each with its default and what there is instead.
 NOT_FOLLOWED = {
-    "resume_from_checkpoint": (None, "the same command again goes on from the last whole checkpoint"),
-    "save_only_model": (False, "a run goes on from a checkpoint with optimizer, scheduler and random numbers only"),
+    "resume_from_checkpoint": (None, "the same command resumes from the last complete checkpoint"),
+    "save_only_model": (False, "a run resumes only from a checkpoint with optimizer, scheduler and random states"),
     "train_sampling_strategy": ("random", "the order is drawn by (seed, epoch), and max_row_tokens evens out lengths"),
     "optim_target_modules": (None, "the parts of a captioner have learning rates of their own"),
     "bf16_full_eval": (False, "a model is judged in the precision it is saved in"),
     "fp16_full_eval": (False, "a model is judged in the precision it is saved in"),
     "average_tokens_across_devices": (True, "a loss is over the targets of all processes"),
     "prediction_loss_only": (False, "evaluations caption eval_caption_images images"),
-    "deepspeed": (None, "accelerate launch --config_file configs/accelerate/deepspeed_zero3.yaml, or another there"),
-    "fsdp": (None, "accelerate launch --config_file configs/accelerate/fsdp2.yaml"),
+    "deepspeed": (
+        None,
+        "use accelerate launch --config_file configs/accelerate/deepspeed_zero3.yaml, or another there",
+    ),
+    "fsdp": (None, "use accelerate launch --config_file configs/accelerate/fsdp2.yaml"),
 }
 
 
@@ -263,15 +268,18 @@ class RunArguments(TrainingArguments):
     def __post_init__(self):
         for name, (default, instead) in NOT_FOLLOWED.items():
             if getattr(self, name, default) != default:
-                raise ConfigError(f"{name} is not followed: {instead}; leave it out")
+                raise ConfigError(f"not supported ({instead})", option=name, got=getattr(self, name), fix="remove it")
         for name in ("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs"):  # its name before 5.23
             kwargs = getattr(self, name, None)
             if isinstance(kwargs, str):
                 kwargs = json.loads(kwargs)
             if (kwargs or {}).get("use_reentrant"):
                 raise ConfigError(
-                    f"{name}: use_reentrant is true, and gradients then stop at parts whose inputs need none, as "
-                    "with LoRA or a frozen encoder; leave it out"
+                    "reentrant checkpoints pass no gradient to parts whose inputs need none, as with LoRA or a "
+                    "frozen encoder",
+                    option=f"{name}.use_reentrant",
+                    got=True,
+                    fix="remove it",
                 )
         self.use_cpu = self.use_cpu or not torch.cuda.is_available()
         if self.bf16:  # the Trainer's own name for it
@@ -286,9 +294,10 @@ class RunArguments(TrainingArguments):
         precision = "bf16" if self.bf16 else "fp16" if self.fp16 else "no"
         if self.mixed_precision != precision:
             raise ConfigError(
-                f"accelerate is set to mixed_precision {self.mixed_precision!r} (accelerate launch, or its "
-                f"configuration), and precision is {self.precision!r} here: give --precision bfloat16, or "
-                "accelerate launch --mixed_precision no"
+                f"accelerate (its launcher or its configuration) is set to mixed_precision {self.mixed_precision!r}",
+                option="precision",
+                got=self.precision,
+                fix="pass --precision bfloat16, or accelerate launch --mixed_precision no",
             )
         check_minima(self)
         check_schedule(self)
@@ -297,8 +306,10 @@ class RunArguments(TrainingArguments):
             self.eval_strategy == "no" or self.metric_for_best_model is None
         ):
             raise ConfigError(
-                f"early_stopping_patience is {self.early_stopping_patience}, but without eval_strategy and "
-                "metric_for_best_model nothing says when a run gets no better: give both, or leave it out"
+                "a run stops early by the metric metric_for_best_model of its evaluations (eval_strategy)",
+                option="early_stopping_patience",
+                got=self.early_stopping_patience,
+                fix="set both, or remove it",
             )
         if self.accelerator_config.dispatch_batches is None:
             self.accelerator_config.dispatch_batches = False
@@ -383,11 +394,19 @@ class CaptionTrainingArguments(RunArguments):
         check_best_metric(self.metric_for_best_model, ("loss", *value_keys(text_metrics(self))))
         if self.eval_caption_images == 1 and self.metric_for_best_model in ("cider", "eval_cider"):
             raise ConfigError(
-                "eval_caption_images is 1; wanted 2 or more for metric_for_best_model: cider, which is 0 of one image "
-                "(it weighs words by how few images have them)"
+                "cider, which is metric_for_best_model, is 0 for a single image (it weighs words by how few images "
+                "have them)",
+                option="eval_caption_images",
+                got=1,
+                wanted="2 or more",
             )
         if self.push_to_hub and self.hub_model_id is None:
-            raise ConfigError("push_to_hub: say where to with --hub_model_id USER/NAME")
+            raise ConfigError(
+                "no repository to push to",
+                option="push_to_hub",
+                got=True,
+                fix="pass --hub_model_id USER/NAME",
+            )
 
     def check(self, data_args: DataArguments, model_args: ModelArguments) -> None:
         """Refuse settings of data and model that this objective cannot follow; cross entropy follows all."""
@@ -406,11 +425,18 @@ class EncoderTrainingArguments(RunArguments):
         check_best_metric(self.metric_for_best_model, TAGGING_FIGURES)
         if self.label_smoothing_factor:
             raise ConfigError(
-                f"label_smoothing_factor is {self.label_smoothing_factor}: the words of a picture have no such loss; "
-                "leave it out"
+                "the multi-label loss of an encoder has no label smoothing",
+                option="label_smoothing_factor",
+                got=self.label_smoothing_factor,
+                fix="remove it",
             )
         if self.push_to_hub:
-            raise ConfigError("push_to_hub: an encoder alone is not published; train a captioner with it first")
+            raise ConfigError(
+                "an encoder alone is not published",
+                option="push_to_hub",
+                got=True,
+                fix="remove it, and train a captioner with the encoder",
+            )
 
 
 def loader_workers(on_cpu: bool) -> int:

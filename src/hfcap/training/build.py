@@ -70,7 +70,7 @@ def build_captioner(
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
     join = _join_llava if model_args.family == "llava" else _join_encoder_decoder
-    with one_line(f"family: {model_args.family} cannot be made of these parts"):
+    with one_line("family", model_args.family, "cannot be built from these parts"):
         model, processor = join(model_args, encoder, image_processor, tokenizer)
     # Those of a pretrained decoder stay behind: it may sample, and penalise repetition.
     model.generation_config = fresh_settings(model, **DEFAULT_DECODING, early_stopping=True)
@@ -104,8 +104,11 @@ def choose_kernels(model: PreTrainedModel | PeftModel, model_args: ModelArgument
         if not is_packable(model.config):
             language_model = model.config.get_text_config(decoder=True).model_type
             raise ConfigError(
-                f"attn_implementation: flex_attention is for packed rows, and {model.config.model_type} with "
-                f"{language_model} is not packed (docs/models.md); leave it out"
+                f"only packed rows use it, and {model.config.model_type} with {language_model} is not packed "
+                "(docs/models.md)",
+                option="attn_implementation",
+                got="flex_attention",
+                fix="remove it",
             )
         model.set_attn_implementation({"text_config": "flex_attention"})
     if model_args.compile_layers:
@@ -143,10 +146,12 @@ def picture_size(encoder: PreTrainedModel, image_processor: BaseImageProcessor) 
         sides = list(own) if isinstance(own, (list, tuple)) else [own, own]
         if own is None or sides == [height, width]:
             raise
-        option = f"image_size: {sides[0]}, or " if sides[0] == sides[1] else ""  # its sides are equal
+        option = f"set image_size: {sides[0]}, or " if sides[0] == sides[1] else ""  # its sides are equal
         raise ConfigError(
-            f"image_size: the {encoder.config.model_type} encoder is for pictures of {own} pixels, and its image "
-            f"processor makes {size}; give {option}an encoder for {size}"
+            f"the {encoder.config.model_type} encoder is for images of {own} pixels, and its image processor makes "
+            f"{size}",
+            option="image_size",
+            fix=f"{option}pass an encoder for {size}",
         ) from error
     return size
 

@@ -36,9 +36,12 @@ def check_positions(model: PreTrainedModel | PeftModel, collator: "CaptionCollat
     for name, length in lengths.items():
         if length is not None and before + length > positions:
             raise ConfigError(
-                f"{name} is {length}, and {before} tokens of picture and prompt stand before a caption, but "
-                f"{model.config.get_text_config(decoder=True).model_type} has {positions} positions: set {name} to "
-                f"{positions - before} or less, or take a decoder with more"
+                f"{model.config.get_text_config(decoder=True).model_type} has {positions} positions, of which image "
+                f"and prompt take {before}",
+                option=name,
+                got=length,
+                wanted=f"{positions - before} or less",
+                fix="lower it, or pass a decoder with more positions",
             )
 
 
@@ -95,8 +98,9 @@ class CaptionCollator:
         prefix = encode_prefix(self.processor, self.config, row, self.prompt)
         if self.packing and self.spec.image_tokens and prefix.input_ids[-1] == self.config.image_token_id:
             raise ConfigError(
-                f"prompt: {self.prompt!r} leaves an image token right before the caption, and a caption starts "
-                "from text: give a prompt, or a chat template with text after the image"
+                f"with {self.prompt!r} an image token comes right before the caption, which must follow text",
+                option="prompt",
+                fix="pass a prompt, or a chat template with text after the image",
             )
         return prefix
 

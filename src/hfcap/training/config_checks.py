@@ -15,9 +15,9 @@ from hfcap.training.parsing import nearest
 
 _TOKENS = dict.fromkeys(
     ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id", "image_token_id"),
-    "the tokenizer says it",
+    "the tokenizer sets it",
 )
-_MEASURED = dict.fromkeys(("image_seq_length", "vision_hidden_size", "vision_grid"), "it is measured")
+_MEASURED = dict.fromkeys(("image_seq_length", "vision_hidden_size", "vision_grid"), "it is measured from the encoder")
 _PARTS = dict.fromkeys(
     ("encoder", "decoder", "vision_config", "text_config"), "the parts have encoder_config and decoder_config"
 )
@@ -52,10 +52,15 @@ def config_class_of(option: str, config: Mapping) -> type[PreTrainedConfig]:
         ConfigError: `model_type` is missing or unknown.
     """
     if "model_type" not in config:
-        raise ConfigError(f"{option}: `model_type` is missing; got {sorted(config)}")
+        raise ConfigError(f"missing; only {sorted(config)} are there", option=f"{option}.model_type", fix="add it")
     model_type = config["model_type"]
     if model_type not in CONFIG_MAPPING:
-        raise ConfigError(f"{option}: unknown model_type {model_type!r}{nearest(str(model_type), CONFIG_MAPPING)}")
+        raise ConfigError(
+            "unknown to transformers",
+            option=f"{option}.model_type",
+            got=model_type,
+            fix=nearest(str(model_type), CONFIG_MAPPING),
+        )
     return CONFIG_MAPPING[model_type]
 
 
@@ -72,10 +77,13 @@ def check_keys(option: str, config: Mapping, config_class: type[PreTrainedConfig
     with one_line(option):
         for key in config:
             if key in taken:
-                raise ConfigError(f"{option}: leave out {key!r}: {taken[key]}")
+                raise ConfigError(taken[key], option=f"{option}.{key}", got=config[key], fix="remove it")
             if key not in known | {"model_type"} and not _is_read(key, settings, config_class):
                 raise ConfigError(
-                    f"{option}: {config_class.model_type} has no {key!r}{nearest(key, sorted(known - set(taken)))}"
+                    f"{config_class.model_type} has no such key",
+                    option=f"{option}.{key}",
+                    got=config[key],
+                    fix=nearest(key, sorted(known - set(taken))),
                 )
         config_class(**deepcopy(settings))
 
@@ -109,10 +117,14 @@ def check_decoder(family: str, config_class: type[PreTrainedConfig]) -> None:
         ConfigError: it is no language model, or has no cross-attention where the family needs it.
     """
     if config_class not in MODEL_FOR_CAUSAL_LM_MAPPING:
-        raise ConfigError(f"decoder: {config_class.model_type} is not a causal language model; take one, as gpt2")
+        raise ConfigError(
+            option="decoder", got=config_class.model_type, wanted="a causal language model, such as gpt2"
+        )
     forward = MODEL_FOR_CAUSAL_LM_MAPPING[config_class].forward
     if family == "encoder_decoder" and "encoder_hidden_states" not in inspect.signature(forward).parameters:
         raise ConfigError(
-            f"family: encoder_decoder needs a decoder with cross-attention, and {config_class.model_type} has none: "
-            f"take another ({' and '.join(PACKABLE_CROSS_ATTENTION)} are known to work), or family: llava"
+            f"it needs a decoder with cross-attention, and {config_class.model_type} has none",
+            option="family",
+            got=family,
+            fix=f"pass another decoder ({' and '.join(PACKABLE_CROSS_ATTENTION)} are known to work), or family: llava",
         )

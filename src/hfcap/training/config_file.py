@@ -16,7 +16,7 @@ class _UniqueKeyLoader(yaml.SafeLoader):
         keys = [(key.tag, str(key.value), key.start_mark) for key, _ in node.value]
         for index, (tag, key, mark) in enumerate(keys):
             if (tag, key) in [other[:2] for other in keys[:index]]:
-                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} twice; remove one", mark)
+                raise yaml.constructor.ConstructorError(None, None, f"key {key!r} occurs twice; remove one", mark)
         return super().construct_mapping(node, deep)
 
 
@@ -29,9 +29,11 @@ def read_config(path: str | Path) -> dict[str, Any]:
     try:
         config = yaml.load(Path(path).read_text(encoding="utf-8"), Loader=_UniqueKeyLoader)
     except OSError as error:
-        raise ConfigError(f"--config {path}: {error.strerror}") from error
+        raise ConfigError(error.strerror, option="--config", got=str(path), fix="pass a YAML file") from error
     except (yaml.YAMLError, UnicodeDecodeError, RecursionError) as error:
-        raise ConfigError(f"--config {path}: not YAML in UTF-8: {' '.join(str(error).split())}") from error
+        reason = " ".join(str(error).split())
+        raise ConfigError(reason, option="--config", got=str(path), wanted="YAML in UTF-8") from error
     if not isinstance(config, dict):
-        raise ConfigError(f"--config {path}: expected `key: value` lines, got {type(config).__name__}")
+        reason = f"the file holds a {type(config).__name__}"
+        raise ConfigError(reason, option="--config", got=str(path), wanted="`key: value` lines")
     return config

@@ -17,7 +17,9 @@ def current_backend(environment: Mapping[str, str] = os.environ) -> Backend:
             try:
                 stage = read_object(config_file)["zero_optimization"]["stage"]
             except (KeyError, TypeError, ValueError) as error:
-                raise ConfigError(f"{config_file}: no zero_optimization.stage can be read ({error}); add it") from None
+                raise ConfigError(
+                    f"not found in {config_file} ({error})", option="zero_optimization.stage", fix="add it"
+                ) from None
         return f"zero{stage}"
     if environment.get("ACCELERATE_USE_FSDP") == "true":
         return f"fsdp{environment.get('FSDP_VERSION', '1')}"

@@ -58,7 +58,9 @@ def read_adapter(folder: str | Path) -> AdapterWeights:
     """
     check_checkpoint(folder)
     if not Path(folder, ADAPTER_WEIGHTS).is_file():
-        raise ConfigError(f"{folder} has no {ADAPTER_WEIGHTS}: give the folder of a saved adapter")
+        raise ConfigError(
+            f"{ADAPTER_WEIGHTS} is missing", option="adapter", got=str(folder), wanted="the folder of a saved adapter"
+        )
     config = PeftConfig.from_pretrained(str(folder))
     _check_plain_lora(folder, config)
     halves: dict[str, dict[str, torch.Tensor]] = {}
@@ -76,23 +78,35 @@ def read_adapter(folder: str | Path) -> AdapterWeights:
     lost = [m for m in config.modules_to_save or () if not any(f".{m}." in f".{name}" for name in saved)]
     if lone or lost:
         raise VerificationError(
-            f"{folder} is not whole: {', '.join(lone + lost)} missing from {ADAPTER_WEIGHTS}; save it again"
+            f"{', '.join(lone + lost)} missing from {ADAPTER_WEIGHTS}",
+            option="adapter",
+            got=str(folder),
+            fix="save it again",
         )
     lora = {name: (pair["lora_A"], pair["lora_B"]) for name, pair in halves.items()}
     if not any(b.any() for _, b in lora.values()):
-        raise VerificationError(f"{folder}: all LoRA updates are zero, the adapter was not trained")
+        raise VerificationError(
+            "all LoRA updates are zero", option="adapter", got=str(folder), fix="train it before it is merged"
+        )
     scale = config.lora_alpha / (config.r**0.5 if config.use_rslora else config.r)
     return AdapterWeights(lora, scale, config.fan_in_fan_out, saved)
 
 
 def _check_plain_lora(folder: str | Path, config: PeftConfig) -> None:
     if not isinstance(config, LoraConfig):
-        raise ConfigError(f"{folder} is a {config.peft_type} adapter; hfcap ships LoRA adapters only")
+        raise ConfigError(
+            f"{folder} holds another type of adapter",
+            option="peft_type",
+            got=str(getattr(config.peft_type, "value", config.peft_type)),
+            wanted="LORA",
+        )
     for name in NOT_PLAIN:
         if getattr(config, name, None):
             raise ConfigError(
-                f"{folder} has {name}={getattr(config, name)!r}: what its merge must give is not checked here yet "
-                "(check_merge in src/hfcap/training/merge.py); merge it with PEFT and export the merged model"
+                f"the merge of {folder} could not be checked (check_merge in src/hfcap/training/merge.py)",
+                option=name,
+                got=getattr(config, name),
+                fix="merge it with PEFT and export the merged model",
             )
 
 
@@ -113,13 +127,17 @@ def load_base(base: str, revision: str | None = None) -> PreTrainedModel:
         config = AutoConfig.from_pretrained(base, revision=revision or "main")
     except OSError as error:
         raise ConfigError(
-            f"the adapter's base {base} is not available ({str(error).splitlines()[0]}); give --base_model "
-            "FOLDER or OWNER/NAME[@REVISION]"
+            f"not available ({str(error).splitlines()[0]})",
+            option="base of the adapter",
+            got=base,
+            fix="pass --base_model FOLDER or OWNER/NAME[@REVISION]",
         ) from error
     if getattr(config, "quantization_config", None):
         raise ConfigError(
-            f"{base} holds quantised weights only; a merge needs the original ones: give the model they were made "
-            "from, --base_model FOLDER or OWNER/NAME[@REVISION]"
+            "it holds quantized weights only, and a merge needs the original ones",
+            option="base of the adapter",
+            got=base,
+            fix="pass the model it was made from, --base_model FOLDER or OWNER/NAME[@REVISION]",
         )
     return AutoModelForImageTextToText.from_pretrained(base, revision=revision or "main", use_safetensors=True)
 

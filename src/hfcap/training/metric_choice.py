@@ -20,8 +20,10 @@ def check_metrics(args) -> None:
     """
     try:
         choose_metrics(metric_names(args.metrics), Options(tokenizer=args.tokenizer, clip_model=args.clip_model))
+    except ConfigError:
+        raise
     except ValueError as error:
-        raise ConfigError(f"metrics: {error}") from error
+        raise ConfigError(str(error), option="metrics", got=args.metrics) from error
 
 
 def metric_options(args) -> dict[str, Any]:

@@ -20,7 +20,11 @@ class _Parser(HfArgumentParser):
     """`HfArgumentParser` whose errors are one line."""
 
     def error(self, message: str) -> NoReturn:
-        raise ConfigError(message)
+        """Raise argparse's "argument --two_words/--two-words: reason"."""
+        if not message.startswith("argument "):
+            raise ConfigError(message)
+        names, _, reason = message.removeprefix("argument ").partition(": ")
+        raise ConfigError(reason, option=names.split("/")[0].removeprefix("--"))
 
     @staticmethod
     def _parse_dataclass_field(parser: ArgumentParser, field: Field) -> None:
@@ -51,10 +55,10 @@ def _take_config(argv: list[str]) -> str | None:
     for at in reversed([at for at, option in enumerate(argv) if option.partition("=")[0] == "--config"]):
         option, has_value, value = argv.pop(at).partition("=")
         if not has_value and at == len(argv):
-            raise ConfigError(f"{option}: expected a YAML file after it")
+            raise ConfigError("nothing follows it", option=option, wanted="a YAML file")
         files.append(value if has_value else argv.pop(at))
     if len(files) > 1:
-        raise ConfigError(f"--config is given twice ({files[-1]}, {files[0]}); give one file")
+        raise ConfigError(option="--config", got=files[::-1], wanted="one file")
     return files[0] if files else None
 
 
@@ -90,20 +94,35 @@ def parse_arguments(
     config = read_config(config_path) if config_path is not None else {}
     wanted = config.pop("recipe", recipe)
     if recipe is not None and wanted != recipe:
-        raise ConfigError(f"{config_path}: recipe is {wanted!r}, and this is {recipe!r}: use recipes/{wanted}.py")
+        raise ConfigError(
+            f"{config_path} is for another recipe",
+            option="recipe",
+            got=wanted,
+            wanted=recipe,
+            fix=f"use recipes/{wanted}.py",
+        )
     known = {f.name for dataclass in dataclasses for f in fields(dataclass) if f.init}
     for key in config:
         if key not in known:
-            raise ConfigError(f"{config_path}: unknown key {key!r}{nearest(key, known)}")
+            raise ConfigError(
+                f"unknown key in {config_path}",
+                option=str(key),  # its value may be secret: a token under a mistyped name
+                fix=nearest(str(key), known) or "remove it",
+            )
     hints = {name: hint for dataclass in dataclasses for name, hint in get_type_hints(dataclass).items()}
     for key, value in config.items():
         if isinstance(value, list) and not _takes_list(hints[key]):
-            fix = f"{key}: {','.join(map(str, value))}" if key == "metrics" else "give one value"
-            raise ConfigError(f"{config_path}: {key} is a list, {value}, and takes one value; {fix}")
+            fix = f"write {key}: {','.join(map(str, value))}" if key == "metrics" else None
+            raise ConfigError(f"a list in {config_path}", option=key, got=value, wanted="one value", fix=fix)
     nulls = [key for key, value in config.items() if value is None]
     for key in nulls:
         if type(None) not in get_args(hints[key]):
-            raise ConfigError(f"{config_path}: {key} is null; give a value, or leave it out for its default")
+            raise ConfigError(
+                f"null in {config_path}",
+                option=key,
+                wanted="a value",
+                fix="set one, or remove the key for its default",
+            )
     parser = _Parser(dataclasses, allow_abbrev=False, prog=prog)
     parser.set_defaults(**dict.fromkeys(nulls))
     try:
@@ -114,11 +133,11 @@ def parse_arguments(
         raise ConfigError(" ".join(str(error).split())) from error
     if unknown:
         name = unknown[0].removeprefix("--").split("=")[0]
-        raise ConfigError(f"unknown argument {unknown[0]!r}{nearest(name, known)}")
+        raise ConfigError("unknown argument", option=unknown[0], fix=nearest(name, known) or "remove it")
     return tuple(parsed)
 
 
-def nearest(name: str, known: Iterable[str]) -> str:
-    """Ask, at the end of an error, whether a wrong name was meant to be the known one most like it."""
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Ask, as the fix of an error, whether a wrong name was meant to be the known one most like it."""
     matches = get_close_matches(name.replace("-", "_"), known, n=1)
-    return f"; did you mean {matches[0]!r}?" if matches else ""
+    return f"did you mean {matches[0]!r}?" if matches else None

@@ -32,8 +32,9 @@ def image_lengths(data: CaptionDataset, collator: CaptionCollator) -> np.ndarray
     # Of our own types alone it is known that all pictures have `image_seq_length` tokens.
     if collator.spec.feature_input != "vision_features":
         raise ConfigError(
-            f"max_row_tokens: how many tokens {type(collator.processor).__name__} makes of a picture is known only "
-            "when it is decoded; leave it out"
+            f"how many tokens {type(collator.processor).__name__} makes of an image is known only when it is decoded",
+            option="max_row_tokens",
+            fix="remove it",
         )
     captions, prompts = list(data.rows["captions"]), [None] * len(data)
     if "prompt" in data.rows.column_names:
@@ -81,8 +82,11 @@ def count_rows(lengths: Sequence[int], max_row_tokens: int) -> int:
     """
     if max(lengths) > max_row_tokens:
         raise ConfigError(
-            f"max_row_tokens is {max_row_tokens}, but an image and its references take up to {max(lengths)} tokens: "
-            "raise it, or lower max_caption_tokens or references"
+            "an image and its references must fit into one row",
+            option="max_row_tokens",
+            got=max_row_tokens,
+            wanted=f"{max(lengths)} or more",
+            fix="raise it, or lower max_caption_tokens or references",
         )
     longest_first = sorted(map(int, lengths), reverse=True)
     candidates = range(-(-sum(longest_first) // max_row_tokens), len(longest_first) + 1)
@@ -146,10 +150,13 @@ def _train_sampler(
     seed = args.seed if args.data_seed is None else args.data_seed
     if args.max_row_tokens is None:
         return EpochSampler(len(data), seed) if isinstance(data, CaptionDataset) else None
+    reason, fix = None, "remove it"
     if not isinstance(data, CaptionDataset):
-        raise ConfigError("max_row_tokens: the lengths of a stream are not known beforehand; leave it out")
-    if collator.spec.layout == "encoder_decoder":
-        raise ConfigError("max_row_tokens: a row of an encoder-decoder attends to one image; leave it out")
-    if not collator.packing:
-        raise ConfigError("max_row_tokens: only packed rows hold several images; leave it out, or set packing: auto")
+        reason = "the lengths of a stream are not known beforehand"
+    elif collator.spec.layout == "encoder_decoder":
+        reason = "a row of an encoder-decoder attends to one image"
+    elif not collator.packing:
+        reason, fix = "only packed rows hold several images", "remove it, or set packing: auto"
+    if reason is not None:
+        raise ConfigError(reason, option="max_row_tokens", got=args.max_row_tokens, fix=fix)
     return RowSampler(image_lengths(data, collator), args.max_row_tokens, seed)

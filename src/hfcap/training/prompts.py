@@ -42,13 +42,16 @@ def save_trained_prompt(
             asked[default] += own[None]
         if given is not None and given not in asked:
             raise ConfigError(
-                f"prompt: no training row would be asked {given!r}, as rows have prompts of their own, which win: "
-                f"{_shown(asked)}; leave --prompt out, or give one of these"
+                f"no training row uses it, as the rows' own prompts take precedence: {_shown(asked)}",
+                option="prompt",
+                got=given,
+                fix="remove --prompt, or pass one of these",
             )
         if given is None and len(asked) > 1:
             raise ConfigError(
-                f"prompt: training rows have {len(asked)} prompts ({_shown(asked)}), and one is saved for whoever "
-                "captions; choose it with --prompt, or `prompt` in Python (rows keep their own)"
+                f"training rows have {len(asked)} prompts ({_shown(asked)}), and one of them is saved for captioning",
+                option="prompt",
+                fix="choose it with --prompt, or `prompt` in Python (rows keep their own)",
             )
         kept = next(iter(asked)) if given is None else given
     if kept is not None:
@@ -105,9 +108,10 @@ def check_later_prompt(row: dict, known: str | None) -> None:
     """
     if row.get("prompt") and row["prompt"] != known:
         raise ConfigError(
-            f"prompt: {row['image_id']} has the prompt {row['prompt']!r}, and the first {FIRST_OF_STREAM:,} rows of "
-            f"the stream had {'none' if known is None else repr(known)}, which is saved for whoever captions; choose "
-            "the one to save with --prompt (rows keep their own)"
+            f"{row['image_id']} has the prompt {row['prompt']!r}, and the first {FIRST_OF_STREAM:,} rows of the "
+            f"stream had {'none' if known is None else repr(known)}, which is saved for captioning",
+            option="prompt",
+            fix="choose the one to save with --prompt (rows keep their own)",
         )
 
 

@@ -95,7 +95,10 @@ def _acquire(lock: FileLock, folder: Path) -> None:
         lock.acquire(timeout=LOCK_PATIENCE)
     except Timeout:
         raise ConfigError(
-            f"another process is training in {folder}: wait until it ends, or give another --output_dir"
+            "another process is training there",
+            option="output_dir",
+            got=str(folder),
+            fix="wait until it ends, or pass another --output_dir",
         ) from None
 
 
@@ -281,7 +284,10 @@ def _changed_origins(before: Mapping[str, Any], now: Mapping[str, Any], finished
 def _refuse(folder: Path, changed: list[str]) -> None:
     if changed:
         raise ConfigError(
-            f"{folder} holds another run: {'; '.join(changed)}. Give another --output_dir, or remove {folder}"
+            f"this folder holds another run: {'; '.join(changed)}",
+            option="output_dir",
+            got=str(folder),
+            fix="pass another --output_dir, or remove the folder",
         )
 
 

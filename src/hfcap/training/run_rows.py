@@ -47,9 +47,11 @@ def load_evaluation_split(args: SourceArguments, folder: Path) -> datasets.Datas
     try:
         encoded = list(rows.cast_column("image", Image(decode=False)))
     except ValueError as error:  # a stream says what is wrong when it is read
-        raise ConfigError(f"data: {error}") from error
+        raise ConfigError(str(error), option="data") from error
     if not encoded:
-        raise ConfigError(f"data: no file of {args.data} has a row of the split {args.eval_split!r} with a caption")
+        raise ConfigError(
+            f"no file of {args.data} has a row of this split with a caption", option="eval_split", got=args.eval_split
+        )
     return datasets.Dataset.from_list(encoded, features=rows.features)
 
 
@@ -74,7 +76,7 @@ def load_split(
     try:
         return load_captions(args.data, split, num_images=limit, **options)
     except ValueError as error:
-        raise ConfigError(f"data: {error}") from error
+        raise ConfigError(str(error), option="data") from error
 
 
 def list_skipped(path: Path, split: str, skipped: dict[str, str]) -> None:

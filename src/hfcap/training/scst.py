@@ -75,18 +75,21 @@ class ScstArguments(CaptionTrainingArguments):
         check_model(model_args)
         if current_backend() not in ("single", "ddp"):
             raise ConfigError(
-                f"self-critical training samples in every step and is not offered on {current_backend()}: use DDP"
+                "self-critical training samples in every step, which is not supported on engines that divide weights",
+                option="training engine",
+                got=current_backend(),
+                wanted="single or ddp",
+                fix="use DDP",
             )
-        if data_args.streaming:
-            raise ConfigError("streaming: the reward needs every image's references at hand; leave it out")
-        if data_args.references is not None:
-            raise ConfigError("references: the reward compares each sample with all of an image's; leave it out")
-        if self.label_smoothing_factor:
-            raise ConfigError("label_smoothing_factor: samples are learned by their reward; leave it out")
-        if self.max_row_tokens is not None:
-            raise ConfigError(
-                "max_row_tokens: samples are drawn in each step, so no length is known before; leave it out"
-            )
+        refused = {
+            "streaming": (data_args.streaming, "the reward needs the references of all images in memory"),
+            "references": (data_args.references, "the reward compares each sample with all references of its image"),
+            "label_smoothing_factor": (self.label_smoothing_factor, "samples are learned by their reward"),
+            "max_row_tokens": (self.max_row_tokens, "samples are drawn in each step, so no length is known before"),
+        }
+        for name, (value, reason) in refused.items():
+            if value:
+                raise ConfigError(reason, option=name, got=value, fix="remove it")
 
 
 def with_end(caption: str, tokenizer: str = "ptb") -> str:
@@ -102,8 +105,11 @@ def caption_reward(references: Mapping[str, Sequence[str]], tokenizer: str = "pt
     """
     if len(references) < 2:
         raise ConfigError(
-            f"self-critical training on {len(references)} image learns nothing: CIDEr-D weighs words by how few "
-            "images have them, so every reward is 0; train on 2 images or more (max_train_images)"
+            "CIDEr-D weighs words by how few images have them, so every reward would be 0",
+            option="number of training images",
+            got=len(references),
+            wanted="2 or more",
+            fix="raise max_train_images, or give more data",
         )
     ended = {image_id: [with_end(text, tokenizer) for text in texts] for image_id, texts in references.items()}
     return CiderDReward(ended, tokenizer=tokenizer)

@@ -70,30 +70,48 @@ def check_supported(args: ModelArguments, model_type: str, backend: Backend) -> 
     spec, family = spec_of_type(model_type), FAMILIES.get(model_type, "native")
     if args.strategy not in spec.strategies:
         raise ConfigError(
-            f"strategy {args.strategy!r} is not offered for {model_type}: choose one of {', '.join(spec.strategies)}"
+            f"not supported for {model_type}",
+            option="strategy",
+            got=args.strategy,
+            wanted=f"one of {', '.join(spec.strategies)}",
         )
     if args.strategy == "lora" and args.model is None:
         raise ConfigError(
-            "strategy 'lora' needs a base model: pass --model, for "
-            "instance the run of these parts with strategy 'projector'"
+            "LoRA needs a base model",
+            option="strategy",
+            got=args.strategy,
+            fix="pass --model, for instance the run of these parts with strategy 'projector'",
         )
     backends = SUPPORT[family, args.strategy]
     if backend not in backends:
         raise ConfigError(
-            f"strategy {args.strategy!r} of {model_type} is not offered on {backend}: use one of {', '.join(backends)}"
+            f"not supported for strategy {args.strategy!r} of {model_type} (docs/compatibility.md)",
+            option="training engine",
+            got=backend,
+            wanted=f"one of {', '.join(backends)}",
         )
     if backend == "fsdp2" and model_type in NOT_ON_FSDP2:
-        raise ConfigError(f"{model_type} is not offered on {backend}: use DDP or a ZeRO stage (docs/compatibility.md)")
+        raise ConfigError(
+            f"not supported for {model_type} (docs/compatibility.md)",
+            option="training engine",
+            got=backend,
+            fix="use DDP or a ZeRO stage",
+        )
     _check_kernels(args, model_type, backend)
     if args.feature_cache and spec.feature_input is None:
         able = ", ".join(name for name, other in MODEL_TYPES.items() if other.feature_input)
         raise ConfigError(
-            f"feature_cache: {model_type} takes no cached features ({able} do): set feature_cache: false"
+            f"{model_type} takes no cached features ({able} do)",
+            option="feature_cache",
+            got=True,
+            fix="set feature_cache: false",
         )
     if args.feature_cache and "encoder" in TRAINED_PARTS[args.strategy]:
         raise ConfigError(
-            f"feature_cache needs a frozen encoder, and strategy {args.strategy!r} trains it: "
-            "set strategy: frozen_encoder, or feature_cache: false"
+            f"features are cached for a frozen encoder, and strategy {args.strategy!r} trains it",
+            option="feature_cache",
+            got=True,
+            fix="set strategy: frozen_encoder, or feature_cache: false",
         )
 
 
@@ -101,13 +119,25 @@ def _check_kernels(args: ModelArguments, model_type: str, backend: Backend) -> N
     if args.attn_implementation == "flex_attention":
         if spec_of_type(model_type).layout == "encoder_decoder":
             raise ConfigError(
-                f"attn_implementation: flex_attention is for image and text in one row, and {model_type} looks at the "
-                "image apart from its text; leave it out"
+                f"it needs image and text in one row, and {model_type} reads the image by cross-attention",
+                option="attn_implementation",
+                got=args.attn_implementation,
+                fix="remove it",
             )
         if not torch.cuda.is_available():
-            raise ConfigError("attn_implementation: flex_attention trains on a GPU alone; leave it out here")
+            raise ConfigError(
+                "it trains on a GPU only, and this machine has none",
+                option="attn_implementation",
+                got=args.attn_implementation,
+                fix="remove it",
+            )
     if args.compile_layers and backend not in ("single", "ddp"):
-        raise ConfigError(f"compile_layers is not offered on {backend}, which hooks into every layer; leave it out")
+        raise ConfigError(
+            f"not supported on {backend}, which hooks into every layer",
+            option="compile_layers",
+            got=True,
+            fix="remove it",
+        )
 
 
 def check_learning_rates(model_args: ModelArguments, args: CaptionTrainingArguments, model_type: str) -> None:
@@ -121,12 +151,14 @@ def check_learning_rates(model_args: ModelArguments, args: CaptionTrainingArgume
         if getattr(args, name) is None:
             continue
         if not getattr(spec_of_type(model_type), part):
-            raise ConfigError(f"{name} is {getattr(args, name):g}, and {model_type} has no {part}; leave it out")
+            raise ConfigError(f"{model_type} has no {part}", option=name, got=getattr(args, name), fix="remove it")
         if part not in TRAINED_PARTS[model_args.strategy]:
             able = [strategy for strategy, parts in TRAINED_PARTS.items() if part in parts]
             raise ConfigError(
-                f"{name} is {getattr(args, name):g}, and strategy {model_args.strategy!r} keeps the {part} frozen; "
-                f"leave it out, or set strategy: {' or '.join(able)}"
+                f"strategy {model_args.strategy!r} keeps the {part} frozen",
+                option=name,
+                got=getattr(args, name),
+                fix=f"remove it, or set strategy: {' or '.join(able)}",
             )
 
 
@@ -142,7 +174,10 @@ def choose_packing(packing: Literal["auto", "always", "never"], config: PreTrain
     reason = f"{config.model_type} with {language_model} is not among the models whose packed rows are exact"
     if packing == "always":
         raise ConfigError(
-            f"packing: {reason} (docs/models.md lists them); set packing: auto for one row per reference"
+            f"{reason} (docs/models.md lists them)",
+            option="packing",
+            got=packing,
+            fix="set packing: auto for one row per reference",
         )
     logger.info("one row per reference, no packing: %s", reason)
     return False
@@ -155,14 +190,26 @@ def check_data(data_args: DataArguments, model_args: ModelArguments, args: Capti
         ConfigError: a stream without `max_steps`, or with cached features; cached features of pictures that change.
     """
     if data_args.streaming and args.max_steps <= 0:
-        raise ConfigError("streaming: a stream has no length; give max_steps, the optimizer steps to train")
+        raise ConfigError(
+            "a stream has no length",
+            option="streaming",
+            got=True,
+            fix="set max_steps, the number of optimizer steps",
+        )
     if data_args.streaming and model_args.feature_cache:
-        raise ConfigError("streaming: the feature cache holds a whole data set; leave out one of the two")
+        raise ConfigError(
+            "the feature cache holds a whole data set",
+            option="streaming",
+            got=True,
+            fix="remove streaming or feature_cache",
+        )
     changing = [name for name, off in (("crop", 1), ("color_jitter", 0)) if getattr(data_args, name) != off]
     if model_args.feature_cache and changing:
         raise ConfigError(
-            f"{changing[0]}: cached features are those of the plain (and mirrored) picture; leave it out, or set "
-            "feature_cache: false"
+            "cached features are those of the plain (and mirrored) image",
+            option=changing[0],
+            got=getattr(data_args, changing[0]),
+            fix="remove it, or set feature_cache: false",
         )
 
 
@@ -178,11 +225,19 @@ def check_captioner(args: ModelArguments) -> None:
         return
     if args.strategy == "qlora":
         raise ConfigError(
-            "strategy 'qlora' loads a `model` in 4 bits, and recipes/train_qlora.py does: use that recipe"
+            "only recipes/train_qlora.py loads a model in 4 bits",
+            option="strategy",
+            got=args.strategy,
+            fix="use that recipe",
         )
     unused = _changed(args, ("lora_r", "lora_alpha", "lora_dropout"))
     if unused and args.strategy != "lora":
-        raise ConfigError(f"{unused[0]}: strategy {args.strategy!r} has no LoRA; leave it out, or set strategy: lora")
+        raise ConfigError(
+            f"strategy {args.strategy!r} trains no LoRA matrices",
+            option=unused[0],
+            got=getattr(args, unused[0]),
+            fix="remove it, or set strategy: lora",
+        )
     if args.model is not None:
         check_model(args)
         return
@@ -194,18 +249,33 @@ def check_captioner(args: ModelArguments) -> None:
         decoder_class = type(pretrained_config("decoder", args.decoder))
         unused = _changed(args, ("vocab_size", "plain_text"))
         if unused:
-            raise ConfigError(f"{unused[0]}: decoder {args.decoder!r} brings a tokenizer of its own; leave it out")
+            raise ConfigError(
+                f"decoder {args.decoder!r} has its own tokenizer",
+                option=unused[0],
+                got=getattr(args, unused[0]),
+                fix="remove it",
+            )
     check_decoder(args.family, decoder_class)
     captioner = HfcapLlavaConfig if args.family == "llava" else HfcapEncoderDecoderConfig
     check_keys("bridge_config", args.bridge_config or {}, captioner)
     if args.encoder is not None and args.encoder_training is None:
         pretrained_config("encoder", args.encoder)
     if args.encoder_training is not None and args.encoder is None:
-        raise ConfigError("encoder_training: say with `encoder` where its run leaves the encoder (its model/)")
-    if args.encoder_config is not None and args.image_size is None:
-        raise ConfigError("image_size: an encoder from scratch needs it (the side of the picture in pixels)")
+        raise ConfigError(
+            "the trained encoder has no place",
+            option="encoder_training",
+            got=args.encoder_training,
+            fix="set encoder to the model/ folder of that run",
+        )
+    if args.encoder_config is not None:
+        _require_image_size(args)
     if args.image_processor_config is not None:
-        raise ConfigError("image_processor_config is for a loaded `model`; with an encoder, image_size sets the size")
+        raise ConfigError(
+            "only the image processor of a loaded `model` can be changed",
+            option="image_processor_config",
+            got=args.image_processor_config,
+            fix="remove it; with an encoder, image_size sets the size",
+        )
 
 
 def check_model(args: ModelArguments) -> None:
@@ -215,11 +285,18 @@ def check_model(args: ModelArguments) -> None:
         ConfigError: it is not, it is an adapter, or a setting would be left unread.
     """
     if args.model is None:
-        raise ConfigError("model: give the captioner to start from (a run folder, a model folder or a Hub id)")
+        raise ConfigError(
+            "no captioner to start from", option="model", fix="pass a run folder, a model folder or a Hub id"
+        )
     check_whole_weights(args.model)
     unused = _changed(args, BUILDING)
     if unused:
-        raise ConfigError(f"model: {args.model!r} is built already; leave out {', '.join(unused)}, or model")
+        raise ConfigError(
+            "it is loaded whole, so nothing is built from parts",
+            option="model",
+            got=args.model,
+            fix=f"remove {', '.join(unused)}, or model",
+        )
 
 
 def check_whole_weights(model: str) -> None:
@@ -231,9 +308,12 @@ def check_whole_weights(model: str) -> None:
     folder = Path(model).expanduser()
     if (folder / "adapter_config.json").is_file() and not (folder / "config.json").is_file():
         raise ConfigError(
-            f"model: {model} is an adapter, and a run starts from whole weights: an adapter trained on top of it "
-            "would need both to be loaded. Give what it was merged into (the run folder, which means its merged/), or "
-            f"merge it first: hfcap export {model} --merge --to FOLDER, then --model FOLDER"
+            "this is an adapter, and an adapter trained on top of it would need both to be loaded",
+            option="model",
+            got=model,
+            wanted="whole weights",
+            fix="pass its run folder, whose merged/ is then loaded, or merge it first: "
+            f"hfcap export {model} --merge --to FOLDER, then --model FOLDER",
         )
 
 
@@ -251,9 +331,12 @@ def check_decoding(args: CaptionTrainingArguments, trains_adapter: bool) -> None
     """
     given = given_decoding(args)
     if given and trains_adapter:
+        name, value = next(iter(given.items()))
         raise ConfigError(
-            f"{next(iter(given))}: an adapter decodes by the generation_config.json of its base; leave it out, train "
-            "the base with it, or give it to recipes/evaluate.py and `hfcap caption`"
+            "an adapter decodes by the generation_config.json of its base",
+            option=name,
+            got=value,
+            fix="remove it, train the base with it, or pass it to recipes/evaluate.py and `hfcap caption`",
         )
     check_savable(GenerationConfig(**DEFAULT_DECODING | given))
 
@@ -267,22 +350,38 @@ def check_encoder(data_args: DataArguments, args: EncoderArguments, backend: Bac
     """
     if backend in ("zero3", "fsdp1", "fsdp2"):
         raise ConfigError(
-            f"an encoder alone is not trained on {backend}, which divides its weights: train it on one process or by "
-            "DDP, then give its model/ as `encoder`, and leave out encoder_training"
+            "an encoder alone is not trained on an engine that divides its weights",
+            option="training engine",
+            got=backend,
+            wanted="single or ddp",
+            fix="train the encoder on one process or with DDP, then pass its model/ as `encoder` and remove "
+            "encoder_training",
         )
     _check_part(args, "encoder")
+    _require_image_size(args)
+    refused = {
+        "streaming": (data_args.streaming or None, "the words of all captions are counted before training"),
+        "references": (data_args.references, "an encoder learns the words of all captions of an image"),
+        "prompt": (data_args.prompt, "an encoder learns the words of captions, without a prompt"),
+    }
+    for name, (value, reason) in refused.items():
+        if value is not None:
+            raise ConfigError(reason, option=name, got=value, fix="remove it")
+
+
+def _require_image_size(args: EncoderArguments) -> None:
     if args.image_size is None:
-        raise ConfigError("image_size: give it (the side of the picture in pixels that the encoder sees)")
-    if data_args.streaming:
-        raise ConfigError("streaming: the words of all captions are counted before training; leave it out")
-    for name in ("references", "prompt"):
-        if getattr(data_args, name) is not None:
-            raise ConfigError(f"{name}: an encoder learns the words of all captions, without a prompt; leave it out")
+        raise ConfigError("an encoder needs the side of its images in pixels", option="image_size", fix="set it")
 
 
 def _check_part(args: EncoderArguments, part: str) -> None:
     pretrained, config = getattr(args, part), getattr(args, f"{part}_config")
     if (pretrained is None) == (config is None):
-        raise ConfigError(f"give one of {part} (a pretrained one) and {part}_config (from scratch), or a model")
+        raise ConfigError(
+            f"neither {part} nor {part}_config is set" if config is None else f"{part}_config is set too",
+            option=part,
+            got=pretrained,
+            fix=f"set either {part} (pretrained) or {part}_config (from scratch), or start from a model",
+        )
     if config is not None:
         check_keys(f"{part}_config", config, config_class_of(f"{part}_config", config))

@@ -128,7 +128,12 @@ def run_prerequisite(
         if not part.exists():
             recipe = main.__module__.rpartition(".")[2]
             command = f"accelerate launch recipes/{recipe}.py {' '.join(argv)}"
-            raise ConfigError(f"dry_run trains nothing, and {part} does not exist yet: {command}")
+            raise ConfigError(
+                f"a dry run trains nothing, and {part} does not exist yet",
+                option="dry_run",
+                got=True,
+                fix=f"run {command}",
+            )
         return
     main(argv)
     # accelerate keeps the precision of a process's first training; this one has its own.

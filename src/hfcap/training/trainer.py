@@ -230,7 +230,10 @@ class CaptionTrainer(FiniteTrainer):
         """Train as `Trainer` does; afterwards `throughput_summary` holds the figures of the whole training."""
         if self.args.dry_run:
             raise ConfigError(
-                "dry_run trains nothing: print(hfcap.training.dry_run.describe_run(trainer)), or leave it out"
+                "a dry run trains nothing",
+                option="dry_run",
+                got=True,
+                fix="print(hfcap.training.dry_run.describe_run(trainer)), or remove it",
             )
         with nullcontext() if self.args.torch_compile else uses_packed_sdpa(self.model):
             output = super().train(*args, **kwargs)
@@ -283,8 +286,9 @@ class CaptionTrainer(FiniteTrainer):
             groups = parameter_groups(model, decay, self.args.weight_decay, rates)
             if not groups:
                 raise ConfigError(
-                    "model: none of its parameters trains (requires_grad); load an adapter with is_trainable=True, or "
-                    "give a model that is not frozen"
+                    "none of its parameters trains (requires_grad)",
+                    option="model",
+                    fix="load an adapter with is_trainable=True, or pass a model that is not frozen",
                 )
             optimizer_class, optimizer_kwargs = self.get_optimizer_cls_and_kwargs(self.args, model)
             self.optimizer = optimizer_class(groups, **optimizer_kwargs)

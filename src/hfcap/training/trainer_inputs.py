@@ -35,8 +35,9 @@ def load_trained(
         return model, processor or loaded
     if processor is None:
         raise ConfigError(
-            "processing_class: a model is given without its processor; give that of `load_captioner`, or the folder "
-            "or Hub id of the captioner as `model`"
+            "the model is given without its processor",
+            option="processing_class",
+            fix="pass that of `load_captioner`, or the folder or Hub id of the captioner as `model`",
         )
     return model, processor
 
@@ -49,8 +50,10 @@ def check_arguments(args: CaptionTrainingArguments) -> None:
     """
     if args.push_to_hub:
         raise ConfigError(
-            "push_to_hub: recipes follow it, as they evaluate and verify what they upload, and a trainer would upload "
-            "checkpoints; leave it out, save the captioner, then `hfcap evaluate` and `hfcap push` its folder"
+            "a trainer would upload checkpoints; recipes evaluate and verify what they upload",
+            option="push_to_hub",
+            got=True,
+            fix="remove it, save the captioner, then `hfcap evaluate` and `hfcap push` its folder",
         )
 
 
@@ -74,7 +77,9 @@ def as_evaluation_data(data) -> CaptionDataset | None:
     """
     if isinstance(data, (datasets.IterableDataset, CaptionStream)):
         raise ConfigError(
-            "eval_dataset is a stream, and each evaluation goes over all rows: load that split without streaming"
+            "a stream, and each evaluation reads all rows",
+            option="eval_dataset",
+            fix="load that split without streaming",
         )
     if data is None or isinstance(data, torch.utils.data.Dataset):
         return data
@@ -85,18 +90,21 @@ def as_evaluation_data(data) -> CaptionDataset | None:
 def _check_rows(name: str, rows) -> None:
     if not isinstance(rows, (datasets.Dataset, datasets.IterableDataset)):
         raise ConfigError(
-            f"{name} is a {type(rows).__name__}; wanted the rows of one split, as `load_captions` gives them "
-            "(datasets.Dataset.from_list makes them of a list)"
+            f"a {type(rows).__name__}",
+            option=name,
+            wanted="the rows of one split, as `load_captions` returns them",
+            fix="convert a list with datasets.Dataset.from_list",
         )
     features = rows.features or {}
     missing = [column for column in COLUMNS if column not in features]
     if features and missing:
         raise ConfigError(
-            f"{name} has no column {', '.join(missing)} (it has {', '.join(features)}); rename its columns, or read "
-            "the source by `load_captions`, which finds them"
+            f"no column {', '.join(missing)} (it has {', '.join(features)})",
+            option=name,
+            fix="rename its columns, or read the source with `load_captions`, which finds them",
         )
     if features and not isinstance(features["captions"], (datasets.List, datasets.LargeList)):
-        raise ConfigError(f"{name}: a row's `captions` is {features['captions']}, wanted a list of strings")
+        raise ConfigError(option=f"{name}.captions", got=features["captions"], wanted="a list of strings per row")
 
 
 def caption_collator(

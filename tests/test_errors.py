@@ -1,0 +1,61 @@
+"""Errors of one line: their fields, what is printed, and their way between processes."""
+
+import pickle
+
+import pytest
+
+from hfcap import distributed
+from hfcap.errors import ConfigError, VerificationError, WorkError
+
+
+@pytest.mark.parametrize(
+    ("fields", "line"),
+    [
+        (
+            {"option": "crop", "got": 2, "wanted": "0.5 to 1", "reason": "it cuts", "fix": "remove it"},
+            "crop is 2; wanted 0.5 to 1: it cuts; remove it",
+        ),
+        ({"option": "crop", "got": "x", "wanted": "a number"}, "crop is 'x'; wanted a number"),
+        ({"option": "crop", "got": False, "reason": "it cuts"}, "crop is False: it cuts"),
+        (
+            {"option": "model", "reason": "missing", "wanted": "a folder", "fix": "pass one"},
+            "model: missing; wanted a folder; pass one",
+        ),
+        ({"option": "model", "fix": "pass one"}, "model; pass one"),
+        ({"reason": "no room left", "fix": "make room"}, "no room left; make room"),
+        ({"option": "crop", "got": "x" * 999}, f"crop is '{'x' * 160}'… (999 characters)"),
+    ],
+)
+@pytest.mark.parametrize("kind", [ConfigError, WorkError, VerificationError])
+def test_the_line_is_composed_of_the_fields(kind, fields, line):
+    error = kind(**fields)
+    assert str(error) == line
+    for name in ("option", "got", "wanted", "reason", "fix"):
+        assert getattr(error, name) == fields.get(name)
+
+
+def test_every_process_raises_the_error_of_the_main_one_with_its_fields(monkeypatch):
+    class Other:
+        is_main_process, num_processes = False, 2
+
+    class Main:
+        is_main_process, num_processes = True, 2
+
+    def decide():
+        raise ConfigError("it cuts", option="crop", got=2, wanted="0.5 to 1", fix="remove it")
+
+    sent = []
+    monkeypatch.setattr(distributed, "broadcast_object_list", lambda answer: sent.append(pickle.dumps(answer)))
+    monkeypatch.setattr(distributed, "PartialState", Main)
+    with pytest.raises(ConfigError):
+        distributed.main_process_decides(decide)
+
+    def receive(answer):
+        answer[:] = pickle.loads(sent[0])
+
+    monkeypatch.setattr(distributed, "broadcast_object_list", receive)
+    monkeypatch.setattr(distributed, "PartialState", Other)
+    with pytest.raises(ConfigError) as raised:
+        distributed.main_process_decides(decide)
+    assert str(raised.value) == "crop is 2; wanted 0.5 to 1: it cuts; remove it"
+    assert (raised.value.option, raised.value.got, raised.value.fix) == ("crop", 2, "remove it")
