@@ -7,9 +7,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 
 import pytest
 import torch
-from tiny import TINY_ENCODER, TINY_GPT2, TINY_LLAMA
 
-from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
+from tiny.captioners import TINY_ENCODER, build_joined, captions_of
 
 
 @pytest.fixture(autouse=True)
@@ -29,17 +28,10 @@ def scene_rows():
 @pytest.fixture
 def build_tiny(scene_rows):
     """Build a tiny captioner and processor of a family, with the same weights every time."""
-    from hfcap.training.build import build_captioner
 
     def build(family: str, pad_is_eos: bool = False, encoder_config: dict = TINY_ENCODER):
         torch.manual_seed(0)
-        decoder = TINY_LLAMA if family == "llava" else TINY_GPT2
-        model_args = ModelArguments(
-            family=family, encoder_config=encoder_config, decoder_config=decoder, image_size=32, vocab_size=350
-        )
-        args = CaptionTrainingArguments(num_beams=1, max_new_tokens=8)
-        captions = [caption for captions in scene_rows["captions"] for caption in captions]
-        model, processor = build_captioner(model_args, args, captions)
+        model, processor = build_joined(family, captions_of(scene_rows), encoder_config=encoder_config)
         if pad_is_eos:
             processor.tokenizer.pad_token = processor.tokenizer.eos_token
         return model, processor

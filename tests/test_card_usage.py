@@ -31,7 +31,7 @@ from hfcap.models.model_types import MODEL_TYPES
 from hfcap.predictions import write_predictions
 from hfcap.provenance import run_record
 from hfcap.runs import write_metrics
-from native_models import build_native
+from tiny.native import build_native
 
 WORDS = ["<pad>", "<bos>", "<eos>", "<unk>", "<image>", "\n", *(f"word{n}" for n in range(30))]
 IDS = {"pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 2, "vocab_size": len(WORDS)}

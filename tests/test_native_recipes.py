@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from hfcap import cli
 from hfcap.data.scenes import load_scenes
-from native_models import build_native
+from tiny.native import build_native
 
 RECIPES = Path(__file__).parents[1] / "recipes"
 

@@ -14,7 +14,7 @@ from hfcap.data.scenes import load_scenes
 from hfcap.generation.inputs import caption_prompt, keep_caption_prompt
 from hfcap.training.strategies import apply_strategy
 from refusals import refused
-from tiny_training import STEPS_ALONE
+from tiny.training import STEPS_ALONE
 
 
 def test_importing_hfcap_loads_nothing_heavy():

@@ -15,7 +15,6 @@ import pytest
 import torch
 import yaml
 from safetensors.torch import load_file, save_file
-from tiny import TINY_ENCODER, TINY_GPT2, TINY_LLAMA
 from transformers import AutoProcessor
 
 from hfcap import cli
@@ -27,6 +26,7 @@ from hfcap.recipes import train, train_encoder, train_qlora, train_scst
 from hfcap.training.trainer import CaptionTrainer
 from hub.local_hub import LocalHub
 from refusals import refused
+from tiny.captioners import TINY_ENCODER, TINY_GPT2, TINY_LLAMA
 
 ROOT = Path(__file__).parents[1]
 TINY = {

@@ -1,8 +1,8 @@
 import pytest
-from tiny_encoder import BLOCK, NUM_IMAGES
 
 from hfcap.data import feature_store
 from hfcap.data.scenes import load_scenes
+from tiny.cached_encoder import BLOCK, NUM_IMAGES
 
 
 @pytest.fixture

@@ -19,10 +19,10 @@ from source_forms import (
     sidecars,
     webdataset,
 )
-from tiny import TINY_ENCODER, TINY_LLAMA
 
 from hfcap.cli import main
 from hfcap.data.scenes import load_scenes
+from tiny.captioners import TINY_ENCODER, TINY_LLAMA
 
 ROOT = Path(__file__).parents[2]
 # Appended to the printed command: small enough for a test.

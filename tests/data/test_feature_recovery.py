@@ -8,9 +8,9 @@ from types import SimpleNamespace
 
 import pytest
 import torch
-from tiny_encoder import BLOCK, NUM_IMAGES, TinyModel, build, direct
 
 from hfcap.data import feature_store
+from tiny.cached_encoder import BLOCK, NUM_IMAGES, TinyModel, build, direct
 
 pytestmark = pytest.mark.usefixtures("small_blocks")
 
@@ -155,7 +155,7 @@ def run_script(tmp_path, body):
             """
             import os, signal, sys, time
             sys.path.insert(0, sys.argv[2])
-            import tiny_encoder as here
+            from tiny import cached_encoder as here
             from hfcap.data.scenes import load_scenes
             from hfcap.data import feature_store
             feature_store.IMAGES_PER_BLOCK = here.BLOCK
@@ -165,7 +165,7 @@ def run_script(tmp_path, body):
         )
         + textwrap.dedent(body)
     )
-    command = [sys.executable, str(script), str(tmp_path / "cache"), os.path.dirname(__file__)]
+    command = [sys.executable, str(script), str(tmp_path / "cache"), os.path.dirname(os.path.dirname(__file__))]
     return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
 
 

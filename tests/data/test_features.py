@@ -7,8 +7,6 @@ import torch
 from datasets import Dataset, Features, List, Value
 from datasets import Image as ImageFeature
 from PIL import Image
-from tiny import TINY_VIT
-from tiny_encoder import BLOCK, NUM_IMAGES, TinyImageProcessor, TinyModel, build, direct
 from torch import nn
 
 from hfcap.data.augmentation import mirror_is_true
@@ -16,6 +14,8 @@ from hfcap.data.features import FeatureCache, cache_features, hash_weights
 from hfcap.data.scenes import load_scenes
 from hfcap.hub.formats import to_stock
 from hfcap.models.vision_features import find_encoder
+from tiny.cached_encoder import BLOCK, NUM_IMAGES, TinyImageProcessor, TinyModel, build, direct
+from tiny.captioners import TINY_VIT
 
 pytestmark = pytest.mark.usefixtures("small_blocks")
 

@@ -11,7 +11,7 @@ from source_forms import FORMS, image_folder
 from hfcap.data.scenes import load_scenes
 from hfcap.data.sources import load_captions
 from hfcap.training.collators import CaptionCollator
-from tiny_training import make_trainer
+from tiny.training import make_trainer
 
 PHOTOS = Path(__file__).resolve().parents[3] / "shared" / "data" / "flickr8k_original" / "validation"
 

@@ -10,10 +10,9 @@ from hfcap.atomic_files import write_json
 from hfcap.data.scenes import load_scenes
 from hfcap.generation.loading import load_captioner
 from hfcap.hub import verify
-from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
-from hfcap.training.build import build_captioner
 from hfcap.training.strategies import apply_strategy
-from hub.tiny_exports import DECODERS, TINY_VIT, see
+from tiny.captioners import build_joined, captions_of
+from tiny.exports import LIVELY_DECODERS, LIVELY_VIT, see
 
 
 @pytest.fixture(autouse=True)
@@ -38,20 +37,10 @@ def pictures():
 def build(scene_rows):
     """Build a captioner that says different things of different pictures; with a ViT stock classes can express it."""
 
-    def build(family, encoder=TINY_VIT, **bridge):
+    def build(family, encoder=LIVELY_VIT, **bridge):
         torch.manual_seed(0)
-        model_args = ModelArguments(
-            family=family,
-            encoder_config=encoder,
-            decoder_config=DECODERS[family],
-            bridge_config=bridge,
-            image_size=32,
-            vocab_size=350,
-        )
-        captions = [caption for captions in scene_rows["captions"] for caption in captions]
-        model, processor = build_captioner(
-            model_args, CaptionTrainingArguments(num_beams=1, max_new_tokens=8), captions
-        )
+        parts = {"encoder_config": encoder, "decoder_config": LIVELY_DECODERS[family], "bridge_config": bridge}
+        model, processor = build_joined(family, captions_of(scene_rows), **parts)
         for name, parameter in model.named_parameters():
             if "multi_modal_projector" in name or "cross" in name:
                 parameter.data.mul_(10)

@@ -10,8 +10,8 @@ from hfcap.generation.inputs import keep_caption_prompt
 from hfcap.hub import verify
 from hfcap.hub.formats import to_stock
 from hfcap.hub.usage import usage_code
-from hub.tiny_exports import see
-from native_models import build_native
+from tiny.exports import see
+from tiny.native import build_native
 
 FILES = ("config.json", "generation_config.json", "processor_config.json", "tokenizer_config.json")
 # What says nothing of the captions: who wrote a file, and the class and dtype that the weights themselves show.

@@ -9,7 +9,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import TINY_ENCODER
 from transformers import AutoModelForImageTextToText, AutoProcessor, BitsAndBytesConfig
 
 from hfcap.errors import VerificationError
@@ -17,6 +16,7 @@ from hfcap.hub import snapshot, verify
 from hfcap.hub.export import export_run
 from hfcap.hub.remote_code import add_code
 from hfcap.hub.usage import usage_code
+from tiny.captioners import TINY_ENCODER
 
 pytestmark = pytest.mark.slow
 

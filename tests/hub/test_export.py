@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import TINY_ENCODER
 from transformers import PreTrainedModel, ProcessorMixin
 
 from hfcap import cli, runs
@@ -17,8 +16,9 @@ from hfcap.hub import export, verify
 from hfcap.hub.export import export_run
 from hfcap.models.model_types import MODEL_TYPES
 from hfcap.training.merge import merge_adapter
-from native_models import BUILDERS, build_native
 from refusals import refused
+from tiny.captioners import TINY_ENCODER
+from tiny.native import BUILDERS, build_native
 
 FORMATS = {"native": {}, "hfcap": {"encoder": TINY_ENCODER}}
 

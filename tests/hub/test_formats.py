@@ -1,15 +1,15 @@
 """Which form a captioner is shipped in, and that stock classes say what ours say."""
 
 import pytest
-from tiny import TINY_ENCODER as CNN
 
 from hfcap.generation.inputs import caption_prompt
 from hfcap.hub import snapshot, verify
 from hfcap.hub.formats import choose_format, to_stock
 from hfcap.hub.remote_code import AUTO_MAP, add_code
 from hfcap.hub.usage import usage_code
-from hub.tiny_exports import TINY_VIT, see
 from refusals import refused
+from tiny.captioners import TINY_ENCODER as CNN
+from tiny.exports import LIVELY_VIT, see
 
 # Settings of ours that change nothing where no obstacle was found: sizes that were measured, dropouts, and ways off.
 NOT_CARRIED = ("model_type", "image_size", "vision_grid", "vision_hidden_size", "image_seq_length")
@@ -18,21 +18,21 @@ NOT_CARRIED += ("feature_layer_norm", "num_bridge_layers", "num_bridge_heads", "
 NOT_CARRIED += ("bridge_dropout", "feature_dropout", "image_token_dropout", "image_dropout")
 NOT_CARRIED += ("image_token_id",)  # stock LLaVA writes it as image_token_index
 ODD_PROJECTOR = {"projector_hidden_act": "relu", "multimodal_projector_bias": False}
-ODD_VIT = {**TINY_VIT, "hidden_act": "relu", "layer_norm_eps": 0.1}
-SIGLIP = {**TINY_VIT, "model_type": "siglip_vision_model"}
-REGISTERS = {**TINY_VIT, "model_type": "dinov2_with_registers", "num_register_tokens": 2}
+ODD_VIT = {**LIVELY_VIT, "hidden_act": "relu", "layer_norm_eps": 0.1}
+SIGLIP = {**LIVELY_VIT, "model_type": "siglip_vision_model"}
+REGISTERS = {**LIVELY_VIT, "model_type": "dinov2_with_registers", "num_register_tokens": 2}
 
 
 @pytest.mark.parametrize(
     ("family", "encoder", "options", "stock"),
     [
-        ("llava", TINY_VIT, {}, "LlavaForConditionalGeneration"),
-        ("llava", TINY_VIT, {"vision_feature_select_strategy": "full"}, "LlavaForConditionalGeneration"),
-        ("llava", TINY_VIT, {"vision_feature_layer": -2}, "LlavaForConditionalGeneration"),
+        ("llava", LIVELY_VIT, {}, "LlavaForConditionalGeneration"),
+        ("llava", LIVELY_VIT, {"vision_feature_select_strategy": "full"}, "LlavaForConditionalGeneration"),
+        ("llava", LIVELY_VIT, {"vision_feature_layer": -2}, "LlavaForConditionalGeneration"),
         ("llava", ODD_VIT, ODD_PROJECTOR, "LlavaForConditionalGeneration"),
         ("llava", SIGLIP, {}, "LlavaForConditionalGeneration"),  # has no CLS that stock could drop
         ("llava", REGISTERS, {"vision_feature_select_strategy": "full"}, "LlavaForConditionalGeneration"),
-        ("encoder_decoder", TINY_VIT, {}, "VisionEncoderDecoderModel"),
+        ("encoder_decoder", LIVELY_VIT, {}, "VisionEncoderDecoderModel"),
         ("encoder_decoder", SIGLIP, {"image_dropout": 0.1}, "VisionEncoderDecoderModel"),
         ("encoder_decoder", ODD_VIT, {}, "VisionEncoderDecoderModel"),
     ],
@@ -58,16 +58,16 @@ def test_stock_classes_hold_the_same_captioner(build, pictures, tmp_path, family
     ("family", "encoder", "options", "reason"),
     [
         ("llava", CNN, {}, "a convnext encoder"),
-        ("llava", TINY_VIT, {"pixel_shuffle_factor": 2}, "pixel_shuffle_factor=2"),
-        ("llava", TINY_VIT, {"image_position_embeddings": True}, "image_position_embeddings=True"),
-        ("llava", TINY_VIT, {"vision_feature_layer": None}, "vision_feature_layer=None"),
+        ("llava", LIVELY_VIT, {"pixel_shuffle_factor": 2}, "pixel_shuffle_factor=2"),
+        ("llava", LIVELY_VIT, {"image_position_embeddings": True}, "image_position_embeddings=True"),
+        ("llava", LIVELY_VIT, {"vision_feature_layer": None}, "vision_feature_layer=None"),
         ("llava", REGISTERS, {}, "dropping 3 tokens before the patches"),
         ("encoder_decoder", CNN, {}, "a convnext encoder"),
-        ("encoder_decoder", TINY_VIT, {"num_bridge_layers": 1}, "num_bridge_layers=1"),
-        ("encoder_decoder", TINY_VIT, {"feature_layer_norm": True}, "feature_layer_norm=True"),
-        ("encoder_decoder", TINY_VIT, {"image_position_embeddings": True}, "image_position_embeddings=True"),
-        ("encoder_decoder", TINY_VIT, {"vision_feature_layer": -2}, "vision_feature_layer=-2"),
-        ("encoder_decoder", TINY_VIT, {"vision_feature_select_strategy": "default"}, "dropping the tokens"),
+        ("encoder_decoder", LIVELY_VIT, {"num_bridge_layers": 1}, "num_bridge_layers=1"),
+        ("encoder_decoder", LIVELY_VIT, {"feature_layer_norm": True}, "feature_layer_norm=True"),
+        ("encoder_decoder", LIVELY_VIT, {"image_position_embeddings": True}, "image_position_embeddings=True"),
+        ("encoder_decoder", LIVELY_VIT, {"vision_feature_layer": -2}, "vision_feature_layer=-2"),
+        ("encoder_decoder", LIVELY_VIT, {"vision_feature_select_strategy": "default"}, "dropping the tokens"),
     ],
 )
 def test_what_stock_classes_cannot_express_stays_ours(build, family, encoder, options, reason):

@@ -16,12 +16,12 @@ from hfcap.generation.inputs import keep_caption_prompt
 from hfcap.hub import export, verify
 from hfcap.hub.usage import usage_code
 from hfcap.models.model_types import MODEL_TYPES, OLDEST_TRANSFORMERS, OWN_TRANSFORMERS, PARTS_OF_OLDEST, spec_of
-from hub.tiny_exports import TINY_VIT
-from native_models import BERT, GPT2, LLAMA, QWEN2, build_native
+from tiny.exports import LIVELY_VIT
+from tiny.native import BERT, GPT2, LLAMA, QWEN2, build_native
 
 PYPROJECT = Path(__file__).parents[2] / "pyproject.toml"
-SIGLIP = {**TINY_VIT, "model_type": "siglip_vision_model"}
-REGISTERS = {**TINY_VIT, "model_type": "dinov2_with_registers", "num_register_tokens": 2}
+SIGLIP = {**LIVELY_VIT, "model_type": "siglip_vision_model"}
+REGISTERS = {**LIVELY_VIT, "model_type": "dinov2_with_registers", "num_register_tokens": 2}
 # At the default base a rotary setting that is not read would not show.
 LINEAR = {"rope_type": "linear", "factor": 2.0, "rope_theta": 77.0}
 PLAIN = {"rope_type": "default", "rope_theta": 77.0}
@@ -37,11 +37,11 @@ TEXTS = {
     | {"tie_word_embeddings": False},
 }
 OURS = {
-    "ViT": ("llava", TINY_VIT, {}),
+    "ViT": ("llava", LIVELY_VIT, {}),
     "SigLIP": ("llava", SIGLIP, {}),
-    "DINOv2": ("llava", TINY_VIT | {"model_type": "dinov2"}, {}),
+    "DINOv2": ("llava", LIVELY_VIT | {"model_type": "dinov2"}, {}),
     "registers": ("llava", REGISTERS, {"vision_feature_select_strategy": "full"}),
-    "encoder-decoder": ("encoder_decoder", TINY_VIT, {}),
+    "encoder-decoder": ("encoder_decoder", LIVELY_VIT, {}),
 }
 NATIVE = {name: (name, {}) for name, spec in MODEL_TYPES.items() if spec.oldest_transformers == OLDEST_TRANSFORMERS}
 NATIVE |= {f"llava with {name}": ("llava", {"text": text}) for name, text in TEXTS.items()}

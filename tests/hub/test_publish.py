@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 import yaml
 from PIL import Image
-from tiny import TINY_ENCODER
 
 from hfcap import cli, runs
 from hfcap.data.pictures import undecoded
@@ -25,6 +24,7 @@ from hfcap.hub.card import copy_records, write_card
 from hfcap.hub.push import Target
 from hfcap.training.merge import merge_adapter
 from hub.local_hub import LocalHub
+from tiny.captioners import TINY_ENCODER
 
 
 @pytest.fixture

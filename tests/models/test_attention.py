@@ -4,7 +4,6 @@ from contextlib import nullcontext
 
 import pytest
 import torch
-from tiny_models import BOS, EOS, IMAGE_ID, PAD, build_encoder, build_llava, enlarge_new_parts, random_images
 from transformers import AutoConfig, AutoModelForCausalLM
 
 from hfcap.models import HfcapLlavaForConditionalGeneration
@@ -13,6 +12,7 @@ from hfcap.models.model_types import PACKABLE_DECODERS
 from hfcap.training.loss import token_loss
 from hfcap.training.packing import pack_references, packed_attention_mask, pad_rows, shared_prefix
 from hfcap.training.trainer import model_inputs
+from tiny.parts import BOS, EOS, IMAGE_ID, PAD, build_encoder, build_llava, enlarge_new_parts, random_images
 
 # Prompts of two lengths, one to three references, so that some rows are padded.
 ROWS = (([7], [[8, 9, 10, EOS], [11, EOS]]), ([12, 13, 14], [[15, EOS]]), ([7], [[16, 17, EOS], [18, EOS], [EOS]]))

@@ -5,21 +5,6 @@ from contextlib import contextmanager
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
-from tiny_models import (
-    BOS,
-    BRIDGE,
-    ENCODER_CONFIGS,
-    EOS,
-    IMAGE_ID,
-    LANGUAGE_MODEL_CONFIGS,
-    PAD,
-    build_encoder,
-    build_encoder_decoder,
-    build_llava,
-    enlarge_new_parts,
-    random_images,
-    random_words,
-)
 from transformers import (
     AutoModelForCausalLM,
     AutoModelForImageTextToText,
@@ -42,6 +27,21 @@ from transformers.models.smolvlm.configuration_smolvlm import SmolVLMVisionConfi
 from hfcap.generation.decoding import generate
 from hfcap.models import HfcapLlavaForConditionalGeneration
 from hfcap.models.model_types import is_packable
+from tiny.parts import (
+    BOS,
+    BRIDGE,
+    ENCODER_CONFIGS,
+    EOS,
+    IMAGE_ID,
+    LANGUAGE_MODEL_CONFIGS,
+    PAD,
+    build_encoder,
+    build_encoder_decoder,
+    build_llava,
+    enlarge_new_parts,
+    random_images,
+    random_words,
+)
 
 MAX_NEW_TOKENS = 9
 IDS = {"decoder_start_token_id": BOS, "pad_token_id": PAD, "eos_token_id": EOS}

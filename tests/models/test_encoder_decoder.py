@@ -1,6 +1,15 @@
 import pytest
 import torch
-from tiny_models import (
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForImageTextToText,
+    GenerationConfig,
+    VisionEncoderDecoderConfig,
+    VisionEncoderDecoderModel,
+)
+
+from hfcap.models import HfcapEncoderDecoderConfig, HfcapEncoderDecoderModel
+from tiny.parts import (
     BOS,
     BRIDGE,
     DECODER_CONFIGS,
@@ -13,15 +22,6 @@ from tiny_models import (
     random_images,
     random_words,
 )
-from transformers import (
-    AutoModelForCausalLM,
-    AutoModelForImageTextToText,
-    GenerationConfig,
-    VisionEncoderDecoderConfig,
-    VisionEncoderDecoderModel,
-)
-
-from hfcap.models import HfcapEncoderDecoderConfig, HfcapEncoderDecoderModel
 
 PAIRS = [(encoder, decoder) for encoder in ENCODER_CONFIGS for decoder in DECODER_CONFIGS]
 BRIDGES = [pytest.param({}, id="plain"), pytest.param(BRIDGE, id="bridge")]

@@ -1,6 +1,5 @@
 import pytest
 import torch
-from tiny_models import ENCODER_CONFIGS, IMAGE_SIZE, build_encoder, random_images
 from transformers import (
     AutoModel,
     CLIPConfig,
@@ -13,6 +12,7 @@ from transformers import (
 
 from hfcap.models import encode_images, get_vision_config, load_vision_encoder, measure_image_features
 from hfcap.models.image_features import get_feature_width, get_image_size, shuffle_patches
+from tiny.parts import ENCODER_CONFIGS, IMAGE_SIZE, build_encoder, random_images
 
 NUM_PREFIX_TOKENS = {"mobilenet_v2": 0, "convnext": 0, "vit": 1, "siglip": 0, "dinov2": 1}
 

@@ -1,6 +1,9 @@
 import pytest
 import torch
-from tiny_models import (
+from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Gemma2Config, GenerationConfig, LlamaConfig
+
+from hfcap.models import HfcapLlavaConfig, HfcapLlavaForConditionalGeneration
+from tiny.parts import (
     BOS,
     ENCODER_CONFIGS,
     IMAGE_ID,
@@ -12,9 +15,6 @@ from tiny_models import (
     random_images,
     random_words,
 )
-from transformers import AutoModelForCausalLM, AutoModelForImageTextToText, Gemma2Config, GenerationConfig, LlamaConfig
-
-from hfcap.models import HfcapLlavaConfig, HfcapLlavaForConditionalGeneration
 
 PAIRS = [
     *((encoder, "llama") for encoder in ENCODER_CONFIGS),

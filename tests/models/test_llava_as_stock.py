@@ -2,8 +2,9 @@
 
 import pytest
 import torch
-from tiny_models import BOS, IMAGE_ID, build_llava, random_images, random_words
 from transformers import LlavaConfig, LlavaForConditionalGeneration
+
+from tiny.parts import BOS, IMAGE_ID, build_llava, random_images, random_words
 
 
 @pytest.mark.parametrize(

@@ -2,7 +2,8 @@
 
 import pytest
 import torch
-from tiny_models import (
+
+from tiny.parts import (
     BOS,
     BRIDGE,
     DECODER_CONFIGS,

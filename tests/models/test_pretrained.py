@@ -6,7 +6,16 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import (
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from hfcap.models import (
+    HfcapEncoderDecoderProcessor,
+    HfcapLlavaForConditionalGeneration,
+    HfcapLlavaProcessor,
+    add_image_token,
+    load_vision_encoder,
+)
+from tiny.parts import (
     BRIDGE,
     IMAGE_ID,
     LANGUAGE_MODEL_CONFIGS,
@@ -17,15 +26,6 @@ from tiny_models import (
     build_tokenizer,
     random_images,
     random_words,
-)
-from transformers import AutoModelForCausalLM, AutoTokenizer
-
-from hfcap.models import (
-    HfcapEncoderDecoderProcessor,
-    HfcapLlavaForConditionalGeneration,
-    HfcapLlavaProcessor,
-    add_image_token,
-    load_vision_encoder,
 )
 
 PRETRAINED = Path(__file__).parents[3] / "shared" / "models"

@@ -2,7 +2,11 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
-from tiny_models import (
+from transformers import AutoProcessor
+
+from hfcap.models import HfcapEncoderDecoderProcessor, HfcapLlavaProcessor, add_image_token
+from hfcap.models.processing_hfcap_llava import CAPTION_CHAT_TEMPLATE
+from tiny.parts import (
     EOS,
     IMAGE_ID,
     IMAGE_SIZE,
@@ -12,10 +16,6 @@ from tiny_models import (
     build_llava,
     build_tokenizer,
 )
-from transformers import AutoProcessor
-
-from hfcap.models import HfcapEncoderDecoderProcessor, HfcapLlavaProcessor, add_image_token
-from hfcap.models.processing_hfcap_llava import CAPTION_CHAT_TEMPLATE
 
 PICTURE = Image.fromarray(np.random.default_rng(0).integers(0, 255, (40, 60, 3), dtype=np.uint8))
 PROMPT = [{"type": "image"}, {"type": "text", "text": "word1 word2"}]

@@ -2,7 +2,9 @@
 
 import pytest
 import torch
-from tiny_models import (
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from tiny.parts import (
     BOS,
     BRIDGE,
     ENCODER_CONFIGS,
@@ -12,7 +14,6 @@ from tiny_models import (
     random_images,
     random_words,
 )
-from torch.nn.modules.batchnorm import _BatchNorm
 
 FAMILIES = ["llava", "encoder_decoder"]
 

@@ -3,7 +3,7 @@
     accelerate launch --config_file configs/accelerate/ddp.yaml tests/training/backend_run.py FOLDER STEPS CELL ...
 
 A cell is FAMILY/STRATEGY, or FAMILY/STRATEGY/EXTRA, a key of `EXTRAS`; the family "native_TYPE" is a captioner of
-transformers (tests/native_models.py), and "cnn_FAMILY" has an encoder with BatchNorm. Each leaves
+transformers (tests/tiny/native.py), and "cnn_FAMILY" has an encoder with BatchNorm. Each leaves
 `FOLDER/FAMILY-STRATEGY/` with its checkpoints, and `result.json` with its losses, captions and the engine that really
 ran.
 """
@@ -20,7 +20,6 @@ import datasets
 import torch
 from accelerate import PartialState
 from accelerate.utils import DistributedType, gather_object
-from tiny import TINY_ENCODER, TINY_GPT2, TINY_LLAMA
 from torch.distributed.tensor import DTensor
 from torch.utils.data import Subset
 from transformers import set_seed
@@ -32,14 +31,14 @@ from hfcap.errors import WorkError
 from hfcap.generation.loading import load_captioner
 from hfcap.generation.sharded import caption_sharded
 from hfcap.models.model_types import spec_of
-from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
-from hfcap.training.build import build_captioner
+from hfcap.training.arguments import CaptionTrainingArguments
 from hfcap.training.checkpoints import last_complete_checkpoint
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.strategies import apply_strategy
 from hfcap.training.trainer import CaptionTrainer
-from native_models import build_native
-from tiny_training import CHECKPOINTING
+from tiny.captioners import TINY_ENCODER, TINY_GPT2, TINY_LLAMA, build_joined, captions_of
+from tiny.native import build_native
+from tiny.training import CHECKPOINTING
 
 # Wide enough for ZeRO-3 to partition some weights: configs/deepspeed/zero3.json keeps those below 10,000 whole.
 LLAMA = TINY_LLAMA | {"intermediate_size": 256}
@@ -82,16 +81,14 @@ def build_tiny(folder: Path, family: str, captions: list[str]):
         model.generation_config.update(**DECODING)
         return model, processor
     has_cnn, family = family.startswith(CNN), family.removeprefix(CNN)
-    model_args = ModelArguments(
-        family=family,
+    model, processor = build_joined(
+        family,
+        captions,
+        CaptionTrainingArguments(output_dir=str(folder), **DECODING, use_cpu=True),
         encoder_config=RESNET if has_cnn else TINY_ENCODER,
         decoder_config=LLAMA if family == "llava" else GPT2,
-        image_size=32,
-        vocab_size=350,
         bridge_config=BRIDGE if family == "encoder_decoder" else None,
     )
-    args = CaptionTrainingArguments(output_dir=str(folder), **DECODING, use_cpu=True)
-    model, processor = build_captioner(model_args, args, captions)
     # An untrained captioner says the same of every picture, and captions in a wrong order would pass: spread them.
     with torch.no_grad():
         for name, parameter in model.named_parameters():
@@ -104,8 +101,7 @@ def save_base(folder: Path, family: str) -> None:
     """Build the captioner that all strategies of a family start from."""
     set_seed(0)
     rows = load_scenes("train", 24, "caption", image_size=32)
-    captions = [caption for captions in rows["captions"] for caption in captions]
-    model, processor = build_tiny(folder, family, captions)
+    model, processor = build_tiny(folder, family, captions_of(rows))
     model.save_pretrained(folder)
     processor.save_pretrained(folder)
 

@@ -4,7 +4,7 @@ from itertools import chain
 
 import pytest
 
-from native_models import PROMPT, build_native
+from tiny.native import PROMPT, build_native
 
 
 @pytest.fixture(scope="session")

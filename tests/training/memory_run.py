@@ -13,17 +13,16 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 import torch
-from tiny import TINY_ENCODER, TINY_LLAMA
 from transformers import set_seed
 
 from hfcap.data.caption_dataset import CaptionDataset
 from hfcap.data.scenes import load_scenes
 from hfcap.errors import run_main
 from hfcap.training import trainer as trainer_module
-from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
-from hfcap.training.build import build_captioner
+from hfcap.training.arguments import CaptionTrainingArguments
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.trainer import CaptionTrainer
+from tiny.captioners import build_joined, captions_of
 
 
 def main(folder: str, ranks: set[int]) -> None:
@@ -41,10 +40,7 @@ def main(folder: str, ranks: set[int]) -> None:
         disable_tqdm=True,
         use_cpu=True,
     )
-    model_args = ModelArguments(
-        family="llava", encoder_config=TINY_ENCODER, decoder_config=TINY_LLAMA, image_size=32, vocab_size=350
-    )
-    model, processor = build_captioner(model_args, args, [c for captions in rows["captions"] for c in captions])
+    model, processor = build_joined("llava", captions_of(rows), args)
     forward = model.forward
 
     @wraps(forward)

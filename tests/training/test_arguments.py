@@ -9,7 +9,7 @@ from hfcap.training.collators import CaptionCollator
 from hfcap.training.parsing import parse_arguments
 from hfcap.training.scst import ScstArguments
 from refusals import refused
-from tiny_training import make_trainer
+from tiny.training import make_trainer
 
 CLASSES = (DataArguments, ModelArguments, CaptionTrainingArguments)
 

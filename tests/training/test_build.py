@@ -5,7 +5,6 @@ import torch
 import transformers
 from PIL import Image
 from safetensors.torch import load_file
-from tiny import TINY_ENCODER, TINY_GPT2, TINY_LLAMA
 
 from hfcap.generation.caption import caption_rows
 from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
@@ -14,7 +13,8 @@ from hfcap.training.collators import CaptionCollator, check_positions
 from hfcap.training.tokenizer_training import train_tokenizer
 from hfcap.training.trainer import model_inputs
 from refusals import refused
-from tiny_training import loads_whole
+from tiny.captioners import TINY_ENCODER, TINY_GPT2, TINY_LLAMA, build_joined
+from tiny.training import loads_whole
 
 VIT = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
 
@@ -116,8 +116,9 @@ SMALL = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "m
 
 
 def build_with(family, decoder_config):
-    parts = {"encoder_config": TINY_ENCODER, "decoder_config": decoder_config, "image_size": 32, "vocab_size": 270}
-    return build_captioner(ModelArguments(family=family, **parts), CaptionTrainingArguments(), ["a dog"] * 6)
+    return build_joined(
+        family, ["a dog"] * 6, CaptionTrainingArguments(), decoder_config=decoder_config, vocab_size=270
+    )
 
 
 def train_and_caption(model, processor, tokens):

@@ -8,7 +8,6 @@ from pathlib import Path
 import huggingface_hub
 import pytest
 import torch
-from tiny import TINY_ENCODER, TINY_GPT2, TINY_LLAMA
 from transformers import AutoConfig
 
 from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
@@ -16,8 +15,9 @@ from hfcap.training.build import choose_kernels
 from hfcap.training.engine import current_backend
 from hfcap.training.settings_checks import check_captioner, check_supported
 from hfcap.training.support import SUPPORT, support_table
-from native_models import build_native
 from refusals import refused
+from tiny.captioners import TINY_ENCODER, TINY_GPT2, TINY_LLAMA
+from tiny.native import build_native
 
 ROOT = Path(__file__).parents[2]
 

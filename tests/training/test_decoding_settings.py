@@ -7,7 +7,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny import TINY_ENCODER, TINY_LLAMA
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 
 from hfcap import runs
@@ -22,9 +21,10 @@ from hfcap.training.build import build_captioner
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.scst import ScstArguments, ScstTrainer, caption_reward
 from hfcap.training.tokenizer_training import train_tokenizer
-from native_models import PROMPT
 from refusals import refused
-from tiny_training import STEPS_ALONE
+from tiny.captioners import TINY_ENCODER, TINY_LLAMA
+from tiny.native import PROMPT
+from tiny.training import STEPS_ALONE
 
 # What Instruct models bring along, and more that a search or a sampler follows.
 LEAKING = {

@@ -6,7 +6,7 @@ from hfcap.training.collators import CaptionCollator
 from hfcap.training.dry_run import describe_run, describe_sample
 from hfcap.training.packing import IGNORE_INDEX
 from hfcap.training.strategies import apply_strategy
-from tiny_training import make_trainer
+from tiny.training import make_trainer
 
 
 def test_the_sample_shows_what_is_read_and_what_is_learned(build_tiny, scene_rows):

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from hfcap.training.collators import CaptionCollator
-from tiny_training import CHECKPOINTING, make_trainer
+from tiny.training import CHECKPOINTING, make_trainer
 
 FAMILIES = ("llava", "encoder_decoder")
 

@@ -3,7 +3,6 @@
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import TINY_ENCODER
 from transformers import AutoConfig, AutoModel, TrainerCallback, ViTImageProcessorPil
 
 from hfcap.data.caption_dataset import CaptionDataset
@@ -17,7 +16,8 @@ from hfcap.training.merge import merge_adapter, read_adapter
 from hfcap.training.scst import ScstArguments, ScstTrainer
 from hfcap.training.strategies import apply_strategy
 from hfcap.training.tagging import CaptionTagger, TagCollator, TaggingTrainer, choose_words
-from tiny_training import STEPS_ALONE, fill_lora, make_trainer
+from tiny.captioners import TINY_ENCODER
+from tiny.training import STEPS_ALONE, fill_lora, make_trainer
 
 PROMPTS = {"llava": "caption", "encoder_decoder": None}
 ONE_STEP = {"max_steps": 1, "per_device_train_batch_size": 4}

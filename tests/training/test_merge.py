@@ -6,15 +6,13 @@ import shutil
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny import TINY_ENCODER, TINY_LLAMA
 
 from hfcap.errors import VerificationError
 from hfcap.generation.loading import load_captioner
-from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
-from hfcap.training.build import build_captioner
 from hfcap.training.merge import check_merge, load_base, merge_adapter, read_adapter
 from hfcap.training.strategies import apply_strategy
 from refusals import refused
+from tiny.captioners import build_joined, captions_of
 
 QUERY = "model.language_model.layers.0.self_attn.q_proj.weight"
 PROJECTOR = "model.multi_modal_projector.linear_1.weight"
@@ -24,10 +22,7 @@ PROJECTOR = "model.multi_modal_projector.linear_1.weight"
 def folders(tmp_path_factory, scene_rows):
     """A base, and an adapter for it whose trainable weights were moved at random."""
     base, adapter = tmp_path_factory.mktemp("base"), tmp_path_factory.mktemp("adapter")
-    model_args = ModelArguments(encoder_config=TINY_ENCODER, decoder_config=TINY_LLAMA, image_size=32, vocab_size=350)
-    model, processor = build_captioner(
-        model_args, CaptionTrainingArguments(), [c for r in scene_rows["captions"] for c in r]
-    )
+    model, processor = build_joined("llava", captions_of(scene_rows))
     for part in (model, processor):
         part.save_pretrained(base)
     torch.manual_seed(0)

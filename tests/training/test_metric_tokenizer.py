@@ -9,7 +9,7 @@ from hfcap.training import trainer as trainer_module
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.scst import caption_reward, with_end
 from hfcap.training.tagging import choose_words
-from tiny_training import make_trainer
+from tiny.training import make_trainer
 
 CHINESE = [f"一个穿{colour}衣服的{who}在跑。" for colour in "红黄蓝绿" for who in ("男人", "女人")]
 

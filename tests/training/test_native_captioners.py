@@ -22,9 +22,9 @@ from hfcap.training.merge import merge_adapter
 from hfcap.training.settings_checks import choose_packing
 from hfcap.training.strategies import TRAINED_PARTS, apply_strategy, part_of
 from hfcap.training.trainer import CaptionTrainer
-from native_models import BERT, BUILDERS, LLAMA, NEED_TORCHVISION, PROMPT, QWEN2
 from refusals import refused
-from tiny_training import CHECKPOINTING, KeepGradients, fill_lora, loads_whole
+from tiny.native import BERT, BUILDERS, LLAMA, NEED_TORCHVISION, PROMPT, QWEN2
+from tiny.training import CHECKPOINTING, KeepGradients, fill_lora, loads_whole
 
 # The rest of the matrix is slow; these few touch every branch of the table.
 FAST = {

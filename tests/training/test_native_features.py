@@ -17,9 +17,9 @@ from hfcap.training.collators import CaptionCollator
 from hfcap.training.settings_checks import check_supported
 from hfcap.training.strategies import TRAINED_PARTS, apply_strategy, part_of
 from hfcap.training.trainer import CaptionTrainer
-from native_models import PROMPT
 from refusals import refused
-from tiny_training import STEPS_ALONE, KeepGradients, fill_lora
+from tiny.native import PROMPT
+from tiny.training import STEPS_ALONE, KeepGradients, fill_lora
 
 TYPES = [name for name, spec in MODEL_TYPES.items() if spec.feature_input == "pixel_values"]
 CASES = [

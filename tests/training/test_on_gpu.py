@@ -13,7 +13,6 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from tiny import TINY_ENCODER, TINY_LLAMA
 
 from hfcap import runs
 from hfcap.data.caption_dataset import CaptionDataset
@@ -25,7 +24,8 @@ from hfcap.training.arguments import ModelArguments
 from hfcap.training.build import choose_kernels
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.strategies import apply_strategy, four_bit_parts
-from tiny_training import KeepGradients, make_trainer
+from tiny.captioners import TINY_ENCODER, TINY_LLAMA
+from tiny.training import KeepGradients, make_trainer
 
 pytestmark = [
     pytest.mark.slow,

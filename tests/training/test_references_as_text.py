@@ -17,8 +17,8 @@ from hfcap.training.collators import CaptionCollator
 from hfcap.training.dry_run import describe_run
 from hfcap.training.reference_lengths import follow_references, measure_references
 from hfcap.training.strategies import apply_strategy
-from native_models import PROMPT, build_native
-from tiny_training import STEPS_ALONE, make_trainer
+from tiny.native import PROMPT, build_native
+from tiny.training import STEPS_ALONE, make_trainer
 
 LEFT_BEHIND = "a <eos> red <pad> circle <bos> on <image> a dark </s> [SEP] ground"
 

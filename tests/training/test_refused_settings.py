@@ -12,9 +12,9 @@ from hfcap.training.collators import CaptionCollator
 from hfcap.training.settings_checks import check_learning_rates, check_model
 from hfcap.training.strategies import TRAINED_PARTS, apply_strategy
 from hfcap.training.tagging import CaptionTagger, TagCollator, TaggingTrainer, choose_words
-from native_models import PROMPT, build_native
 from refusals import refused
-from tiny_training import CHECKPOINTING, STEPS_ALONE, make_trainer
+from tiny.native import PROMPT, build_native
+from tiny.training import CHECKPOINTING, STEPS_ALONE, make_trainer
 
 
 @pytest.mark.parametrize(("model_type", "strategy"), [("git", "lora"), ("blip", "lora"), ("git", "projector")])

@@ -21,9 +21,9 @@ from hfcap.training.scst import (
     policy_gradient_loss,
     with_end,
 )
-from native_models import build_native
 from refusals import refused
-from tiny_training import STEPS_ALONE
+from tiny.native import build_native
+from tiny.training import STEPS_ALONE
 
 FAMILIES = ("llava", "encoder_decoder")
 PROMPTS = {"llava": "Describe.", "encoder_decoder": None, "git": None}

@@ -20,7 +20,7 @@ from hfcap.training.strategies import (
     part_of,
 )
 from refusals import refused
-from tiny_training import make_trainer
+from tiny.training import make_trainer
 
 FACTS_OF = {"llava": MODEL_TYPES["hfcap_llava"], "encoder_decoder": MODEL_TYPES["hfcap_encoder_decoder"]}
 

@@ -18,7 +18,7 @@ from hfcap.training.run_rows import load_splits
 from hfcap.training.settings_checks import check_data
 from hfcap.training.trainer import CaptionTrainer
 from refusals import refused
-from tiny_training import STEPS_ALONE
+from tiny.training import STEPS_ALONE
 
 NUM_IMAGES = 10
 

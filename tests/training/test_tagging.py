@@ -5,7 +5,6 @@ import math
 import numpy as np
 import pytest
 import torch
-from tiny import TINY_ENCODER
 from transformers import AutoConfig, AutoModel, EvalPrediction, ViTImageProcessorPil, set_seed
 
 from hfcap.data.caption_dataset import CaptionDataset
@@ -16,7 +15,8 @@ from hfcap.training.arguments import DataArguments, EncoderArguments, EncoderTra
 from hfcap.training.settings_checks import check_encoder
 from hfcap.training.tagging import CaptionTagger, TagCollator, TaggingTrainer, choose_words, tag_scores, words_of
 from refusals import refused
-from tiny_training import STEPS_ALONE
+from tiny.captioners import TINY_ENCODER
+from tiny.training import STEPS_ALONE
 
 
 @pytest.fixture

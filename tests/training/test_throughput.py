@@ -15,7 +15,7 @@ from hfcap.training.collators import CaptionCollator
 from hfcap.training.plan import RowSampler, image_lengths
 from hfcap.training.results import evaluate_trained
 from hfcap.training.throughput import Throughput, Work, count_batch
-from tiny_training import make_trainer
+from tiny.training import make_trainer
 
 RATES = {"captions_per_second", "images_per_second", "tokens_per_second", "padding_share", "data_wait_share", "mfu"}
 

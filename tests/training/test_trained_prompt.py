@@ -5,13 +5,13 @@ import json
 from pathlib import Path
 
 import pytest
-from tiny import TINY_ENCODER, TINY_LLAMA
 
 from hfcap import cli
 from hfcap.generation.inputs import caption_prompt
 from hfcap.generation.loading import load_processor
 from hfcap.models.model_types import MODEL_TYPES
 from refusals import refused
+from tiny.captioners import TINY_ENCODER, TINY_LLAMA
 
 RECIPES = Path(__file__).parents[2] / "recipes"
 PROMPT = "What do you see here?"

@@ -15,17 +15,16 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from tiny import TINY_ENCODER, TINY_GPT2, TINY_LLAMA
 from transformers import TrainerCallback, set_seed
 
 from hfcap.data.caption_dataset import CaptionDataset, CaptionStream
 from hfcap.data.scenes import load_scenes
 from hfcap.errors import run_main
-from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
-from hfcap.training.build import build_captioner
+from hfcap.training.arguments import CaptionTrainingArguments
 from hfcap.training.checkpoints import last_complete_checkpoint
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.trainer import CaptionTrainer
+from tiny.captioners import TINY_DECODERS, build_joined, captions_of
 
 
 class PowerCut(TrainerCallback):
@@ -74,13 +73,9 @@ def main(family: str, folder: str, kill_at_step: int = -1, full_at_step: int = -
     )
     # Dropout draws from the process's generator, so that a resumed run shows whether its state came back.
     dropout = 0.0 if "WORLD_SIZE" in os.environ else 0.1
-    decoder = (
-        TINY_LLAMA | {"attention_dropout": dropout} if family == "llava" else TINY_GPT2 | {"resid_pdrop": dropout}
-    )
-    model_args = ModelArguments(
-        family=family, encoder_config=TINY_ENCODER, decoder_config=decoder, image_size=32, vocab_size=350
-    )
-    model, processor = build_captioner(model_args, args, [c for captions in rows["captions"] for c in captions])
+    name = "attention_dropout" if family == "llava" else "resid_pdrop"
+    decoder = TINY_DECODERS[family] | {name: dropout}
+    model, processor = build_joined(family, captions_of(rows), args, decoder_config=decoder)
     data = CaptionDataset(rows, references=2, mirror=True)
     shards = rows.to_iterable_dataset(num_shards=4 if workers else 1)
     stream = CaptionStream(shards, references=2, mirror=True) if streaming else None

@@ -1,12 +1,11 @@
 """Parts of tiny captioners, and what a clean process would see of an export, without the process."""
 
-from tiny import TINY_GPT2, TINY_LLAMA, TINY_VIT
-
 from hfcap.hub import snapshot
+from tiny.captioners import TINY_GPT2, TINY_LLAMA, TINY_VIT
 
 # initializer_range: at the usual 0.02 the captions hardly depend on the picture.
-TINY_VIT = TINY_VIT | {"initializer_range": 0.3}
-DECODERS = {
+LIVELY_VIT = TINY_VIT | {"initializer_range": 0.3}
+LIVELY_DECODERS = {
     "llava": TINY_LLAMA | {"initializer_range": 0.3},
     "encoder_decoder": TINY_GPT2 | {"initializer_range": 0.3},
 }

@@ -1,4 +1,4 @@
-"""A tiny encoder with what the feature cache asks of one, for the tests beside this file."""
+"""A tiny encoder with what the feature cache asks of one."""
 
 from types import SimpleNamespace
 

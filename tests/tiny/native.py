@@ -213,9 +213,9 @@ def build_native(model_type, captions, **options):
     if model_type in BUILDERS:
         builder = BUILDERS[model_type]
     else:
-        import native_torchvision_models
+        from tiny import native_torchvision
 
-        builder = native_torchvision_models.BUILDERS[model_type]
+        builder = native_torchvision.BUILDERS[model_type]
     config, processor = builder(captions, **options)
     torch.manual_seed(0)
     model = AutoModelForImageTextToText.from_config(config)

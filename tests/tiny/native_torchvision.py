@@ -1,4 +1,4 @@
-"""Tiny random captioners whose processors need torchvision (they handle video as well), as in `native_models`."""
+"""Tiny random captioners whose processors need torchvision (they handle video as well), as in `tiny.native`."""
 
 from transformers import (
     Gemma3Config,
@@ -25,9 +25,8 @@ from transformers import (
     SmolVLMVideoProcessor,
 )
 
-from native_models import CHAT, LLAMA, QWEN2, SIDE, TEXT, VISION, WIDTH, ids_of, tokenizer_of
+from tiny.native import CHAT, LLAMA, QWEN2, SIDE, SQUARE, TEXT, VISION, WIDTH, ids_of, tokenizer_of
 
-SQUARE = {"size": {"height": SIDE, "width": SIDE}}
 QWEN_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 QWEN_CHAT = CHAT.replace("<image>", "<|vision_start|><|image_pad|><|vision_end|>")
 QWEN_ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}

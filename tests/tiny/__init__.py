@@ -1,0 +1,1 @@
+"""Tiny models, built in process, and tiny trainings: tests need no network, no GPU and no downloads."""
