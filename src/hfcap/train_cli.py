@@ -158,13 +158,18 @@ def launch(arguments: Iterable[str]) -> None:
     if args.config_file is not None:
         args.config_file = str(find_config(args.config_file))
         if not Path(args.config_file).is_file():
-            raise ConfigError(f"--config_file {args.config_file}: no such file; configs/accelerate/ has some")
+            raise ConfigError(
+                "no such file", option="--config_file", got=args.config_file, fix="configs/accelerate/ has some"
+            )
     elif (args.num_processes or 1) > 1 and not (
         args.use_deepspeed or args.use_fsdp or args.use_megatron_lm or args.tpu
     ):
         if args.cpu and torch.cuda.is_available():
             raise ConfigError(
-                f"--cpu starts one process, and --num_processes is {args.num_processes}; leave one of them out"
+                "--cpu starts one process",
+                option="--num_processes",
+                got=args.num_processes,
+                fix="remove one of the two",
             )
         args.multi_gpu, args.cpu = True, False
     try:

@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from hfcap.data.caption_dataset import CaptionDataset
-from hfcap.errors import ConfigError
 from hfcap.generation.inputs import encode_prefix
 from hfcap.training.arguments import CaptionTrainingArguments, EncoderTrainingArguments, ModelArguments
 from hfcap.training.collators import CaptionCollator
@@ -108,23 +107,26 @@ def test_training_from_an_adapter_is_refused_with_the_reason(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("settings", "message"),
+    ("settings", "fields"),
     [
-        ({"seed": -1}, "seed is -1; wanted 0 or more"),
-        ({"num_train_epochs": -1}, "num_train_epochs is -1; wanted 0 or more"),
-        ({"report_to": "nothing"}, r"report_to is \['nothing'\]: nothing is not supported"),
-        ({"report_to": "wandb"}, r"report_to is \['wandb'\]: wandb is not installed"),
+        ({"seed": -1}, {"option": "seed", "got": -1, "wanted": "0 or more"}),
+        ({"num_train_epochs": -1}, {"option": "num_train_epochs", "got": -1, "wanted": "0 or more"}),
+        ({"report_to": "nothing"}, {"option": "report_to", "got": ["nothing"], "says": "nothing is not supported"}),
+        ({"report_to": "wandb"}, {"option": "report_to", "got": ["wandb"], "reason": "wandb is not installed"}),
         (
             {"lr_scheduler_kwargs": {"a": 1}},
-            r"lr_scheduler_kwargs is \{'a': 1\} for lr_scheduler_type 'cosine': .*'a'",
+            {"option": "lr_scheduler_kwargs", "got": {"a": 1}, "says": ("lr_scheduler_type is 'cosine'", "'a'")},
         ),
-        ({"lr_scheduler_type": "cosine_with_min_lr"}, "lr_scheduler_kwargs is {} for .*'cosine_with_min_lr'"),
+        (
+            {"lr_scheduler_type": "cosine_with_min_lr"},
+            {"option": "lr_scheduler_kwargs", "got": {}, "says": "lr_scheduler_type is 'cosine_with_min_lr'"},
+        ),
     ],
 )
 @pytest.mark.parametrize("arguments", [CaptionTrainingArguments, EncoderTrainingArguments])
 def test_settings_that_fail_when_the_trainer_starts_are_refused_before_the_run_folder(
-    arguments, settings, message, monkeypatch
+    arguments, settings, fields, monkeypatch
 ):
     monkeypatch.setattr("hfcap.training.argument_checks.get_available_reporting_integrations", list)
-    with pytest.raises(ConfigError, match=message):
+    with refused(**fields):
         arguments(use_cpu=True, **settings)

@@ -44,14 +44,19 @@ class ResumableCaptions:
     def _check_settings(self) -> None:
         if not self.settings_path.exists():
             if self.path.exists():
-                raise ConfigError(f"--output {self.path} was not written by this command; give another one")
+                raise ConfigError(
+                    "this command did not write it", option="--output", got=str(self.path), fix="pass another file"
+                )
             return
         earlier = read_object(self.settings_path)
-        fix = f"Give another --output, or remove {self.path.name}*"
+        fix = f"pass another --output, or remove {self.path.name}*"
         if "weights" not in earlier:
             raise ConfigError(
-                f"--output {self.path} does not record the hash of the weights that wrote it (an earlier hfcap kept "
-                f"the name {earlier.get('model')!r} alone), so its captions may be those of another model. {fix}"
+                f"it records the name of its model, {earlier.get('model')!r}, without the hash of the weights (as "
+                "earlier versions of hfcap did), so its captions may be those of another model",
+                option="--output",
+                got=str(self.path),
+                fix=fix,
             )
         changed = [
             f"{name} was {_shown(earlier, name)}, is {_shown(self.settings, name)}"
@@ -60,7 +65,10 @@ class ResumableCaptions:
         ]
         if changed:
             raise ConfigError(
-                f"--output {self.path} holds captions made with other weights or settings: {'; '.join(changed)}. {fix}"
+                f"it holds captions made with other weights or settings: {'; '.join(changed)}",
+                option="--output",
+                got=str(self.path),
+                fix=fix,
             )
 
     def rows(self) -> dict[str, dict[str, Any]]:

@@ -50,7 +50,8 @@ def check_schedule(args) -> None:
         get_scheduler(args.lr_scheduler_type, optimizer, 1, 10, scheduler_specific_kwargs=dict(kwargs))
     except (TypeError, ValueError) as error:
         name = SchedulerType(args.lr_scheduler_type).value
-        raise ConfigError(f"lr_scheduler_kwargs is {kwargs} for lr_scheduler_type {name!r}: {error}") from error
+        reason = f"lr_scheduler_type is {name!r}: {error}"
+        raise ConfigError(reason, option="lr_scheduler_kwargs", got=kwargs) from error
 
 
 def check_report_to(args) -> None:
@@ -62,12 +63,15 @@ def check_report_to(args) -> None:
     try:
         trackers = get_reporting_integration_callbacks(args.report_to)
     except ValueError as error:
-        raise ConfigError(f"report_to is {args.report_to}: {error}") from error
+        raise ConfigError(str(error), option="report_to", got=args.report_to) from error
     installed = get_available_reporting_integrations()
     missing = [name for name in args.report_to if name not in installed]
     if trackers and missing:
         raise ConfigError(
-            f"report_to is {args.report_to}: {', '.join(missing)} is not installed; install it, or leave it out"
+            f"{', '.join(missing)} is not installed",
+            option="report_to",
+            got=args.report_to,
+            fix="install it, or remove it",
         )
 
 

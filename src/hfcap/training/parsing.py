@@ -55,10 +55,10 @@ def _take_config(argv: list[str]) -> str | None:
     for at in reversed([at for at, option in enumerate(argv) if option.partition("=")[0] == "--config"]):
         option, has_value, value = argv.pop(at).partition("=")
         if not has_value and at == len(argv):
-            raise ConfigError(f"{option}: expected a YAML file after it")
+            raise ConfigError("nothing follows it", option=option, wanted="a YAML file")
         files.append(value if has_value else argv.pop(at))
     if len(files) > 1:
-        raise ConfigError(f"--config is given twice ({files[-1]}, {files[0]}); give one file")
+        raise ConfigError(option="--config", got=files[::-1], wanted="one file")
     return files[0] if files else None
 
 
@@ -112,8 +112,8 @@ def parse_arguments(
     hints = {name: hint for dataclass in dataclasses for name, hint in get_type_hints(dataclass).items()}
     for key, value in config.items():
         if isinstance(value, list) and not _takes_list(hints[key]):
-            fix = f"{key}: {','.join(map(str, value))}" if key == "metrics" else "give one value"
-            raise ConfigError(f"{config_path}: {key} is a list, {value}, and takes one value; {fix}")
+            fix = f"write {key}: {','.join(map(str, value))}" if key == "metrics" else None
+            raise ConfigError(f"a list in {config_path}", option=key, got=value, wanted="one value", fix=fix)
     nulls = [key for key, value in config.items() if value is None]
     for key in nulls:
         if type(None) not in get_args(hints[key]):
