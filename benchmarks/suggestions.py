@@ -1,12 +1,12 @@
 """Judge `hfcap suggest` against other ways to several captions, and the model's probability as a confidence.
 
-    taskset -c 0 python benchmarks/suggestions.py --model RUN --data FOLDER --tune_images 100 --num_images 300
+    taskset -c 0 python benchmarks/suggestions.py --model RUN --data FOLDER --tune_images 100 --num_images 300 --grid
 
-For models of hfcap's own types. The first --tune_images of the split are for choosing: with them the weights of
-agreement and similarity are varied. All other figures are of the next --num_images. CIDEr weighs words by the
+For models of hfcap's own types. The first --tune_images of the split are for choosing: --grid varies the weights of
+agreement and similarity with them. All other figures are of the next --num_images. CIDEr weighs words by the
 references of the whole split. Each picture is encoded once for all ways; "ms" is processor time per photo of the
-decoding alone, by one thread, which other work on the machine does not change much. "alike" is the share of pairs that
-are equal or one word apart, "fewer" the number of images with fewer captions than asked for.
+decoding alone, by one thread. "alike" is the share of pairs that are equal or
+one word apart, "fewer" the number of images with fewer captions than asked for.
 
 The second part is about the confidence of the captions that `hfcap caption` gives: AURC with the risk 1 - CIDEr
 against the random line, ten bins, and whether the probability of a content word tells words that no reference has
@@ -37,7 +37,7 @@ from hfcap.metrics import document_frequencies, split_captions
 from hfcap.metrics.caption_sets import compute_set_metrics
 from hfcap.metrics.confidence import area_under_risk_coverage, reliability
 
-TEMPERATURES = (0.4, 0.5, 0.6, 0.7, 0.8, 1.0)
+TEMPERATURES = (0.3, 0.5, 0.7, 1.0)
 AGREEMENT_WEIGHTS = (0.0, 0.5, 1.0, 2.0)
 UNLIKE_WEIGHTS = (0.0, 0.25, 0.5, 1.0)
 RESAMPLES = 1000
@@ -230,6 +230,7 @@ def main() -> None:
     parser.add_argument("--split", default="validation")
     parser.add_argument("--num_images", type=int, default=300)
     parser.add_argument("--tune_images", type=int, default=100)
+    parser.add_argument("--grid", action="store_true", help="also vary the weights on the first --tune_images")
     parser.add_argument("--tune_temperature", type=float, default=0.5)
     parser.add_argument("--n", type=int, default=5, help="captions per image")
     parser.add_argument("--seed", type=int, default=0)
@@ -241,7 +242,7 @@ def main() -> None:
     frequencies = document_frequencies(rows["captions"])
     for_choosing = rows.select(range(args.tune_images))
     rows = rows.select(range(args.tune_images, min(len(rows), args.tune_images + args.num_images)))
-    if args.tune_images:
+    if args.grid:
         captioner = Captioner(model, processor, for_choosing)
         tune(captioner, for_choosing["captions"], frequencies, args.n, args.seed, args.tune_temperature)
     captioner = Captioner(model, processor, rows)

@@ -1,5 +1,6 @@
 """`hfcap caption --describe`: photos in plain lines, for somebody who cannot see them."""
 
+import re
 import sys
 from argparse import Namespace
 from collections.abc import Iterator, Sequence
@@ -7,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from hfcap import runs
 from hfcap.applications.wording import worded
 from hfcap.errors import ConfigError, WorkError, printable
-from hfcap.generation.photos import captions_of, find_photos, photo_results, say_what_is_odd
+from hfcap.generation.photos import DECODING, find_photos, photo_results, say_what_is_odd
 
 NOTICE = "Automatic description, may be wrong."
 NOTHING = "No description: the model said nothing that could be one."
@@ -42,21 +43,31 @@ def describe_photos(args: Namespace) -> None:
         from hfcap.applications.ocr import TextReader
 
         reader = TextReader()
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()  # advice for developers, which a screen reader would read out
     if not sys.stderr.isatty():
-        from transformers.utils.logging import disable_progress_bar
+        logging.disable_progress_bar()
 
-        disable_progress_bar()
+    from hfcap.applications.doubt import unsure_words
+    from hfcap.generation import word_probabilities
+    from hfcap.generation.inputs import caption_prompt
+    from hfcap.generation.settings import change_decoding
 
-    from hfcap.generation.caption import loads_of
-
-    def stream(model, processor, _photos, rows, skip) -> Iterator[tuple[int, str]]:
-        return captions_of(args, model, processor, loads_of(rows), skip)
+    def stream(model, processor, _photos, rows, skip) -> Iterator[tuple[int, tuple[str, list[str]]]]:
+        change_decoding(model, {name: getattr(args, name) for name in DECODING if getattr(args, name) is not None})
+        prompt = args.prompt or caption_prompt(processor)
+        scored = word_probabilities.scored_caption_stream(model, processor, rows, prompt, args.batch_size, skip)
+        for index, sample in scored:
+            yield index, (sample.caption, unsure_words(processor.tokenizer, sample))
 
     skipped: list[str] = []
     source = runs.resolve_model(args.model).path
-    for number, (photo, caption) in enumerate(photo_results(args, source, photos, stream, skipped, hidden=None)):
+    for number, (photo, found) in enumerate(photo_results(args, source, photos, stream, skipped, hidden=None)):
+        caption, unsure = found
         texts = reader.read(str(photo.path)) if reader else []
-        lines = description(caption, args.people or "neutral", [text["text"] for text in texts if text["quoted"]])
+        quotes = [text["text"] for text in texts if text["quoted"]]
+        lines = description(caption, args.people or "neutral", quotes, unsure)
         if len(photos) > 1:
             lines = [*([""] if number else []), f"{printable(str(photo.path))}:", *lines]
         print("\n".join(lines), flush=True)
@@ -65,16 +76,22 @@ def describe_photos(args: Namespace) -> None:
         raise WorkError("no photo could be read; the reasons are above")
 
 
-def description(caption: str, people: str = "neutral", quotes: Sequence[str] = ()) -> list[str]:
-    """Return the lines that describe a picture: that a program wrote them first, then what it shows, then its text.
+def description(
+    caption: str, people: str = "neutral", quotes: Sequence[str] = (), unsure: Sequence[str] = ()
+) -> list[str]:
+    """Return the lines that describe a picture: that a program wrote them, what it shows, its text, what is in doubt.
 
     Args:
         caption: of the model.
         people: words for people, as for `hfcap.applications.wording.worded`.
         quotes: text in the picture, verbatim.
+        unsure: words of the caption that the model is not sure of; only those that the description has are said.
     """
     found = worded(caption, people)
     lines = [NOTICE, (found.extended or found.alt) if found else NOTHING]
     if quotes:
         lines.append(f"Reads: {', '.join(f'“{printable(quote)}”' for quote in quotes)}.")
+    said = re.findall(r"\w+", lines[1].lower()) if found else []
+    if doubted := [word for word in dict.fromkeys(map(str.lower, unsure)) if word in said]:
+        lines.append(f"Unsure of: {', '.join(doubted)}.")
     return lines
