@@ -29,7 +29,7 @@ from hfcap.applications.doubt import content_words
 from hfcap.applications.suggestions import suggestions, within_one_word
 from hfcap.data.pictures import load_picture
 from hfcap.data.sources import load_captions
-from hfcap.generation.caption import decode_stream, generate_tokens
+from hfcap.generation.caption import decode_stream, generate_tokens, loads_of
 from hfcap.generation.loading import load_captioner
 from hfcap.generation.sampling import Sample, Sampling, sample_stream
 from hfcap.generation.word_probabilities import scored_caption_stream
@@ -94,7 +94,9 @@ class Captioner:
             texts = self.processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
             return [[text.strip() for text in texts[i : i + number]] for i in range(0, len(texts), number)]
 
-        return self.timed(lambda: decode_stream(self.model, self.processor, self.rows, None, 8, None, decode))
+        return self.timed(
+            lambda: decode_stream(self.model, self.processor, loads_of(self.rows), None, 8, None, decode)
+        )
 
 
 def figures_of(sets: list[list[str]], references, frequencies, greedy: np.ndarray, ms: float) -> dict:
