@@ -8,14 +8,14 @@ from accelerate.state import AcceleratorState
 from hfcap import runs
 from hfcap.training.arguments import CaptionTrainingArguments, DataArguments
 from hfcap.training.parsing import parse_arguments
-from hfcap.training.run_folder import open_run
+from hfcap.training.run_folder import begin_or_resume
 from hfcap.training.steps import run_prerequisite
 from refusals import refused
 
 
 def open_again(tmp_path, scene_rows, *argv):
     parsed = parse_arguments(DataArguments, CaptionTrainingArguments, argv=["--use_cpu", "true", *argv])
-    return open_run(tmp_path, parsed, (scene_rows, scene_rows))
+    return begin_or_resume(tmp_path, parsed, (scene_rows, scene_rows))
 
 
 def test_a_setting_that_an_earlier_version_did_not_have_was_as_it_is_by_default(tmp_path, scene_rows):

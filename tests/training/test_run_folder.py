@@ -19,9 +19,9 @@ from hfcap.training import run_folder
 from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, ModelArguments
 from hfcap.training.parsing import parse_arguments
 from hfcap.training.run_folder import (
+    begin_or_resume,
     is_finished,
     keep_part_hashes,
-    open_run,
     print_next_command,
     run_lock,
     start_run,
@@ -61,15 +61,15 @@ def save_part(folder, value):
 def test_changed_prompts_of_rows_are_other_data(tmp_path, scene_rows):
     first = with_prompts(scene_rows, "Name the shape.", "Count them.")
     other = with_prompts(scene_rows, "Name the shape.", "Where are they?")
-    assert not open_run(tmp_path, parse(tmp_path), (first, scene_rows))
-    assert not open_run(tmp_path, parse(tmp_path), (first, scene_rows))
+    assert not begin_or_resume(tmp_path, parse(tmp_path), (first, scene_rows))
+    assert not begin_or_resume(tmp_path, parse(tmp_path), (first, scene_rows))
     fix = "pass another --output_dir, or remove the folder"
     with refused(option="output_dir", got=str(tmp_path), fix=fix, says="the prompts of the train data changed"):
-        open_run(tmp_path, parse(tmp_path), (other, scene_rows))
+        begin_or_resume(tmp_path, parse(tmp_path), (other, scene_rows))
     with refused(option="output_dir", says="the prompts of the train data changed"):
-        open_run(tmp_path, parse(tmp_path), (scene_rows, scene_rows))
+        begin_or_resume(tmp_path, parse(tmp_path), (scene_rows, scene_rows))
     with refused(option="output_dir", says="the prompts of the eval data changed"):
-        open_run(tmp_path, parse(tmp_path), (first, first))
+        begin_or_resume(tmp_path, parse(tmp_path), (first, first))
 
 
 @pytest.mark.parametrize("name", ["model", "encoder", "decoder"])
@@ -77,15 +77,15 @@ def test_replaced_weights_of_a_part_are_noticed(tmp_path, scene_rows, name):
     part, run, rows = tmp_path / name, tmp_path / "run", (scene_rows, scene_rows)
     save_part(part, 1.0)
     parsed = parse(run, f"--{name}", part)
-    assert not open_run(run, parsed, rows)
-    assert not open_run(run, parsed, rows)
+    assert not begin_or_resume(run, parsed, rows)
+    assert not begin_or_resume(run, parsed, rows)
     save_part(part, 2.0)
     with refused(option="output_dir", got=str(run), says=f"the weights of {name} changed"):
-        open_run(run, parsed, rows)
+        begin_or_resume(run, parsed, rows)
     save_part(part, 1.0)
     (part / "config.json").write_text('{"model_type": "vit", "layer_norm_eps": 0.1}')
     with refused(option="output_dir", says=f"the configuration, processor or tokenizer of {name} changed"):
-        open_run(run, parsed, rows)
+        begin_or_resume(run, parsed, rows)
 
 
 def test_a_model_that_is_a_run_counts_by_what_is_loaded_from_it(tmp_path, scene_rows):
@@ -93,22 +93,22 @@ def test_a_model_that_is_a_run_counts_by_what_is_loaded_from_it(tmp_path, scene_
     save_part(tmp_path / "base" / "merged", 1.0)
     save_part(tmp_path / "base" / "model", 1.0)
     parsed = parse(run, "--model", tmp_path / "base")
-    open_run(run, parsed, rows)
+    begin_or_resume(run, parsed, rows)
     save_part(tmp_path / "base" / "model", 2.0)
-    assert not open_run(run, parsed, rows)
+    assert not begin_or_resume(run, parsed, rows)
     save_part(tmp_path / "base" / "merged", 2.0)
     with refused(option="output_dir", says="the weights of model changed"):
-        open_run(run, parsed, rows)
+        begin_or_resume(run, parsed, rows)
 
 
 def test_a_part_that_is_trained_first_is_recorded_when_it_is_there(tmp_path, scene_rows):
     run, encoder = tmp_path / "run", tmp_path / "encoder"
     parsed = parse(run, "--encoder", encoder, "--encoder_training", "encoder.yaml")
-    open_run(run, parsed, (scene_rows, scene_rows))
+    begin_or_resume(run, parsed, (scene_rows, scene_rows))
     assert json.loads((run / "run.json").read_text())["origins"]["encoder"]["weights_hash"] is None
     save_part(encoder, 1.0)
     keep_part_hashes(run, parsed)
-    assert not open_run(run, parsed, (scene_rows, scene_rows))
+    assert not begin_or_resume(run, parsed, (scene_rows, scene_rows))
     save_part(encoder, 2.0)
     with refused(option="output_dir", says="the weights of encoder changed"):
         keep_part_hashes(run, parsed)
@@ -118,30 +118,30 @@ def test_a_run_that_an_earlier_version_began_goes_on_and_is_watched_from_then(tm
     run, rows = tmp_path / "run", (with_prompts(scene_rows, "a"), scene_rows)
     save_part(tmp_path / "base", 1.0)
     parsed = parse(run, "--model", tmp_path / "base")
-    open_run(run, parsed, rows)
+    begin_or_resume(run, parsed, rows)
     record = json.loads((run / "run.json").read_text())
     del record["origins"], record["data"]["train"]["prompts_sha256"]
     (run / "run.json").write_text(json.dumps(record))
-    assert not open_run(run, parsed, rows)
+    assert not begin_or_resume(run, parsed, rows)
     save_part(tmp_path / "base", 2.0)
     with refused(option="output_dir", says="the weights of model changed"):
-        open_run(run, parsed, rows)
+        begin_or_resume(run, parsed, rows)
 
 
 def test_a_folder_that_is_gone_is_not_looked_for_on_the_hub(tmp_path, scene_rows, monkeypatch):
     monkeypatch.chdir(tmp_path)
     save_part(tmp_path / "clients" / "acme", 1.0)
     parsed = parse("run", "--encoder", "clients/acme")
-    open_run(tmp_path / "run", parsed, (scene_rows, scene_rows))
+    begin_or_resume(tmp_path / "run", parsed, (scene_rows, scene_rows))
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
     monkeypatch.setattr(run_folder, "captioner_hashes", lambda name: {"weights_hash": "0" * 40, "settings_hash": None})
     with refused(option="output_dir", says=("clients/acme, is on the Hub", "no such folder")):
-        open_run(tmp_path / "run", parsed, (scene_rows, scene_rows))
+        begin_or_resume(tmp_path / "run", parsed, (scene_rows, scene_rows))
 
 
 def test_other_settings_are_found_before_the_data_are_read(tmp_path, scene_rows):
-    open_run(tmp_path, parse(tmp_path, "--data", tmp_path / "photos"), (scene_rows, scene_rows))
+    begin_or_resume(tmp_path, parse(tmp_path, "--data", tmp_path / "photos"), (scene_rows, scene_rows))
     with refused(option="output_dir", got=str(tmp_path), says="lora_r was 16, is 3"):
         start_run(tmp_path, parse(tmp_path, "--data", tmp_path / "photos", "--lora_r", 3))
 
@@ -293,8 +293,8 @@ def test_a_refused_run_does_not_end_the_lock_of_another(tmp_path, monkeypatch):
 
 def test_a_run_goes_on_with_its_feature_cache_elsewhere(tmp_path, scene_rows):
     rows = (scene_rows, scene_rows)
-    assert not open_run(tmp_path, parse(tmp_path), rows)
-    assert not open_run(tmp_path, parse(tmp_path, "--cache_dir", str(tmp_path / "elsewhere")), rows)
+    assert not begin_or_resume(tmp_path, parse(tmp_path), rows)
+    assert not begin_or_resume(tmp_path, parse(tmp_path, "--cache_dir", str(tmp_path / "elsewhere")), rows)
 
 
 def test_the_next_command_can_be_pasted(tmp_path, capsys):

@@ -13,7 +13,7 @@ from hfcap.data.sources import load_captions
 from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, ModelArguments
 from hfcap.training.checkpoints import last_complete_checkpoint
 from hfcap.training.collators import CaptionCollator
-from hfcap.training.run_folder import open_run
+from hfcap.training.run_folder import begin_or_resume
 from hfcap.training.run_rows import load_splits
 from hfcap.training.settings_checks import check_data
 from hfcap.training.trainer import CaptionTrainer
@@ -139,7 +139,7 @@ def test_a_run_does_not_go_on_with_other_readers_of_its_stream(tmp_path):
             gradient_accumulation_steps=8 // batch_size,
             use_cpu=True,
         )
-        return open_run(
+        return begin_or_resume(
             tmp_path / str(train is rows), (DataArguments(streaming=train is not rows), args), (train, rows)
         )
 

@@ -69,7 +69,7 @@ def load_captioner(
     spec = spec_of_type(captioner_type(base, revision))
     processor = load_processor(source, spec)
     if image_processor_config:
-        processor.image_processor = _changed(processor.image_processor, image_processor_config)
+        processor.image_processor = with_settings(processor.image_processor, image_processor_config)
     quantization_config = four_bit_config(spec, compute_dtype()) if load_in_4bit else None
     model = AutoModelForImageTextToText.from_pretrained(
         base,
@@ -83,7 +83,8 @@ def load_captioner(
     return (PeftModel.from_pretrained(model, source) if is_adapter else model), processor
 
 
-def _changed(image_processor: BaseImageProcessor, changes: dict) -> BaseImageProcessor:
+def with_settings(image_processor: BaseImageProcessor, changes: dict) -> BaseImageProcessor:
+    """Copy an image processor with some settings changed. Raises ConfigError for one that it does not have."""
     settings = image_processor.to_dict()
     unknown = sorted(set(changes) - set(settings))
     if unknown:

@@ -19,7 +19,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from hfcap.checkpoint_files import check_checkpoint
 from hfcap.errors import ConfigError
 from hfcap.generation.inputs import BLANK
-from hfcap.generation.loading import _changed
+from hfcap.generation.loading import with_settings
 from hfcap.generation.settings import (
     DEFAULT_DECODING,
     change_decoding,
@@ -164,7 +164,9 @@ def _with_side(image_processor: BaseImageProcessor, side: int) -> BaseImageProce
         size = {"shortest_edge": round(size["shortest_edge"] * side / crop["height"]) if crop else side}
     else:
         size = {"height": side, "width": side}
-    return _changed(image_processor, {"size": size} | ({"crop_size": {"height": side, "width": side}} if crop else {}))
+    return with_settings(
+        image_processor, {"size": size} | ({"crop_size": {"height": side, "width": side}} if crop else {})
+    )
 
 
 def _load_decoder(source: str, **settings) -> PreTrainedModel:

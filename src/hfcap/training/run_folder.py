@@ -112,7 +112,7 @@ def is_finished(folder: Path) -> bool:
 
 
 def start_run(folder: Path, arguments: tuple) -> tuple[Rows, bool]:
-    """Read the rows of a run, after a look at its folder: start it, or go on with what is there (see `open_run`).
+    """Read the rows of a run, after a look at its folder: start it, or resume (see `begin_or_resume`).
 
     A dry run reads the rows alone. Of a finished run no picture is decoded, unless bad ones are to be skipped and the
     picture cache has been lost.
@@ -125,7 +125,7 @@ def start_run(folder: Path, arguments: tuple) -> tuple[Rows, bool]:
         Rows of the training and the evaluation split, and whether the run is finished.
 
     Raises:
-        ConfigError: see `load_splits` and `open_run`; other settings are found before any data are read.
+        ConfigError: see `load_splits` and `begin_or_resume`; other settings are found before any data are read.
     """
     if getattr(arguments[-1], "dry_run", False):
         return load_splits(arguments[0], Path(arguments[-1].output_dir)), False  # a folder that goes with the dry run
@@ -135,7 +135,7 @@ def start_run(folder: Path, arguments: tuple) -> tuple[Rows, bool]:
         # Every picture was decoded when the run began; content hashes tell whether they are still the same.
         data_args = replace(data_args, on_bad_image="keep")
     rows = _load_in_turns(data_args, folder)
-    return rows, open_run(folder, arguments, rows)
+    return rows, begin_or_resume(folder, arguments, rows)
 
 
 def _load_in_turns(args: DataArguments, folder: Path) -> Rows:
@@ -147,7 +147,7 @@ def _load_in_turns(args: DataArguments, folder: Path) -> Rows:
     return loaded[0] if loaded else load_splits(args, folder)
 
 
-def open_run(folder: Path, arguments: tuple, rows: Rows) -> bool:
+def begin_or_resume(folder: Path, arguments: tuple, rows: Rows) -> bool:
     """Start a run folder by writing `run.json`, or go on with the one that is there.
 
     With several processes the main one looks and writes, and all go by what it found.
@@ -164,10 +164,10 @@ def open_run(folder: Path, arguments: tuple, rows: Rows) -> bool:
         ConfigError: the folder holds a run with other settings, other data, or other weights to start from, or of
             another engine.
     """
-    return main_process_decides(lambda: _open_run(folder, arguments, rows))
+    return main_process_decides(lambda: _begin_or_resume(folder, arguments, rows))
 
 
-def _open_run(folder: Path, arguments: tuple, rows: Rows) -> bool:
+def _begin_or_resume(folder: Path, arguments: tuple, rows: Rows) -> bool:
     settings = _settings(arguments) | {"stream_readers": stream_readers(rows[0], arguments[-1])}
     data = {name: _fingerprint(split) for name, split in zip(("train", "eval"), rows, strict=True)}
     seeds = {"seed": settings["seed"], "data_seed": settings["data_seed"]}
@@ -198,7 +198,7 @@ def _open_run(folder: Path, arguments: tuple, rows: Rows) -> bool:
 
 
 def keep_part_hashes(folder: Path, arguments: tuple) -> None:
-    """Record the weights of a part that was trained after `open_run`, or compare it with the one recorded.
+    """Record the weights of a part that was trained after `begin_or_resume`, or compare it with the one recorded.
 
     Raises:
         ConfigError: the run was begun with other weights.
