@@ -14,11 +14,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from transformers import set_seed
 
 from hfcap.data.sources import load_captions
-from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
-from hfcap.training.build import build_captioner
+from hfcap.training.arguments import CaptionTrainingArguments
 from hfcap.training.checkpoints import last_complete_checkpoint
 from hfcap.training.trainer import CaptionTrainer
-from tiny.captioners import TINY_ENCODER, TINY_LLAMA
+from tiny.captioners import build_joined
 
 
 def main(shards: str, run: str, steps: int) -> None:
@@ -35,9 +34,6 @@ def main(shards: str, run: str, steps: int) -> None:
         use_cpu=True,
     )
     set_seed(0)
-    model_args = ModelArguments(
-        family="llava", encoder_config=TINY_ENCODER, decoder_config=TINY_LLAMA, image_size=32, vocab_size=300
-    )
     opened, seen = [], []
     plain_open = tarfile.open
 
@@ -48,7 +44,7 @@ def main(shards: str, run: str, steps: int) -> None:
     tarfile.open = open_and_note
     rows = load_captions(shards, "train", streaming=True)
     assert not opened
-    model, processor = build_captioner(model_args, args, ["a red circle"])
+    model, processor = build_joined("llava", ["a red circle"], args, vocab_size=300)
     trainer = CaptionTrainer(model, args, rows, processing_class=processor)
     collate = trainer.data_collator
 
