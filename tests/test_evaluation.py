@@ -25,7 +25,7 @@ def test_empty_captions_are_counted_and_shown(scene_rows):
     rows = scene_rows.select(range(3))
     captions = ["a red square", "", " ".join(rows[2]["captions"][0].split())]
     shown = show_captions(judge(captions, rows, {}))
-    assert f"Of all 3 captions 1 are empty, the first that of {rows[1]['image_id']}" in shown
+    assert f"1 of 3 captions are empty (first: {rows[1]['image_id']})" in shown
     assert "empty" not in show_captions(judge(["a red square"] * 3, rows, {}))
 
 
