@@ -6,6 +6,7 @@ import re
 import struct
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from PIL import Image
@@ -418,3 +419,23 @@ def test_scoring_files_loads_neither_torch_nor_transformers(files):
         "sys.exit(int('torch' in sys.modules or 'transformers' in sys.modules))"
     )
     assert subprocess.run([sys.executable, "-c", code], capture_output=True).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("command", "says"),
+    [
+        (["caption", "photo.png", "--model", ""], "model is ''; wanted a run folder"),
+        (["score", "p.jsonl", "--references", "r.jsonl", "--metrics", ""], "unknown metrics (none)"),
+        (["data", "check", ".", "--max_pixels", "0"], "max_pixels is 0; wanted 1 to"),
+    ],
+)
+def test_an_empty_or_impossible_value_is_refused_and_not_taken_for_none(tmp_path, monkeypatch, capsys, command, says):
+    """A variable of a shell that is empty would name the current folder, or choose what nobody asked for."""
+    monkeypatch.chdir(tmp_path)
+    load_scenes("test", 1, "caption", image_size=32)[0]["image"].save("photo.png")
+    Path("photo.txt").write_text("a dog")
+    Path("p.jsonl").write_text('{"image_id": "1", "caption": "a dog"}\n')
+    Path("r.jsonl").write_text('{"image_id": "1", "captions": ["a dog"]}\n')
+    with pytest.raises(SystemExit) as end:
+        cli.main(command)
+    assert end.value.code == 2 and says in capsys.readouterr().err

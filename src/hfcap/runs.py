@@ -66,8 +66,10 @@ def resolve_model(name: str | os.PathLike) -> ModelSource:
     is no folder is a Hub id.
 
     Raises:
-        ConfigError: no weights there, or an adapter and a model in one folder.
+        ConfigError: no weights there, an adapter and a model in one folder, or an empty name.
     """
+    if not str(name).strip():
+        raise ConfigError(option="model", got=str(name), wanted="a run folder, a model folder or a Hub id")
     folder = Path(name).expanduser()
     if not folder.is_dir():
         return _hub_model(str(name), folder)

@@ -10,8 +10,8 @@ def score(args: argparse.Namespace) -> None:
     from hfcap.file_evaluation import score_files
     from hfcap.metrics import CLIP_MODEL, DEFAULT_METRICS
 
-    args.metrics = args.metrics or ",".join(DEFAULT_METRICS)
-    args.clip_model = args.clip_model or CLIP_MODEL
+    args.metrics = ",".join(DEFAULT_METRICS) if args.metrics is None else args.metrics
+    args.clip_model = CLIP_MODEL if args.clip_model is None else args.clip_model
     score_files(args)
 
 

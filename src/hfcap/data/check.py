@@ -13,7 +13,7 @@ from datasets import Dataset
 
 from hfcap.data.folders import HIDDEN, passed_over_text
 from hfcap.data.image_info import ImageInfo, image_infos, near_duplicates
-from hfcap.data.pictures import MAX_PIXELS, bad_picture, undecoded
+from hfcap.data.pictures import MAX_PIXELS, bad_picture, check_max_pixels, undecoded
 from hfcap.data.records import is_blank
 from hfcap.data.rows import WHERE, has_ids, one_row_an_image
 from hfcap.data.sources import load_rows, source_contents, split_names
@@ -131,6 +131,7 @@ def check_source(
     Raises:
         ValueError: the source cannot be read, or a row has a value of a wrong type.
     """
+    check_max_pixels(max_pixels)
     columns = (image_folder, image_column, captions_column)
     splits = []
     for name in split_names(source, *columns):
