@@ -1,10 +1,11 @@
 """Prediction and reference files: reading, checks, pairing by image id.
 
-Formats read (recognised by content; `.jsonl` by name):
+Formats read (recognised by content; `.jsonl` and `.parquet` by name):
 
 | what        | format               | shape                                                                         |
 | ----------- | -------------------- | ----------------------------------------------------------------------------- |
 | predictions | JSONL                | `{"image_id": str, "caption": str, ...}`, one image per line                  |
+| predictions | parquet              | columns `image_id` and `caption`, one image per row                           |
 | predictions | COCO results JSON    | `[{"image_id": int, "caption": str}, ...]`                                    |
 | references  | JSONL                | `{"image_id": str, "captions": [str, ...], ...}`, one image per line          |
 | references  | JSONL                | `{"image_id": str, "caption": str, ...}`, one caption per line, grouped       |
@@ -40,12 +41,14 @@ from hfcap.json_files import (
     read_json,
     read_jsonl,
 )
+from hfcap.parquet_files import is_parquet, read_parquet
 
 logger = logging.getLogger(__name__)
 
 JSONL_SUFFIXES = (".jsonl", ".ndjson")
 WANTED_PREDICTIONS = (
-    'wanted JSONL with image_id and caption per line, or COCO results [{"image_id": ..., "caption": ...}, ...]'
+    "wanted JSONL with image_id and caption per line, parquet with these columns, or "
+    'COCO results [{"image_id": ..., "caption": ...}, ...]'
 )
 _NUMBER = re.compile(r"(?:COCO_[a-z]+\d{4}_)?0*(\d+)")
 
@@ -87,7 +90,7 @@ class Pairs:
 
 
 def read_predictions(path: str | os.PathLike) -> list[Row]:
-    """Read one caption per image from JSONL or COCO results JSON, in file order.
+    """Read one caption per image from JSONL, parquet or COCO results JSON, in file order.
 
     Captions may be empty: a weak model writes some, and without them it would look better than it is.
 
@@ -99,10 +102,10 @@ def read_predictions(path: str | os.PathLike) -> list[Row]:
         raise ValueError(f"{path} is a folder; pass the file with the captions, of a run its captions.jsonl")
     if Path(path).suffix.lower() in (".csv", ".tsv"):
         raise ValueError(f"{path}: captions are not read from {Path(path).suffix} files; {WANTED_PREDICTIONS}")
-    if _is_jsonl(path):
+    if is_parquet(path) or _is_jsonl(path):
         rows = [
             Row(image_id_of(entry, where), [caption_of(entry, "caption", where, allow_empty=True)], where, entry)
-            for entry, where in read_jsonl(path)
+            for entry, where in (read_parquet(path, ("image_id", "caption")) if is_parquet(path) else read_jsonl(path))
         ]
     else:
         content = read_json(path)

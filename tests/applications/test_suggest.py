@@ -1,7 +1,11 @@
 """`hfcap suggest`: which samples are suggested, and the command."""
 
 import json
+import os
+import subprocess
+import sys
 from itertools import pairwise
+from pathlib import Path
 
 import pytest
 
@@ -184,3 +188,19 @@ def test_a_captioner_trained_for_cider_is_named(photos, capsys):
     assert is_cider_optimised("run") and is_cider_optimised("run/model")
     suggest("--json", paths=["a.png"])
     assert "costs diversity" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_two_processes_write_the_file_of_one(photos, capsys, monkeypatch):
+    monkeypatch.undo()  # the other processes have the command's own end bias
+    monkeypatch.chdir(photos)
+    suggest("--length", "short", "--output", "one.jsonl")
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "hfcap.cli"]
+    command += ["suggest", "a.png", "b.png", "c.png", "--model", "run", "--length", "short", "--output", "two.jsonl"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    process = subprocess.run(command, capture_output=True, text=True, env=environment, timeout=300)
+    assert process.returncode == 0, process.stderr[-2000:]
+    one = Path("one.jsonl").read_text()
+    assert Path("two.jsonl").read_text() == one
+    assert len(one.splitlines()) == 3 and any(json.loads(line)["suggestions"] for line in one.splitlines())
+    assert not list(photos.glob("*.part-*"))

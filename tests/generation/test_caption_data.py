@@ -16,7 +16,8 @@ from hfcap.data.shards import Shard
 from hfcap.data.sources import source_shards
 from hfcap.errors import ConfigError
 from hfcap.generation.caption import DataWait, caption_rows
-from hfcap.generation.caption_data import own_pictures, shards_for_captions
+from hfcap.generation.caption_data import SourcePicture, own_pictures, shards_for_captions
+from hfcap.predictions import read_predictions
 
 NUM_IMAGES = 7
 
@@ -111,12 +112,8 @@ def test_a_broken_run_captions_what_is_missing(source, captioner, tmp_path, caps
     settings = (tmp_path / "whole.jsonl.settings.json").read_text()
     (tmp_path / "out.jsonl.settings.json").write_text(settings)
     captioned = []
-    from hfcap.generation import caption_data
-
-    plain = caption_data.SourcePicture.load
-    monkeypatch.setattr(
-        caption_data.SourcePicture, "load", lambda self: captioned.append(self.image_id) or plain(self)
-    )
+    plain = SourcePicture.load
+    monkeypatch.setattr(SourcePicture, "load", lambda self: captioned.append(self.image_id) or plain(self))
     run(source, path, tmp_path / "out.jsonl")
     assert sorted(captioned) == sorted(json.loads(line)["image_id"] for line in lines[4:])
     assert (tmp_path / "out.jsonl").read_text() == whole
@@ -126,6 +123,44 @@ def test_a_broken_run_captions_what_is_missing(source, captioner, tmp_path, caps
     )
     run(source, path, tmp_path / "out.jsonl")
     assert (tmp_path / "out.jsonl").read_text() == whole
+
+
+def test_a_parquet_file_has_the_rows_of_the_json_lines(captioner, files, tmp_path, monkeypatch):
+    data, (*_, path) = tmp_path / "data", captioner
+    data.mkdir()
+    write_jsonl(data, files)
+    run(data, path, tmp_path / "out.jsonl")
+    expected = rows_of(tmp_path / "out.jsonl")
+    run(data, path, tmp_path / "out.parquet")
+    assert Dataset.from_parquet(str(tmp_path / "out.parquet")).to_list() == expected
+    assert [(row.image_id, row.captions, row.extra) for row in read_predictions(tmp_path / "out.parquet")] == [
+        (row["image_id"], [row["caption"]], row) for row in expected
+    ]
+    # A run that broke off after a first one: rows in the file, in a part, and missing.
+    Dataset.from_list(expected[:2]).to_parquet(tmp_path / "out.parquet")
+    (tmp_path / "out.parquet.part-1").write_text(json.dumps(expected[2]) + "\n")
+    captioned = []
+    plain = SourcePicture.load
+    monkeypatch.setattr(SourcePicture, "load", lambda self: captioned.append(self.image_id) or plain(self))
+    run(data, path, tmp_path / "out.parquet")
+    assert captioned == [row["image_id"] for row in expected[3:]]
+    assert Dataset.from_parquet(str(tmp_path / "out.parquet")).to_list() == expected
+
+
+def test_a_broken_parquet_file_is_refused_and_kept(captioner, files, tmp_path):
+    data, output = tmp_path / "data", tmp_path / "out.parquet"
+    data.mkdir()
+    write_jsonl(data, files)
+    run(data, captioner[2], output)
+    broken = output.read_bytes()[:-9]
+    output.write_bytes(broken)
+    with pytest.raises(ConfigError) as error:
+        run(data, captioner[2], output)
+    assert error.value.option == str(output) and "no parquet file" in error.value.reason
+    assert output.read_bytes() == broken
+    Dataset.from_dict({"caption": ["a dog"]}).to_parquet(output)
+    with pytest.raises(ConfigError, match="no column 'image_id'"):
+        read_predictions(output)
 
 
 @pytest.mark.parametrize("num_processes", [1, 2, 3, 5])

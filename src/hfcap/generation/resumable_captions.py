@@ -1,8 +1,9 @@
 """Caption file that several processes append to and that survives a kill.
 
-While work goes on, each process appends whole lines to a part of its own, `<file>.part-<rank>`. At the end everything
-goes into the file, in order, in one rename, and the parts are removed. Whoever opens the file next, with any number of
-processes, finds what was written before the break; a line that was cut in half is dropped.
+While work goes on, each process appends whole JSON lines to a part of its own, `<file>.part-<rank>`. At the end
+everything goes into the file, JSONL or by its name parquet, in order, in one rename, and the parts are removed.
+Whoever opens the file next, with any number of processes, finds what was written before the break; a line that was
+cut in half is dropped.
 """
 
 import json
@@ -14,15 +15,16 @@ from typing import Any, BinaryIO
 from hfcap.atomic_files import write_atomic, write_json
 from hfcap.errors import ConfigError, shown
 from hfcap.json_files import check_image_id, read_object
+from hfcap.parquet_files import is_parquet, parquet_bytes, read_parquet
 
 HASHES = ("weights", "settings")  # shown by their beginning, with the folder they are of
 
 
 class ResumableCaptions:
-    """A JSONL file of rows `{image_id, …}` under construction.
+    """A JSONL or parquet file of rows `{image_id, …}` under construction.
 
     Args:
-        path: the file.
+        path: the file; parquet where its name ends in `.parquet`.
         settings: what decides the captions, kept beside them in `<file>.settings.json`; JSON values. `weights` is
             their hash; `model`, where they lie, is kept for people and not compared.
         rank: number of this process.
@@ -95,7 +97,7 @@ class ResumableCaptions:
                 write_json(self.settings_path, self.settings)
             self._file = open(self.part, "ab")  # noqa: SIM115
             self._file.truncate(sum(len(line) + 1 for line in _whole_lines(self.part)))
-        self._file.write(_line(row).encode())
+        self._file.write(_lines([row]).encode())
         self._file.flush()
 
     def finish(self, image_ids: Iterable[str]) -> int:
@@ -108,7 +110,8 @@ class ResumableCaptions:
         rows = self.rows()
         first = [rows.pop(image_id) for image_id in image_ids if image_id in rows]
         if first or rows:
-            write_atomic(self.path, "".join(map(_line, [*first, *rows.values()])))
+            everything = [*first, *rows.values()]
+            write_atomic(self.path, parquet_bytes(everything) if is_parquet(self.path) else _lines(everything))
         for part in self._parts():
             part.unlink()
         return len(first)
@@ -117,8 +120,8 @@ class ResumableCaptions:
         return sorted(self.path.parent.glob(f"{escape(self.path.name)}.part-*"))
 
 
-def _line(row: Mapping[str, Any]) -> str:
-    return json.dumps(dict(row), ensure_ascii=False) + "\n"
+def _lines(rows: Iterable[Mapping[str, Any]]) -> str:
+    return "".join(json.dumps(dict(row), ensure_ascii=False) + "\n" for row in rows)
 
 
 def _shown(settings: Mapping[str, Any], name: str) -> str:
@@ -127,6 +130,9 @@ def _shown(settings: Mapping[str, Any], name: str) -> str:
 
 
 def _rows_in(file: Path, keys: Sequence[str]) -> Iterator[dict[str, Any]]:
+    if is_parquet(file):
+        yield from (row for row, _ in read_parquet(file, keys))
+        return
     for number, line in enumerate(_whole_lines(file), start=1):
         try:
             row = json.loads(line)
