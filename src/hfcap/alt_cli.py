@@ -88,7 +88,9 @@ def _add_evaluate(group: argparse._SubParsersAction) -> None:
     command.add_argument(
         "--num_images", "--num-images", type=_positive, help="the first so many images (default: all)"
     )
-    command.add_argument("--output", metavar="FILE", help="where to write the figures, as JSON")
+    command.add_argument(
+        "--output", metavar="FOLDER", help="where metrics.json, captions.jsonl and report.html are written"
+    )
     command.set_defaults(run=evaluate)
 
 

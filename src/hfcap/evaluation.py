@@ -178,6 +178,8 @@ def write_evaluation(
     title: str,
     measured: Measured,
     before: Evaluation | None = None,
+    further: Mapping[str, Any] | None = None,
+    details: Mapping[str, Any] | None = None,
     **columns: list[str],
 ) -> None:
     """Write `captions.jsonl`, `metrics.json` and `report.html` into a run folder.
@@ -189,6 +191,8 @@ def write_evaluation(
         title: headline of the report.
         measured: which weights wrote the captions, and of which data.
         before: the same images captioned by an earlier model, shown beside the new captions.
+        further: entries of `metrics.json` beside the usual ones.
+        details: facts by name, for the report.
         columns: further captions of the same images, kept in `captions.jsonl` under these names.
     """
     extra = [dict(zip(columns, values, strict=True)) for values in zip(*columns.values(), strict=True)] or [{}] * len(
@@ -207,6 +211,7 @@ def write_evaluation(
         model_artifact=measured.artifact,
         **_sources(evaluation),
         **measured.record(image_ids, captions),
+        **(further or {}),
     )
     earlier = None if before is None else {"metrics": before.metrics, "model_artifact": None, **_sources(before)}
     row_of_id = {row["image_id"]: index for index, row in enumerate(evaluation.rows)}
@@ -218,6 +223,7 @@ def write_evaluation(
         [_example(index, evaluation, before) for index in range(len(evaluation.rows))],
         load_image=lambda image_id: load_picture(pictures[row_of_id[image_id]]["image"]),
         before_metrics=earlier,
+        details=details,
     )
 
 

@@ -1,12 +1,16 @@
 """`hfcap alt evaluate`: the figures of proposals."""
 
 import json
+from pathlib import Path
 
 import pytest
 
 from hfcap import cli
 from hfcap.applications.evaluation import alt_figures
+from hfcap.applications.wording import worded
 from hfcap.metrics import compute_metrics
+from hfcap.predictions import read_predictions
+from hfcap.runs import read_metrics
 
 pytestmark = pytest.mark.filterwarnings("ignore:CIDEr:UserWarning")
 
@@ -32,8 +36,13 @@ def test_a_captioner_is_evaluated_from_the_command_line(tmp_path, monkeypatch, b
     model, processor = build_tiny("llava")
     model.save_pretrained("model")
     processor.save_pretrained("model")
-    cli.main(["alt", "evaluate", "--model", "model", "--data", "scenes", "--num_images", "3", "--output", "alt.json"])
+    cli.main(["alt", "evaluate", "--model", "model", "--data", "scenes", "--num_images", "3", "--output", "alt"])
     assert "CIDEr, neutral on neutral" in capsys.readouterr().out
-    record = json.loads((tmp_path / "alt.json").read_text())
-    assert record["figures"]["num_images"] == 3
-    assert len(record["of"]["weights_hash"]) == 64
+    record = read_metrics("alt/metrics.json")
+    rows = read_predictions("alt/captions.jsonl")
+    captions, references = [row.captions[0] for row in rows], [row.extra["captions"] for row in rows]
+    assert record["alt_text"] == json.loads(json.dumps(alt_figures(captions, references)))
+    assert record["metrics"]["cider"]["value"] == pytest.approx(record["alt_text"]["cider"]["raw"]["value"])
+    assert record["num_images"] == 3 and len(record["weights_hash"]) == 64
+    assert all(row.extra["alt"] == (worded(row.captions[0]).alt if worded(row.captions[0]) else "") for row in rows)
+    assert "CIDEr, neutral on neutral" in Path("alt/report.html").read_text()

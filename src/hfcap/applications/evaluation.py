@@ -2,16 +2,14 @@
 
 from argparse import Namespace
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from hfcap.applications.lint import AIM, RULES, alt_findings
 from hfcap.applications.people import neutral
 from hfcap.applications.wording import worded
-from hfcap.atomic_files import write_json
 from hfcap.errors import ConfigError
 from hfcap.metrics import confidence_intervals
-
-SCHEMA_VERSION = 1
 
 
 def alt_figures(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, Any]:
@@ -58,47 +56,57 @@ def _broken(texts: Sequence[str]) -> dict[str, Any]:
 
 
 def evaluate_alts(args: Namespace) -> None:
-    """Caption a split of a data source, print the figures, and write them where `args.output` says.
+    """Caption a split of a data source, print the figures, and write them into the folder `args.output`.
+
+    It gets the `metrics.json` of an evaluation with the figures as `alt_text`, a report that shows them, and the
+    captions, each with its proposal as `alt`.
 
     Raises:
         ConfigError: a model, a source or a split that is wrong.
     """
-    from accelerate import PartialState
-
     from hfcap import runs
-    from hfcap.content_hashes import captioner_hashes
     from hfcap.data.caption_dataset import CaptionDataset
+    from hfcap.data.pictures import undecoded
     from hfcap.data.sources import load_captions
-    from hfcap.distributed import use_all_cores
-    from hfcap.generation.caption import caption_rows
+    from hfcap.distributed import join_processes, use_all_cores
+    from hfcap.evaluation import Measured, evaluate_captioner, write_evaluation
     from hfcap.generation.inputs import caption_prompt
     from hfcap.generation.loading import load_captioner
 
-    source = runs.resolve_model(args.model).path
+    state = join_processes()
+    source = runs.resolve_model(args.model)
     try:
         rows = load_captions(args.data, args.split, num_images=args.num_images)
     except ValueError as error:
         raise ConfigError(f"--data {args.data}: {error}") from error
     use_all_cores()
-    model, processor = load_captioner(source)
-    model.to(PartialState().device)
+    model, processor = load_captioner(source.path)
+    model.to(state.device)
     prompt = args.prompt or caption_prompt(processor)
-    captions = caption_rows(model, processor, CaptionDataset(rows), prompt, args.batch_size, "captioning")
+    evaluation = evaluate_captioner(model, processor, CaptionDataset(rows), prompt, args.batch_size)
+    if not state.is_main_process:
+        return
+    captions = [row["caption"] for row in evaluation.rows]
     figures = alt_figures(captions, rows["captions"])
     print(figures_text(figures))
     if args.output:
-        of = {
-            "model": args.model,
-            **captioner_hashes(source),
-            "data": args.data,
-            "split": args.split,
-            "prompt": prompt,
-        }
-        write_json(args.output, {"schema_version": SCHEMA_VERSION, "of": of, "figures": figures})
+        data = {"name": runs.data_name(args.data), "split": args.split, **runs.data_fingerprint(undecoded(rows))}
+        alts = [wording.alt if wording else "" for wording in map(worded, captions)]
+        write_evaluation(
+            Path(args.output),
+            evaluation,
+            rows,
+            f"Alt text by {args.model} on {args.data}",
+            Measured(source.artifact, source.path, data, prompt),
+            further={"alt_text": figures},
+            details=table_of(figures),
+            alt=alts,
+        )
+        print(f"\nResults in {args.output}")
 
 
-def figures_text(figures: dict[str, Any]) -> str:
-    """Return the figures as a table; CIDEr is times 100, as people read it."""
+def table_of(figures: dict[str, Any]) -> dict[str, str]:
+    """Return the figures for people, by name; CIDEr is times 100."""
     lines = {
         "images": f"{figures['num_images']:,}",
         "without a proposal": f"{figures['no_proposal']:,}",
@@ -111,4 +119,9 @@ def figures_text(figures: dict[str, Any]) -> str:
     for name, cider in figures["cider"].items():
         low, high = (100 * bound for bound in cider["ci95"])
         lines[f"CIDEr, {name} on {name}"] = f"{100 * cider['value']:.1f} ({low:.1f} to {high:.1f})"
-    return "\n".join(f"{name:<40}{value}" for name, value in lines.items())
+    return lines
+
+
+def figures_text(figures: dict[str, Any]) -> str:
+    """Return the figures as a table for the terminal."""
+    return "\n".join(f"{name:<40}{value}" for name, value in table_of(figures).items())
