@@ -58,6 +58,7 @@ def _add_suggest(group: argparse._SubParsersAction) -> None:
 def _add_review(group: argparse._SubParsersAction) -> None:
     command = group.add_parser("review", help="decide on proposals, in the terminal or in a spreadsheet")
     command.add_argument("rows", metavar="ALTS.JSONL", help="what `hfcap alt suggest` wrote")
+    command.add_argument("--skipped", action="store_true", help="ask about the skipped rows, not the pending ones")
     command.add_argument("--csv_export", "--csv-export", metavar="FILE", help="write the rows for a spreadsheet")
     command.add_argument("--csv_import", "--csv-import", metavar="FILE", help="read the decisions of a spreadsheet")
     command.set_defaults(run=review)
@@ -144,10 +145,10 @@ def review(args: argparse.Namespace) -> None:
     from hfcap.applications.pictures import counted
     from hfcap.applications.review import export_csv, import_csv
     from hfcap.applications.review import review as ask_about
-    from hfcap.applications.rows import read_rows, write_rows
+    from hfcap.applications.rows import PENDING, SKIPPED, read_rows, write_rows
 
-    if args.csv_export and args.csv_import:
-        raise ConfigError("--csv_export and --csv_import; give one of them")
+    if (args.csv_export is not None) + (args.csv_import is not None) + args.skipped > 1:
+        raise ConfigError("--csv_export, --csv_import and --skipped exclude each other", fix="pass one of them")
     if args.csv_export:
         print(export_csv(read_rows(args.rows), args.csv_export))
         return
@@ -157,7 +158,7 @@ def review(args: argparse.Namespace) -> None:
             write_rows(args.rows, rows)
             print(f"{args.rows}: {counted(changed, 'row')} changed")
         else:
-            ask_about(args.rows)
+            ask_about(args.rows, status=SKIPPED if args.skipped else PENDING)
 
 
 def evaluate(args: argparse.Namespace) -> None:

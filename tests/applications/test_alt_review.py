@@ -1,6 +1,7 @@
 """`hfcap alt review`: decisions in the terminal and through a spreadsheet, and what of them reaches photos."""
 
 import csv
+import io
 import json
 import os
 import sys
@@ -43,7 +44,7 @@ def decisions(path="alts.jsonl"):
     return [(row["status"], row["alt"]) for row in read_rows(path)]
 
 
-def answer(*lines):
+def answer(*lines, **options):
     """Review with these answers, and return what was shown; the end of the answers is the end of the input."""
     waiting, said = list(lines), []
 
@@ -52,8 +53,20 @@ def answer(*lines):
             raise EOFError
         return waiting.pop(0)
 
-    review("alts.jsonl", ask, said.append)
+    review("alts.jsonl", ask, said.append, **options)
     return "\n".join(said)
+
+
+def test_skipped_rows_are_asked_about_again(alts, monkeypatch, capsys):
+    said = answer("s", "q")
+    assert "2 skipped; `hfcap alt review alts.jsonl --skipped` asks about them again" in said
+    monkeypatch.setattr("sys.stdin", io.StringIO("a\n"))
+    cli.main(["alt", "review", "alts.jsonl", "--skipped"])
+    assert "2 of 5 rows are skipped" in capsys.readouterr().out
+    assert [status for status, _ in decisions()] == ["accepted", "pending", "pending", "pending", "skipped"]
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(["alt", "review", "alts.jsonl", "--skipped", "--csv_export", "a.csv"])
+    assert exit_.value.code == 2 and "exclude each other; pass one of them" in capsys.readouterr().err
 
 
 def test_each_decision_is_in_the_file_at_once(alts):

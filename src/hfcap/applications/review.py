@@ -56,7 +56,9 @@ def _user() -> str:
         return "unknown"
 
 
-def review(path: str, ask: Callable[[str], str] = input, say: Callable[[str], None] = print) -> None:
+def review(
+    path: str, ask: Callable[[str], str] = input, say: Callable[[str], None] = print, status: str = PENDING
+) -> None:
     """Go through the pending rows of a file; each decision is in the file before the next question is asked.
 
     Commands are a letter and Enter, so that any terminal, screen reader and pipe can give them; the end of the input
@@ -66,11 +68,12 @@ def review(path: str, ask: Callable[[str], str] = input, say: Callable[[str], No
         path: `alts.jsonl`.
         ask: reads a line.
         say: shows a text.
+        status: of the rows to go through: `PENDING`, or `SKIPPED` for those that were put off.
     """
     rows = read_rows(path)
-    todo = [number for number, row in enumerate(rows) if row["status"] == PENDING]
+    todo = [number for number, row in enumerate(rows) if row["status"] == status]
     done: list[tuple[int, dict[str, Any]]] = []  # what was decided, and the row before
-    say(f"{path}: {len(todo)} of {len(rows)} rows are pending. {KEYS}")
+    say(f"{path}: {len(todo)} of {len(rows)} rows are {status}. {KEYS}")
     at = 0
     while at < len(todo):
         number = todo[at]
@@ -94,8 +97,10 @@ def review(path: str, ask: Callable[[str], str] = input, say: Callable[[str], No
         for rule, message in alt_findings(row["alt"]) if row["alt"] else ():
             say(f"  {rule}: {message} (u undoes)")
         at += 1
-    left = sum(row["status"] == PENDING for row in rows)
-    say(f"{len(done)} decided now, {left} pending; `hfcap alt apply {path}` writes what is decided")
+    left = {name: sum(row["status"] == name for row in rows) for name in (PENDING, SKIPPED)}
+    say(f"{len(done)} decided now, {left[PENDING]} pending; `hfcap alt apply {path}` writes what is decided")
+    if left[SKIPPED]:
+        say(f"{left[SKIPPED]} skipped; `hfcap alt review {path} --skipped` asks about them again")
 
 
 def _answered(row: dict[str, Any], answer: str, ask: Callable[[str], str]) -> dict[str, Any]:
