@@ -150,8 +150,9 @@ def test_two_metadata_files_of_one_folder_are_an_error(folder, names, parent, ca
         is_table = name.lower().endswith(".csv")
         text = "file_name,text\n0.png,a dog\n" if is_table else '{"file_name": "0.png", "text": "a dog"}\n'
         (folder / parent / name).write_text(text)
+    message = rf"has both {names[0]} and {names[1]}; remove one of the two, or read one with"
     for read in (captions, lambda source: list(load_captions(source, "train", streaming=True)), split_names):
-        with pytest.raises(ValueError, match=rf"has both {names[0]} and {names[1]}; remove one of the two, or read one"):
+        with pytest.raises(ValueError, match=message):
             read(str(folder))
     assert exit_code("data", "check", folder) == 2
     assert "has both" in capsys.readouterr().err
