@@ -3,7 +3,9 @@
 Heavy libraries are imported by the commands that need them, so that `hfcap score` starts at once.
 """
 
-import hfcap.process_setup  # noqa: F401, I001  (before torch)
+import hfcap.process_setup  # noqa: F401  (before torch)
+
+# isort: split
 
 import argparse
 import sys
