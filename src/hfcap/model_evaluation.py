@@ -6,7 +6,7 @@ from typing import Literal
 
 from hfcap import runs
 from hfcap.data.caption_dataset import CaptionDataset
-from hfcap.data.pictures import undecoded
+from hfcap.data.pictures import content_hashes
 from hfcap.distributed import join_processes, use_all_cores
 from hfcap.errors import ConfigError
 from hfcap.evaluation import (
@@ -74,7 +74,9 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> None:
         model, processor, CaptionDataset(rows), prompt, args.batch_size, **metric_options(args)
     )
     if state.is_main_process:
-        data = describe_data(vars(data_args), runs.data_fingerprint(undecoded(rows)))
+        data = describe_data(
+            vars(data_args), runs.data_fingerprint(rows.remove_columns("image"), content_hashes(rows))
+        )
         measured = Measured(source.artifact, source.path, data, prompt, args.load_in_4bit)
         write_evaluation(folder, evaluation, rows, f"{args.model} on {data_args.data}", measured)
         print(results_table({run.name: (None, evaluation)}), show_captions(evaluation), sep="\n\n")
