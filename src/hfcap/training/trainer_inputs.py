@@ -1,4 +1,4 @@
-"""What `CaptionTrainer` is given: rows, prompt, decoding settings and collator, checked and made to fit each other."""
+"""Inputs of `CaptionTrainer`: rows, prompt, decoding settings and collator, checked and made to fit each other."""
 
 from pathlib import Path
 
