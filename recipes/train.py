@@ -16,7 +16,9 @@ run is done. Defaults that differ from the HF Trainer's are listed at
 `hfcap.training.arguments.CaptionTrainingArguments`.
 """
 
-import hfcap.process_setup  # noqa: F401, I001  (before torch)
+import hfcap.process_setup  # noqa: F401  (before torch)
+
+# isort: split
 
 from pathlib import Path
 
@@ -25,8 +27,8 @@ from hfcap.recipes import train_encoder
 from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, ModelArguments
 from hfcap.training.checkpoints import last_complete_checkpoint
 from hfcap.training.dry_run import describe_run
-from hfcap.training.results import finish_run, save_captioner
 from hfcap.training.parsing import parse_arguments
+from hfcap.training.results import finish_run, save_captioner
 from hfcap.training.steps import caption_datasets, open_run, prepare_captioner
 from hfcap.training.trainer import CaptionTrainer
 

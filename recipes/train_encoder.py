@@ -9,25 +9,27 @@ The run folder gets `model/`: the encoder, without the layer that named words, a
 command again resumes, or says that the run is done.
 """
 
-import hfcap.process_setup  # noqa: F401, I001  (before torch)
+import hfcap.process_setup  # noqa: F401  (before torch)
+
+# isort: split
 
 from pathlib import Path
 
 from transformers import set_seed
 
 from hfcap import provenance, runs
-from hfcap.errors import run_main
 from hfcap.atomic_files import write_json
+from hfcap.data.caption_dataset import CaptionDataset
+from hfcap.distributed import use_all_cores
+from hfcap.errors import run_main
 from hfcap.training.arguments import DataArguments, EncoderArguments, EncoderTrainingArguments
 from hfcap.training.build import build_encoder
 from hfcap.training.callbacks import run_callbacks
-from hfcap.training.checkpoints import last_complete_checkpoint, atomic_folder
-from hfcap.training.settings_checks import check_encoder
+from hfcap.training.checkpoints import atomic_folder, last_complete_checkpoint
 from hfcap.training.engine import current_backend
-from hfcap.data.caption_dataset import CaptionDataset
 from hfcap.training.parsing import parse_arguments
-from hfcap.distributed import use_all_cores
 from hfcap.training.run_folder import run_lock, start_run
+from hfcap.training.settings_checks import check_encoder
 from hfcap.training.tagging import CaptionTagger, TagCollator, TaggingTrainer, choose_words, tag_scores
 
 

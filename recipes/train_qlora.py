@@ -11,7 +11,9 @@ the 4-bit base) and `merged/` (onto the base in its original precision, evaluate
 again resumes, or says what is there.
 """
 
-import hfcap.process_setup  # noqa: F401, I001  (before torch)
+import hfcap.process_setup  # noqa: F401  (before torch)
+
+# isort: split
 
 import sys
 from pathlib import Path
@@ -26,9 +28,9 @@ from hfcap.shipped import find_config
 from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, QLoraArguments
 from hfcap.training.checkpoints import last_complete_checkpoint
 from hfcap.training.dry_run import describe_run
-from hfcap.training.results import Result, evaluate_trained, finish_run, save_captioner
 from hfcap.training.metric_choice import metric_options
 from hfcap.training.parsing import parse_arguments
+from hfcap.training.results import Result, evaluate_trained, finish_run, save_captioner
 from hfcap.training.steps import caption_datasets, open_run, prepare_captioner
 from hfcap.training.trainer import CaptionTrainer
 

@@ -12,7 +12,9 @@ evaluation split, before and after, says what it was worth. The same command aga
 done. Defaults that differ from the HF Trainer's are listed at `hfcap.training.scst.ScstArguments`.
 """
 
-import hfcap.process_setup  # noqa: F401, I001  (before torch)
+import hfcap.process_setup  # noqa: F401  (before torch)
+
+# isort: split
 
 from pathlib import Path
 
@@ -20,8 +22,8 @@ from hfcap.errors import run_main
 from hfcap.training.arguments import DataArguments, ModelArguments
 from hfcap.training.checkpoints import last_complete_checkpoint
 from hfcap.training.dry_run import describe_run
-from hfcap.training.results import evaluate_trained, finish_run, save_captioner
 from hfcap.training.parsing import parse_arguments
+from hfcap.training.results import evaluate_trained, finish_run, save_captioner
 from hfcap.training.scst import ScstArguments, ScstTrainer, caption_reward
 from hfcap.training.steps import caption_datasets, open_run, prepare_captioner
 

@@ -5,7 +5,10 @@ import numpy as np
 import pytest
 from safetensors.numpy import save_file
 
+from hfcap import runs
 from hfcap.content_hashes import captions_sha256, settings_sha256, weights_identity, weights_sha256
+from hfcap.data.pictures import content_hashes, undecoded
+from hfcap.data.sources import load_captions
 
 
 @pytest.fixture
@@ -69,3 +72,17 @@ def test_the_commit_says_what_a_hub_id_is(tmp_path, monkeypatch):
 def test_captions_are_one_content_in_any_order():
     assert captions_sha256([("1", "a"), ("2", "b")]) == captions_sha256([("2", "b"), ("1", "a")])
     assert captions_sha256([("1", "a"), ("2", "b")]) != captions_sha256([("1", "b"), ("2", "a")])
+
+
+def test_a_fingerprint_of_known_picture_hashes_is_that_of_the_pictures_themselves(tmp_path, scene_rows):
+    """Of rows in memory, as scenes are drawn, and of files in a folder."""
+    lines = []
+    for number, row in enumerate(scene_rows.select(range(4))):
+        row["image"].save(tmp_path / f"{number}.png")
+        lines.append(json.dumps({"image": f"{number}.png", "captions": row["captions"]}) + "\n")
+    (tmp_path / "validation.jsonl").write_text("".join(lines))
+    for rows in (scene_rows, load_captions(str(tmp_path), "validation")):
+        read_again = runs.data_fingerprint(undecoded(rows))
+        assert runs.data_fingerprint(rows.remove_columns("image"), content_hashes(rows)) == read_again
+        others = content_hashes(rows)[::-1]
+        assert runs.data_fingerprint(rows.remove_columns("image"), others) != read_again

@@ -56,6 +56,50 @@ def test_the_launcher_gets_module_configuration_and_options(tmp_path, monkeypatc
 
 
 @pytest.mark.parametrize(
+    ("words", "options"),
+    [
+        (["--num_processes", "2", "scenes_base", "--max_steps", "5"], ["--max_steps", "5"]),
+        (["--cpu", "--num_processes=2", "scenes_base"], []),
+        (["--config", "scenes_base", "--num_processes", "2", "--max_steps", "5"], ["--max_steps", "5"]),
+        (["--max_steps", "5", "--config=scenes_base", "--num_processes", "2"], ["--max_steps", "5"]),
+    ],
+)
+def test_the_configuration_may_follow_options_of_the_launcher_or_be_named(words, options, monkeypatch):
+    launched = []
+    monkeypatch.setattr(train_cli, "launch", lambda arguments: launched.append(list(arguments)))
+    cli.main(["train", *words])
+    config = str(CONFIGS / "train" / "scenes_base.yaml")
+    assert launched[0][-len(options) - 4 :] == ["-m", "hfcap.recipes.train", "--config", config, *options]
+    assert {"--num_processes", "--num_processes=2"} & set(launched[0][: -len(options) - 4])
+
+
+@pytest.mark.parametrize(
+    ("words", "fields"),
+    [
+        ([], {"option": "CONFIG", "reason": "missing", "says": "hfcap train --list"}),
+        (["--num_processes", "2"], {"option": "CONFIG", "reason": "missing"}),
+        (["--max_steps", "5", "scenes_base"], {"option": "CONFIG", "says": "in front of the recipe's options"}),
+        (["a.yaml", "--config", "b.yaml"], {"option": "CONFIG", "got": ["a.yaml", "b.yaml"], "wanted": "one file"}),
+        (["--config"], {"option": "--config", "wanted": "a YAML file"}),
+        (["--list", "scenes_base"], {"option": "--list", "fix": "remove scenes_base"}),
+    ],
+)
+def test_a_missing_configuration_or_a_second_one_is_refused(words, fields):
+    args = cli.make_parser().parse_args(["train", *words])
+    with refused(**fields):
+        args.run(args)
+
+
+def test_help_of_the_command_and_of_the_recipe(capsys, monkeypatch):
+    cli.main(["train", "--help"])
+    assert "hfcap train CONFIG" in capsys.readouterr().out
+    launched = []
+    monkeypatch.setattr(train_cli, "launch", lambda arguments: launched.append(list(arguments)))
+    cli.main(["train", "scenes_base", "--help"])
+    assert launched[0][-1] == "--help"
+
+
+@pytest.mark.parametrize(
     ("text", "got"),
     [("max_steps: 3\n", None), ("recipe: train_rl\n", "train_rl")],
 )

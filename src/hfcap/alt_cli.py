@@ -3,8 +3,10 @@
 import argparse
 import sys
 from contextlib import nullcontext
+from pathlib import Path
 
 from hfcap.atomic_files import only_writer
+from hfcap.cli_options import add_data_options, add_model_options, check_needs, positive
 from hfcap.errors import ConfigError, WorkError, for_terminal
 
 
@@ -34,11 +36,8 @@ def _add_check(group: argparse._SubParsersAction) -> None:
 def _add_suggest(group: argparse._SubParsersAction) -> None:
     command = group.add_parser("suggest", help="propose an alt for each picture that has none")
     command.add_argument("paths", nargs="*", metavar="PATH", help="documents, folders of them, or photos")
-    command.add_argument(
-        "--data", metavar="SOURCE", help="parquet, tar shards, JSONL or another source of docs/data.md, or a Hub id"
-    )
-    command.add_argument("--split", default="train", help="split of --data (default: train)")
-    _add_model(command)
+    add_data_options(command)
+    add_model_options(command, "pictures")
     command.add_argument(
         "--output", required=True, metavar="ALTS.JSONL", help="file to write; run again, it proposes what is missing"
     )
@@ -83,30 +82,14 @@ def _add_apply(group: argparse._SubParsersAction) -> None:
 
 def _add_evaluate(group: argparse._SubParsersAction) -> None:
     command = group.add_parser("evaluate", help="how many proposals break a rule, and what neutral words cost")
-    _add_model(command)
+    add_model_options(command, "pictures")
     command.add_argument("--data", required=True, help="folder, file or Hub id (see docs/data.md)")
     command.add_argument("--split", default="validation", help="of the data (default: validation)")
-    command.add_argument(
-        "--num_images", "--num-images", type=_positive, help="the first so many images (default: all)"
-    )
+    command.add_argument("--num_images", "--num-images", type=positive, help="the first so many images (default: all)")
     command.add_argument(
         "--output", metavar="FOLDER", help="where metrics.json, captions.jsonl and report.html are written"
     )
     command.set_defaults(run=evaluate)
-
-
-def _add_model(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--model", required=True, help="run folder, model or adapter folder, or Hub id")
-    command.add_argument("--prompt", help="instruction for models that take one (default: the one of the training)")
-    command.add_argument(
-        "--batch_size", "--batch-size", type=_positive, default=8, help="pictures decoded together (default: 8)"
-    )
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}; wanted a whole number, 1 or more")
-    return int(text)
 
 
 def check(args: argparse.Namespace) -> None:
@@ -126,6 +109,10 @@ def suggest(args: argparse.Namespace) -> None:
     """Write a row for each picture without an alt, or each picture of a data source."""
     if bool(args.paths) == (args.data is not None):
         raise ConfigError("hfcap alt suggest: name documents or photos, or a data source with --data; one of the two")
+    check_needs(args, {"split": "data"})
+    if args.data is None:
+        _check_root(args)
+    args.split = args.split or "train"
     from hfcap.distributed import join_processes, one_writer
 
     join_processes()
@@ -138,6 +125,13 @@ def suggest(args: argparse.Namespace) -> None:
             from hfcap.applications.suggest_data import suggest_for_data
 
             suggest_for_data(args)
+
+
+def _check_root(args: argparse.Namespace) -> None:
+    from hfcap.applications.images import PHOTOS
+
+    if args.root is not None and all(Path(path).suffix.lower() in PHOTOS for path in args.paths):
+        raise ConfigError("only paths in documents start there", option="--root", got=args.root, fix="remove it")
 
 
 def review(args: argparse.Namespace) -> None:

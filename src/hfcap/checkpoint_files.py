@@ -1,4 +1,4 @@
-"""Which files of a checkpoint may be read: safetensors, and nothing outside its folder."""
+"""Checkpoint files that may be read: safetensors, and nothing outside the folder."""
 
 import json
 import os

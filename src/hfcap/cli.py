@@ -3,13 +3,23 @@
 Heavy libraries are imported by the commands that need them, so that `hfcap score` starts at once.
 """
 
-import hfcap.process_setup  # noqa: F401, I001  (before torch)
+import hfcap.process_setup  # noqa: F401  (before torch)
+
+# isort: split
 
 import argparse
 import sys
 from collections.abc import Sequence
 
 from hfcap.alt_cli import add_alt_commands
+from hfcap.cli_options import (
+    add_data_options,
+    add_model_options,
+    add_row_options,
+    check_needs,
+    check_row_options,
+    positive,
+)
 from hfcap.data_cli import add_data_commands
 from hfcap.errors import ConfigError, run_main
 from hfcap.hub_cli import add_hub_commands
@@ -27,11 +37,15 @@ def caption(args: argparse.Namespace) -> None:
     if bool(args.pictures) == (args.data is not None):
         raise ConfigError("hfcap caption: name photos or folders, or a data source with --data; one of the two")
     if args.data is None:
+        check_needs(args, {"split": "data"})
+        check_row_options(args)
         (describe_photos if args.describe else caption_photos)(args)
         return
     given = [f"--{name}" for name in ("describe", "keep_both") if getattr(args, name)]
     if given:
         raise ConfigError(f"{given[0]} is for photos; leave it out with --data")
+    check_row_options(args)
+    args.split = args.split or "train"
     from hfcap.generation.caption_data import caption_data
 
     caption_data(args)
@@ -48,29 +62,15 @@ def evaluate(args: argparse.Namespace) -> None:
     evaluate_model(["--model", *words] if is_named else words, prog="hfcap evaluate")
 
 
-def positive(text: str) -> int:
-    """Read a number of beams, tokens or photos, for `argparse`."""
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}; wanted a whole number, 1 or more")
-    return int(text)
-
-
-def make_parser() -> argparse.ArgumentParser:
-    """Build the parser of all commands."""
-    parser = argparse.ArgumentParser(prog="hfcap", description=__doc__.splitlines()[0])
-    commands = parser.add_subparsers(dest="command", required=True)
-
+def add_caption_command(commands: argparse._SubParsersAction) -> None:
+    """Add `hfcap caption`."""
     command = commands.add_parser("caption", help="caption photos, folders of photos, or a data source")
     command.add_argument("pictures", nargs="*", metavar="PHOTO", help="files, or folders of pictures")
-    command.add_argument(
-        "--data", metavar="SOURCE", help="parquet, tar shards, JSONL or another source of docs/data.md, or a Hub id"
-    )
-    command.add_argument("--split", default="train", help="split of --data (default: train)")
-    command.add_argument("--model", required=True, help="run folder, model or adapter folder, or Hub id")
+    add_data_options(command)
+    add_model_options(command)
     command.add_argument(
         "--load_in_4bit", "--load-in-4bit", action="store_true", help="load the language model (of an adapter) in NF4"
     )
-    command.add_argument("--prompt", help="instruction for models that take one (the one of the training by default)")
     command.add_argument(
         "--num_beams", "--num-beams", type=positive, help="beams (the model's own setting by default)"
     )
@@ -80,17 +80,7 @@ def make_parser() -> argparse.ArgumentParser:
         type=positive,
         help="longest caption (the model's own setting by default)",
     )
-    command.add_argument("--batch_size", "--batch-size", type=positive, default=8, help="photos decoded together")
-    command.add_argument("--json", action="store_true", help="JSON lines {image_id, path, caption}, no table")
-    command.add_argument(
-        "--output", metavar="FILE", help="write JSON lines to this file; run again, it captions what is missing"
-    )
-    command.add_argument(
-        "--keep_both",
-        "--keep-both",
-        action="store_true",
-        help="where --output has a caption of another picture with the same image id, keep both under different ids",
-    )
+    add_row_options(command, "JSON lines {image_id, path, caption}, no table")
     command.add_argument(
         "--describe", action="store_true", help="plain lines for people who cannot see the photo, no table"
     )
@@ -104,6 +94,13 @@ def make_parser() -> argparse.ArgumentParser:
     )
     command.set_defaults(run=caption)
 
+
+def make_parser() -> argparse.ArgumentParser:
+    """Build the parser of all commands."""
+    parser = argparse.ArgumentParser(prog="hfcap", description=__doc__.splitlines()[0])
+    commands = parser.add_subparsers(dest="command", required=True)
+
+    add_caption_command(commands)
     # Its options are the fields of dataclasses, which `parse_arguments` reads: here every word is only a word.
     command = commands.add_parser(
         "evaluate", help="caption a data set with a model and judge the captions", add_help=False, prefix_chars="\0"

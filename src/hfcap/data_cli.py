@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from hfcap.cli_options import check_needs
 from hfcap.errors import ConfigError
 from hfcap.hub_cli import add_target_options, target_options
 
@@ -23,8 +24,7 @@ def add_data_commands(commands: argparse._SubParsersAction) -> None:
         "--max_caption_tokens",
         "--max-caption-tokens",
         type=int,
-        default=64,
-        help="report captions with more tokens than this (default: 64)",
+        help="with --processor: report captions with more tokens than this (default: 64)",
     )
     command.set_defaults(run=check)
 
@@ -67,13 +67,15 @@ def check(args: argparse.Namespace) -> None:
     from hfcap.data.check import check_record, check_source, check_text
     from hfcap.data.check_page import write_check_page
 
+    check_needs(args, {"max_caption_tokens": "processor"})
+    max_caption_tokens = 64 if args.max_caption_tokens is None else args.max_caption_tokens
     of_processor = {} if args.processor is None else _of_processor(args.processor)
     try:
         found = check_source(
             args.source,
             **_source_options(args),
             **of_processor,
-            max_caption_tokens=args.max_caption_tokens,
+            max_caption_tokens=max_caption_tokens,
         )
     except ValueError as error:
         raise ConfigError(str(error)) from error

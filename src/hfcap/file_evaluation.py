@@ -74,6 +74,13 @@ def score_files(args: Namespace) -> None:
             got=args.images,
             fix="add --report FILE or --metrics clip_score, or remove --images",
         )
+    if args.idf is not None and not {"cider", "cider_d"} & set(metrics):
+        raise ConfigError(
+            "only CIDEr weighs words by document frequencies",
+            option="--idf",
+            got=args.idf,
+            fix="add --metrics cider, or remove it",
+        )
     paths = args.files
     if len(paths) > 2:
         raise ConfigError(option="FILES", got=paths, wanted="one file of captions, or two to compare")

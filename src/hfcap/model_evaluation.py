@@ -1,13 +1,14 @@
 """Evaluation of a model on a split of a data set: `hfcap evaluate`, `recipes/evaluate.py`."""
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
 from hfcap import runs
 from hfcap.data.caption_dataset import CaptionDataset
-from hfcap.data.pictures import undecoded
+from hfcap.data.pictures import content_hashes
 from hfcap.distributed import join_processes, use_all_cores
+from hfcap.errors import ConfigError
 from hfcap.evaluation import (
     Measured,
     describe_data,
@@ -54,6 +55,7 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> None:
         prog: name of the command in its help.
     """
     data_args, args = parse_arguments(SourceArguments, EvaluationArguments, argv=argv, prog=prog)
+    check_scenes_options(data_args)
     state = join_processes()
     source = runs.resolve_model(args.model)
     run = Path(args.model)
@@ -72,8 +74,25 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> None:
         model, processor, CaptionDataset(rows), prompt, args.batch_size, **metric_options(args)
     )
     if state.is_main_process:
-        data = describe_data(vars(data_args), runs.data_fingerprint(undecoded(rows)))
+        data = describe_data(
+            vars(data_args), runs.data_fingerprint(rows.remove_columns("image"), content_hashes(rows))
+        )
         measured = Measured(source.artifact, source.path, data, prompt, args.load_in_4bit)
         write_evaluation(folder, evaluation, rows, f"{args.model} on {data_args.data}", measured)
         print(results_table({run.name: (None, evaluation)}), show_captions(evaluation), sep="\n\n")
         print(f"\nResults in {folder}")
+
+
+def check_scenes_options(args: SourceArguments) -> None:
+    """Refuse options of the embedded data set where another one is evaluated.
+
+    Raises:
+        ConfigError: one is given.
+    """
+    defaults = {field.name: field.default for field in fields(args)}
+    for name in ("scenes_style", "scenes_image_size"):
+        value = getattr(args, name)
+        if args.data != "scenes" and value != defaults[name]:
+            raise ConfigError(
+                f"only for the data 'scenes', and data is {args.data}", option=name, got=value, fix="remove it"
+            )

@@ -3,14 +3,22 @@
 import argparse
 
 from hfcap.data_cli import add_source_options
+from hfcap.errors import ConfigError
 
 
 def score(args: argparse.Namespace) -> None:
     """Compare captions with references, and write `metrics.json` and `report.html` where asked for."""
     from hfcap.file_evaluation import score_files
-    from hfcap.metrics import CLIP_MODEL, DEFAULT_METRICS
+    from hfcap.metrics import CLIP_MODEL, DEFAULT_METRICS, metric_names, needs_images
 
     args.metrics = ",".join(DEFAULT_METRICS) if args.metrics is None else args.metrics
+    if args.clip_model is not None and not needs_images(metric_names(args.metrics)):
+        raise ConfigError(
+            "no metric asked for uses it",
+            option="--clip_model",
+            got=args.clip_model,
+            fix="add --metrics clip_score, or remove it",
+        )
     args.clip_model = CLIP_MODEL if args.clip_model is None else args.clip_model
     score_files(args)
 

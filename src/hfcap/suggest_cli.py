@@ -2,47 +2,27 @@
 
 import argparse
 
+from hfcap.cli_options import add_model_options, add_row_options, check_row_options, positive
+
 
 def add_suggest_command(commands: argparse._SubParsersAction) -> None:
     """Add `suggest` to the commands of the console script."""
     command = commands.add_parser("suggest", help="several captions for each photo, to choose from")
     command.add_argument("pictures", nargs="+", metavar="PHOTO", help="files, or folders of pictures")
-    command.add_argument("--model", required=True, help="run folder, model or adapter folder, or Hub id")
-    command.add_argument("-n", "--n", type=_positive, default=4, help="suggestions per photo (default: 4)")
+    add_model_options(command)
+    command.add_argument("-n", "--n", type=positive, default=4, help="suggestions per photo (default: 4)")
     command.add_argument(
         "--length", choices=("short", "medium", "long"), help="up to 8 words, 9 to 12, or more (default: any)"
     )
-    command.add_argument("--prompt", help="instruction for models that take one (default: the one of the training)")
     command.add_argument("--avoid", metavar="FILE", help="words and phrases that no suggestion has, one per line")
     command.add_argument("--seed", type=int, default=0, help="another one gives other suggestions (default: 0)")
-    command.add_argument(
-        "--batch_size",
-        "--batch-size",
-        type=_positive,
-        default=8,
-        help="photos decoded together (default: 8); it does not change the suggestions",
-    )
-    command.add_argument("--json", action="store_true", help="JSON lines, no table")
-    command.add_argument(
-        "--output", metavar="FILE", help="write JSON lines to this file; run again, it does what is missing"
-    )
-    command.add_argument(
-        "--keep_both",
-        "--keep-both",
-        action="store_true",
-        help="where --output has another picture with the same image id, keep both under different ids",
-    )
+    add_row_options(command)
     command.set_defaults(run=suggest, load_in_4bit=False)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}; wanted a whole number, 1 or more")
-    return int(text)
 
 
 def suggest(args: argparse.Namespace) -> None:
     """Write suggestions for each photo, to the terminal or to a file."""
+    check_row_options(args)
     from hfcap.applications.suggest_captions import suggest_captions
 
     suggest_captions(args)

@@ -11,40 +11,73 @@ from pathlib import Path
 
 from hfcap.errors import ConfigError
 from hfcap.shipped import CONFIGS, RECIPES, find_config
+from hfcap.training.config_file import read_config, take_config
 
 
 def add_train_command(commands: argparse._SubParsersAction) -> None:
     """Add `hfcap train` to the commands."""
+    # Its options are those of the launcher and of the recipe, which read them: here every word is only a word.
     command = commands.add_parser(
         "train",
         help="train a captioner by a configuration",
-        usage="hfcap train CONFIG [--option VALUE …]",
+        usage="hfcap train CONFIG [--option VALUE …]\n       hfcap train --list",
         description="Start the recipe that CONFIG names with accelerate's launcher. Every key of CONFIG is an option "
-        "that overrides it; options of `accelerate launch` (--num_processes 2, --config_file …) go to the launcher.",
+        "that overrides it; options of `accelerate launch` (--num_processes 2, --config_file …) go to the launcher, "
+        "and may stand before CONFIG. `--list` lists the shipped configurations.",
+        add_help=False,
+        prefix_chars="\0",
     )
-    command.add_argument("config", nargs="?", metavar="CONFIG", help="YAML file, or the name of a shipped one")
-    command.add_argument("--list", action="store_true", help="list the shipped configurations")
-    command.add_argument("options", nargs=argparse.REMAINDER, help=argparse.SUPPRESS)
-    command.set_defaults(run=train)
+    command.add_argument(
+        "words",
+        nargs="*",
+        metavar="CONFIG",
+        help="YAML file, or the name of a shipped one; `--config CONFIG` is the same",
+    )
+    command.set_defaults(run=lambda args: train(args, command))
 
 
-def train(args: argparse.Namespace) -> None:
+def train(args: argparse.Namespace, command: argparse.ArgumentParser) -> None:
     """List the configurations, or train by one of them; the exit code is that of the recipe.
 
     Raises:
         ConfigError: no such configuration, or it names no recipe.
     """
-    if args.list:
+    first = args.words[0] if args.words else None
+    if first in ("-h", "--help"):
+        command.print_help()
+        return
+    if first == "--list":
+        if args.words[1:]:
+            raise ConfigError("it stands alone", option="--list", fix=f"remove {' '.join(args.words[1:])}")
         print(list_configs())
         return
-    if args.config is None:
-        raise ConfigError(
-            "missing", option="CONFIG", fix="pass a YAML file, or the name of a shipped one (`hfcap train --list`)"
-        )
-    config = resolve_config(args.config)
+    launcher_options, (name, *recipe_options) = parted(args.words)
+    config = resolve_config(name)
     recipe = recipe_of(config)
-    launcher_options, recipe_options = split_options(args.options)
     launch([*launcher_options, "-m", f"hfcap.recipes.{recipe}", "--config", str(config), *recipe_options])
+
+
+def parted(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Part the words of the command into the launcher's options, and the configuration with the recipe's options.
+
+    The configuration is the first word, the first behind options of the launcher, or the value of `--config`.
+
+    Raises:
+        ConfigError: there is no configuration where one is looked for, or there are two.
+    """
+    launcher_options, rest = split_options(words)
+    config = take_config(rest)
+    stands_first = bool(rest) and not rest[0].startswith("-")
+    if config is not None and stands_first:
+        raise ConfigError(option="CONFIG", got=[rest[0], config], wanted="one file")
+    if config is None and not stands_first:
+        raise ConfigError(
+            "missing",
+            option="CONFIG",
+            fix="pass a YAML file, or the name of a shipped one (`hfcap train --list`), in front of the recipe's "
+            "options: hfcap train CONFIG --max_steps 100",
+        )
+    return launcher_options, rest if config is None else [config, *rest]
 
 
 def list_configs() -> str:
@@ -92,8 +125,6 @@ def recipe_of(config: Path) -> str:
     Raises:
         ConfigError: it has no such key, or names no recipe of hfcap.
     """
-    from hfcap.training.config_file import read_config
-
     recipe = read_config(config).get("recipe")
     known = sorted(path.stem for path in RECIPES.glob("train*.py"))
     if recipe not in known:
@@ -131,8 +162,8 @@ def split_options(options: Sequence[str]) -> tuple[list[str], list[str]]:
         name, has_value = option.partition("=")[0], "=" in option
         part = parts[0] if name in launcher else parts[1]
         part.append(option)
-        if name in launcher and not has_value:
-            if launcher[name].nargs != 0 and rest:
+        if name in launcher:
+            if not has_value and launcher[name].nargs != 0 and rest:
                 part.append(rest.pop(0))
             continue
         while rest and not rest[0].startswith("--"):

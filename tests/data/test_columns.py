@@ -5,7 +5,7 @@ import json
 import logging
 
 import pytest
-from datasets import Dataset, Features, Value
+from datasets import Dataset, Features, Value, load_dataset
 from datasets import Image as ImageFeature
 from PIL import Image
 from source_forms import write_tar
@@ -246,6 +246,49 @@ def test_a_column_that_contradicts_the_files_name_is_an_error(folder, name, stre
         list(load_captions(str(folder), "train", streaming=streaming))
     write_table(folder, columns | {"split": ["train", "nan", "restval"]}, name)
     assert len(list(load_captions(str(folder), "train", streaming=streaming))) == 3
+
+
+def write_split_files(folder, out, splits):
+    """A parquet file per split, with a column `split`: `{"train": ["train", …], …}`."""
+    for name, told in splits.items():
+        columns = {"image": [str(folder / image) for image in NAMES], "caption": TEXTS, "split": told}
+        features = Features({name: Value("string") for name in columns} | {"image": ImageFeature()})
+        Dataset.from_dict(columns, features=features).to_parquet(out / f"{name}-00000-of-00001.parquet")
+    return str(out)
+
+
+def saved_splits(folder, out, splits):
+    """The same, as `save_to_disk` writes it."""
+    loaded = load_dataset("parquet", data_dir=write_split_files(folder, out / "parquet", splits))
+    loaded.save_to_disk(out / "saved")
+    return str(out / "saved")
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+@pytest.mark.parametrize("write", [write_split_files, saved_splits])
+def test_a_column_that_contradicts_one_of_several_splits_is_an_error(folder, tmp_path, write, streaming):
+    splits = {"train": ["train", "restval", None], "validation": ["dev", "train", "val"]}
+    source = write(folder, tmp_path / "out", splits)
+    assert len(list(load_captions(source, "train", streaming=streaming))) == 3
+    with pytest.raises(ValueError, match=r"row [01]: the column split is 'train', but .* the split 'validation'"):
+        list(load_captions(source, "validation", streaming=streaming))
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_column_that_agrees_with_several_splits_is_fine(folder, tmp_path, streaming):
+    source = write_split_files(folder, tmp_path / "out", {"train": ["train"] * 3, "validation": ["val"] * 3})
+    assert split_names(source) == ["train", "validation"]
+    for split in ("train", "validation"):
+        assert len(list(load_captions(source, split, streaming=streaming))) == 3
+
+
+@pytest.mark.parametrize("streaming", [False, True])
+def test_a_column_tells_the_splits_of_parquet_files_whose_names_do_not(folder, tmp_path, streaming):
+    write_split_files(folder, tmp_path / "out", {"a": ["train", "val", "test"], "b": ["test", "val", "train"]})
+    source = str(tmp_path / "out")
+    assert split_names(source) == ["train", "validation", "test"]
+    captions = [row["captions"] for row in load_captions(source, "test", streaming=streaming)]
+    assert sorted(captions) == [["a cow"], ["a dog"]]
 
 
 @pytest.mark.parametrize("end", ["\n", "\r\n", "\r"], ids=["LF", "CRLF", "CR"])

@@ -142,6 +142,31 @@ def test_pictures_that_no_row_names_are_counted(folder, capsys):
     assert "pictures that no row names: 2 (.png; first 1.png)" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("names", [("metadata.csv", "metadata.jsonl"), ("Metadata.CSV", "metadata.jsonl")])
+@pytest.mark.parametrize("parent", ["", "train", "train/part"])
+def test_two_metadata_files_of_one_folder_are_an_error(folder, names, parent, capsys):
+    put(folder / parent / "0.png")
+    for name in names:
+        is_table = name.lower().endswith(".csv")
+        text = "file_name,text\n0.png,a dog\n" if is_table else '{"file_name": "0.png", "text": "a dog"}\n'
+        (folder / parent / name).write_text(text)
+    message = rf"has both {names[0]} and {names[1]}; remove one of the two, or read one with"
+    for read in (captions, lambda source: list(load_captions(source, "train", streaming=True)), split_names):
+        with pytest.raises(ValueError, match=message):
+            read(str(folder))
+    assert exit_code("data", "check", folder) == 2
+    assert "has both" in capsys.readouterr().err
+    assert captions(f"{folder}/*.jsonl") == captions(f"{folder}/*.csv") == ["a dog"]
+
+
+def test_metadata_files_of_two_folders_are_both_read(folder):
+    for split, name in (("train", "metadata.csv"), ("validation", "metadata.jsonl")):
+        put(folder / split / "0.png")
+        text = "file_name,text\n0.png,a dog\n" if name.endswith("csv") else '{"file_name": "0.png", "text": "a dog"}\n'
+        (folder / split / name).write_text(text)
+    assert captions(folder, "train") == captions(folder, "validation") == ["a dog"]
+
+
 def test_coco_images_without_captions_are_counted(folder, log):
     put(folder / "a.png")
     images = [{"id": number, "file_name": f"{name}.png"} for number, name in enumerate("ab")]

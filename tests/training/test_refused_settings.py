@@ -130,3 +130,32 @@ def test_settings_that_fail_when_the_trainer_starts_are_refused_before_the_run_f
     monkeypatch.setattr("hfcap.training.argument_checks.get_available_reporting_integrations", list)
     with refused(**fields):
         arguments(use_cpu=True, **settings)
+
+
+@pytest.mark.parametrize("arguments", [CaptionTrainingArguments, EncoderTrainingArguments])
+@pytest.mark.parametrize(
+    ("settings", "fields"),
+    [
+        ({"use_liger_kernel": True}, {"option": "use_liger_kernel", "got": True, "says": "pip install liger-kernel"}),
+        ({"optim": "galore_adamw"}, {"option": "optim", "got": "galore_adamw", "says": "galore_torch"}),
+        ({"optim": "schedule_free_adamw"}, {"option": "optim", "got": "schedule_free_adamw", "says": "schedulefree"}),
+        ({"optim": "adamw_anyprecision"}, {"option": "optim", "got": "adamw_anyprecision", "says": "torchdistx"}),
+        ({"optim_args": "nonsense"}, {"option": "optim", "says": "optim_args is 'nonsense'; wanted NAME=VALUE"}),
+        ({"torch_compile_backend": "fast"}, {"option": "torch_compile_backend", "got": "fast", "says": "inductor"}),
+        ({"torch_compile": True}, {"option": "torch_compile", "got": True, "says": "no none-g++ or clang++"}),
+        ({"accelerator_config": {"even": True}}, {"option": "accelerator_config.even", "says": "even_batches"}),
+        ({"accelerator_config": '{"even": true}'}, {"option": "accelerator_config.even", "says": "even_batches"}),
+        ({"dataloader_num_workers": -1}, {"option": "dataloader_num_workers", "got": -1, "wanted": "0 or more"}),
+    ],
+)
+def test_what_is_not_installed_or_unknown_is_refused_in_one_line(arguments, settings, fields, monkeypatch):
+    monkeypatch.setattr("hfcap.training.argument_checks.is_liger_kernel_available", lambda: False)
+    monkeypatch.setenv("CXX", "none-g++")
+    monkeypatch.setattr("hfcap.training.argument_checks.shutil.which", lambda name: None)
+    with refused(**fields):
+        arguments(use_cpu=True, **settings)
+
+
+def test_every_optimizer_that_is_installed_is_taken():
+    for name in ("adamw_torch", "adafactor", "sgd", "adagrad", "rmsprop"):
+        assert CaptionTrainingArguments(use_cpu=True, optim=name).optim == name

@@ -9,14 +9,19 @@ from torch.utils.data import DataLoader
 
 from hfcap.data.caption_dataset import CaptionDataset, CaptionStream
 from hfcap.data.scenes import load_scenes
+from hfcap.data.shards import read_shard
 from hfcap.data.sources import load_captions
 from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, ModelArguments
 from hfcap.training.checkpoints import last_complete_checkpoint
 from hfcap.training.collators import CaptionCollator
+from hfcap.training.parsing import parse_arguments
+from hfcap.training.prompts import save_prompt_of_rows
+from hfcap.training.reference_lengths import measure_references
 from hfcap.training.run_folder import begin_or_resume
-from hfcap.training.run_rows import load_splits
+from hfcap.training.run_rows import load_splits, tokenizer_texts
 from hfcap.training.settings_checks import check_data
 from hfcap.training.trainer import CaptionTrainer
+from hfcap.training.trainer_inputs import caption_collator
 from refusals import refused
 from tiny.training import STEPS_ALONE
 
@@ -203,3 +208,30 @@ def test_lengths_of_a_stream_are_not_known_beforehand(build_tiny, folder, tmp_pa
     stream = load_captions(str(folder), "train", streaming=True, on_bad_image="skip")
     with refused(option="max_row_tokens", got=400, says="stream"):
         CaptionTrainer(model, args, stream, processing_class=processor)
+
+
+@pytest.mark.filterwarnings("ignore:skipped")
+def test_the_first_rows_are_read_once_for_each_purpose_before_training(folder, build_tiny, tmp_path, monkeypatch):
+    """For the fingerprint, with their pictures; for a new tokenizer; and for prompts and lengths together."""
+    opened = []
+
+    def counted(shard):
+        opened.append(shard.name)
+        return read_shard(shard)
+
+    monkeypatch.setattr("hfcap.data.sources.read_shard", counted)
+    options = ["--data", str(folder), "--streaming", "true", "--on_bad_image", "skip", "--max_steps", "1"]
+    options += ["--use_cpu", "true", "--output_dir", str(tmp_path)]
+    arguments = parse_arguments(DataArguments, ModelArguments, CaptionTrainingArguments, argv=options)
+    rows = load_splits(arguments[0], tmp_path)
+    opened.clear()  # the evaluation split, which is held in memory
+    begin_or_resume(tmp_path, arguments, rows)
+    assert len(opened) == 1
+    assert tokenizer_texts(arguments[0], rows[0])
+    assert len(opened) == 2
+    model, processor = build_tiny("llava")
+    save_prompt_of_rows(processor, rows, None)
+    data = CaptionStream(rows[0])
+    collator = caption_collator(model, processor, (data, None), arguments[-1])
+    measure_references(data, collator)  # a dry run shows them once more
+    assert len(opened) == 3

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from hfcap import runs
 from hfcap.applications.wording import worded
 from hfcap.errors import ConfigError, WorkError, printable
-from hfcap.generation.photos import DECODING, find_photos, photo_results, say_what_is_odd
+from hfcap.generation.photos import CLI_DECODING, find_photos, photo_results, say_what_is_odd
 
 NOTICE = "Automatic description, may be wrong."
 NOTHING = "No description: the model said nothing that could be one."
@@ -55,7 +55,7 @@ def describe_photos(args: Namespace) -> None:
     from hfcap.generation.settings import change_decoding
 
     def stream(model, processor, _photos, rows, skip) -> Iterator[tuple[int, tuple[str, list[str]]]]:
-        change_decoding(model, {name: getattr(args, name) for name in DECODING if getattr(args, name) is not None})
+        change_decoding(model, {name: getattr(args, name) for name in CLI_DECODING if getattr(args, name) is not None})
         prompt = args.prompt or caption_prompt(processor)
         scored = word_probabilities.scored_caption_stream(model, processor, rows, prompt, args.batch_size, skip)
         for index, sample in scored:

@@ -1,4 +1,4 @@
-"""Which words of a caption its model was not sure of."""
+"""Words of a caption that its model was not sure of."""
 
 import math
 

@@ -1,4 +1,4 @@
-"""Where the pictures of documents lie: files beside them, or members of the archive. Nothing is ever fetched."""
+"""Image files of documents: beside them, or members of the archive. Nothing is ever fetched."""
 
 import hashlib
 import posixpath

@@ -1,4 +1,4 @@
-"""`hfcap alt review`: a person decides on each proposal, in the terminal or in a spreadsheet."""
+"""`hfcap alt review`: decisions of a person on each proposal, in the terminal or in a spreadsheet."""
 
 import csv
 import getpass

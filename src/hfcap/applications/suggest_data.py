@@ -13,7 +13,7 @@ from hfcap.applications.rows import DATA, empty_row, read_rows, write_rows
 from hfcap.applications.suggest import check_settings, propose, settings_of, summary
 from hfcap.errors import ConfigError
 from hfcap.generation.caption_data import caption_data
-from hfcap.generation.photos import DECODING
+from hfcap.generation.photos import CLI_DECODING
 
 
 def suggest_for_data(args: Namespace) -> None:
@@ -32,7 +32,7 @@ def suggest_for_data(args: Namespace) -> None:
     there = read_rows(output) if output.exists() else []
     settings = settings_of(args)
     check_settings(there, settings, output)
-    decoding = dict.fromkeys(DECODING)
+    decoding = dict.fromkeys(CLI_DECODING)
     caption_data(Namespace(**vars(args) | decoding | {"output": str(captions), "load_in_4bit": False}))
     if not PartialState().is_main_process:
         return

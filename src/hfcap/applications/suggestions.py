@@ -1,4 +1,4 @@
-"""From many samples of a captioner to a few captions to choose from: the safest first, the others unlike it.
+"""Selection of a few captions among many samples of a captioner: the safest first, the others unlike it.
 
 How much samples agree is a sign of how safe one is (minimum Bayes risk decoding: Kumar and Byrne, NAACL 2004); taking
 unlike ones in turn is maximal marginal relevance (Carbonell and Goldstein, SIGIR 1998).

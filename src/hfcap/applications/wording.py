@@ -1,4 +1,4 @@
-"""From a model's caption to the proposal for an alt: pure functions of text, a rule each.
+"""Rewording of a model's caption as the proposal for an alt: pure functions of text, a rule each.
 
 Sources: WCAG 2 failure F30, axe-core's `image-redundant-alt`, IPTC's advice of 125 characters (CSUN 2022), and for the
 words for people Bennett et al. 2021 ("It's complicated") and Facebook's practice (arXiv 2105.12754).

@@ -4,6 +4,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import count
 
 import datasets
@@ -131,11 +132,15 @@ class CaptionStream(torch.utils.data.IterableDataset):
         rows: stream of `load_captions`.
         check: called with each row; what it raises ends training.
         **views: fields of `Views`.
+
+    Attributes:
+        source: `rows` as they were given, for `first_texts`.
     """
 
     def __init__(self, rows: datasets.IterableDataset, check: Callable[[dict], None] | None = None, **views):
         self.check = check
         self.views = Views(**views)
+        self.source = rows
         self.rows = rows.cast_column("image", datasets.Image(decode=False))
         self.process = (0, 1)
 
@@ -194,6 +199,12 @@ class CaptionStream(torch.utils.data.IterableDataset):
         total = readers * num_processes
         # Moved on by one per epoch, or the first readers would always have the odd shards.
         return rows.shard(total, (process * readers + worker + epoch) % total, contiguous=False)
+
+
+@lru_cache(maxsize=2)
+def first_texts(rows: datasets.IterableDataset, count: int) -> list[dict]:
+    """Captions and prompts of the first rows of a stream, which are read once, however often they are asked for."""
+    return list(rows.take(count).remove_columns("image"))
 
 
 def readers_of_stream(num_shards: int, num_workers: int, num_processes: int) -> int:

@@ -26,6 +26,7 @@ from hfcap.data.records import (
     CAPTION_COLUMNS,
     NO_CAPTIONS,
     OTHER_CAPTIONS,
+    SPLIT_NAMES,
     Roles,
     SourceRow,
     is_captions,
@@ -37,6 +38,7 @@ from hfcap.data.records import (
     texts_of,
 )
 from hfcap.data.shards import Shard
+from hfcap.errors import shown
 from hfcap.json_files import names_of
 
 SAVED_SHARDS = 64  # parts of a data set that `save_to_disk` wrote
@@ -49,13 +51,17 @@ def read_with_datasets(
 ) -> Dataset:
     """Return one split with the columns `image`, `captions` (lists), `prompt` where there is one, and the others.
 
-    Where the source has one split and a column `split`, the column tells the rows of each.
+    Where the source has one split and a column `split`, the column tells the rows of each. Where it has several, a row
+    whose column names another split than its own is an error.
     """
     dataset, wanted, roles = _choose(_open_all(source), source, split, image_column, captions_column)
     if wanted is not None:
         told = _told_splits(dataset, roles)
         _check_split(source, wanted, list(dict.fromkeys(told)))
         dataset = dataset.select([row for row, name in enumerate(told) if name == wanted])
+    elif roles.split is not None:
+        for row, told in enumerate(dataset[roles.split][:]):
+            _check_agrees(split, {roles.split: told}, roles, f"{source}, {split}, row {row}")
     image_column = roles.image
     used = [name for name in (*roles.captions, roles.prompt) if name is not None]
     texts = dataset.select_columns(used)[:]
@@ -95,19 +101,27 @@ def shards_with_datasets(
         name = source if count == 1 else f"{source}, shard {index + 1} of {count}"
         if len(names) == count > 1:
             name = names[index]
-        rows = partial(_rows_of_part, stream, index, name, wanted, roles, captions_column)
+        rows = partial(_rows_of_part, stream, index, name, split, wanted, roles, captions_column)
         shards.append(Shard(name, rows))
     return shards
 
 
 def _rows_of_part(
-    stream: IterableDataset, index: int, name: str, wanted: str | None, roles: Roles, captions_column: str | None
+    stream: IterableDataset,
+    index: int,
+    name: str,
+    split: str,
+    wanted: str | None,
+    roles: Roles,
+    captions_column: str | None,
 ) -> Iterator[SourceRow]:
     part = stream.shard(stream.num_shards, index)
     # Not `iter(part)`: in a loader process that would divide the shard among all loader processes once more.
     for number, batch in enumerate(part.iter(batch_size=1)):
         entry, where = {column: values[0] for column, values in batch.items()}, f"{name}, row {number}"
-        if wanted is not None and (split_in(entry, roles) or "train") != wanted:
+        if wanted is None:
+            _check_agrees(split, entry, roles, where)
+        elif (split_in(entry, roles) or "train") != wanted:
             continue
         image_id = entry[roles.image_id] if roles.image_id else None
         if roles.image_id and image_id in (None, ""):
@@ -133,6 +147,16 @@ def splits_with_datasets(
 
 def _told_splits(dataset: Dataset, roles: Roles) -> list[str]:
     return [split_in({roles.split: told}, roles) or "train" for told in dataset[roles.split][:]]
+
+
+def _check_agrees(split: str, entry: Mapping[str, Any], roles: Roles, where: str) -> None:
+    """Raise ValueError where a row's column names another split than the one of several that the row is in."""
+    told = split_in(entry, roles)
+    if told is not None and split_named(split) in SPLIT_NAMES and told != split_named(split):
+        raise ValueError(
+            f"{where}: the column {roles.split} is {shown(told)}, but the row is in the split {split!r}; remove the "
+            "column, or give all files names without a split, so that the column tells it"
+        )
 
 
 def _choose(

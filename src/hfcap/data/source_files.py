@@ -77,7 +77,8 @@ def contents_of(source: Path) -> Contents:
     columns are not recognised.
 
     Raises:
-        ValueError: a file of an unknown kind; a folder with several files of captions for one split, or none at all.
+        ValueError: a file of an unknown kind; a folder with several files of captions for one split, with two metadata
+            files, or with nothing to read.
     """
     if source.is_file():
         if source.name.lower().endswith(DATASETS_SUFFIXES):
@@ -152,6 +153,7 @@ def _chosen(
         return "datasets", None
     metadata = [path for path in wanted if path.name.lower() in METADATA_NAMES]
     if metadata:
+        _check_one_a_folder(metadata, folder)
         return "tables", [SourceFile(path, split_of_folders(path.relative_to(folder).parts[:-1])) for path in metadata]
     if tars:
         folders = [split_of_folders(path.relative_to(folder).parts[:-1]) for path in tars]
@@ -167,6 +169,18 @@ def _chosen(
         return "tables", _one_table_a_split(tables, folder)
     texts = [path for path in beside if only is None or path.suffix.lower() == only]
     return "sidecars", [SourceFile(folder, None)] if texts else None
+
+
+def _check_one_a_folder(metadata: list[Path], source: Path) -> None:
+    """Raise ValueError where one folder has two metadata files: each picture would get its captions twice."""
+    by_folder: dict[Path, Path] = {}
+    for path in metadata:
+        other = by_folder.setdefault(path.parent, path)
+        if other != path:
+            raise ValueError(
+                f"{path.parent} has both {other.name} and {path.name}; remove one of the two, or read one with "
+                f"'{source}/*{path.suffix.lower()}'"
+            )
 
 
 def _download_records(files: list[Path], beside: Mapping[Path, Path]) -> set[Path]:

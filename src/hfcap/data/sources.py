@@ -103,6 +103,10 @@ def load_captions(
     if source == "scenes":
         if streaming:
             raise ValueError("streaming: the source 'scenes' is drawn, not read; leave it out")
+        columns = {"image_folder": image_folder, "image_column": image_column, "captions_column": captions_column}
+        for name, value in columns.items():
+            if value is not None:
+                raise ValueError(f"{name} is {value!r}, but the source 'scenes' is drawn, not read; leave it out")
         # An unknown split gets its one clear error from load_scenes.
         style = scene_options.pop("style", "caption")
         return load_scenes(split, num_images or SCENES_SIZES.get(split, 1), style, **scene_options)

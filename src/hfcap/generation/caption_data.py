@@ -23,7 +23,7 @@ from hfcap.distributed import join_processes, main_process_decides, one_writer
 from hfcap.errors import ConfigError, WorkError, printable, shown
 from hfcap.generation.caption import DataWait
 from hfcap.generation.photos import (
-    DECODING,
+    CLI_DECODING,
     captions_of,
     count,
     hashes_of,
@@ -90,7 +90,7 @@ def _caption_missing(args: Namespace, model: str, shards: Sequence[Shard]) -> No
     state = PartialState()
     output, done = None, {}
     if args.output is not None:
-        settings = {name: getattr(args, name) for name in ("prompt", "load_in_4bit", *DECODING)}
+        settings = {name: getattr(args, name) for name in ("prompt", "load_in_4bit", *CLI_DECODING)}
         settings |= main_process_decides(lambda: hashes_of(model))
         output = ResumableCaptions(Path(args.output), {"model": model, **settings}, state.process_index)
         done = {image_id: row.get("sha256") for image_id, row in output.rows().items()}

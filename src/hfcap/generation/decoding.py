@@ -1,4 +1,4 @@
-"""Decode the candidates of an image (beams, samples) in one row of the model. The one place that calls `generate`.
+"""Decoding of an image's candidates (beams, samples) in one row of the model. The one place that calls `generate`.
 
 Stock `generate` gives each of the K candidates a row: image and prompt run through the language model K times, their
 keys and values are kept K times and read K times per step, and beam search copies all of them at every step. Here the

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
-DECODING = ("num_beams", "max_new_tokens")  # options of the command that override the model's own settings
+CLI_DECODING = ("num_beams", "max_new_tokens")  # options of the command that override the model's own settings
 MAX_LISTED = 5
 
 
@@ -132,7 +132,7 @@ def caption_photos(args: Namespace) -> None:
         for index, caption in captions_of(args, model, processor, loads_of(rows), skip, waiting):
             yield index, {"caption": caption}
 
-    settings = {name: getattr(args, name) for name in ("prompt", "load_in_4bit", *DECODING)}
+    settings = {name: getattr(args, name) for name in ("prompt", "load_in_4bit", *CLI_DECODING)}
     work = PhotoWork(
         "caption", "a caption", "an empty caption", settings, stream, lambda row: " ".join(row["caption"].split())
     )
@@ -158,7 +158,7 @@ def captions_of(
     from hfcap.generation.inputs import caption_prompt
     from hfcap.generation.settings import change_decoding
 
-    change_decoding(model, {name: getattr(args, name) for name in DECODING if getattr(args, name) is not None})
+    change_decoding(model, {name: getattr(args, name) for name in CLI_DECODING if getattr(args, name) is not None})
     prompt = args.prompt or caption_prompt(processor)
     return caption_loaded(model, processor, loads, prompt, args.batch_size, skip, waiting)
 

@@ -1,4 +1,4 @@
-"""How probable a captioner finds the captions that it gives, token by token and word by word, whatever the search."""
+"""Probabilities of the tokens and words of a caption by the captioner that gave it, whatever the search."""
 
 import copy
 import re

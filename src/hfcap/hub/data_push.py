@@ -1,4 +1,4 @@
-"""Publish captioned images as a data set on the Hub: parquet files and a card, in one commit."""
+"""Publishing of captioned images as a data set on the Hub: parquet files and a card, in one commit."""
 
 import tempfile
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Whether a confidence is worth showing: risk against coverage, and reliability.
+"""Evaluation of a confidence: risk against coverage, and reliability.
 
 Risk-coverage curve and its area (AURC): Geifman, Uziel and El-Yaniv, "Bias-reduced uncertainty estimation for deep
 neural classifiers", ICLR 2019. A confidence that orders nothing has the mean risk as its area: the random line.

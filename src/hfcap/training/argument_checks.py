@@ -1,11 +1,16 @@
-"""Checks of argument values: minima, the metric of the best checkpoint, whole batches."""
+"""Checks of argument values: minima, optional packages, the metric of the best checkpoint, whole batches."""
 
+import json
+import os
+import shutil
 from collections.abc import Sequence
 from dataclasses import fields
 
 import torch
-from transformers import SchedulerType, get_scheduler
+from transformers import SchedulerType, Trainer, get_scheduler
 from transformers.integrations import get_available_reporting_integrations, get_reporting_integration_callbacks
+from transformers.trainer_pt_utils import AcceleratorConfig
+from transformers.utils import is_liger_kernel_available
 
 from hfcap.errors import ConfigError
 
@@ -19,6 +24,7 @@ INHERITED_MINIMA = {
     "num_train_epochs": 0,
     "seed": 0,
     "data_seed": 0,
+    "dataloader_num_workers": 0,
 }
 
 # What the evaluations of an encoder compute.
@@ -72,6 +78,62 @@ def check_report_to(args) -> None:
             option="report_to",
             got=args.report_to,
             fix="install it, or remove it",
+        )
+
+
+def check_accelerator_config(config) -> None:
+    """Check the keys of an `accelerator_config` that is a mapping, or JSON of one; the path of a file is not read.
+
+    Raises:
+        ConfigError: accelerate does not know one.
+    """
+    if isinstance(config, str) and config.startswith("{"):
+        config = json.loads(config)
+    known = sorted(field.name for field in fields(AcceleratorConfig))
+    for name in config if isinstance(config, dict) else ():
+        if name not in known:
+            wanted = f"one of {', '.join(known)}"
+            raise ConfigError("unknown key", option=f"accelerator_config.{name}", wanted=wanted, fix="remove it")
+
+
+def check_packages(args) -> None:
+    """Check that what `use_liger_kernel`, `torch_compile` and `optim` need is installed, by making a small optimizer.
+
+    Raises:
+        ConfigError: it is not, or `optim_args` are not those of the optimizer.
+    """
+    if args.use_liger_kernel and not is_liger_kernel_available():
+        raise ConfigError(
+            "liger-kernel is not installed",
+            option="use_liger_kernel",
+            got=True,
+            fix="pip install liger-kernel, or remove it",
+        )
+    if args.torch_compile:
+        _check_compiler(args.torch_compile_backend)
+    layer = torch.nn.Linear(1, 1)
+    try:
+        optimizer_class, settings = Trainer.get_optimizer_cls_and_kwargs(args, layer)
+        optimizer_class([{"params": list(layer.parameters())}], **settings)
+    except (ImportError, TypeError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())
+        if args.optim_args:
+            reason += f" (optim_args is {args.optim_args!r}; wanted NAME=VALUE,NAME=VALUE)"
+        fix = "install what it needs, or choose another, such as adamw_torch"
+        raise ConfigError(reason, option="optim", got=args.optim.value, fix=fix) from error
+
+
+def _check_compiler(backend: str) -> None:
+    known = torch.compiler.list_backends(exclude_tags=())
+    if backend not in known:
+        raise ConfigError(option="torch_compile_backend", got=backend, wanted=f"one of {', '.join(known)}")
+    compilers = [os.environ.get("CXX", "g++"), "clang++"]  # triton, on a GPU, compiles its launchers with one as well
+    if backend == "inductor" and not any(map(shutil.which, compilers)):
+        raise ConfigError(
+            f"it compiles C++, and there is no {' or '.join(compilers)}",
+            option="torch_compile",
+            got=True,
+            fix="install a C++ compiler, or remove it",
         )
 
 

@@ -15,8 +15,10 @@ from hfcap.metrics import CLIP_MODEL, DEFAULT_METRICS, value_keys
 from hfcap.models.precision import fast_bfloat16
 from hfcap.training.argument_checks import (
     TAGGING_FIGURES,
+    check_accelerator_config,
     check_best_metric,
     check_minima,
+    check_packages,
     check_report_to,
     check_schedule,
 )
@@ -290,6 +292,7 @@ class RunArguments(TrainingArguments):
             self.dataloader_persistent_workers = self.dataloader_num_workers > 0
         # An early stop counts on where a run goes on.
         self.restore_callback_states_from_checkpoint |= self.early_stopping_patience is not None
+        check_accelerator_config(self.accelerator_config)
         super().__post_init__()
         precision = "bf16" if self.bf16 else "fp16" if self.fp16 else "no"
         if self.mixed_precision != precision:
@@ -302,6 +305,7 @@ class RunArguments(TrainingArguments):
         check_minima(self)
         check_schedule(self)
         check_report_to(self)
+        check_packages(self)
         if self.early_stopping_patience is not None and (
             self.eval_strategy == "no" or self.metric_for_best_model is None
         ):

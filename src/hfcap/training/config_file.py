@@ -1,4 +1,4 @@
-"""YAML files of settings."""
+"""YAML files of settings, and the option `--config` that names one."""
 
 from pathlib import Path
 from typing import Any
@@ -37,3 +37,20 @@ def read_config(path: str | Path) -> dict[str, Any]:
         reason = f"the file holds a {type(config).__name__}"
         raise ConfigError(reason, option="--config", got=str(path), wanted="`key: value` lines")
     return config
+
+
+def take_config(argv: list[str]) -> str | None:
+    """Remove `--config FILE` (or `--config=FILE`) from the arguments, and return the file.
+
+    Raises:
+        ConfigError: no file, or two.
+    """
+    files = []
+    for at in reversed([at for at, option in enumerate(argv) if option.partition("=")[0] == "--config"]):
+        option, has_value, value = argv.pop(at).partition("=")
+        if not has_value and at == len(argv):
+            raise ConfigError("nothing follows it", option=option, wanted="a YAML file")
+        files.append(value if has_value else argv.pop(at))
+    if len(files) > 1:
+        raise ConfigError(option="--config", got=files[::-1], wanted="one file")
+    return files[0] if files else None

@@ -3,7 +3,7 @@
 from typing import Any
 
 from hfcap.errors import ConfigError
-from hfcap.metrics import METRICS, Options, choose_metrics, metric_names, needs_images
+from hfcap.metrics import CLIP_MODEL, METRICS, Options, choose_metrics, metric_names, needs_images
 
 METRICS_HELP = (
     f"Metrics of evaluations, separated by commas: some of {', '.join(metric.key for metric in METRICS)}. Those that "
@@ -16,7 +16,7 @@ def check_metrics(args) -> None:
     """Check the fields `metrics`, `tokenizer` and `clip_model` of a dataclass of arguments.
 
     Raises:
-        ConfigError: an unknown metric, or one that cannot be computed here.
+        ConfigError: an unknown metric, one that cannot be computed here, or a `clip_model` that none uses.
     """
     try:
         choose_metrics(metric_names(args.metrics), Options(tokenizer=args.tokenizer, clip_model=args.clip_model))
@@ -24,6 +24,13 @@ def check_metrics(args) -> None:
         raise
     except ValueError as error:
         raise ConfigError(str(error), option="metrics", got=args.metrics) from error
+    if args.clip_model != CLIP_MODEL and not needs_images(metric_names(args.metrics)):
+        raise ConfigError(
+            "no metric of metrics uses it",
+            option="clip_model",
+            got=args.clip_model,
+            fix="add clip_score to metrics, or remove it",
+        )
 
 
 def metric_options(args) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any, NoReturn, get_args, get_origin, get_type_hints
 from transformers import HfArgumentParser
 
 from hfcap.errors import ConfigError
-from hfcap.training.config_file import read_config
+from hfcap.training.config_file import read_config, take_config
 
 
 class _Parser(HfArgumentParser):
@@ -45,23 +45,6 @@ def _flags(config: dict[str, Any]) -> list[str]:
     return flags
 
 
-def _take_config(argv: list[str]) -> str | None:
-    """Remove `--config FILE` (or `--config=FILE`) from the arguments, and return the file.
-
-    Raises:
-        ConfigError: no file, or two.
-    """
-    files = []
-    for at in reversed([at for at, option in enumerate(argv) if option.partition("=")[0] == "--config"]):
-        option, has_value, value = argv.pop(at).partition("=")
-        if not has_value and at == len(argv):
-            raise ConfigError("nothing follows it", option=option, wanted="a YAML file")
-        files.append(value if has_value else argv.pop(at))
-    if len(files) > 1:
-        raise ConfigError(option="--config", got=files[::-1], wanted="one file")
-    return files[0] if files else None
-
-
 def _takes_list(hint: Any) -> bool:
     return any(list in (kind, get_origin(kind)) for kind in (hint, *get_args(hint)))
 
@@ -90,7 +73,7 @@ def parse_arguments(
             have a value, an unreadable file, or one for another recipe.
     """
     argv = list(sys.argv[1:] if argv is None else argv)
-    config_path = _take_config(argv) or default_config
+    config_path = take_config(argv) or default_config
     config = read_config(config_path) if config_path is not None else {}
     wanted = config.pop("recipe", recipe)
     if recipe is not None and wanted != recipe:

@@ -6,7 +6,7 @@ from functools import partial
 
 import datasets
 
-from hfcap.data.caption_dataset import FIRST_OF_STREAM, CaptionStream
+from hfcap.data.caption_dataset import FIRST_OF_STREAM, CaptionStream, first_texts
 from hfcap.errors import ConfigError
 from hfcap.generation.inputs import caption_prompt, keep_caption_prompt
 
@@ -15,7 +15,7 @@ logger = logging.getLogger(__name__)
 MAX_SHOWN = 3
 
 
-def save_trained_prompt(
+def save_prompt_of_rows(
     processor,
     rows: tuple[datasets.Dataset | datasets.IterableDataset, datasets.Dataset],
     given: str | None,
@@ -67,7 +67,7 @@ def save_trained_prompt(
         )
 
 
-def keep_trained_prompt(processor, data: tuple, given: str | None) -> None:
+def choose_prompt_if_missing(processor, data: tuple, given: str | None) -> None:
     """Let `processor` keep the prompt of the data of a trainer, unless it keeps one of theirs already.
 
     Args:
@@ -76,9 +76,11 @@ def keep_trained_prompt(processor, data: tuple, given: str | None) -> None:
         given: the prompt that was chosen, None for none.
 
     Raises:
-        ConfigError: see `save_trained_prompt`; for a stream later rows as well, while training.
+        ConfigError: see `save_prompt_of_rows`; for a stream later rows as well, while training.
     """
-    train, evaluation = (getattr(part, "rows", None) for part in data)
+    train, evaluation = (
+        part.source if isinstance(part, CaptionStream) else getattr(part, "rows", None) for part in data
+    )
     known = caption_prompt(processor)
     if train is None:
         if given is not None:
@@ -86,7 +88,7 @@ def keep_trained_prompt(processor, data: tuple, given: str | None) -> None:
         return
     if given is None and known is not None and known in {prompt or known for prompt in own_prompts(train)}:
         return  # a recipe, or whoever made the processor, has chosen
-    save_trained_prompt(processor, (train, train if evaluation is None else evaluation), given)
+    save_prompt_of_rows(processor, (train, train if evaluation is None else evaluation), given)
     if given is None and isinstance(data[0], CaptionStream) and data[0].check is None:
         data[0].check = partial(check_later_prompt, known=caption_prompt(processor))
 
@@ -94,7 +96,7 @@ def keep_trained_prompt(processor, data: tuple, given: str | None) -> None:
 def own_prompts(rows: datasets.Dataset | datasets.IterableDataset) -> Counter[str | None]:
     """Count the rows that have each prompt of their own, and under None those without; of a stream the first rows."""
     if isinstance(rows, datasets.IterableDataset):
-        return Counter(row.get("prompt") or None for row in rows.take(FIRST_OF_STREAM).remove_columns("image"))
+        return Counter(row.get("prompt") or None for row in first_texts(rows, FIRST_OF_STREAM))
     if "prompt" not in rows.column_names:
         return Counter({None: len(rows)})
     return Counter(prompt or None for prompt in rows["prompt"])

@@ -4,9 +4,7 @@ import logging
 from dataclasses import dataclass
 from itertools import chain
 
-import datasets
-
-from hfcap.data.caption_dataset import FIRST_OF_STREAM, CaptionDataset, CaptionStream
+from hfcap.data.caption_dataset import FIRST_OF_STREAM, CaptionDataset, CaptionStream, first_texts
 from hfcap.generation.settings import DEFAULT_DECODING, change_decoding
 from hfcap.training.collators import CaptionCollator
 
@@ -47,12 +45,11 @@ class ReferenceLengths:
 
 def measure_references(data: CaptionDataset | CaptionStream, collator: CaptionCollator) -> ReferenceLengths:
     """Count the tokens of all references of the training data; of a stream, of its first images."""
-    rows, of = data.rows, "references"
-    if isinstance(rows, datasets.IterableDataset):
+    if isinstance(data, CaptionStream):
         of = f"references of the first {FIRST_OF_STREAM:,} images"
-        captions = [row["captions"] for row in rows.take(FIRST_OF_STREAM).remove_columns("image")]
+        captions = [row["captions"] for row in first_texts(data.source, FIRST_OF_STREAM)]
     else:
-        captions = rows["captions"]
+        of, captions = "references", data.rows["captions"]
     short = min(collator.max_caption_tokens, DEFAULT_DECODING["max_new_tokens"])
     texts = list(chain.from_iterable(captions))
     # A token takes a byte at the least; one may stand for the start of the text, and one is EOS.

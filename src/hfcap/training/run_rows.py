@@ -10,6 +10,7 @@ import datasets
 from datasets import Image
 
 from hfcap import runs
+from hfcap.data.caption_dataset import first_texts
 from hfcap.data.scene_wording import STYLES
 from hfcap.data.scenes import scene_captions
 from hfcap.data.sources import load_captions
@@ -98,7 +99,7 @@ def tokenizer_texts(args: DataArguments, rows: datasets.Dataset) -> list[str]:
     cut into bytes are learned badly by whoever adapts the model to another style.
     """
     if isinstance(rows, datasets.IterableDataset):
-        captions = [row["captions"] for row in rows.take(TOKENIZER_STREAM).remove_columns("image")]
+        captions = [row["captions"] for row in first_texts(rows, TOKENIZER_STREAM)]
     else:
         captions = list(rows["captions"])
     if args.data == "scenes":

@@ -36,7 +36,7 @@ from hfcap.models.vision_features import accept_cached_features, find_encoder
 from hfcap.shipped import find_config
 from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, ModelArguments
 from hfcap.training.build import build_captioner, choose_kernels
-from hfcap.training.prompts import check_later_prompt, save_trained_prompt
+from hfcap.training.prompts import check_later_prompt, save_prompt_of_rows
 from hfcap.training.run_folder import Rows, keep_part_hashes, print_next_command, run_lock, start_run
 from hfcap.training.run_rows import tokenizer_texts
 from hfcap.training.settings_checks import check_captioner, check_settings
@@ -154,7 +154,7 @@ def prepare_captioner(run: Run) -> tuple[PreTrainedModel | PeftModel, ProcessorM
         else:
             four_bit = model_args.strategy == "qlora"
             model, processor = load_captioner(run.base, four_bit, model_args.image_processor_config)
-    save_trained_prompt(processor, run.rows, run.data.prompt)
+    save_prompt_of_rows(processor, run.rows, run.data.prompt)
     model = apply_strategy(
         model, model_args.strategy, model_args.lora_r, model_args.lora_alpha, model_args.lora_dropout
     )

@@ -1,4 +1,4 @@
-"""What `CaptionTrainer` is given: rows, prompt, decoding settings and collator, checked and made to fit each other."""
+"""Inputs of `CaptionTrainer`: rows, prompt, decoding settings and collator, checked and made to fit each other."""
 
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from hfcap.generation.loading import load_captioner
 from hfcap.training.arguments import CaptionTrainingArguments
 from hfcap.training.build import set_decoding
 from hfcap.training.collators import CaptionCollator, check_positions
-from hfcap.training.prompts import keep_trained_prompt
+from hfcap.training.prompts import choose_prompt_if_missing
 from hfcap.training.reference_lengths import follow_references
 from hfcap.training.settings_checks import check_decoding, check_whole_weights, choose_packing
 
@@ -116,7 +116,7 @@ def caption_collator(
 ) -> CaptionCollator:
     """Make the collator of a training: packed where that is exact, with the prompt that the processor keeps.
 
-    The processor keeps the prompt of the training rows (see `keep_trained_prompt`), and the model the decoding
+    The processor keeps the prompt of the training rows (see `choose_prompt_if_missing`), and the model the decoding
     settings that `args` state. Where references are learned, `max_new_tokens` follows their length (see
     `follow_references`).
 
@@ -126,7 +126,7 @@ def caption_collator(
     """
     check_decoding(args, isinstance(model, PeftModel))
     set_decoding(model, args)
-    keep_trained_prompt(processor, data, prompt)
+    choose_prompt_if_missing(processor, data, prompt)
     collator = CaptionCollator(
         processor,
         model.config,
