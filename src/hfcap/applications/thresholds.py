@@ -8,8 +8,10 @@ et al., "Learn then test", arXiv 2110.01052). Each tag has a test of its own: of
 
 import hashlib
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from operator import neg
 from typing import Any
 
 from hfcap.applications.policy import Target
@@ -67,7 +69,7 @@ def recall_at(threshold: float, labels: Sequence[Label], num_above: int, num_bel
     if len({label.weight for label in labels}) < 2:
         return found
     above, below = (
-        _counts([label for label in labels if (label.score >= threshold) == is_above]) for is_above in (True, False)
+        counts([label for label in labels if (label.score >= threshold) == is_above]) for is_above in (True, False)
     )
     one_side = 1 - (1 - CONFIDENCE) / 2
     fewest_found = num_above * (lower_bound(*above, one_side) if above[1] else 0.0)
@@ -76,7 +78,7 @@ def recall_at(threshold: float, labels: Sequence[Label], num_above: int, num_bel
     return Proportion(found.value, min(lower, found.lower), found.trials, found.labels)
 
 
-def _counts(labels: Sequence[Label]) -> tuple[float, float]:
+def counts(labels: Sequence[Label]) -> tuple[float, float]:
     """Return the effective numbers of positive labels and of labels; see Kish, "Survey sampling", 1965."""
     weights = [label.weight for label in labels]
     if not weights:
@@ -87,10 +89,15 @@ def _counts(labels: Sequence[Label]) -> tuple[float, float]:
 
 
 def _proportion(labels: Sequence[Label]) -> Proportion:
-    successes, trials = _counts(labels)
+    successes, trials = counts(labels)
     if not trials:
         return Proportion(math.nan, 0.0, 0.0, 0)
     return Proportion(successes / trials, lower_bound(successes, trials, CONFIDENCE), trials, len(labels))
+
+
+def num_at_or_above(threshold: float, scores: Sequence[float]) -> int:
+    """Return how many of the scores, in falling order, are not below the threshold."""
+    return bisect_right(scores, -threshold, key=neg)
 
 
 def halves(labels: Sequence[Label], tags: Tags) -> tuple[list[Label], list[Label]]:
@@ -121,7 +128,7 @@ def choose_threshold(tag: str, target: Target, tags: Tags, labels: Labels | None
         choosing, judged = halves(own, tags)
         num_choosing = len(choosing)
         threshold = _tested(tag, target, scores, choosing, judged)
-    num_above = sum(score >= threshold for score in scores)
+    num_above = num_at_or_above(threshold, scores)
     record = {"threshold": threshold, "target": {target.kind: target.value}, "queue": num_above / len(scores)}
     if own:
         record["precision"] = precision_at(threshold, judged).record()
@@ -158,7 +165,7 @@ def _tested(
     def measured(threshold: float, labels: Sequence[Label]) -> Proportion:
         if target.kind == "precision":
             return precision_at(threshold, labels)
-        num_above = sum(score >= threshold for score in scores)
+        num_above = num_at_or_above(threshold, scores)
         return recall_at(threshold, labels, num_above, len(scores) - num_above)
 
     passed = None
