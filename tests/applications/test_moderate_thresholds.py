@@ -109,6 +109,14 @@ def test_a_policy_that_has_changed_or_lacks_a_tag_is_refused(tmp_path, policy, t
         read_tags(tmp_path / "empty.jsonl")
 
 
+def test_a_policy_is_found_from_the_folder_of_the_rows_too(tmp_path, policy):
+    moved = dict(row(policy, "a", {"smoking": 0.9}), policy={"path": "policy.yaml", "sha256": policy.sha256})
+    assert tags_of(tmp_path, [moved]).read_policy().sha256 == policy.sha256
+    (tmp_path / "policy.yaml").unlink()
+    with refused(option="policy", got="policy.yaml"):
+        tags_of(tmp_path, [moved]).read_policy()
+
+
 def test_a_sample_is_the_same_for_one_seed_and_any_order_of_rows(tmp_path, policy):
     rows, _ = made_up(policy, 500)
     sample = draw_sample(tags_of(tmp_path, rows), "smoking", 100)
