@@ -90,7 +90,14 @@ def _export_options(args: argparse.Namespace) -> dict:
 def export(args: argparse.Namespace) -> None:
     """Write a run as a folder for the Hub, and load it in a clean process to see that nothing was lost."""
     from hfcap.hub.export import export_run
+    from hfcap.hub.tagger_export import export_tagger, is_tagger, refuse_options
 
+    if is_tagger(args.model):
+        options = _export_options(args)
+        pictures, wanted = options.pop("pictures"), options.pop("format")
+        refuse_options(**options, format=None if wanted in ("auto", "native") else wanted)
+        print(f"Ready: {export_tagger(args.model, args.to, pictures)}")
+        return
     print(f"Ready: {export_run(args.model, args.to, **_export_options(args))}")
 
 
