@@ -13,6 +13,7 @@ from hfcap.alt_cli import add_alt_commands
 from hfcap.data_cli import add_data_commands
 from hfcap.errors import ConfigError, run_main
 from hfcap.hub_cli import add_hub_commands
+from hfcap.moderate_cli import add_moderate_commands
 from hfcap.score_cli import add_score_command
 from hfcap.suggest_cli import add_suggest_command
 from hfcap.train_cli import add_train_command
@@ -112,6 +113,7 @@ def make_parser() -> argparse.ArgumentParser:
     command.set_defaults(run=evaluate)
     add_suggest_command(commands)
     add_alt_commands(commands)
+    add_moderate_commands(commands)
     add_train_command(commands)
     add_score_command(commands)
     add_data_commands(commands)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Literal
 
 from hfcap.applications.policy_file import Place, items, read_yaml, string
-from hfcap.errors import ConfigError, shown
+from hfcap.errors import shown
 
 POSITIVE_CAPTIONS = 2  # captions that name a tag for it to be true of the picture; one alone leaves it open
 KINDS = ("precision", "recall", "queue")
@@ -267,23 +267,3 @@ def share(text: str) -> float:
     if not 0 < value < 1:
         raise ValueError(f"{shown(text)}; wanted a share above 0 and below 1, such as 0.9 or 5%")
     return round(value, 12)  # 5% and 0.05 are the same number
-
-
-def read_policy_of(rows_policy: dict, path: str | os.PathLike | None = None) -> Policy:
-    """Read the policy that rows of `tags.jsonl` were made with.
-
-    Args:
-        rows_policy: `{"path", "sha256"}` of the rows.
-        path: where the file lies now; the path in the rows by default.
-
-    Raises:
-        ConfigError: it cannot be read, or means something else than it did then.
-    """
-    policy = read_policy(rows_policy["path"] if path is None else path)
-    if policy.sha256 != rows_policy["sha256"]:
-        raise ConfigError(
-            f"its sha256 is {policy.sha256[:12]}…, and the pictures were tagged by {rows_policy['sha256'][:12]}…",
-            option=policy.path,
-            fix="tag them again, or pass the policy of that time with --policy",
-        )
-    return policy

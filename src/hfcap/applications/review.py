@@ -1,16 +1,15 @@
 """`hfcap alt review`: a person decides on each proposal, in the terminal or in a spreadsheet."""
 
 import csv
-import getpass
 import io
 from collections.abc import Callable, Sequence
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 from hfcap.applications.lint import alt_findings
 from hfcap.applications.pictures import collapsed
 from hfcap.applications.rows import PENDING, SKIPPED, read_rows, write_rows
+from hfcap.applications.signature import signed
 from hfcap.atomic_files import write_atomic
 from hfcap.errors import ConfigError, printable, shown
 
@@ -45,15 +44,8 @@ def decided(row: dict[str, Any], status: str, alt: str | None = None) -> dict[st
             status, alt = "decorative", None
     if status in ("accepted", "edited") and not (alt or "").strip():
         raise ValueError("there is no text to accept; edit, or call the picture decorative")
-    by = {"by": _user(), "at": datetime.now(UTC).isoformat(timespec="seconds")}
-    return row | {"status": status, "alt": collapsed(alt) if alt and status in ("accepted", "edited") else None} | by
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):  # a container's user may have no name
-        return "unknown"
+    text = collapsed(alt) if alt and status in ("accepted", "edited") else None
+    return row | {"status": status, "alt": text} | signed()
 
 
 def review(path: str, ask: Callable[[str], str] = input, say: Callable[[str], None] = print) -> None:
