@@ -24,6 +24,7 @@ from pathlib import Path
 from hfcap.applications.policy import read_policy
 from hfcap.errors import run_main
 from hfcap.hub.tagger_card import write_tagger_card
+from hfcap.shipped import find_config
 from hfcap.training.arguments import DataArguments
 from hfcap.training.checkpoints import last_complete_checkpoint
 from hfcap.training.parsing import parse_arguments
@@ -43,16 +44,17 @@ def main(argv: list[str] | None = None) -> Path:
             return run.folder
 
         # ---- tags, labels, classifier
-        policy = read_policy(run.tagger.policy)
+        policy_file = find_config(run.tagger.policy)
+        policy = read_policy(policy_file)
         tags = [tag.name for tag in policy.tags.values() if tag.scorer is None]
-        origin = {"path": policy.path, "sha256": policy.sha256}
+        origin = {"path": run.tagger.policy, "sha256": policy.sha256}
         parts = label_parts(run, tags, policy.labels_from_captions, origin)
         model, image_processor, data = prepare_tagger(run, tags, parts)
 
         # ---- train, calibrate, judge
         trainer = make_trainer(run, model, image_processor, data, parts)
         trainer.train(resume_from_checkpoint=last_complete_checkpoint(run.args.output_dir))
-        calibration = save_tagger(run, trainer, image_processor, data, parts, run.tagger.policy)
+        calibration = save_tagger(run, trainer, image_processor, data, parts, policy_file)
         record = finish_tagger_run(run, trainer, data, parts, calibration, origin)
         if record is not None:
             write_tagger_card(run.folder)

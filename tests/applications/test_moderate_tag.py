@@ -15,7 +15,8 @@ from hfcap import cli
 from hfcap.applications.policy import read_policy
 from hfcap.applications.tag_pictures import one_line
 from hfcap.applications.tag_rows import read_tags
-from hfcap.applications.tagging import decide, find_policy, load_tagger, seen_region, tags_of
+from hfcap.applications.tagging import decide, find_policy, load_tagger, seen_region, tag_loaded, tags_of
+from hfcap.generation.caption import DataWait
 from hfcap.training.tag_calibration import sigmoid
 from refusals import refused
 from tiny.parts import build_image_processor
@@ -140,6 +141,21 @@ def test_a_caption_and_its_words_stand_beside_the_scores(tagger, photos, tmp_pat
         assert row["evidence"] == {"star": ["stars"], "heart": ["heart"], "red": ["red"]}
         assert "none" not in row["decision"].values()
         assert row["tagger"]["captioner_sha256"] is not None
+
+
+def test_no_more_pictures_are_held_than_wait_for_the_model(tagger):
+    model, alive, most = load_tagger(str(tagger), None, None, torch.device("cpu")), [0], [0]
+
+    def loads():
+        for _ in range(60):
+            alive[0] += 1
+            most[0] = max(most[0], alive[0])
+            yield lambda: {"image": Image.new("RGB", (32, 32))}
+
+    for _ in tag_loaded(model, loads(), 3, None, DataWait()):
+        alive[0] -= 1
+    assert alive == [0]
+    assert most[0] <= 4 * 3  # a batch with the model, one that fills up, two that are read
 
 
 def test_first_decisions():

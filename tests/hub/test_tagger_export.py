@@ -2,6 +2,10 @@
 
 import copy
 import json
+import os
+import shutil
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -11,8 +15,9 @@ from hfcap import cli
 from hfcap.hub import tagger_export, tagger_snapshot
 from hfcap.hub.tagger_export import differences, is_tagger
 from hfcap.models.image_classifier import last_linear
+from hub.local_hub import LocalHub
 from refusals import refused
-from tiny.taggers import build_tagger, save_tagger
+from tiny.taggers import TAGS, build_tagger, save_tagger
 
 
 @pytest.fixture
@@ -52,6 +57,46 @@ def test_weights_that_change_on_the_way_leave_no_folder(tagger, tmp_path, monkey
         cli.main(["export", str(tagger), "--to", str(tmp_path / "ready")])
     assert ended.value.code == 1
     assert not (tmp_path / "ready").exists()
+
+
+@pytest.mark.slow
+def test_a_tagger_is_pushed_with_its_card(tagger, tmp_path):
+    records = tmp_path / "run"
+    shutil.copytree(tagger, records / "model")
+    tags = {tag: {"with": 3, "left_out": 1} for tag in TAGS}
+    figures = {"map": {"value": 0.5, "ci95": [0.4, 0.6]}}
+    for tag in TAGS:
+        figures[f"average_precision_{tag}"] = {"value": 0.5, "ci95": [0.4, 0.6]}
+        figures[f"prevalence_{tag}"] = {"value": 0.1, "ci95": [0.05, 0.2]}
+    policy, data = {"path": "policy.yaml", "sha256": "0" * 64}, {"name": "scenes", "split": "validation"}
+    metrics = {"metrics": figures, "tags": tags, "data": data, "num_images": 9, "policy": policy}
+    metrics["calibration_error"] = {"before": 0.1, "after": 0.05}
+    (records / "metrics.json").write_text(json.dumps(metrics))
+    labels = {"train": {"num_images": 9, "tags": tags}}
+    run = {"arguments": {"data": "scenes", "seed": 0}, "labels": labels, "policy": policy, "versions": {"hfcap": "0"}}
+    (records / "run.json").write_text(json.dumps(run))
+    with LocalHub() as hub:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+        environment |= {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path / "home")}
+        environment |= {"HF_TOKEN": "hf_writer"}
+        command = [
+            sys.executable,
+            "-m",
+            "hfcap.cli",
+            "push",
+            str(records),
+            "--repo",
+            "user/tagger",
+            "--license",
+            "mit",
+        ]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-2000:]
+        files = hub.files("models/user/tagger")
+    card = files["README.md"].decode()
+    assert 'model="user/tagger"' in card
+    assert "license: mit" in card
+    assert {"model.safetensors", "calibration.json", "policy.yaml", "metrics.json", "run.json"} <= set(files)
 
 
 def test_each_difference_is_named(scene_rows):

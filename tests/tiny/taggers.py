@@ -11,8 +11,8 @@ from tiny.parts import build_encoder, build_image_processor
 TAGS = ["star", "heart", "red"]
 POLICY = """
 tags:
-  star: {means: a star, words: [stars?], target: {precision: 0.9}, action: review}
-  heart: {means: a heart, words: [hearts?], target: {recall: 0.9}, action: review}
+  star: {means: a star, words: ['stars?'], target: {precision: 0.9}, action: review}
+  heart: {means: a heart, words: ['hearts?'], target: {recall: 0.9}, action: review}
   red: {means: a red shape, words: [red], target: {queue: 10%}, action: review}
 """
 

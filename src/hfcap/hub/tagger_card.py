@@ -11,7 +11,7 @@ from huggingface_hub import EvalResult, ModelCardData
 from hfcap import runs
 from hfcap.atomic_files import write_atomic, write_json
 from hfcap.hub.card import WORDS_END, WORDS_START, card_environment
-from hfcap.hub.card_data import count_parameters
+from hfcap.hub.card_data import as_typed, count_parameters
 from hfcap.hub.card_metadata import HFCAP_TAG
 from hfcap.json_files import read_object
 from hfcap.origins import PARTS, hub_ids, part_name, public_record
@@ -32,8 +32,16 @@ PROCEDURE = {
 }
 
 
-def write_tagger_card(folder: str | os.PathLike) -> Path:
+def write_tagger_card(
+    folder: str | os.PathLike, to: Path | None = None, repo_id: str | None = None, **given: Any
+) -> Path:
     """Write a tagger run's `README.md` atomically; the same files give the same card.
+
+    Args:
+        folder: the run.
+        to: another folder to write it to.
+        repo_id: where the tagger loads from; by default the run's own folder.
+        given: metadata that only a person can say, `license` and `datasets`.
 
     Raises:
         ValueError: a file that cannot be read as what it should be, or no weights.
@@ -42,15 +50,17 @@ def write_tagger_card(folder: str | os.PathLike) -> Path:
     folder = Path(folder)
     run, metrics = runs.read_run(folder / runs.RUN_JSON), read_object(folder / runs.METRICS_JSON)
     text = render_tagger_card(
-        folder.name,
+        (repo_id or folder.name).split("/")[-1],
         run,
         metrics,
         read_object(folder / runs.MODEL / "config.json"),
         read_object(folder / runs.MODEL / CALIBRATION_JSON),
         count_parameters(folder / runs.MODEL),
         _own_words(folder / runs.CARD_README),
+        repo_id or as_typed(folder / runs.MODEL),
+        **given,
     )
-    return write_atomic(folder / runs.CARD_README, text)
+    return write_atomic((to or folder) / runs.CARD_README, text)
 
 
 def render_tagger_card(
@@ -61,6 +71,8 @@ def render_tagger_card(
     calibration: Mapping[str, Any],
     num_parameters: int,
     words: str = "",
+    weights: str = "",
+    **given: Any,
 ) -> str:
     """Fill the template: YAML metadata with `model-index` for the Hub, then Markdown.
 
@@ -72,6 +84,8 @@ def render_tagger_card(
         calibration: that of `calibration.json`.
         num_parameters: values in the weight files.
         words: Markdown of a person's own.
+        weights: what the usage example loads: a folder or a Hub id.
+        given: metadata that only a person can say.
     """
     arguments = run["arguments"]
     procedure = [
@@ -83,7 +97,8 @@ def render_tagger_card(
         card_environment()
         .get_template("tagger_card.md.jinja")
         .render(
-            metadata=tagger_metadata(name, run, metrics).to_yaml().strip(),
+            metadata=tagger_metadata(name, run, metrics, **given).to_yaml().strip(),
+            weights=weights,
             name=name,
             words=words,
             words_start=WORDS_START,
@@ -99,7 +114,7 @@ def render_tagger_card(
     )
 
 
-def tagger_metadata(name: str, run: Mapping[str, Any], metrics: Mapping[str, Any]) -> ModelCardData:
+def tagger_metadata(name: str, run: Mapping[str, Any], metrics: Mapping[str, Any], **given: Any) -> ModelCardData:
     """Build the metadata, `model-index` included, as `huggingface_hub` checks it."""
     data = metrics["data"]
     results = [
@@ -124,6 +139,7 @@ def tagger_metadata(name: str, run: Mapping[str, Any], metrics: Mapping[str, Any
         base_model=hub_ids(run) or None,
         model_name=name,
         eval_results=results,
+        **given,
     )
 
 

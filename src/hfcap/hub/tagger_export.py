@@ -21,7 +21,8 @@ from hfcap.content_hashes import captioner_hashes
 from hfcap.errors import ConfigError, VerificationError
 from hfcap.hub import tagger_snapshot
 from hfcap.hub.export import VERIFICATION, new_folder
-from hfcap.hub.tagger_card import copy_tagger_records
+from hfcap.hub.push import Push, Target, push_folder
+from hfcap.hub.tagger_card import copy_tagger_records, write_tagger_card
 from hfcap.hub.verification_images import pictures_of_run
 from hfcap.hub.verify import SHOWN, refuse
 from hfcap.models.finite import non_finite_weights, refuse_non_finite
@@ -57,7 +58,7 @@ def export_tagger(run: str | os.PathLike, to: str | os.PathLike, pictures: Seque
         VerificationError: the export is not what it should be. No folder is left.
     """
     source = Path(runs.resolve_model(run).path)
-    records = next((place for place in (Path(run), source.parent) if (place / runs.RUN_JSON).is_file()), source)
+    records = _records(run)
     check_checkpoint(source)
     AutoConfig.from_pretrained(source)
     model = AutoModelForImageClassification.from_pretrained(source, use_safetensors=True).eval()
@@ -91,6 +92,38 @@ def export_tagger(run: str | os.PathLike, to: str | os.PathLike, pictures: Seque
         f"scores of {whence} equal by pipeline('image-classification')."
     )
     return Path(to)
+
+
+def publish_tagger(run: str | os.PathLike, target: Target, pictures: Sequence[Path] = (), **given: Any) -> Push:
+    """Export a tagger, verify it, write its card from the run's figures, and upload it in one commit.
+
+    Args:
+        run: as for `export_tagger`.
+        target: where to.
+        pictures: as for `export_tagger`.
+        given: `license` and `datasets` of the card.
+
+    Raises:
+        ConfigError: the run was not measured, or what `export_tagger` and `push_folder` cannot do.
+        VerificationError: the export is not what it must be.
+        WorkError: the upload failed.
+    """
+    records = _records(run)
+    for name in (runs.RUN_JSON, runs.METRICS_JSON):
+        if not (records / name).is_file():
+            raise ConfigError(
+                f"missing in {records}, and a card reports what was measured", option=name, fix="train the tagger"
+            )
+    with TemporaryDirectory(prefix="hfcap-publish-") as scratch:
+        ready = export_tagger(run, Path(scratch) / "ready", pictures)
+        write_tagger_card(records, ready, target.repo_id, **given)
+        return push_folder(ready, target, f"Upload {target.repo_id.split('/')[-1]}")
+
+
+def _records(run: str | os.PathLike) -> Path:
+    """Folder of the run's records; that of the weights where there are none."""
+    source = Path(runs.resolve_model(run).path)
+    return next((place for place in (Path(run), source.parent) if (place / runs.RUN_JSON).is_file()), source)
 
 
 def _reload(folder: Path, pictures: Sequence[Image.Image]) -> dict[str, Any]:
@@ -141,12 +174,13 @@ def differences(expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[s
     return problems
 
 
-def refuse_options(**options: Any) -> None:
-    """Refuse options of `hfcap export` that captioners alone have.
+def tagger_pictures(options: Mapping[str, Any]) -> Sequence[Path]:
+    """Return the pictures among the options of `hfcap export`, and refuse those that captioners alone have.
 
     Raises:
         ConfigError: one is given.
     """
     for name, value in options.items():
-        if value:
+        if name != "pictures" and value not in (None, False, "auto", "native"):
             raise ConfigError("a tagger ships as it is", option=f"--{name}", got=value, fix="remove it")
+    return options["pictures"]

@@ -32,7 +32,7 @@ class TaggerArguments(EncoderArguments):
 
 @dataclass
 class TaggerTrainingArguments(RunArguments):
-    """`RunArguments` of a tagger: best mean average precision kept; `push_to_hub` uploads the finished run."""
+    """`RunArguments` of a tagger: best mean average precision kept; `hfcap push` uploads the finished run."""
 
     metric_for_best_model: str | None = field(
         default="map", metadata={"help": "Metric that selects the best checkpoint."}
@@ -66,7 +66,7 @@ class TaggerTrainingArguments(RunArguments):
                 "a tagger is published by hand, after a look at its card",
                 option="push_to_hub",
                 got=True,
-                fix="remove it, and run `hfcap export` and `hf upload`",
+                fix="remove it, and run `hfcap push` afterwards",
             )
 
 
