@@ -6,7 +6,7 @@ import torch
 
 from hfcap.models.image_classifier import classifier_of_encoder, last_linear
 from hfcap.training.tag_calibration import write_calibration
-from tiny.parts import build_encoder, build_image_processor
+from tiny.parts import build_encoder, build_image_processor, random_images
 
 TAGS = ["star", "heart", "red"]
 POLICY = """
@@ -21,8 +21,10 @@ def build_tagger(encoder="mobilenet_v2", tags=TAGS):
     torch.manual_seed(0)
     model = classifier_of_encoder(build_encoder(encoder), tags)
     with torch.no_grad():
-        last_linear(model).weight.normal_(0, 1)
-    return model.eval()
+        head = last_linear(model)
+        head.weight.normal_(0, 1)
+        head.weight.div_(model(random_images(8)).logits.std())  # scores neither all alike nor at 0 and 1
+    return model
 
 
 def save_tagger(folder, **parts):
