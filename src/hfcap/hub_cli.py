@@ -90,7 +90,11 @@ def _export_options(args: argparse.Namespace) -> dict:
 def export(args: argparse.Namespace) -> None:
     """Write a run as a folder for the Hub, and load it in a clean process to see that nothing was lost."""
     from hfcap.hub.export import export_run
+    from hfcap.hub.tagger_export import export_tagger, is_tagger, tagger_pictures
 
+    if is_tagger(args.model):
+        print(f"Ready: {export_tagger(args.model, args.to, tagger_pictures(_export_options(args)))}")
+        return
     print(f"Ready: {export_run(args.model, args.to, **_export_options(args))}")
 
 
@@ -98,10 +102,15 @@ def push(args: argparse.Namespace) -> None:
     """Export, verify, describe and upload a run."""
     from hfcap.hub.publish import publish
     from hfcap.hub.push import Target
+    from hfcap.hub.tagger_export import is_tagger, publish_tagger, tagger_pictures
 
     given = {"license": args.license, "datasets": args.datasets and tuple(args.datasets)}
+    given = {name: value for name, value in given.items() if value}
     target = Target(**target_options(args))
-    publish(args.model, target, {name: value for name, value in given.items() if value}, **_export_options(args))
+    if is_tagger(args.model):
+        print(publish_tagger(args.model, target, tagger_pictures(_export_options(args)), **given))
+        return
+    publish(args.model, target, given, **_export_options(args))
 
 
 def write_cards(args: argparse.Namespace) -> None:

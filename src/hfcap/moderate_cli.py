@@ -6,6 +6,7 @@ from pathlib import Path
 
 from hfcap.atomic_files import only_writer, write_atomic, write_json
 from hfcap.errors import ConfigError, for_terminal
+from hfcap.tag_cli import add_tag_command
 
 TAGS = "what `hfcap moderate tag` wrote"
 
@@ -14,6 +15,7 @@ def add_moderate_commands(commands: argparse._SubParsersAction) -> None:
     """Add `moderate` and its commands to those of the console script."""
     moderate = commands.add_parser("moderate", help="put pictures into an order for a person to look at")
     group = moderate.add_subparsers(dest="moderate_command", required=True)
+    add_tag_command(group)
     _add_sample(group)
     _add_threshold(group)
     _add_review(group)

@@ -24,6 +24,7 @@ _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 PATH_SETTINGS = (
     "data",
     "image_folder",
+    "policy",
     *PARTS,
     *_TRAINED_FIRST.values(),
     "cache_dir",

@@ -34,6 +34,7 @@ CAPTIONS_JSONL = "captions.jsonl"
 METRICS_JSON = "metrics.json"
 REPORT_HTML = "report.html"
 CARD_README = "README.md"
+POLICY_YAML = "policy.yaml"  # in the folder of a tagger's weights
 CHECKPOINTS = "checkpoints"
 MODEL = "model"
 ADAPTER = "adapter"

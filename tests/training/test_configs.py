@@ -20,6 +20,7 @@ from hfcap.training.arguments import (
 from hfcap.training.config_file import read_config
 from hfcap.training.parsing import parse_arguments
 from hfcap.training.scst import ScstArguments
+from hfcap.training.tagger_arguments import TaggerArguments, TaggerTrainingArguments
 
 ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs" / "train").glob("*.yaml"))
@@ -28,6 +29,7 @@ CLASSES = {
     "train_encoder": (EncoderArguments, EncoderTrainingArguments),
     "train_qlora": (QLoraArguments, CaptionTrainingArguments),
     "train_scst": (ModelArguments, ScstArguments),
+    "train_tagger": (TaggerArguments, TaggerTrainingArguments),
 }
 TOKENS = 256
 

@@ -8,6 +8,7 @@ from contextlib import nullcontext
 from dataclasses import dataclass
 from itertools import chain, islice
 from pathlib import Path
+from typing import Any
 
 from accelerate import PartialState
 from accelerate.utils import gather_object
@@ -69,10 +70,50 @@ def own_pictures(shards: Sequence[Shard], process: int, num_processes: int) -> I
     return islice(pictures, first, None, step)
 
 
-def caption_data(args: Namespace) -> None:
-    """Write one caption for each picture of a source: to the terminal, or to a file that a second run completes.
+@dataclass(frozen=True)
+class SourceWork:
+    """What a command does with the pictures of a source.
 
-    Started by `torchrun` or `accelerate launch`, each process reads its own shards and captions what is in them.
+    Attributes:
+        what: name of a result, "a caption".
+        what_empty: name of one that says nothing, "an empty caption".
+        key: field of a row that has the result, "caption".
+        settings: what decides the results, besides the model; JSON values.
+        stream: for functions that load a row each, a function that takes the number and the error of one that cannot
+            be read, and a `DataWait`: the number of each picture, and the further fields of its row. It loads the
+            model, and is called only where there is a picture.
+        line: shows a row on one line.
+        hash_key: field of a row that has the SHA-256 of the picture.
+    """
+
+    what: str
+    what_empty: str
+    key: str
+    settings: dict[str, Any]
+    stream: Callable[..., Iterator[tuple[int, dict[str, Any]]]]
+    line: Callable[[Mapping[str, Any]], str]
+    hash_key: str = "sha256"
+
+
+def caption_data(args: Namespace) -> None:
+    """Write one caption for each picture of a source; see `write_source_rows`."""
+
+    def stream(loads, skip, waiting) -> Iterator[tuple[int, dict[str, Any]]]:
+        model, processor = load_on_device(args, runs.resolve_model(args.model).path)
+        for number, text in captions_of(args, model, processor, loads, skip, waiting):
+            yield number, {"caption": text}
+
+    settings = {name: getattr(args, name) for name in ("prompt", "load_in_4bit", *CLI_DECODING)}
+    work = SourceWork(
+        "a caption", "an empty caption", "caption", settings, stream, lambda row: " ".join(row["caption"].split())
+    )
+    write_source_rows(args, work)
+
+
+def write_source_rows(args: Namespace, work: SourceWork) -> None:
+    """Write a row for each picture of a source: to the terminal, or to a file that a second run completes.
+
+    Started by `torchrun` or `accelerate launch`, each process reads its own shards and works on what is in them.
 
     Raises:
         ConfigError: a source, a model or an output file that is wrong, or an id that two pictures share.
@@ -82,40 +123,41 @@ def caption_data(args: Namespace) -> None:
     join_processes()
     shards = shards_for_captions(args.data, args.split)
     with nullcontext() if args.output is None else one_writer(args.output):
-        _caption_missing(args, model, shards)
+        _write_missing_rows(args, work, model, shards)
 
 
-def _caption_missing(args: Namespace, model: str, shards: Sequence[Shard]) -> None:
-    """Do the work of `caption_data` for the pictures that have no caption in `args.output` yet."""
+def _write_missing_rows(args: Namespace, work: SourceWork, model: str, shards: Sequence[Shard]) -> None:
+    """Do the work of `write_source_rows` for the pictures that have no row in `args.output` yet."""
     state = PartialState()
     output, done = None, {}
     if args.output is not None:
-        settings = {name: getattr(args, name) for name in ("prompt", "load_in_4bit", *CLI_DECODING)}
-        settings |= main_process_decides(lambda: hashes_of(model))
-        output = ResumableCaptions(Path(args.output), {"model": model, **settings}, state.process_index)
-        done = {image_id: row.get("sha256") for image_id, row in output.rows().items()}
+        settings = work.settings | main_process_decides(lambda: hashes_of(model))
+        output = ResumableCaptions(
+            Path(args.output), {"model": model, **settings}, state.process_index, hash_key=work.hash_key
+        )
+        done = {image_id: row.get(work.hash_key) for image_id, row in output.rows().items()}
         state.wait_for_everyone()  # all have read what is there before one adds to it
-    work = Captioning(args, model, done)
+    missing = MissingRows(work, done, hidden=output is None or not state.is_main_process)
     pictures = own_pictures(shards, state.process_index, state.num_processes)
     try:
-        for row in work.captions(pictures):
+        for row in missing.rows(pictures):
             if output is not None:
                 output.append(row)
             else:
-                one_line = f"{printable(row['image_id'])}\t{' '.join(row['caption'].split())}"
+                one_line = f"{printable(row['image_id'])}\t{work.line(row)}"
                 print(json_line(row) if args.json else one_line, flush=True)
     except ValueError as error:  # a stream says what is wrong when it is read
         raise ConfigError(f"--data: {error}") from error
-    positions = sorted((place, image_id) for image_id, place in gather_object(list(work.found.items())))
+    positions = sorted((place, image_id) for image_id, place in gather_object(list(missing.found.items())))
     image_ids = list(dict.fromkeys(image_id for _, image_id in positions))
-    skipped, empty = gather_object(work.skipped), gather_object(work.empty)
-    say_wait(work.waiting)
+    skipped, empty = gather_object(missing.skipped), gather_object(missing.empty)
+    say_wait(missing.waiting)
     if state.is_main_process:
         if output is not None:
             num_captions, there = output.finish(image_ids), sum(image_id in done for image_id in image_ids)
             known = f", {there} of them before" if there else ""
-            print(f"{args.output}: {num_captions} of {count(image_ids, 'picture')} have a caption{known}")
-        say_what_is_odd(skipped, empty, "an empty caption", "picture")
+            print(f"{args.output}: {num_captions} of {count(image_ids, 'picture')} have {work.what}{known}")
+        say_what_is_odd(skipped, empty, work.what_empty, "picture")
     if not image_ids:
         raise ConfigError(f"--data {args.data}: no picture in the split {args.split!r}")
     if len(skipped) == len(image_ids):
@@ -140,33 +182,33 @@ def shards_for_captions(data: str, split: str) -> list[Shard]:
     return shards
 
 
-class Captioning:
-    """Captions for the pictures of this process that have none yet.
+class MissingRows:
+    """Rows of the pictures of this process that have none yet.
 
     Args:
-        args: of `hfcap caption`.
-        model: where the captioner lies.
-        done: SHA-256 (hex) of the pictures that have a caption, by id.
+        work: what is done with them.
+        done: SHA-256 (hex) of the pictures that have a row, by id.
+        hidden: show no progress bar.
 
     Attributes:
         found: position of each picture met, by id.
         skipped: ids of those that cannot be read.
-        empty: ids of those with an empty caption.
+        empty: ids of those whose result says nothing.
         waiting: how long the model waited for pictures.
     """
 
-    def __init__(self, args: Namespace, model: str, done: Mapping[str, str]):
-        self.args, self.model = args, model
+    def __init__(self, work: SourceWork, done: Mapping[str, str], hidden: bool):
+        self.work, self.hidden = work, hidden
         self.sha256 = dict(done)
         self.found: dict[str, tuple[int, int]] = {}
         self.skipped: list[str] = []
         self.empty: list[str] = []
         self.waiting = DataWait()
 
-    def captions(self, pictures: Iterable[SourcePicture]) -> Iterator[dict[str, str]]:
-        """Yield `{image_id, path, caption, sha256}`, where `path` is empty for a picture that is no file of its own.
+    def rows(self, pictures: Iterable[SourcePicture]) -> Iterator[dict[str, Any]]:
+        """Yield `{image_id, path, …, sha256}`, where `path` is empty for a picture that is no file of its own.
 
-        The model is loaded when there is a picture to caption.
+        The model is loaded when there is a picture for it.
 
         Raises:
             ConfigError: an id that another picture has.
@@ -175,10 +217,8 @@ class Captioning:
         first = next(missing, None)
         if first is None:
             return
-        model, processor = load_on_device(self.args, self.model)
         held: dict[int, SourcePicture] = {}  # those that the model waits for, or that wait for it
-        hidden = self.args.output is None or not PartialState().is_main_process
-        with tqdm(desc="captioning", unit="picture", disable=hidden) as progress:
+        with tqdm(unit="picture", disable=self.hidden) as progress:
 
             def loads() -> Iterator[Callable[[], dict]]:
                 for number, picture in enumerate(chain([first], missing)):
@@ -192,12 +232,12 @@ class Captioning:
                 progress.write(f"skipped {printable(picture.where)}: {reason}", file=sys.stderr)
                 progress.update()
 
-            for number, text in captions_of(self.args, model, processor, loads(), skip, self.waiting):
+            for number, fields in self.work.stream(loads(), skip, self.waiting):
                 picture = held.pop(number)
-                self.empty += [] if text else [picture.image_id]
+                self.empty += [] if fields[self.work.key] else [picture.image_id]
                 path = "" if picture.image["bytes"] is not None else picture.image["path"]
-                row = {"image_id": picture.image_id, "path": path, "caption": text}
-                yield row | {"sha256": self.sha256[picture.image_id]}
+                row = {"image_id": picture.image_id, "path": path, **fields}
+                yield row | {self.work.hash_key: self.sha256[picture.image_id]}
                 progress.update()
 
     def _missing(self, pictures: Iterable[SourcePicture]) -> Iterator[SourcePicture]:

@@ -112,6 +112,8 @@ class PhotoWork:
         stream: for model, processor, photos, their rows as captioners read them, and a function that takes the number
             and the error of one that cannot be read: the number of each photo, and the further fields of its row.
         line: shows a row on one line.
+        load: for the options and the source gives model and processor; by default a captioner.
+        hash_key: field of a row that has the SHA-256 of the picture's file.
     """
 
     key: str
@@ -120,6 +122,8 @@ class PhotoWork:
     settings: dict[str, Any]
     stream: Callable[..., Iterator[tuple[int, dict[str, Any]]]]
     line: Callable[[Mapping[str, Any]], str]
+    load: Callable[[Namespace, str], tuple[Any, Any]] | None = None
+    hash_key: str = "sha256"
 
 
 def caption_photos(args: Namespace) -> None:
@@ -195,9 +199,11 @@ def _write_missing_rows(args: Namespace, work: PhotoWork, photos: list[Photo], m
     if args.output is not None:
         settings = work.settings | main_process_decides(lambda: hashes_of(model))
         keys = ("image_id", "path")
-        output = ResumableCaptions(Path(args.output), {"model": model, **settings}, state.process_index, keys)
+        output = ResumableCaptions(
+            Path(args.output), {"model": model, **settings}, state.process_index, keys, work.hash_key
+        )
         rows = output.rows()
-        photos, missing = match_captions(photos, list(rows.values()), args.output, args.keep_both)
+        photos, missing = match_captions(photos, list(rows.values()), args.output, args.keep_both, work.hash_key)
         state.wait_for_everyone()  # all have read what is there before one adds to it
         if rows and state.is_main_process:
             print(f"{args.output}: {len(photos) - len(missing)} of {len(photos)} photos have {work.what} already")
@@ -205,12 +211,13 @@ def _write_missing_rows(args: Namespace, work: PhotoWork, photos: list[Photo], m
     skipped: list[str] = []
     empty: list[str] = []
     hidden = output is None or not state.is_main_process
-    for photo, fields in photo_results(args, model, mine, work.stream, skipped, hidden) if mine else ():
+    found = photo_results(args, model, mine, work.stream, skipped, hidden, work.load) if mine else ()
+    for photo, fields in found:
         row = {"image_id": photo.image_id, "path": str(photo.path), **fields}
         if not row[work.key]:
             empty.append(row["path"])
         if output is not None:
-            output.append(row | {"sha256": file_sha256(row["path"])})
+            output.append(row | {work.hash_key: file_sha256(row["path"])})
         else:
             print(json_line(row) if args.json else f"{printable(row['path'])}\t{work.line(row)}", flush=True)
     skipped, empty = gather_object(skipped), gather_object(empty)  # here all have written theirs
@@ -224,7 +231,11 @@ def _write_missing_rows(args: Namespace, work: PhotoWork, photos: list[Photo], m
 
 
 def match_captions(
-    photos: Sequence[Photo], rows: Sequence[Mapping[str, str]], output: str, keep_both: bool
+    photos: Sequence[Photo],
+    rows: Sequence[Mapping[str, str]],
+    output: str,
+    keep_both: bool,
+    hash_key: str = "sha256",
 ) -> tuple[list[Photo], list[Photo]]:
     """Find the photos that a file has captions of: those whose path and content are the ones of a row.
 
@@ -234,6 +245,7 @@ def match_captions(
         output: name of the file, for the message.
         keep_both: give a photo whose id another picture has in the file a longer one: its path, or where that is taken
             its path and the beginning of its SHA-256.
+        hash_key: field of a row that has the SHA-256.
 
     Returns:
         All photos with the ids that they have in the file, and those of them that have no caption yet.
@@ -241,7 +253,7 @@ def match_captions(
     Raises:
         ConfigError: another picture has the id of a photo, and not `keep_both`.
     """
-    done = {(Path(row["path"]).absolute(), row.get("sha256")): row["image_id"] for row in rows}
+    done = {(Path(row["path"]).absolute(), row.get(hash_key)): row["image_id"] for row in rows}
     row_of_id = {row["image_id"]: row for row in rows}
     paths = {path for path, _ in done}
     named, missing, clashes = [], [], []
@@ -306,6 +318,7 @@ def photo_results(
     stream: Callable[..., Iterator[tuple[int, Any]]],
     skipped: list[str],
     hidden: bool | None,
+    load: Callable[[Namespace, str], tuple[Any, Any]] | None = None,
 ) -> Iterator[tuple[Photo, Any]]:
     """Load the model and yield what `stream` gives for each photo (see `PhotoWork`).
 
@@ -316,12 +329,13 @@ def photo_results(
         stream: as in `PhotoWork`.
         skipped: gets the paths that cannot be read; why goes to stderr.
         hidden: show no progress bar; None shows one in a terminal.
+        load: gives model and processor; by default `load_on_device`.
     """
     from tqdm.auto import tqdm
 
     from hfcap.generation.caption import PictureRows
 
-    model, processor = load_on_device(args, source)
+    model, processor = (load or load_on_device)(args, source)
     with tqdm(total=len(photos), desc="captioning", unit="photo", disable=hidden) as progress:
 
         def skip(index: int, error: Exception) -> None:

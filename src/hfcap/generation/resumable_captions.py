@@ -29,13 +29,22 @@ class ResumableCaptions:
             their hash; `model`, where they lie, is kept for people and not compared.
         rank: number of this process.
         keys: what every row has, as a text that is not empty.
+        hash_key: field of a row that has the SHA-256 of its picture.
 
     Raises:
         ConfigError: the file holds captions made with other settings, or by something else.
     """
 
-    def __init__(self, path: Path, settings: Mapping[str, Any], rank: int = 0, keys: Sequence[str] = ("image_id",)):
+    def __init__(
+        self,
+        path: Path,
+        settings: Mapping[str, Any],
+        rank: int = 0,
+        keys: Sequence[str] = ("image_id",),
+        hash_key: str = "sha256",
+    ):
         self.path = path
+        self.hash_key = hash_key
         self.keys = keys
         self.settings = dict(settings)
         self.part = path.with_name(f"{path.name}.part-{rank}")
@@ -83,7 +92,7 @@ class ResumableCaptions:
         rows: dict[str, dict[str, Any]] = {}
         for row in (row for file in files for row in _rows_in(file, self.keys)):
             other = rows.setdefault(row["image_id"], row)
-            if other.get("sha256") != row.get("sha256"):
+            if other.get(self.hash_key) != row.get(self.hash_key):
                 raise ConfigError(
                     f"--output {self.path}: the image id {shown(row['image_id'])} stands for two pictures; give each "
                     f"an id of its own, and remove {self.path.name}*"

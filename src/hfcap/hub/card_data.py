@@ -90,7 +90,7 @@ def read_card_data(folder: Path, recorded: bool | None = None) -> CardData:
     source = runs.resolve_model(folder)
     return CardData(
         name=folder.resolve().name,
-        weights=_as_typed(Path(source.path)),
+        weights=as_typed(Path(source.path)),
         artifact=source.artifact,
         form="hfcap",
         base=None,
@@ -166,8 +166,8 @@ def _read_object(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
 
 
-def _as_typed(folder: str | os.PathLike) -> str:
-    """The folder relative to where the command runs; outside of it the last two parts, without the way there."""
+def as_typed(folder: str | os.PathLike) -> str:
+    """Return the folder relative to where the command runs; outside of it its last two parts."""
     folder = Path(folder)
     try:
         return folder.resolve().relative_to(Path.cwd()).as_posix()

@@ -135,7 +135,7 @@ def export_run(
         raise ConfigError(
             "an adapter is exported as it is", option="--format and --dtype", fix="remove them, or add --merge"
         )
-    with _new_folder(Path(to)) as folder:
+    with new_folder(Path(to)) as folder:
         if is_adapter:
             record = _write_adapter(folder, source, base, pictures)
         else:
@@ -150,7 +150,7 @@ def export_run(
 
 
 @contextmanager
-def _new_folder(target: Path) -> Iterator[Path]:
+def new_folder(target: Path) -> Iterator[Path]:
     """A folder that becomes `target` if all goes well, and vanishes otherwise."""
     if target.exists():
         raise ConfigError(

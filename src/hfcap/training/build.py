@@ -123,7 +123,7 @@ def build_encoder(model_args: EncoderArguments) -> tuple[PreTrainedModel, BaseIm
             image_processor = AutoImageProcessor.from_pretrained(model_args.encoder, backend="pil")
             encoder = load_vision_encoder(model_args.encoder, dtype=torch.float32)
         if model_args.image_size is not None:
-            image_processor = _with_side(image_processor, model_args.image_size)
+            image_processor = with_side(image_processor, model_args.image_size)
         return encoder, image_processor
     encoder = AutoModel.from_config(AutoConfig.for_model(**model_args.encoder_config))
     side = model_args.image_size
@@ -156,7 +156,7 @@ def picture_size(encoder: PreTrainedModel, image_processor: BaseImageProcessor) 
     return size
 
 
-def _with_side(image_processor: BaseImageProcessor, side: int) -> BaseImageProcessor:
+def with_side(image_processor: BaseImageProcessor, side: int) -> BaseImageProcessor:
     """Let an image processor make squares of `side` pixels: squeezed or cropped, as it did."""
     settings = image_processor.to_dict()
     size, crop = settings["size"], settings.get("crop_size")

@@ -186,7 +186,7 @@ def _begin_or_resume(folder: Path, arguments: tuple, rows: Rows) -> bool:
     changed += _changed_origins(earlier.get(ORIGINS, {}), origins, finished)
     _refuse(folder, changed)
     if finished:
-        if (folder / runs.METRICS_JSON).exists():
+        if (folder / runs.REPORT_HTML).exists():
             print_finished(folder)
         return True
     if ORIGINS not in earlier:  # an earlier hfcap began it

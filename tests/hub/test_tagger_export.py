@@ -1,0 +1,140 @@
+"""A tagger's export: stock, equal in a clean process, and refused where it is not."""
+
+import copy
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from hfcap import cli
+from hfcap.hub import tagger_export, tagger_snapshot
+from hfcap.hub.tagger_export import differences, is_tagger
+from hfcap.models.image_classifier import last_linear
+from hub.local_hub import LocalHub
+from refusals import refused
+from tiny.taggers import TAGS, build_tagger, save_tagger
+
+
+@pytest.fixture
+def tagger(tmp_path):
+    return save_tagger(tmp_path / "tagger")
+
+
+def test_a_tagger_is_told_from_a_captioner(tagger, build_tiny, tmp_path):
+    build_tiny("llava")[0].save_pretrained(tmp_path / "captioner")
+    assert is_tagger(tagger)
+    assert not is_tagger(tmp_path / "captioner")
+    assert not is_tagger("owner/name")
+
+
+@pytest.mark.slow
+def test_an_export_is_verified_in_a_clean_process(tagger, tmp_path, capsys):
+    cli.main(["export", str(tagger), "--to", str(tmp_path / "ready")])
+    assert "Verified in a clean process: MobileNetV2ForImageClassification" in capsys.readouterr().out
+    names = {path.name for path in (tmp_path / "ready").iterdir()}
+    assert {"model.safetensors", "calibration.json", "policy.yaml", "verification.json"} <= names
+    before, after = load_file(tagger / "model.safetensors"), load_file(tmp_path / "ready" / "model.safetensors")
+    assert all(torch.equal(before[name], after[name]) for name in before)
+
+
+@pytest.mark.slow
+def test_weights_that_change_on_the_way_leave_no_folder(tagger, tmp_path, monkeypatch):
+    reload = tagger_export._reload
+
+    def reload_changed(folder, pictures):
+        weights = load_file(folder / "model.safetensors")
+        weights["classifier.bias"] += 0.01
+        save_file(weights, folder / "model.safetensors", metadata={"format": "pt"})
+        return reload(folder, pictures)
+
+    monkeypatch.setattr(tagger_export, "_reload", reload_changed)
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["export", str(tagger), "--to", str(tmp_path / "ready")])
+    assert ended.value.code == 1
+    assert not (tmp_path / "ready").exists()
+
+
+@pytest.mark.slow
+def test_a_tagger_is_pushed_with_its_card(tagger, tmp_path):
+    records = tmp_path / "run"
+    shutil.copytree(tagger, records / "model")
+    tags = {tag: {"with": 3, "left_out": 1} for tag in TAGS}
+    figures = {"map": {"value": 0.5, "ci95": [0.4, 0.6]}}
+    for tag in TAGS:
+        figures[f"average_precision_{tag}"] = {"value": 0.5, "ci95": [0.4, 0.6]}
+        figures[f"prevalence_{tag}"] = {"value": 0.1, "ci95": [0.05, 0.2]}
+    policy, data = {"path": "policy.yaml", "sha256": "0" * 64}, {"name": "scenes", "split": "validation"}
+    metrics = {"metrics": figures, "tags": tags, "data": data, "num_images": 9, "policy": policy}
+    metrics["calibration_error"] = {"before": 0.1, "after": 0.05}
+    (records / "metrics.json").write_text(json.dumps(metrics))
+    labels = {"train": {"num_images": 9, "tags": tags}}
+    run = {"arguments": {"data": "scenes", "seed": 0}, "labels": labels, "policy": policy, "versions": {"hfcap": "0"}}
+    (records / "run.json").write_text(json.dumps(run))
+    with LocalHub() as hub:
+        environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
+        environment |= {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path / "home")}
+        environment |= {"HF_TOKEN": "hf_writer"}
+        command = [
+            sys.executable,
+            "-m",
+            "hfcap.cli",
+            "push",
+            str(records),
+            "--repo",
+            "user/tagger",
+            "--license",
+            "mit",
+        ]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        assert done.returncode == 0, done.stderr[-2000:]
+        files = hub.files("models/user/tagger")
+    card = files["README.md"].decode()
+    assert 'model="user/tagger"' in card
+    assert "license: mit" in card
+    assert {"model.safetensors", "calibration.json", "policy.yaml", "metrics.json", "run.json"} <= set(files)
+
+
+def test_each_difference_is_named(scene_rows):
+    from tiny.parts import build_image_processor
+
+    model, processor = build_tagger(), build_image_processor()
+    pictures = [scene_rows[0]["image"]]
+    unfit = {"missing_keys": [], "unexpected_keys": [], "mismatched_keys": []}
+    expected = tagger_snapshot.describe(model, processor)
+    expected["scores"] = tagger_snapshot.pipeline_scores(model, processor, pictures)
+    found = unfit | json.loads(json.dumps(expected))
+    assert differences(expected, found) == []
+    changed = copy.deepcopy(found)
+    changed["missing_keys"] = ["classifier.bias"]
+    changed["config"]["problem_type"] = None
+    changed["scores"][0]["red"] += 1e-4
+    with torch.no_grad():
+        last_linear(model).bias.add_(1)
+    changed["weights"] = tagger_snapshot.describe(model, processor)["weights"]
+    said = " ".join(differences(expected, changed))
+    for part in ("1 missing keys", "config: problem_type", "weights: classifier.bias", "score of red for picture 1"):
+        assert part in said
+
+
+@pytest.mark.parametrize("option", [["--merge"], ["--dtype", "float16"], ["--format", "remote-code"]])
+def test_options_of_captioners_are_refused(option, tagger, tmp_path, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["export", str(tagger), "--to", str(tmp_path / "ready"), *option])
+    assert ended.value.code == 2
+    assert option[0] in capsys.readouterr().err
+
+
+def test_weights_that_are_not_finite_are_not_exported(tagger, tmp_path):
+    model = build_tagger()
+    with torch.no_grad():
+        model.classifier.weight[0, 0] = float("nan")
+    model.save_pretrained(tagger)
+    from hfcap.errors import VerificationError
+
+    with refused(VerificationError, says="classifier.weight"):
+        tagger_export.export_tagger(tagger, tmp_path / "ready")
