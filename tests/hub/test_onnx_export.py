@@ -13,6 +13,7 @@ pytest.importorskip("onnxruntime")
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxscript")
 
+from huggingface_hub import ModelCard  # noqa: E402
 from onnx import numpy_helper  # noqa: E402
 from transformers import AutoModelForImageTextToText  # noqa: E402
 
@@ -20,12 +21,18 @@ from hfcap import runs  # noqa: E402
 from hfcap.content_hashes import file_sha256  # noqa: E402
 from hfcap.errors import VerificationError  # noqa: E402
 from hfcap.hub import onnx_export, onnx_format, onnx_snapshot  # noqa: E402
+from hfcap.hub.card import write_shipped_card  # noqa: E402
+from hfcap.hub.card_check import check_card  # noqa: E402
+from hfcap.hub.card_data import read_card_data  # noqa: E402
+from hfcap.hub.card_metadata import Given  # noqa: E402
 from hfcap.hub.export import export_run  # noqa: E402
 from hfcap.hub.formats import to_stock  # noqa: E402
 from hfcap.hub.onnx_export import OnnxOptions  # noqa: E402
 from hfcap.hub.onnx_files import cleans_up  # noqa: E402
 from hfcap.hub.onnx_format import OnnxFormat, check_onnx  # noqa: E402
+from hfcap.hub.publish import shipped_card_data  # noqa: E402
 from hub.conftest import write_records  # noqa: E402
+from hub.test_publish import judge_run  # noqa: E402
 from refusals import refused  # noqa: E402
 from tiny.captioners import TINY_ENCODER  # noqa: E402
 from tiny.exports import LIVELY_DECODERS, LIVELY_VIT  # noqa: E402
@@ -136,6 +143,25 @@ def test_the_record_says_what_was_verified_and_what_variants_cost(encoder_decode
     assert set(record["costs"]) == {"float16", "int8"}
     for cost in record["costs"].values():
         assert cost["num_images"] == 12 and cost["ci95"][0] <= cost["difference"] <= cost["ci95"][1]
+
+
+def test_the_card_says_what_loads_and_what_variants_cost(encoder_decoder, scene_rows, tmp_path):
+    run, folder = encoder_decoder
+    judge_run(run, scene_rows, ["a red square"] * len(scene_rows))
+    ready = shutil.copytree(folder, tmp_path / "ready")
+    card_data = shipped_card_data(read_card_data(run), ready, "user/dogs")
+    write_shipped_card(run, ready, card_data, Given())
+    card = (ready / "README.md").read_text(encoding="utf-8")
+    assert ModelCard(card).data.library_name == "transformers.js"
+    assert 'await pipeline("image-to-text", "user/dogs")' in card and "from_pretrained" not in card
+    rows = [line for line in card.splitlines() if line.startswith(("| fp16", "| q8", "| fp32"))]
+    record = read(folder, "verification.json")
+    for row, dtype, variant in zip(rows, record["dtypes"], ("float16", "int8", "none"), strict=True):
+        size = sum(found["bytes"] for found in record["files"][variant].values()) / 1e6
+        assert row.startswith(f"| {dtype} | {size:.1f} |")
+        cost = record["costs"].get(variant)
+        assert f"| {-100 * cost['difference']:.2f} |" in row if cost else "the captions of PyTorch" in row
+    assert check_card(ready / "README.md") == ([], [])
 
 
 def test_variants_are_smaller(encoder_decoder):
