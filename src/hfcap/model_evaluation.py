@@ -6,7 +6,7 @@ from typing import Literal
 
 from hfcap import runs
 from hfcap.data.caption_dataset import CaptionDataset
-from hfcap.data.pictures import undecoded
+from hfcap.data.picture_checks import undecoded
 from hfcap.distributed import join_processes, use_all_cores
 from hfcap.evaluation import (
     Measured,

@@ -11,7 +11,7 @@ from hfcap import cli
 from hfcap.applications import ocr
 from hfcap.applications.describe import NOTHING, NOTICE, description
 from hfcap.applications.doubt import UNSURE_BELOW, unsure_words
-from hfcap.generation.sampling import Sample
+from hfcap.generation.samples import Sample
 
 
 @pytest.fixture

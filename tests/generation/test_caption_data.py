@@ -12,10 +12,11 @@ import pytest
 from datasets import Dataset, Features, Image, Value
 
 from hfcap import cli
+from hfcap.data.reading import DataWait
 from hfcap.data.shards import Shard
 from hfcap.data.sources import source_shards
 from hfcap.errors import ConfigError
-from hfcap.generation.caption import DataWait, caption_rows
+from hfcap.generation.caption import caption_rows
 from hfcap.generation.caption_data import own_pictures, shards_for_captions
 
 NUM_IMAGES = 7

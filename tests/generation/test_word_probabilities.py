@@ -3,8 +3,9 @@
 import pytest
 
 from hfcap.generation.caption import caption_rows
-from hfcap.generation.sampling import Sample, Sampling, sample_stream
-from hfcap.generation.word_probabilities import scored_caption_stream, word_log_probabilities
+from hfcap.generation.samples import Sample, word_log_probabilities
+from hfcap.generation.sampling import Sampling, sample_stream
+from hfcap.generation.word_probabilities import scored_caption_stream
 
 
 @pytest.mark.parametrize("family", ["llava", "encoder_decoder"])

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from hfcap.applications.wording import as_sentence, plain
-from hfcap.generation.sampling import Sample
+from hfcap.generation.samples import Sample
 from hfcap.metrics.caption_sets import cider_kernels, uniform_frequencies
 from hfcap.metrics.diversity import has_repetition
 from hfcap.metrics.tokenizers import split_captions

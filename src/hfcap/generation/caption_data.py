@@ -14,14 +14,15 @@ from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
 from hfcap import runs
-from hfcap.data.pictures import load_picture, picture_hash
+from hfcap.data.picture_checks import picture_hash
+from hfcap.data.pictures import load_picture
+from hfcap.data.reading import DataWait
 from hfcap.data.records import NO_CAPTIONS
 from hfcap.data.rows import pictures_of
 from hfcap.data.shards import Shard, own_share, read_shard, too_few_shards
 from hfcap.data.sources import source_shards
 from hfcap.distributed import join_processes, main_process_decides, one_writer
 from hfcap.errors import ConfigError, WorkError, printable, shown
-from hfcap.generation.caption import DataWait
 from hfcap.generation.photos import (
     DECODING,
     captions_of,

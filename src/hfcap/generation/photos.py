@@ -21,7 +21,7 @@ from hfcap.errors import ConfigError, WorkError, printable
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
 
-    from hfcap.generation.caption import DataWait
+    from hfcap.data.reading import DataWait
 
 logger = logging.getLogger(__name__)
 
@@ -124,7 +124,7 @@ class PhotoWork:
 
 def caption_photos(args: Namespace) -> None:
     """Write one caption for each photo; see `write_photo_rows`."""
-    from hfcap.generation.caption import DataWait, loads_of
+    from hfcap.data.reading import DataWait, loads_of
 
     waiting = DataWait()
 
@@ -319,7 +319,7 @@ def photo_results(
     """
     from tqdm.auto import tqdm
 
-    from hfcap.generation.caption import PictureRows
+    from hfcap.data.reading import PictureRows
 
     model, processor = load_on_device(args, source)
     with tqdm(total=len(photos), desc="captioning", unit="photo", disable=hidden) as progress:

@@ -14,8 +14,10 @@ import numpy as np
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
-from hfcap.generation.caption import decode_stream, generate_tokens, loads_of
+from hfcap.data.reading import loads_of
+from hfcap.generation.caption import decode_stream, generate_tokens
 from hfcap.generation.inputs import CaptionPrefix
+from hfcap.generation.samples import Sample, sample_of
 from hfcap.generation.settings import SAMPLING, end_token_ids
 
 
@@ -36,28 +38,6 @@ class Sampling:
     top_p: float = 1.0
     end_bias: float = 0.0
     avoid: tuple[tuple[int, ...], ...] = ()
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One caption that was drawn.
-
-    Attributes:
-        caption: without special tokens and surrounding space.
-        tokens: its token ids, its end among them.
-        log_probabilities: of each of `tokens`, by the model itself: temperature and bias aside.
-        is_cut: whether it stopped at `max_new_tokens`, without an end.
-    """
-
-    caption: str
-    tokens: tuple[int, ...]
-    log_probabilities: tuple[float, ...]
-    is_cut: bool
-
-    @property
-    def log_probability(self) -> float:
-        """Mean log-probability per token."""
-        return sum(self.log_probabilities) / len(self.log_probabilities)
 
 
 def random_numbers(seed: int, key: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -161,9 +141,3 @@ def sampling_settings(model: PreTrainedModel, sampling: Sampling) -> GenerationC
         own = settings.bad_words_ids or []
         settings.bad_words_ids = [*own, *map(list, sampling.avoid)]
     return settings
-
-
-def sample_of(text: str, tokens: list[int], logs: list[float], end_ids: Sequence[int]) -> Sample:
-    """Put a sample together; what follows the first of `end_ids` is padding."""
-    length = next((place + 1 for place, token in enumerate(tokens) if token in end_ids), None)
-    return Sample(text.strip(), tuple(tokens[:length]), tuple(logs[:length]), length is None)

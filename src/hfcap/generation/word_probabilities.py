@@ -1,18 +1,16 @@
-"""How probable a captioner finds the captions that it gives, token by token and word by word, whatever the search."""
+"""How probable a captioner finds the captions that it gives, token by token, whatever the search."""
 
 import copy
-import re
 from collections.abc import Callable, Iterator, Sequence
 
 import torch
-from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
-from hfcap.generation.caption import decode_stream, generate_tokens, loads_of
+from hfcap.data.reading import loads_of
+from hfcap.generation.caption import decode_stream, generate_tokens
 from hfcap.generation.inputs import CaptionPrefix
-from hfcap.generation.sampling import Sample, sample_of
+from hfcap.generation.samples import Sample, sample_of
 from hfcap.generation.settings import end_token_ids
-
-_PLAIN = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
 
 
 class ForcedTokens(LogitsProcessor):
@@ -64,19 +62,3 @@ def scored_caption_stream(
         return [sample_of(*parts, end_ids) for parts in zip(texts, tokens, logs, strict=True)]
 
     return decode_stream(model, processor, loads_of(rows), prompt, batch_size, on_bad_row, decode)
-
-
-def word_log_probabilities(tokenizer: PreTrainedTokenizerBase, sample: Sample) -> list[tuple[str, float]]:
-    """Return the words of a caption as they are written, each with the sum of the log-probabilities of its tokens.
-
-    A space or a sign counts for the word behind it.
-    """
-    special = set(tokenizer.all_special_ids)
-    words = [(found[0], found.end()) for found in re.finditer(r"\w+", tokenizer.decode(sample.tokens, **_PLAIN))]
-    values = [0.0] * len(words)
-    for place, token in enumerate(sample.tokens):
-        end = len(tokenizer.decode(sample.tokens[: place + 1], **_PLAIN))
-        word = next((number for number, (_, last) in enumerate(words) if last >= end), None)
-        if token not in special and word is not None:
-            values[word] += sample.log_probabilities[place]
-    return [(word, value) for (word, _), value in zip(words, values, strict=True)]
