@@ -15,7 +15,7 @@ Writes `captions.jsonl`, `metrics.json` and `report.html` into `--output_dir` (b
 folder, or `outputs/NAME-evaluation` for a model of the Hub). `hfcap evaluate MODEL` does the same without a launcher.
 """
 
-import hfcap.process_setup  # noqa: F401, I001  (before torch)
+import hfcap.training_setup  # noqa: F401, I001  (before torch)
 
 from hfcap.errors import run_main
 from hfcap.model_evaluation import main

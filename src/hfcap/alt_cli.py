@@ -98,6 +98,7 @@ def _add_model(command: argparse.ArgumentParser) -> None:
     command.add_argument(
         "--batch_size", "--batch-size", type=_positive, default=8, help="pictures decoded together (default: 8)"
     )
+    command.set_defaults(load_in_4bit=False)
 
 
 def _positive(text: str) -> int:
@@ -123,7 +124,7 @@ def suggest(args: argparse.Namespace) -> None:
     """Write a row for each picture without an alt, or each picture of a data source."""
     if bool(args.paths) == (args.data is not None):
         raise ConfigError("hfcap alt suggest: name documents or photos, or a data source with --data; one of the two")
-    from hfcap.distributed import join_processes, one_writer
+    from hfcap.processes import join_processes, one_writer
 
     join_processes()
     with one_writer(args.output):

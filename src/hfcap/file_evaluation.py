@@ -299,7 +299,7 @@ def _finder(folder: str, image_ids: Sequence[str], file_names: Mapping[str, Sequ
     Raises:
         ConfigError: no such folder, or no picture in it.
     """
-    from hfcap.generation.photos import find_photos
+    from hfcap.generation.photo_files import find_photos
 
     photos = find_photos([folder])
     named: dict[str, list[Path]] = {}

@@ -123,7 +123,7 @@ def test_a_broken_run_captions_what_is_missing(source, captioner, tmp_path, caps
     assert (tmp_path / "out.jsonl").read_text() == whole
     assert f"{NUM_IMAGES} of {NUM_IMAGES} pictures have a caption, 4 of them before\n" in capsys.readouterr().out
     monkeypatch.setattr(
-        "hfcap.generation.caption_data.load_on_device", lambda *_: pytest.fail("there is nothing to caption")
+        "hfcap.generation.caption_data.load_for_command", lambda *_: pytest.fail("there is nothing to caption")
     )
     run(source, path, tmp_path / "out.jsonl")
     assert (tmp_path / "out.jsonl").read_text() == whole

@@ -21,19 +21,18 @@ from hfcap.data.records import NO_CAPTIONS
 from hfcap.data.rows import pictures_of
 from hfcap.data.shards import Shard, own_share, read_shard, too_few_shards
 from hfcap.data.sources import source_shards
-from hfcap.distributed import join_processes, main_process_decides, one_writer
 from hfcap.errors import ConfigError, WorkError, printable, shown
+from hfcap.generation.captioners import load_for_command
 from hfcap.generation.photos import (
     DECODING,
-    captions_of,
     count,
     hashes_of,
     json_line,
-    load_on_device,
     say_wait,
     say_what_is_odd,
 )
 from hfcap.generation.resumable_captions import ResumableCaptions
+from hfcap.processes import join_processes, main_process_decides, one_writer
 
 logger = logging.getLogger(__name__)
 
@@ -176,7 +175,7 @@ class Captioning:
         first = next(missing, None)
         if first is None:
             return
-        model, processor = load_on_device(self.args, self.model)
+        captioner = load_for_command(self.args, self.model)
         held: dict[int, SourcePicture] = {}  # those that the model waits for, or that wait for it
         hidden = self.args.output is None or not PartialState().is_main_process
         with tqdm(desc="captioning", unit="picture", disable=hidden) as progress:
@@ -193,7 +192,10 @@ class Captioning:
                 progress.write(f"skipped {printable(picture.where)}: {reason}", file=sys.stderr)
                 progress.update()
 
-            for number, text in captions_of(self.args, model, processor, loads(), skip, self.waiting):
+            decoding = {name: getattr(self.args, name) for name in DECODING}
+            for number, text in captioner.caption_stream(
+                loads(), self.args.prompt or None, self.args.batch_size, skip, self.waiting, **decoding
+            ):
                 picture = held.pop(number)
                 self.empty += [] if text else [picture.image_id]
                 path = "" if picture.image["bytes"] is not None else picture.image["path"]

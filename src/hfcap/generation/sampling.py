@@ -7,18 +7,17 @@ key such as the hash of its file.
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
-from hfcap.data.reading import loads_of
 from hfcap.generation.caption import decode_stream, generate_tokens
 from hfcap.generation.inputs import CaptionPrefix
-from hfcap.generation.samples import Sample, sample_of
 from hfcap.generation.settings import SAMPLING, end_token_ids
+from hfcap.samples import Sample, sample_of
 
 
 @dataclass(frozen=True)
@@ -89,7 +88,7 @@ class SeededChoice(LogitsProcessor):
 def sample_stream(
     model: PreTrainedModel,
     processor,
-    rows: Sequence[dict],
+    loads: Iterable[Callable[[], dict]],
     key_of: Callable[[int], str],
     sampling: Sampling,
     seed: int = 0,
@@ -106,7 +105,7 @@ def sample_stream(
     Args:
         model: captioner, on its device.
         processor: its processor.
-        rows: as for `hfcap.generation.caption.caption_stream`.
+        loads: as for `hfcap.generation.caption.caption_loaded`.
         key_of: gives for the number of a row what its random numbers depend on, such as a hash of its file.
         sampling: how to draw.
         seed: of the random numbers.
@@ -129,7 +128,7 @@ def sample_stream(
         samples = [sample_of(*parts, end_ids) for parts in zip(texts, tokens, logs, strict=True)]
         return [samples[i : i + shape[0]] for i in range(0, len(samples), shape[0])]
 
-    return decode_stream(model, processor, loads_of(rows), prompt, batch_size, on_bad_row, decode)
+    return decode_stream(model, processor, loads, prompt, batch_size, on_bad_row, decode)
 
 
 def sampling_settings(model: PreTrainedModel, sampling: Sampling) -> GenerationConfig:

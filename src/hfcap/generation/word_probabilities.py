@@ -1,16 +1,15 @@
 """How probable a captioner finds the captions that it gives, token by token, whatever the search."""
 
 import copy
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
-from hfcap.data.reading import loads_of
 from hfcap.generation.caption import decode_stream, generate_tokens
 from hfcap.generation.inputs import CaptionPrefix
-from hfcap.generation.samples import Sample, sample_of
 from hfcap.generation.settings import end_token_ids
+from hfcap.samples import Sample, sample_of
 
 
 class ForcedTokens(LogitsProcessor):
@@ -37,12 +36,12 @@ class ForcedTokens(LogitsProcessor):
 def scored_caption_stream(
     model: PreTrainedModel,
     processor,
-    rows: Sequence[dict],
+    loads: Iterable[Callable[[], dict]],
     prompt: str | None = None,
     batch_size: int = 8,
     on_bad_row: Callable[[int, Exception], None] | None = None,
 ) -> Iterator[tuple[int, Sample]]:
-    """Caption rows as `caption_stream` does, with the log-probabilities of the tokens.
+    """Caption rows as `caption_loaded` does, with the log-probabilities of the tokens.
 
     Beam search keeps none of the caption that wins, so the captions are decoded a second time, each token being given.
     """
@@ -61,4 +60,4 @@ def scored_caption_stream(
         texts = processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         return [sample_of(*parts, end_ids) for parts in zip(texts, tokens, logs, strict=True)]
 
-    return decode_stream(model, processor, loads_of(rows), prompt, batch_size, on_bad_row, decode)
+    return decode_stream(model, processor, loads, prompt, batch_size, on_bad_row, decode)

@@ -15,8 +15,9 @@ from hfcap.ondevice.folder import read_onnx_folder
 from hfcap.ondevice.graphs import CaptionerGraphs
 from hfcap.ondevice.image_processing import ImageProcessor
 from hfcap.ondevice.search import search_for, token_log_probabilities
-from hfcap.ondevice.settings import DecodingSettings, read_settings
+from hfcap.ondevice.settings import DecodingSettings, read_decoding
 from hfcap.ondevice.tokens import CaptionTokenizer
+from hfcap.samples import Sample, sample_of
 
 
 class Captioner:
@@ -28,6 +29,8 @@ class Captioner:
     Args:
         folder: the export.
         num_threads: threads of onnxruntime; by default all cores of this process.
+        variant: which graphs, by their quantization: "none", "float16" or "int8"; by default those that the export
+            recommends.
 
     Attributes:
         settings: how captions are decoded where a call does not say.
@@ -39,19 +42,14 @@ class Captioner:
             followed without torch.
     """
 
-    def __init__(self, folder: str | os.PathLike, num_threads: int | None = None):
-        found = read_onnx_folder(folder)
-        self.settings = read_settings(found.generation, found.config)
-        self.image_processor = ImageProcessor(found.preprocessor)
+    def __init__(self, folder: str | os.PathLike, num_threads: int | None = None, variant: str | None = None):
+        found = read_onnx_folder(folder, variant)
+        self.settings = read_decoding(found.settings["decoding"])
+        self.image_processor = ImageProcessor(found.settings["image_processor"])
         self.tokenizer = CaptionTokenizer(found.path)
-        self.caption_prompt = self.tokenizer.caption_prompt
-        self.image_token_id: int | None = None
-        if found.layout == "encoder_decoder":
-            self._start = [_start_token(found.generation, found.config)]
-        else:
-            self.image_token_id = found.config.get("image_token_id", found.config.get("image_token_index"))
-            if self.image_token_id is None:
-                raise ConfigError("no token stands for a picture", option="image_token_id", fix="export it again")
+        self.caption_prompt: str | None = found.settings.get("caption_prompt")
+        self.image_token_id: int | None = found.settings["image_token_id"]
+        self._prompt_ids: list[int] = found.settings["prompt_ids"]
         self.graphs = CaptionerGraphs(found, num_threads)
 
     def caption(
@@ -117,8 +115,8 @@ class Captioner:
         batch_size: int = 8,
         on_bad_row: Callable[[int, Exception], None] | None = None,
         **settings: Any,
-    ) -> Iterator[tuple[int, list[int], list[float]]]:
-        """Do what `caption_stream` does; yield token ids and the log-probability of each in place of the text.
+    ) -> Iterator[tuple[int, Sample]]:
+        """Do what `caption_stream` does, with the log-probability of each token.
 
         Beam search keeps no probabilities of single tokens, so each caption goes through the decoder once more.
         """
@@ -129,35 +127,36 @@ class Captioner:
                 given = np.array([[*own, *tokens[:-1]]])
                 _, logits = self.graphs.begin(row[None], given, self.image_token_id)
                 logs = token_log_probabilities(logits[0, len(own) - 1 :], own.tolist(), tokens, decoding)
-                yield number, tokens, logs
+                yield number, sample_of(self.text_of(tokens), tokens, logs, decoding.eos_token_id)
 
     def caption_ids(
         self, images: Sequence[Image.Image], prompt: str | None = None, **settings: Any
     ) -> list[list[int]]:
         """Return the token ids of the captions of RGB pictures, decoded in one batch, each with its end token."""
         features = self.graphs.encode(np.stack([self.image_processor(image) for image in images]))
-        prompts = self._prompts(prompt, *features.shape[:2])
+        prompts = self._prompts(prompt, len(features))
         return self._search(features, prompts, self.settings.changed(settings))
 
     def text_of(self, tokens: Sequence[int]) -> str:
         """Return the caption of token ids, without special tokens and surrounding space."""
         return self.tokenizer.decode(tokens, skip_special_tokens=True).strip()
 
-    def prompt_ids(self, prompt: str | None, image_seq_length: int) -> list[int]:
-        """Return the tokens before a caption: the start token, or a prompt with `image_seq_length` image tokens.
+    def prompt_ids(self, prompt: str | None = None) -> list[int]:
+        """Return the tokens before a caption: the start token, or a prompt with its image tokens.
 
         Raises:
             ConfigError: a prompt for an encoder-decoder.
         """
-        if self.image_token_id is not None:
-            prompt = self.caption_prompt if prompt is None else prompt
-            return self.tokenizer.prompt_ids(prompt, self.image_token_id, image_seq_length)
-        if prompt:
+        is_own = prompt is None or prompt == self.caption_prompt
+        if is_own or (self.image_token_id is None and not prompt):
+            return self._prompt_ids
+        if self.image_token_id is None:
             raise ConfigError("encoder-decoder captioners take none", option="prompt", got=prompt, fix="remove it")
-        return self._start
+        image_seq_length = self._prompt_ids.count(self.image_token_id)
+        return self.tokenizer.prompt_ids(prompt, self.image_token_id, image_seq_length)
 
-    def _prompts(self, prompt: str | None, batch_size: int, image_seq_length: int) -> np.ndarray:
-        return np.tile(np.array(self.prompt_ids(prompt, image_seq_length), np.int64), (batch_size, 1))
+    def _prompts(self, prompt: str | None, batch_size: int) -> np.ndarray:
+        return np.tile(np.array(self.prompt_ids(prompt), np.int64), (batch_size, 1))
 
     def _search(self, features: np.ndarray, prompts: np.ndarray, settings: DecodingSettings) -> list[list[int]]:
         state, logits = self.graphs.begin(features, prompts, self.image_token_id)
@@ -196,13 +195,4 @@ class Captioner:
         batches = iter(lambda: list(islice(rows, batch_size)), [])
         for batch in batches if waiting is None else waiting.of(batches):
             features = self.graphs.encode(np.stack([values for _, values in batch]))
-            yield [index for index, _ in batch], features, self._prompts(prompt, *features.shape[:2])
-
-
-def _start_token(generation: dict[str, Any], config: dict[str, Any]) -> int:
-    """Id of the token that captions start from. Raises ConfigError where the export names none."""
-    names = ("decoder_start_token_id", "bos_token_id")
-    found = [settings[name] for name in names for settings in (generation, config) if settings.get(name) is not None]
-    if not found:
-        raise ConfigError("no token starts a caption", option="decoder_start_token_id", fix="export the model again")
-    return found[0]
+            yield [index for index, _ in batch], features, self._prompts(prompt, len(features))

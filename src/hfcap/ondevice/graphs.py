@@ -153,7 +153,7 @@ class CaptionerGraphs:
 
     def __init__(self, folder: OnnxFolder, num_threads: int | None = None):
         self.decoder = DecoderGraph(folder.graphs["decoder_model_merged"], num_threads)
-        is_encoder_decoder = folder.layout == "encoder_decoder"
+        is_encoder_decoder = folder.settings["layout"] == "encoder_decoder"
         encoder = folder.graphs["encoder_model" if is_encoder_decoder else "vision_encoder"]
         self.encoder = open_graph(encoder, num_threads)
         self.embed_tokens = None if is_encoder_decoder else open_graph(folder.graphs["embed_tokens"], num_threads)

@@ -28,7 +28,7 @@ class ImageProcessor:
     """Makes pixel values of pictures.
 
     Args:
-        settings: the content of `preprocessor_config.json`.
+        settings: of the image processor, as `preprocessor_config.json` has them.
 
     Raises:
         ConfigError: an image processor of another kind, or a setting that is missing.
@@ -45,7 +45,7 @@ class ImageProcessor:
             )
         missing = [name for name in _WANTED if name not in settings]
         if missing:
-            raise ConfigError(f"no {', '.join(missing)}", option="preprocessor_config.json", fix="export it again")
+            raise ConfigError(f"no {', '.join(missing)}", option="image_processor", fix="export the model again")
         if settings.get("do_pad") or settings.get("do_reduce_labels"):
             raise ConfigError("captioning without torch does not pad pictures", option="do_pad", got=True)
         self.settings, self.kind = dict(settings), kind

@@ -1,4 +1,4 @@
-"""Decoding settings of an ONNX export: those of `generation_config.json` that captioning without torch follows."""
+"""Decoding settings of an ONNX export: those of a generation config that captioning without torch follows."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
@@ -73,32 +73,24 @@ class DecodingSettings:
         return replace(self, **changes)
 
 
-def read_settings(generation: Mapping[str, Any], config: Mapping[str, Any]) -> DecodingSettings:
-    """Read the decoding settings of an export.
-
-    Args:
-        generation: `generation_config.json`.
-        config: `config.json`, whose end token counts where the first names none.
+def read_decoding(decoding: Mapping[str, Any]) -> DecodingSettings:
+    """Read the decoding settings of an export, `decoding` of `hfcap_ondevice.json`.
 
     Raises:
         ConfigError: a setting that is not followed here, or no end token.
     """
     for name, off in _NOT_FOLLOWED.items():
-        value = generation.get(name)
+        value = decoding.get(name)
         if value is not None and value != off:
             raise ConfigError(
-                "captioning without torch does not follow it",
-                option=name,
-                got=value,
-                fix="remove it from generation_config.json",
+                "captioning without torch does not follow it", option=name, got=value, fix="change it and export again"
             )
-    end = generation.get("eos_token_id", config.get("eos_token_id"))
-    if end is None:
-        raise ConfigError("no token ends a caption", option="eos_token_id", fix="set it in generation_config.json")
+    if decoding.get("eos_token_id") is None:
+        raise ConfigError("no token ends a caption", option="eos_token_id", fix="set it and export again")
     known = {field.name for field in fields(DecodingSettings)}
-    own = {name: value for name, value in generation.items() if name in known and value is not None}
+    own = {name: value for name, value in decoding.items() if name in known and value is not None}
     return DecodingSettings(
-        **own | {"eos_token_id": _ids(end), "suppress_tokens": _ids(own.get("suppress_tokens") or ())}
+        **own | {"eos_token_id": _ids(own["eos_token_id"]), "suppress_tokens": _ids(own.get("suppress_tokens") or ())}
     )
 
 

@@ -6,11 +6,9 @@ from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
-from tokenizers.models import BPE
 
 from hfcap.errors import ConfigError
-from hfcap.json_files import read_object
-from hfcap.ondevice.folder import need_file
+from hfcap.ondevice.folder import need_file, read_settings_file
 from hfcap.plain_text import split_special
 
 # `clean_up_tokenization` of transformers, for tokenizers that ask for it.
@@ -24,7 +22,6 @@ class CaptionTokenizer:
         folder: the export.
 
     Attributes:
-        caption_prompt: the instruction that the captioner was trained with, or None.
         all_special_ids: ids of the tokens that are left out of captions.
 
     Raises:
@@ -33,34 +30,24 @@ class CaptionTokenizer:
 
     def __init__(self, folder: Path):
         path = need_file(folder, "tokenizer.json")
+        self.settings = read_settings_file(folder, "tokenizer_config.json")
         try:
             self.tokenizer = Tokenizer.from_file(str(path))
-            self.settings = read_object(need_file(folder, "tokenizer_config.json"))
-        except ConfigError:
-            raise
         except Exception as error:  # the library raises Exception itself for a file that is no tokenizer
-            raise ConfigError(f"{path.parent}: the tokenizer cannot be read: {error}; export it again") from None
+            raise ConfigError(f"no tokenizer: {error}", option=str(path), fix="export the model again") from None
         self.tokenizer.no_truncation()
         self.tokenizer.no_padding()
-        processor = folder / "processor_config.json"
-        self.processor = read_object(processor) if processor.is_file() else {}
-        self.caption_prompt: str | None = self.processor.get("caption_prompt") or self.settings.get("caption_prompt")
         self.special_tokens = {
             name: value["content"] if isinstance(value, dict) else value
             for name, value in self.settings.items()
-            if re.fullmatch(r"(bos|eos|pad|unk|sep|cls|mask|image)_token", name) and value
+            if re.fullmatch(r"(bos|eos|pad|unk|sep|cls|mask)_token", name) and value
         }
         added = self.tokenizer.get_added_tokens_decoder()
         self.all_special_ids = [token_id for token_id, token in added.items() if token.special]
         self._special_texts = {token.content for token in added.values() if token.special}
         self._special_texts |= set(self.special_tokens.values())
-        self._cleans = bool(self.settings.get("clean_up_tokenization_spaces")) and (
-            not isinstance(self.tokenizer.model, BPE)
-            or bool(self.settings.get("clean_up_tokenization_spaces_for_bpe_even_though_it_will_corrupt_output"))
-        )
-        template = folder / "chat_template.jinja"
-        own = self.settings.get("chat_template")
-        self.chat_template: str | None = template.read_text(encoding="utf-8") if template.is_file() else own
+        self._cleans = bool(self.settings.get("clean_up_tokenization_spaces"))
+        self.chat_template: str | None = self.settings.get("chat_template")
 
     def decode(
         self,
