@@ -54,9 +54,9 @@ def _add_export_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("model", metavar="RUN", help="run folder, model or adapter folder, or Hub id")
     command.add_argument(
         "--format",
-        choices=("auto", "native", "hfcap", "remote-code"),
+        choices=("auto", "native", "hfcap", "remote-code", "onnx"),
         default="auto",
-        help="auto: a stock transformers class if possible",
+        help="auto: a stock transformers class if possible; onnx: graphs for onnxruntime and transformers.js",
     )
     command.add_argument("--merge", action="store_true", help="ship adapter and base as one model")
     command.add_argument(
@@ -77,14 +77,27 @@ def _add_export_options(command: argparse.ArgumentParser) -> None:
         metavar="PHOTO",
         help="images to caption before and after (default: the run's evaluation data)",
     )
+    command.add_argument(
+        "--quantize",
+        nargs="+",
+        choices=("none", "float16", "int8"),
+        help="variants of an ONNX export; the first is what transformers.js loads (default: none, float32)",
+    )
+    command.add_argument("--opset", type=int, help="version of the ONNX operators (default: 18)")
+    command.add_argument(
+        "--data", help="data to measure quantized variants on (default: the evaluation data that run.json names)"
+    )
 
 
 def _export_options(args: argparse.Namespace) -> dict:
     from hfcap.generation.photo_files import find_photos
+    from hfcap.hub.onnx_export import OnnxOptions
 
     names = ("format", "merge", "dtype", "base_model")
-    pictures = [photo.path for photo in find_photos(args.pictures)]
-    return {name: getattr(args, name) for name in names} | {"pictures": pictures}
+    options = {name: getattr(args, name) for name in names}
+    options["pictures"] = [photo.path for photo in find_photos(args.pictures)]
+    given = {name: getattr(args, name) for name in ("quantize", "opset", "data") if getattr(args, name) is not None}
+    return options | ({"onnx": OnnxOptions(**given)} if given else {})
 
 
 def export(args: argparse.Namespace) -> None:

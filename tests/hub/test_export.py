@@ -281,8 +281,8 @@ def test_wrong_wishes_are_refused(make_run, tmp_path):
         export_run(run, tmp_path / "there")
     with refused(option="--merge", fix="remove it"):
         export_run(run, tmp_path / "ready", merge=True)
-    with refused(option="--format", got="onnx", says="one of auto, native"):
-        export_run(run, tmp_path / "ready", "onnx")
+    with refused(option="--format", got="gguf", says="one of auto, native"):
+        export_run(run, tmp_path / "ready", "gguf")
     with refused(option="model", got=str(tmp_path / "there"), says="no model"):
         export_run(tmp_path / "there", tmp_path / "ready")
     with refused(option="--base_model", got="nowhere", says="OWNER/NAME"):

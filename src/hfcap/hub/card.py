@@ -31,7 +31,7 @@ from hfcap.hub.card_metadata import (
     figures,
     needs_hfcap,
 )
-from hfcap.hub.usage import usage_code
+from hfcap.hub.usage import usage_code, web_code
 from hfcap.models.model_types import MODEL_TYPES
 from hfcap.origins import PARTS, part_name, public_record
 
@@ -128,6 +128,7 @@ def render_card(given: Given, metrics: Mapping[str, Any], run: Mapping[str, Any]
             needs_hfcap=needs_hfcap(card_data),
             trust=", trust_remote_code=True" if card_data.form == "remote-code" else "",
             usage=usage_code(card_data.model_type, card_data.prompt) if card_data.model_type in MODEL_TYPES else None,
+            web=web_code(card_data.model_type, card_data.prompt, card_data.weights) if card_data.variants else None,
             procedure=_procedure(run),
             hardware=_hardware(run["machine"]),
             compute=_compute(run),

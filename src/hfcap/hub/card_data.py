@@ -33,7 +33,7 @@ class CardData:
         name: the run's.
         weights: what the usage example loads: a folder as a user types it, or a Hub id.
         artifact: which weights they are: "adapter", "merged" or "model".
-        form: how they load: "native", "hfcap", "remote-code" or "adapter".
+        form: how they load: "native", "hfcap", "remote-code", "adapter" or "onnx".
         model_type: from the config of the model, or of an adapter's base; "adapter" in records of earlier versions.
         num_parameters: values in the weight files.
         prompt: the instruction the captioner was trained with, or None.
@@ -47,6 +47,7 @@ class CardData:
         captions_hash: of the captions that `habits` and `samples` are of; None if unknown.
         dtype_change: of an export in another dtype `{"before", "after", "num_images", "cider_before", "cider_after"}`.
         oldest_transformers: of an export, the oldest release that is known to load it.
+        variants: of an ONNX export, `{"dtype", "bytes", "cost"}` each; `cost` is None for float32.
     """
 
     name: str
@@ -65,6 +66,7 @@ class CardData:
     captions_hash: str | None = None
     dtype_change: dict[str, Any] | None = None
     oldest_transformers: str | None = None
+    variants: list[dict[str, Any]] | None = None
 
 
 def read_card_data(folder: Path, recorded: bool | None = None) -> CardData:

@@ -125,9 +125,11 @@ def figures(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str, float, list[
 
 def library_name(card_data: CardData) -> str:
     """The library that loads the checkpoint, as the Hub spells it."""
-    return {"adapter": "peft", "hfcap": "hfcap" if needs_hfcap(card_data) else "transformers"}.get(
-        card_data.form, "transformers"
-    )
+    return {
+        "adapter": "peft",
+        "onnx": "transformers.js",
+        "hfcap": "hfcap" if needs_hfcap(card_data) else "transformers",
+    }.get(card_data.form, "transformers")
 
 
 def needs_hfcap(card_data: CardData) -> bool:

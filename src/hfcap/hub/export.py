@@ -40,6 +40,8 @@ from hfcap.hub.adapters import (
 )
 from hfcap.hub.formats import choose_format, to_stock
 from hfcap.hub.older_versions import complete_tokenizer, save_model, save_processor
+from hfcap.hub.onnx_export import OnnxOptions, write_onnx
+from hfcap.hub.safetensors_format import SafetensorsFormat
 from hfcap.hub.snapshot import GREEDY
 from hfcap.hub.usage import usage_code
 from hfcap.hub.verification_images import NUM_COMPARED, NUM_JUDGED, pictures_of_run
@@ -47,7 +49,7 @@ from hfcap.models.finite import non_finite_weights, refuse_non_finite
 from hfcap.models.model_types import OWN_TRANSFORMERS, oldest_transformers, spec_of
 from hfcap.training.merge import check_merge, load_base, merge_adapter, read_adapter
 
-FORMATS = ("auto", "native", "hfcap", "remote-code")
+FORMATS = ("auto", "native", "hfcap", "remote-code", "onnx")
 DTYPES = {name: getattr(torch, name) for name in ("float32", "bfloat16", "float16")}
 VERIFICATION = "verification.json"
 MAX_SHARD_SIZE = "5GB"
@@ -101,6 +103,7 @@ def export_run(
     dtype: str | None = None,
     base_model: str | None = None,
     pictures: Sequence[Path] = (),
+    onnx: OnnxOptions | None = None,
 ) -> Path:
     """Write a run's captioner to a new folder, load it in a clean process, and compare.
 
@@ -110,11 +113,13 @@ def export_run(
     Args:
         run: run folder, model or adapter folder, or Hub id; see `find_source`.
         to: the folder to make.
-        format: "auto" takes the most native form that expresses the captioner; see `hfcap.hub.formats`.
+        format: "auto" takes the most native form that expresses the captioner; see `hfcap.hub.formats`. "onnx" writes
+            graphs for onnxruntime and transformers.js; see `hfcap.hub.onnx_export`.
         merge: ship adapter and base as one model. The merge is onto the base in its original precision.
         dtype: name of the dtype to ship the weights in, by default that of the run.
         base_model: FOLDER or OWNER/NAME[@REVISION]: what an adapter names as its base, or is merged with.
         pictures: files to caption instead of the run's evaluation data.
+        onnx: options of the format "onnx".
 
     Returns:
         The folder.
@@ -135,9 +140,17 @@ def export_run(
         raise ConfigError(
             "an adapter is exported as it is", option="--format and --dtype", fix="remove them, or add --merge"
         )
+    if (onnx is not None) != (format == "onnx"):
+        onnx = _onnx_options(format, onnx)
+    if onnx is not None and dtype is not None:
+        raise ConfigError(
+            "ONNX graphs compute in float32", option="--dtype", got=dtype, fix="pass --quantize float16 or int8"
+        )
     with _new_folder(Path(to)) as folder:
         if is_adapter:
             record = _write_adapter(folder, source, base, pictures)
+        elif onnx is not None:
+            record = _write_onnx(folder, source, base, onnx, pictures)
         else:
             record = _write_model(folder, source, base, format, dtype, pictures)
         weights = source.weights or (
@@ -183,28 +196,11 @@ def _write_model(
         model.to(DTYPES[dtype])
         # float16 ends at 65,504.
         refuse_non_finite(non_finite_weights(model), f"{source.weights or source.run} in {dtype}")
-    shipped, shipped_processor = to_stock(model, processor) if format == "native" else (model, processor)
-    expected = verify.expect(
-        model, processor, images, prompt, shipped=(shipped, shipped_processor), captions=not changes_dtype
-    )
-
-    if format == "native":
-        save_model(shipped, folder, MAX_SHARD_SIZE)
-    else:  # our classes need the newest transformers anyway
-        shipped.save_pretrained(folder, max_shard_size=MAX_SHARD_SIZE)
-    save_processor(shipped_processor, folder)
-    if format == "remote-code":
-        remote_code.add_code(folder, model.config.model_type)
-
-    found = verify.reload_in_clean_process(
-        folder,
-        images,
-        usage_code(shipped.config.model_type, prompt),
-        with_hfcap=format == "hfcap",
-        remote_code=format == "remote-code",
-        with_torchvision=spec_of(model.config).needs_torchvision,
-    )
-    problems = verify.check_files(folder) + verify.differences(expected, found)
+    written = SafetensorsFormat(format, model, processor, prompt, MAX_SHARD_SIZE)
+    expected = written.expect(images, captions=not changes_dtype)
+    written.write(folder)
+    found = written.load(folder, images)
+    problems = verify.check_files(folder) + written.compare(expected, found)
     captions: dict[str, Any] = {"compared": len(images), "of": whence}
     if changes_dtype:
         old, new, problem = verify.cider_change(
@@ -215,9 +211,31 @@ def _write_model(
         captions |= {"dtype_before": str(dtype_before).removeprefix("torch."), "dtype_after": dtype}
     verify.refuse(problems)
     artifact = runs.MERGED if source.adapter else runs.MODEL
-    oldest = oldest_transformers(shipped.config)
+    oldest = oldest_transformers(written.shipped.config)
     print(f"Loads with transformers {oldest} or newer.")
     return _record(format, reason, artifact, found, captions) | {"oldest_transformers": oldest}
+
+
+def _onnx_options(format: str, given: OnnxOptions | None) -> OnnxOptions:
+    """The defaults for ONNX. Raises ConfigError where options are given for another format."""
+    if given is not None:
+        raise ConfigError(
+            f"only ONNX graphs are quantized, and --format is {format}",
+            option="--quantize, --opset and --data",
+            fix="remove them, or add --format onnx",
+        )
+    return OnnxOptions()
+
+
+def _write_onnx(
+    folder: Path, source: Source, base: Base | None, options: OnnxOptions, pictures: Sequence[Path]
+) -> dict[str, Any]:
+    model, processor = _load_model(source, base)
+    refuse_non_finite(non_finite_weights(model), str(source.weights or source.run))
+    artifact = runs.MERGED if source.adapter else runs.MODEL
+    record = {"schema_version": 1, "format": "onnx", "reason": "as asked for", "artifact": artifact}
+    record |= write_onnx(folder, model, processor, source.run, options, pictures)
+    return record | {"versions": provenance.library_versions(), "oldest_transformers": None}
 
 
 def _load_model(source: Source, base: Base | None) -> tuple[PreTrainedModel, ProcessorMixin]:
@@ -362,6 +380,11 @@ def _record(
 
 def _summary(record: dict[str, Any]) -> str:
     captions = record["captions"]
+    if record["format"] == "onnx":
+        return (
+            f"{record['model_type']} as ONNX ({', '.join(record['dtypes'])}); in float32 the tokens of "
+            f"{captions['compared']} captions equal at batch size 1 and 3 ({captions['of']})."
+        )
     judged = f"{captions['compared']} captions equal, greedy and by the shipped settings"
     if "cider_before" in captions:
         old, new = 100 * captions["cider_before"], 100 * captions["cider_after"]

@@ -76,6 +76,18 @@ def _dtype_change(captions: Mapping[str, Any]) -> dict[str, Any] | None:
     }
 
 
+def _onnx_variants(record: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Size and cost of each variant of an ONNX export; see `CardData.variants`."""
+    return [
+        {
+            "dtype": dtype,
+            "bytes": sum(file["bytes"] for file in files.values()),
+            "cost": record["costs"].get(variant),
+        }
+        for dtype, (variant, files) in zip(record["dtypes"], record["files"].items(), strict=True)
+    ]
+
+
 def shipped_card_data(card_data: CardData, export: Path, repo_id: str) -> CardData:
     """The card data of a run's export: how it loads, and what its own files say."""
     record = json.loads((export / VERIFICATION).read_text(encoding="utf-8"))
@@ -83,7 +95,8 @@ def shipped_card_data(card_data: CardData, export: Path, repo_id: str) -> CardDa
     if record["format"] == "adapter":
         settings = json.loads((export / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     base = settings.get("base_model_name_or_path")
-    own = weight_data(export)
+    is_onnx = record["format"] == "onnx"  # without tensors to count: they are those of the run
+    own = {"variants": _onnx_variants(record)} if is_onnx else weight_data(export)
     own["model_type"] = record["model_type"]
     return replace(
         card_data,

@@ -24,7 +24,7 @@ from hfcap.hub.card_metadata import HFCAP_TAG
 
 # Files of an earlier upload that `from_pretrained` or `load_dataset` would still read, and read wrongly beside the new
 # ones: an adapter beside merged weights is applied a second time, a surplus shard is loaded. The commit removes them.
-READ_BY_LOADERS = ("*.safetensors", "*.bin", "*.json", "*.jinja", "*.py", "*.model", "*.txt", "*.parquet")
+READ_BY_LOADERS = ("*.safetensors", "*.bin", "*.json", "*.jinja", "*.py", "*.model", "*.txt", "*.parquet", "*.onnx")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 

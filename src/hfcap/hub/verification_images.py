@@ -14,7 +14,7 @@ from hfcap.hub.card_data import THUMBNAILS
 from hfcap.origins import data_settings
 from hfcap.predictions import read_predictions
 from hfcap.training.arguments import SourceArguments
-from hfcap.training.run_rows import load_split
+from hfcap.training.run_rows import load_evaluation_split, load_split
 
 NUM_COMPARED = 8  # captions that must not change at all
 THUMBNAIL_SIDE = 160  # pixels
@@ -22,7 +22,7 @@ NUM_JUDGED = 100  # captions that CIDEr before and after a change of dtype rests
 
 
 def pictures_of_run(
-    run: Path, given: Sequence[Path] = (), count: int = NUM_COMPARED
+    run: Path, given: Sequence[Path] = (), count: int = NUM_COMPARED, data: str | None = None
 ) -> tuple[list[dict[str, Any]], str]:
     """Rows `{image, captions}` to caption before and after an export, and where they come from.
 
@@ -33,6 +33,7 @@ def pictures_of_run(
         run: folder of the run's records; it may have none.
         given: picture files.
         count: how many at most.
+        data: where the run's data is, if no longer where `run.json` says.
 
     Raises:
         ConfigError: a picture given that cannot be read.
@@ -47,6 +48,7 @@ def pictures_of_run(
     path = run / runs.RUN_JSON
     if path.is_file():
         data_args = data_arguments(runs.read_run(path), run)
+        data_args = data_args if data is None else replace(data_args, data=data)
         try:
             split = load_split(data_args, data_args.eval_split, count, run)
         except (ConfigError, OSError) as error:
@@ -57,6 +59,50 @@ def pictures_of_run(
     drawings = load_scenes("validation", count, "caption")
     rows = [{"image": load_picture(row["image"]), "captions": []} for row in drawings]
     return rows, f"{len(rows)} embedded drawings"
+
+
+def evaluation_rows(run: Path, data: str | None = None) -> Sequence[dict[str, Any]]:
+    """Rows `{image, captions}` of a run's evaluation split, each picture loaded when its row is asked for.
+
+    Args:
+        run: folder of the run's records.
+        data: where the run's data is, if no longer where `run.json` says.
+
+    Raises:
+        ConfigError: there is no record of a run, or its data is not available.
+    """
+    path = run / runs.RUN_JSON
+    if not path.is_file():
+        raise ConfigError(
+            f"{run} has no {runs.RUN_JSON}, so no evaluation split to measure on what quantizing costs",
+            option="--quantize",
+            fix="export the folder of a run, or pass --quantize none",
+        )
+    data_args = data_arguments(runs.read_run(path), run)
+    data_args = data_args if data is None else replace(data_args, data=data)
+    try:
+        rows = load_evaluation_split(data_args, run)
+    except (ConfigError, OSError) as error:
+        raise ConfigError(
+            f"what quantizing costs is measured on the evaluation split, which is not available ({error})",
+            option="--quantize",
+            fix="pass its place as --data, or --quantize none",
+        ) from error
+    return _EvaluationRows(rows)
+
+
+class _EvaluationRows(Sequence):
+    """Rows of a split with their pictures as hfcap loads them."""
+
+    def __init__(self, rows):
+        self.rows = undecoded(rows)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        row = self.rows[index]
+        return {"image": load_picture(row["image"]), "captions": row["captions"]}
 
 
 def data_arguments(run: Mapping[str, Any], folder: Path) -> SourceArguments:

@@ -69,6 +69,7 @@ class ModelTypeSpec:
             (`hfcap.models.vision_features.accept_cached_features`), if all pictures give features of one shape.
         oldest_transformers: oldest release that is known to caption with a native export as hfcap does, with parts of
             `PARTS_OF_OLDEST`; shown for each by a test. (Idefics 3 and SmolVLM place patches otherwise there.)
+        onnx: whether `hfcap export --format onnx` writes it; shown for each by a test.
     """
 
     encoder: tuple[str, ...]
@@ -91,6 +92,7 @@ class ModelTypeSpec:
     needs_torchvision: bool = False
     feature_input: Literal["vision_features", "pixel_values"] | None = None
     oldest_transformers: str = OWN_TRANSFORMERS
+    onnx: bool = False
 
 
 _LLAVA_PARTS = {
@@ -126,15 +128,18 @@ _QWEN_VL = {
 }
 
 MODEL_TYPES: dict[str, ModelTypeSpec] = {
-    "hfcap_llava": ModelTypeSpec(**_LLAVA_PARTS, packable=PACKABLE_DECODERS, feature_input="vision_features"),
+    "hfcap_llava": ModelTypeSpec(
+        **_LLAVA_PARTS, packable=PACKABLE_DECODERS, feature_input="vision_features", onnx=True
+    ),
     "hfcap_encoder_decoder": ModelTypeSpec(
-        **_ENCODER_DECODER, strategies=("full", "frozen_encoder"), feature_input="vision_features"
+        **_ENCODER_DECODER, strategies=("full", "frozen_encoder"), feature_input="vision_features", onnx=True
     ),
     "llava": ModelTypeSpec(
         **_LLAVA_PARTS,
         packable=PACKABLE_DECODERS,
         feature_input="pixel_values",
         oldest_transformers=OLDEST_TRANSFORMERS,
+        onnx=True,
     ),
     "idefics3": ModelTypeSpec(**_IDEFICS3),
     "smolvlm": ModelTypeSpec(**_IDEFICS3, needs_torchvision=True),
@@ -199,6 +204,7 @@ MODEL_TYPES: dict[str, ModelTypeSpec] = {
         strategies=WITHOUT_PROJECTOR,
         feature_input="pixel_values",
         oldest_transformers=OLDEST_TRANSFORMERS,
+        onnx=True,
     ),
 }
 

@@ -1,0 +1,299 @@
+"""`hfcap export --format onnx`: files, equality with PyTorch in a clean process, what is refused."""
+
+import copy
+import json
+import shutil
+from importlib.util import find_spec
+
+import numpy as np
+import pytest
+import torch
+
+pytest.importorskip("onnxruntime")
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxscript")
+
+from onnx import numpy_helper  # noqa: E402
+from transformers import AutoModelForImageTextToText  # noqa: E402
+
+from hfcap import runs  # noqa: E402
+from hfcap.content_hashes import file_sha256  # noqa: E402
+from hfcap.errors import VerificationError  # noqa: E402
+from hfcap.hub import onnx_export, onnx_format, onnx_snapshot  # noqa: E402
+from hfcap.hub.export import export_run  # noqa: E402
+from hfcap.hub.formats import to_stock  # noqa: E402
+from hfcap.hub.onnx_export import OnnxOptions  # noqa: E402
+from hfcap.hub.onnx_files import cleans_up  # noqa: E402
+from hfcap.hub.onnx_format import OnnxFormat, check_onnx  # noqa: E402
+from hub.conftest import write_records  # noqa: E402
+from refusals import refused  # noqa: E402
+from tiny.captioners import TINY_ENCODER  # noqa: E402
+from tiny.exports import LIVELY_DECODERS, LIVELY_VIT  # noqa: E402
+from tiny.native import build_native  # noqa: E402
+
+BRIDGE = {"num_bridge_layers": 1, "feature_layer_norm": True, "image_position_embeddings": True}
+ENCODER_DECODER = ["encoder_model", "decoder_model_merged"]
+LLAVA = ["vision_encoder", "embed_tokens", "decoder_model_merged"]
+
+
+def save_run(run, model, processor, **settings):
+    """A run folder whose captioner decodes with two beams."""
+    model.generation_config.update(num_beams=2, early_stopping=True, no_repeat_ngram_size=2, max_new_tokens=8)
+    write_records(run, max_eval_images=12, **settings)
+    for part in (model, processor):
+        part.save_pretrained(run / runs.MODEL)
+    return run
+
+
+@pytest.fixture(scope="module")
+def encoder_decoder(build, tmp_path_factory):
+    """A run with a CNN and all parts of the bridge, and its export in all variants."""
+    place = tmp_path_factory.mktemp("encoder_decoder")
+    run = save_run(place / "run", *build("encoder_decoder", encoder=TINY_ENCODER, **BRIDGE))
+    options = OnnxOptions(("float16", "int8", "none"))
+    return run, export_run(run, place / "export", "onnx", onnx=options)
+
+
+@pytest.fixture(scope="module")
+def written(build, tmp_path_factory):
+    """What wrote the LLaVA export of a folder: format, folder, and what PyTorch says of four pictures."""
+    from hfcap.data.scenes import load_scenes
+
+    folder = tmp_path_factory.mktemp("llava")
+    model, processor = build("llava", encoder=TINY_ENCODER, pixel_shuffle_factor=2)
+    model.generation_config.update(num_beams=2, early_stopping=True, max_new_tokens=8)
+    form = OnnxFormat(model, processor, 18)
+    rows = load_scenes("validation", 4, "caption", image_size=32)
+    expected = form.expect([row["image"].convert("RGB") for row in rows])
+    form.write(folder)
+    return form, folder, expected
+
+
+def read(folder, name):
+    return json.loads((folder / name).read_text(encoding="utf-8"))
+
+
+def test_the_folder_is_laid_out_for_transformers_js(encoder_decoder):
+    _, folder = encoder_decoder
+    files = {path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()}
+    graphs = {f"onnx/{name}{suffix}.onnx" for name in ENCODER_DECODER for suffix in ("", "_quantized", "_fp16")}
+    settings = {"config", "generation_config", "preprocessor_config", "tokenizer", "tokenizer_config"}
+    assert files == graphs | {f"{name}.json" for name in (*settings, "hfcap_ondevice", "verification")}
+    config = read(folder, "config.json")
+    assert (config["model_type"], config["is_encoder_decoder"]) == ("vision-encoder-decoder", True)
+    sizes = {"model_type": "gpt2", "n_layer": 2, "n_head": 2, "n_embd": 32}
+    assert sizes.items() <= config["decoder"].items()
+    assert config["transformers.js_config"] == {"dtype": "fp16"}  # the first of --quantize
+    assert read(folder, "preprocessor_config.json")["image_processor_type"] == "ViTImageProcessor"
+    assert read(folder, "tokenizer_config.json")["clean_up_tokenization_spaces"] is False
+    assert read(folder, "generation_config.json")["num_beams"] == 1
+    assert not {"early_stopping", "length_penalty"} & set(read(folder, "generation_config.json"))
+
+
+def test_hfcap_ondevice_json_keeps_what_the_web_cannot_do(encoder_decoder):
+    run, folder = encoder_decoder
+    settings, model_settings = read(folder, "hfcap_ondevice.json"), read(run / "model", "generation_config.json")
+    for name in ("num_beams", "no_repeat_ngram_size", "max_new_tokens", "eos_token_id", "decoder_start_token_id"):
+        assert settings["decoding"][name] == model_settings[name], name
+    assert settings["prompt_ids"] == [model_settings["decoder_start_token_id"]]
+    assert settings["image_processor"] == read(folder, "preprocessor_config.json")
+    assert settings["versions"]["pillow"] and settings["opset"] == 18
+    for graphs in settings["variants"].values():
+        for found in graphs.values():
+            assert (folder / found["file"]).stat().st_size == found["bytes"]
+            assert file_sha256(folder / found["file"]) == found["sha256"]
+
+
+def test_graphs_hold_no_paths_and_take_any_batch(encoder_decoder):
+    _, folder = encoder_decoder
+    for path in (folder / "onnx").iterdir():
+        assert b"site-packages" not in path.read_bytes(), path.name
+        graph = onnx.load(path).graph
+        # transformers.js sizes an empty cache by an axis of this name.
+        for one in (*graph.input, *graph.output):
+            assert one.type.tensor_type.shape.dim[0].dim_param == "batch_size", (path.name, one.name)
+
+
+def test_the_record_says_what_was_verified_and_what_variants_cost(encoder_decoder):
+    _, folder = encoder_decoder
+    record = read(folder, "verification.json")
+    assert (record["format"], record["class"]) == ("onnx", "HfcapEncoderDecoderModel")
+    assert record["captions"] == {"compared": 8, "of": "8 pictures of scenes, validation"}
+    assert record["dtypes"] == ["fp16", "q8", "fp32"]
+    assert set(record["costs"]) == {"float16", "int8"}
+    for cost in record["costs"].values():
+        assert cost["num_images"] == 12 and cost["ci95"][0] <= cost["difference"] <= cost["ci95"][1]
+
+
+def test_variants_are_smaller(encoder_decoder):
+    _, folder = encoder_decoder
+
+    def weights(suffix):
+        tensors = onnx.load(folder / "onnx" / f"encoder_model{suffix}.onnx").graph.initializer
+        return sum(numpy_helper.to_array(tensor).nbytes for tensor in tensors)
+
+    assert weights("_fp16") < 0.6 * weights("") and weights("_quantized") < 0.4 * weights("")
+
+
+def test_llava_in_a_clean_process_says_what_pytorch_says(written):
+    form, folder, expected = written
+    found = form.load(folder, expected)
+    assert form.compare(expected, found) == []
+    assert found["modules"] == []
+    assert len({tuple(row) for row in expected["greedy"]["1"]}) > 1  # the picture matters
+    processor = read(folder, "processor_config.json")
+    assert processor["num_additional_image_tokens"] == form.model.config.image_seq_length
+    assert read(folder, "tokenizer_config.json")["chat_template"] == form.processor.chat_template
+    assert read(folder, "hfcap_ondevice.json")["prompt_ids"] == form.prefix(_blank()).input_ids
+
+
+def _blank():
+    from PIL import Image
+
+    return Image.new("RGB", (32, 32))
+
+
+@pytest.mark.parametrize(
+    ("key", "spoil", "says"),
+    [
+        ("greedy", lambda value: value["3"][1].append(5), "greedy tokens at batch size 3, picture 2"),
+        ("texts", lambda value: value.__setitem__(0, "man 's"), "text of caption, picture 1"),
+        ("log_probabilities", lambda value: value[2].__setitem__(0, -40.0), "log-probabilities of caption 3"),
+        ("modules", lambda value: value.append("torch"), "torch was imported"),
+    ],
+)
+def test_each_difference_is_named(written, key, spoil, says):
+    form, _, expected = written
+    found = {name: copy.deepcopy(expected[name]) for name in ("greedy", "texts", "log_probabilities")} | {
+        "modules": []
+    }
+    assert form.compare(expected, found) == []
+    spoil(found[key])
+    (problem,) = form.compare(expected, found)
+    assert says in problem
+
+
+@pytest.mark.parametrize("graph", LLAVA)
+def test_other_weights_are_noticed(written, tmp_path, graph):
+    form, folder, expected = written
+    spoiled = shutil.copytree(folder, tmp_path / "spoiled")
+    path = spoiled / "onnx" / f"{graph}.onnx"
+    model = onnx.load(path)
+    largest = max(model.graph.initializer, key=lambda tensor: int(np.prod(tensor.dims)))
+    values = numpy_helper.to_array(largest)
+    largest.CopyFrom(numpy_helper.from_array(np.flip(values).copy(), largest.name))
+    onnx.save(model, path)
+    assert form.compare(expected, form.load(spoiled, expected))
+
+
+def test_a_graph_that_was_cut_off_is_one_line(written, tmp_path):
+    form, folder, expected = written
+    half = shutil.copytree(folder, tmp_path / "half")
+    path = half / "onnx" / "vision_encoder.onnx"
+    path.write_bytes(path.read_bytes()[:2000])
+    with refused(VerificationError, says=("clean process", "vision_encoder.onnx")):
+        form.load(half, expected)
+    (half / "tokenizer.json").unlink()
+    path.write_bytes((folder / "onnx" / "vision_encoder.onnx").read_bytes())
+    with refused(VerificationError, says="clean process"):
+        form.load(half, expected)
+
+
+@pytest.mark.parametrize("name", ["torch.nn", "transformers", "hfcap.models"])
+def test_the_clean_process_cannot_import(name):
+    with pytest.raises(ModuleNotFoundError, match="blocked"):
+        onnx_snapshot._Blocked().find_spec(name)
+
+
+def test_a_variant_that_costs_too_much_is_refused(written, scene_rows, monkeypatch, tmp_path):
+    form, folder, _ = written
+    spoiled = shutil.copytree(folder, tmp_path / "spoiled")
+    rows = [{"image": row["image"].convert("RGB"), "captions": row["captions"]} for row in scene_rows][:6]
+    said = {"none": ["a red square"] * 6, "float16": ["a red square"] * 6, "int8": ["blue"] * 6}
+    monkeypatch.setattr(onnx_export._Judge, "_captions", lambda judge, variant: said[variant])
+    rows = [{**row, "captions": ["a red square", "one red square"]} for row in rows[:3]] + rows[3:]
+    with refused(VerificationError, option="--quantize", got="int8", says=("float16", "it costs 0.00", "1.0 allowed")):
+        onnx_export._add_variants(spoiled, form, ["int8"], rows, "ptb")
+    costs = onnx_export._add_variants(spoiled, form, ["float16"], rows, "ptb")
+    assert costs["float16"]["difference"] == 0 and costs["float16"]["same_captions"] == 1
+
+
+def test_what_cannot_be_exported_is_refused_by_name(build, scene_rows, monkeypatch):
+    captions = [caption for captions in scene_rows["captions"] for caption in captions]
+    blip, _ = build_native("blip", captions)
+    with refused(option="--format", got="onnx", says=("a blip captioner", "hfcap_llava", "vision-encoder-decoder")):
+        check_onnx(blip, 18)
+    model, _ = build("llava")
+    for opset in (17, 99):
+        with refused(option="--opset", got=opset, wanted="18 to 21"):
+            check_onnx(model, opset)
+    monkeypatch.setattr(onnx_format, "find_spec", lambda name: None if name == "onnxscript" else find_spec(name))
+    with refused(option="--format", fix='run: pip install "hfcap[onnx]"', says="onnxscript is not installed"):
+        check_onnx(model, 18)
+
+
+def test_wrong_wishes_are_refused_before_anything_is_traced(make_run, tmp_path):
+    run = make_run()
+    with refused(option="--quantize, --opset and --data", says="--format onnx"):
+        export_run(run, tmp_path / "ready", onnx=OnnxOptions())
+    with refused(option="--dtype", got="float16", fix="pass --quantize float16 or int8"):
+        export_run(run, tmp_path / "ready", "onnx", dtype="float16")
+    with refused(option="--quantize", got="int4", wanted="one or more of none, float16, int8"):
+        OnnxOptions(("int4",))
+    (tmp_path / "there").mkdir()
+    with refused(option="--to", got=str(tmp_path / "there")):
+        export_run(run, tmp_path / "there", "onnx")
+    with refused(option="--quantize", says=("evaluation split", "--data")):
+        missing = OnnxOptions(("int8",), data=str(tmp_path / "nowhere"))
+        export_run(run, tmp_path / "ready", "onnx", onnx=missing)
+    (run / runs.RUN_JSON).unlink()
+    with refused(option="--quantize", says=("run.json", "--quantize none")):
+        export_run(run, tmp_path / "ready", "onnx", onnx=OnnxOptions(("int8",)))
+    assert not (tmp_path / "ready").exists()
+
+
+def test_spaces_are_cleaned_where_hfcap_cleans_them(build):
+    """JavaScript takes a missing setting for true, and cleans what a BPE tokenizer of transformers would not."""
+    _, processor = build("encoder_decoder")
+    assert not cleans_up(processor)
+    processor = copy.deepcopy(processor)
+    processor.tokenizer.clean_up_tokenization_spaces = True
+    assert not cleans_up(processor)  # byte-level BPE: transformers ignores it
+    tokens = processor.tokenizer("a man 's dog , here")["input_ids"]
+    assert processor.tokenizer.decode(tokens) == "a man 's dog , here"
+
+
+BERT = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
+BERT |= {"intermediate_size": 64, "max_position_embeddings": 64, "initializer_range": 0.3}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("family", "options"),
+    [
+        ("encoder_decoder", {"stock": True}),
+        ("encoder_decoder", {"num_bridge_layers": 2}),
+        ("encoder_decoder", {"decoder": BERT}),
+        ("llava", {"stock": True}),
+        ("llava", {"image_position_embeddings": True, "decoder": LIVELY_DECODERS["encoder_decoder"]}),
+    ],
+)
+def test_other_parts_say_what_pytorch_says(build, pictures, tmp_path, monkeypatch, family, options):
+    options = dict(options)
+    stock, decoder = options.pop("stock", False), options.pop("decoder", None)
+    if decoder:
+        monkeypatch.setitem(LIVELY_DECODERS, family, decoder)
+    model, processor = build(family, encoder=LIVELY_VIT, **options)
+    if stock:  # loaded, since some buffers of `to_stock` have no values
+        shipped, processor = to_stock(model, processor)
+        shipped.save_pretrained(tmp_path / "stock")
+        model = AutoModelForImageTextToText.from_pretrained(tmp_path / "stock").eval()
+    model.generation_config.update(num_beams=2, early_stopping=True, max_new_tokens=8)
+    form = OnnxFormat(model, processor, 18)
+    with torch.inference_mode():
+        expected = form.expect(pictures)
+    folder = tmp_path / "export"
+    folder.mkdir()
+    form.write(folder)
+    assert form.compare(expected, form.load(folder, expected)) == []
+    assert form.graphs == (LLAVA if family == "llava" else ENCODER_DECODER)
