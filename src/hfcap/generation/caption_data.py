@@ -22,7 +22,7 @@ from hfcap.data.rows import pictures_of
 from hfcap.data.shards import Shard, own_share, read_shard, too_few_shards
 from hfcap.data.sources import source_shards
 from hfcap.errors import ConfigError, WorkError, printable, shown
-from hfcap.generation.captioners import load_for_command
+from hfcap.generation.captioners import load_for_command, refuse_onnx
 from hfcap.generation.photos import (
     DECODING,
     count,
@@ -79,6 +79,7 @@ def caption_data(args: Namespace) -> None:
         WorkError: not one picture could be read, or a shard could not.
     """
     model = runs.resolve_model(args.model).path
+    refuse_onnx(model)
     join_processes()
     shards = shards_for_captions(args.data, args.split)
     with nullcontext() if args.output is None else one_writer(args.output):

@@ -69,6 +69,7 @@ def read_onnx_folder(name: str | os.PathLike, variant: str | None = None) -> Onn
             fix="install the hfcap that wrote it, or export the model again",
         )
     missing = [key for key in _WANTED if key not in settings]
+    missing += [] if settings.get("variants", True) else ["variants"]
     if missing or settings["layout"] not in GRAPHS:
         raise ConfigError(
             f"no {', '.join(missing)}" if missing else f"layout {settings['layout']!r}",
