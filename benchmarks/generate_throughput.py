@@ -27,11 +27,12 @@ from training_ways import Settings, build_llava
 from transformers import logging, pipeline
 
 from hfcap.data.pictures import load_picture
+from hfcap.data.reading import PictureRows
 from hfcap.data.sources import load_captions
 from hfcap.distributed import use_all_cores
-from hfcap.generation.caption import PictureRows, caption_stream
+from hfcap.generation.caption import caption_stream
 from hfcap.generation.decoding import generate
-from hfcap.generation.photos import Photo
+from hfcap.generation.photo_files import Photo
 
 PROMPT = "w0 w1 w2 w3"
 ROUNDS_OF_PHOTOS = 5

@@ -28,14 +28,16 @@ import torch
 from hfcap.applications.doubt import content_words
 from hfcap.applications.suggestions import suggestions, within_one_word
 from hfcap.data.pictures import load_picture
+from hfcap.data.reading import loads_of
 from hfcap.data.sources import load_captions
-from hfcap.generation.caption import decode_stream, generate_tokens, loads_of
+from hfcap.generation.caption import decode_stream, generate_tokens
 from hfcap.generation.loading import load_captioner
-from hfcap.generation.sampling import Sample, Sampling, sample_stream
+from hfcap.generation.sampling import Sampling, sample_stream
 from hfcap.generation.word_probabilities import scored_caption_stream
 from hfcap.metrics import document_frequencies, split_captions
 from hfcap.metrics.caption_sets import compute_set_metrics
 from hfcap.metrics.confidence import area_under_risk_coverage, reliability
+from hfcap.samples import Sample
 
 TEMPERATURES = (0.3, 0.5, 0.7, 1.0)
 AGREEMENT_WEIGHTS = (0.0, 0.5, 1.0, 2.0)
@@ -81,7 +83,9 @@ class Captioner:
     def samples(self, sampling: Sampling, seed: int) -> tuple[list[list[Sample]], float]:
         """Draw samples for each picture."""
         return self.timed(
-            lambda: sample_stream(self.model, self.processor, self.rows, self.keys.__getitem__, sampling, seed)
+            lambda: sample_stream(
+                self.model, self.processor, loads_of(self.rows), self.keys.__getitem__, sampling, seed
+            )
         )
 
     def beams(self, number: int) -> tuple[list[list[str]], float]:
@@ -202,7 +206,9 @@ def doubt(tokenizer, captions: list[Sample], references) -> dict:
 def judge_confidence(captioner: Captioner, references, frequencies) -> dict:
     """Print and return the figures of the confidence of the captions that `hfcap caption` gives."""
     tokenizer = captioner.processor.tokenizer
-    captions, _ = captioner.timed(lambda: scored_caption_stream(captioner.model, captioner.processor, captioner.rows))
+    captions, _ = captioner.timed(
+        lambda: scored_caption_stream(captioner.model, captioner.processor, loads_of(captioner.rows))
+    )
     sets = [[sample.caption] for sample in captions]
     cider = compute_set_metrics(sets, references, idf=frequencies)["cider_first_per_image"]
     confidence = [sample.log_probability for sample in captions]

@@ -15,7 +15,7 @@ Writes `captions.jsonl`, `metrics.json` and `report.html` into `--output_dir` (b
 folder, or `outputs/NAME-evaluation` for a model of the Hub). `hfcap evaluate MODEL` does the same without a launcher.
 """
 
-import hfcap.process_setup  # noqa: F401  (before torch)
+import hfcap.training_setup  # noqa: F401  (before torch)
 
 # isort: split
 

@@ -16,7 +16,7 @@ run is done. Defaults that differ from the HF Trainer's are listed at
 `hfcap.training.arguments.CaptionTrainingArguments`.
 """
 
-import hfcap.process_setup  # noqa: F401  (before torch)
+import hfcap.training_setup  # noqa: F401  (before torch)
 
 # isort: split
 

@@ -9,7 +9,7 @@ The run folder gets `model/`: the encoder, without the layer that named words, a
 command again resumes, or says that the run is done.
 """
 
-import hfcap.process_setup  # noqa: F401  (before torch)
+import hfcap.training_setup  # noqa: F401  (before torch)
 
 # isort: split
 

@@ -11,7 +11,7 @@ the 4-bit base) and `merged/` (onto the base in its original precision, evaluate
 again resumes, or says what is there.
 """
 
-import hfcap.process_setup  # noqa: F401  (before torch)
+import hfcap.training_setup  # noqa: F401  (before torch)
 
 # isort: split
 

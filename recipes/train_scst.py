@@ -12,7 +12,7 @@ evaluation split, before and after, says what it was worth. The same command aga
 done. Defaults that differ from the HF Trainer's are listed at `hfcap.training.scst.ScstArguments`.
 """
 
-import hfcap.process_setup  # noqa: F401  (before torch)
+import hfcap.training_setup  # noqa: F401  (before torch)
 
 # isort: split
 

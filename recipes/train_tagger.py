@@ -17,7 +17,9 @@ run is done. Defaults that differ from the HF Trainer's are listed at
 A tagger puts pictures into an order for a person to look at. What it does not tag may be there all the same.
 """
 
-import hfcap.process_setup  # noqa: F401, I001  (before torch)
+import hfcap.training_setup  # noqa: F401  (before torch)
+
+# isort: split
 
 from pathlib import Path
 

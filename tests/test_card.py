@@ -132,7 +132,7 @@ trained or tested to recognise offensive content: what it does not mention may b
 ## Use
 
 ```
-pip install hfcap
+pip install "hfcap[train]"
 hfcap caption PHOTO.jpg --model outputs/dogs/merged
 ```
 

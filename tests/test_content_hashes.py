@@ -7,7 +7,7 @@ from safetensors.numpy import save_file
 
 from hfcap import runs
 from hfcap.content_hashes import captions_sha256, settings_sha256, weights_identity, weights_sha256
-from hfcap.data.pictures import content_hashes, undecoded
+from hfcap.data.picture_checks import content_hashes, undecoded
 from hfcap.data.sources import load_captions
 
 

@@ -4,7 +4,7 @@ import pickle
 
 import pytest
 
-from hfcap import distributed
+from hfcap import processes
 from hfcap.errors import ConfigError, VerificationError, WorkError
 
 
@@ -45,17 +45,18 @@ def test_every_process_raises_the_error_of_the_main_one_with_its_fields(monkeypa
         raise ConfigError("it cuts", option="crop", got=2, wanted="0.5 to 1", fix="remove it")
 
     sent = []
-    monkeypatch.setattr(distributed, "broadcast_object_list", lambda answer: sent.append(pickle.dumps(answer)))
-    monkeypatch.setattr(distributed, "PartialState", Main)
+    monkeypatch.setenv("WORLD_SIZE", "2")
+    monkeypatch.setattr("accelerate.utils.broadcast_object_list", lambda answer: sent.append(pickle.dumps(answer)))
+    monkeypatch.setattr("accelerate.PartialState", Main)
     with pytest.raises(ConfigError):
-        distributed.main_process_decides(decide)
+        processes.main_process_decides(decide)
 
     def receive(answer):
         answer[:] = pickle.loads(sent[0])
 
-    monkeypatch.setattr(distributed, "broadcast_object_list", receive)
-    monkeypatch.setattr(distributed, "PartialState", Other)
+    monkeypatch.setattr("accelerate.utils.broadcast_object_list", receive)
+    monkeypatch.setattr("accelerate.PartialState", Other)
     with pytest.raises(ConfigError) as raised:
-        distributed.main_process_decides(decide)
+        processes.main_process_decides(decide)
     assert str(raised.value) == "crop is 2; wanted 0.5 to 1: it cuts; remove it"
     assert (raised.value.option, raised.value.got, raised.value.fix) == ("crop", 2, "remove it")

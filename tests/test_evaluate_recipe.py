@@ -11,7 +11,7 @@ import pytest
 
 from hfcap import cli, model_evaluation
 from hfcap.content_hashes import captioner_hashes, captions_sha256
-from hfcap.data.pictures import undecoded
+from hfcap.data.picture_checks import undecoded
 from hfcap.data.scenes import load_scenes
 from hfcap.generation.loading import load_captioner
 from hfcap.runs import data_fingerprint

@@ -39,7 +39,15 @@ __all__ = [
 
 def __getattr__(name: str) -> Any:
     if name in _MODULES:
-        return getattr(import_module(_MODULES[name]), name)
+        try:
+            return getattr(import_module(_MODULES[name]), name)
+        except ModuleNotFoundError as error:
+            from hfcap.extras import missing_extra
+
+            line = missing_extra(error)
+            if line is None:
+                raise
+            raise ImportError(f"hfcap.{name} {line}") from None
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
 
 

@@ -51,7 +51,7 @@ def _add_suggest(group: argparse._SubParsersAction) -> None:
     command.add_argument(
         "--root", metavar="FOLDER", help="folder that paths with a slash in front start from (default: PATH, if one)"
     )
-    command.set_defaults(run=suggest)
+    command.set_defaults(run=suggest, load_in_4bit=False)
 
 
 def _add_review(group: argparse._SubParsersAction) -> None:
@@ -89,7 +89,7 @@ def _add_evaluate(group: argparse._SubParsersAction) -> None:
     command.add_argument(
         "--output", metavar="FOLDER", help="where metrics.json, captions.jsonl and report.html are written"
     )
-    command.set_defaults(run=evaluate)
+    command.set_defaults(run=evaluate, load_in_4bit=False)
 
 
 def check(args: argparse.Namespace) -> None:
@@ -113,7 +113,7 @@ def suggest(args: argparse.Namespace) -> None:
     if args.data is None:
         _check_root(args)
     args.split = args.split or "train"
-    from hfcap.distributed import join_processes, one_writer
+    from hfcap.processes import join_processes, one_writer
 
     join_processes()
     with one_writer(args.output):

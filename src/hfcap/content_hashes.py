@@ -34,11 +34,13 @@ def file_sha256(path: str | os.PathLike) -> str:
 def weights_sha256(folder: str | os.PathLike) -> str | None:
     """SHA-256 (hex) over the weight files of a model folder; None where it has none.
 
-    Covered are the names and bytes of all `*.safetensors` at its top, or where there are none of `pytorch_model*.bin`.
+    Covered are the names and bytes of all `*.safetensors` at its top, or where there are none of `pytorch_model*.bin`,
+    or of the graphs of an ONNX export.
     The hash of an adapter includes the weights of the base that its `adapter_config.json` names.
     """
     folder = Path(folder)
-    files = sorted(folder.glob("*.safetensors")) or sorted(folder.glob("pytorch_model*.bin"))
+    patterns = ("*.safetensors", "pytorch_model*.bin", "onnx/*.onnx*")
+    files = next((found for pattern in patterns if (found := sorted(folder.glob(pattern)))), [])
     if not files:
         return None
     base, revision = adapter_base(folder)

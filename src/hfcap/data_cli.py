@@ -131,7 +131,7 @@ def _of_processor(model: str) -> dict[str, Any]:
     import hfcap.models  # noqa: F401  (registers the Auto classes)
     from hfcap import runs
     from hfcap.checkpoint_files import check_settings
-    from hfcap.models.plain_text import encode_captions, special_texts
+    from hfcap.plain_text import encode_captions, special_texts
 
     try:
         check_settings(model)

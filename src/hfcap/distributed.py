@@ -1,15 +1,13 @@
-"""Several processes: decisions of the main one, lockstep, loading of weights, CPU cores."""
+"""Several processes: lockstep, loading of weights, CPU cores."""
 
 import os
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
-from datetime import timedelta
-from pathlib import Path
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from typing import TypeVar
 
 import torch
 from accelerate import PartialState
-from accelerate.utils import FullyShardedDataParallelPlugin, broadcast_object_list, reduce
+from accelerate.utils import FullyShardedDataParallelPlugin, reduce
 from transformers import PreTrainedModel, TrainingArguments
 from transformers.integrations.deepspeed import (
     is_deepspeed_zero3_enabled,
@@ -18,52 +16,7 @@ from transformers.integrations.deepspeed import (
 )
 from transformers.integrations.fsdp import is_fsdp_managed_module
 
-from hfcap.atomic_files import only_writer
-from hfcap.errors import ConfigError
-
 T = TypeVar("T")
-
-
-def join_processes() -> PartialState:
-    """Join the processes that a launcher started, where no `TrainingArguments` do; call it before all else.
-
-    Without `cpu`, accelerate takes processes on CPUs for strangers. And one may wait for another's captions longer
-    than the half hour that is usual between two gradients.
-    """
-    return PartialState(cpu=not torch.accelerator.is_available(), timeout=timedelta(days=1))
-
-
-def main_process_decides(decide: Callable[[], T]) -> T:
-    """Call `decide` in the main process alone; every process gets its result, or raises its `ConfigError`.
-
-    Files that a run reads and then writes would otherwise differ between the processes that look at them.
-    """
-    state = PartialState()
-    answer: list = [None, None]
-    if state.is_main_process:
-        try:
-            answer[0] = decide()
-        except ConfigError as error:
-            answer[1] = error
-    if state.num_processes > 1:
-        broadcast_object_list(answer)
-    result, refusal = answer
-    if refusal is not None:
-        raise refusal
-    return result
-
-
-@contextmanager
-def one_writer(path: str | os.PathLike) -> Iterator[None]:
-    """Within this context the processes of this run, and no others, write a file; the main process has the lock.
-
-    Raises:
-        ConfigError: another command is writing it.
-    """
-    Path(path).parent.mkdir(parents=True, exist_ok=True)
-    with ExitStack() as held:
-        main_process_decides(lambda: held.enter_context(only_writer(path)))
-        yield
 
 
 def lockstep(model: torch.nn.Module, items: Iterable[T]) -> Iterator[tuple[T, bool]]:

@@ -146,6 +146,14 @@ def run_main(main: Callable[[], None]) -> None:
     except (ConfigError, WorkError) as error:
         print(for_terminal(f"error: {error}"), file=sys.stderr)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
+    except ModuleNotFoundError as error:
+        from hfcap.extras import missing_extra
+
+        line = missing_extra(error)
+        if line is None:
+            raise
+        print(for_terminal(f"error: {line}"), file=sys.stderr)
+        sys.exit(2)
     except BrokenPipeError:
         # Or Python would try to flush what is left, and complain, when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

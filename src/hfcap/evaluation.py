@@ -12,7 +12,8 @@ from transformers import PreTrainedModel
 from hfcap import runs
 from hfcap.content_hashes import captioner_hashes, captions_sha256
 from hfcap.data.caption_dataset import CaptionDataset
-from hfcap.data.pictures import load_picture, undecoded
+from hfcap.data.picture_checks import undecoded
+from hfcap.data.pictures import load_picture
 from hfcap.data.scene_checking import ASPECTS, wrong_facts
 from hfcap.data.scene_facts import scene_from_json
 from hfcap.data.scenes import is_scenes

@@ -149,7 +149,7 @@ def _read_references(args: Namespace) -> tuple[list[Row], LoadImage | None]:
                 fix="remove it",
             )
         return read_references(args.references, args.split), None
-    from hfcap.data.pictures import undecoded  # these two bring `datasets`, which files do not need
+    from hfcap.data.picture_checks import undecoded  # these two bring `datasets`, which files do not need
     from hfcap.data.sources import load_captions
 
     # Figures need no pictures, so one that cannot be read is no reason to stop.
@@ -169,7 +169,8 @@ def _file_names(image: dict[str, Any] | None) -> tuple[str, ...]:
 
 def _picture(image: Any, name: object) -> Image.Image | None:
     """Load a picture for the report; one that cannot be read is left out and named."""
-    from hfcap.data.pictures import load_picture, why_bad_picture
+    from hfcap.data.picture_checks import why_bad_picture
+    from hfcap.data.pictures import load_picture
 
     try:
         return load_picture(image)
@@ -305,7 +306,7 @@ def _finder(folder: str, image_ids: Sequence[str], file_names: Mapping[str, Sequ
     Raises:
         ConfigError: no such folder, or no picture in it.
     """
-    from hfcap.generation.photos import find_photos
+    from hfcap.generation.photo_files import find_photos
 
     photos = find_photos([folder])
     named: dict[str, list[Path]] = {}

@@ -90,7 +90,7 @@ def _add_export_options(command: argparse.ArgumentParser) -> None:
 
 
 def _export_options(args: argparse.Namespace) -> dict:
-    from hfcap.generation.photos import find_photos
+    from hfcap.generation.photo_files import find_photos
     from hfcap.hub.onnx_export import OnnxOptions
 
     names = ("format", "merge", "dtype", "base_model")

@@ -6,8 +6,8 @@ from typing import Literal
 
 from hfcap import runs
 from hfcap.data.caption_dataset import CaptionDataset
-from hfcap.data.pictures import content_hashes
-from hfcap.distributed import join_processes, use_all_cores
+from hfcap.data.picture_checks import content_hashes
+from hfcap.distributed import use_all_cores
 from hfcap.errors import ConfigError
 from hfcap.evaluation import (
     Measured,
@@ -21,6 +21,7 @@ from hfcap.generation.inputs import caption_prompt
 from hfcap.generation.loading import load_captioner
 from hfcap.generation.settings import change_decoding
 from hfcap.metrics import CLIP_MODEL, DEFAULT_METRICS
+from hfcap.processes import join_processes
 from hfcap.training.argument_checks import check_minima
 from hfcap.training.arguments import TOKENIZER_HELP, SourceArguments
 from hfcap.training.metric_choice import CLIP_MODEL_HELP, METRICS_HELP, check_metrics, metric_options

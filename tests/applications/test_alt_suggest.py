@@ -53,18 +53,23 @@ def captions(monkeypatch):
     """Replace the captioner's words, and count the pictures that it is asked about."""
     asked = []
 
-    def stream(_model, _processor, rows, _prompt, _batch_size, skip):
-        for index in range(len(rows)):
-            asked.append(rows.images[index])
+    def stream(_model, _processor, loads, _prompt, _batch_size, skip, _waiting):
+        for index, load in enumerate(loads):
+            asked.append(image_of(load))
             try:
-                rows[index]
+                load()
             except OSError as error:
                 skip(index, error)
             else:
                 yield index, f"a photo of a man number {len(asked)} ."
 
-    monkeypatch.setattr("hfcap.generation.caption.caption_stream", stream)
+    monkeypatch.setattr("hfcap.generation.caption.caption_loaded", stream)
     return asked
+
+
+def image_of(load):
+    """The picture that a function for captioners loads."""
+    return load.func.__self__.images[load.args[0]]
 
 
 def test_the_role_decides_who_proposes_and_nothing_is_fetched(site, captions, capsys):
@@ -137,7 +142,8 @@ def test_what_was_captioned_before_a_break_is_not_captioned_again(site, captions
         file.write(b'{"id": "ha')
     asked = []
     monkeypatch.setattr(
-        "hfcap.generation.caption.caption_stream", lambda _m, _p, rows, *_: asked.extend(rows.images) or iter(())
+        "hfcap.generation.caption.caption_loaded",
+        lambda _m, _p, loads, *_: asked.extend(map(image_of, loads)) or iter(()),
     )
     rows = suggest()
     assert asked == ["site/broken.png"]

@@ -11,7 +11,7 @@ from hfcap import cli
 from hfcap.applications import ocr
 from hfcap.applications.describe import NOTHING, NOTICE, description
 from hfcap.applications.doubt import UNSURE_BELOW, unsure_words
-from hfcap.generation.sampling import Sample
+from hfcap.samples import Sample
 
 
 @pytest.fixture
@@ -30,10 +30,10 @@ def photos(tmp_path, monkeypatch, scene_rows, build_tiny):
 def captions(monkeypatch):
     """Replace the captioner's words."""
 
-    def stream(_model, processor, rows, _prompt, _batch_size, skip):
-        for index in range(len(rows)):
+    def stream(_model, processor, loads, _prompt, _batch_size, skip):
+        for index, load in enumerate(loads):
             try:
-                rows[index]
+                load()
             except OSError as error:
                 skip(index, error)
             else:

@@ -13,7 +13,7 @@ from hfcap import cli
 from hfcap.applications.suggest_captions import is_cider_optimised, phrases_of
 from hfcap.applications.suggestions import LENGTHS, suggestions, within_one_word
 from hfcap.errors import ConfigError
-from hfcap.generation.sampling import Sample
+from hfcap.samples import Sample
 
 
 def sample(caption, log_probability=-1.0, is_cut=False):

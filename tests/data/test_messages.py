@@ -14,7 +14,7 @@ from source_forms import write_tar
 
 from hfcap.atomic_files import write_atomic
 from hfcap.cli import main
-from hfcap.data.pictures import undecoded
+from hfcap.data.picture_checks import undecoded
 from hfcap.data.sources import load_captions
 from hfcap.errors import LONGEST_LINE, ConfigError, printable, run_main, shown
 

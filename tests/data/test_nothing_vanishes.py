@@ -21,7 +21,7 @@ from hfcap.data.formats import PICTURE_SUFFIXES
 from hfcap.data.sources import load_captions, split_names
 from hfcap.errors import ConfigError
 from hfcap.file_evaluation import _finder
-from hfcap.generation.photos import find_photos
+from hfcap.generation.photo_files import find_photos
 from hfcap.predictions import read_references
 
 HEIC = b"\x00\x00\x00\x1cftypheic\x00\x00\x00\x00mif1heic"

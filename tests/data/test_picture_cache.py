@@ -11,7 +11,7 @@ from PIL import Image
 
 from hfcap.data import picture_cache, pictures
 from hfcap.data.picture_cache import PictureCache, cache_folder, key_of_file
-from hfcap.data.pictures import content_hashes, find_bad_images
+from hfcap.data.picture_checks import content_hashes, find_bad_images
 from hfcap.data.sources import load_captions
 
 

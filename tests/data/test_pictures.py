@@ -8,7 +8,8 @@ from datasets import Image as ImageFeature
 from PIL import Image, ImageOps, PngImagePlugin
 
 from hfcap.data.image_info import image_info
-from hfcap.data.pictures import content_hashes, find_bad_images, load_picture, why_bad_picture
+from hfcap.data.picture_checks import content_hashes, find_bad_images, why_bad_picture
+from hfcap.data.pictures import load_picture
 from hfcap.report import thumbnail_uri
 
 RED, WHITE = (255, 0, 0), (255, 255, 255)

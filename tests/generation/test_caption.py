@@ -6,8 +6,9 @@ import time
 import pytest
 import torch
 
+from hfcap.data.reading import read_ahead
 from hfcap.generation import caption
-from hfcap.generation.caption import batches_by_length, caption_rows, caption_stream, read_ahead
+from hfcap.generation.caption import batches_by_length, caption_rows, caption_stream
 from hfcap.generation.inputs import CaptionPrefix
 
 PROMPTS = ("caption", None, "a much longer instruction", "caption", "say what is there", None, "caption")

@@ -12,10 +12,11 @@ import pytest
 from datasets import Dataset, Features, Image, Value
 
 from hfcap import cli
+from hfcap.data.reading import DataWait
 from hfcap.data.shards import Shard
 from hfcap.data.sources import source_shards
 from hfcap.errors import ConfigError
-from hfcap.generation.caption import DataWait, caption_rows
+from hfcap.generation.caption import caption_rows
 from hfcap.generation.caption_data import SourcePicture, own_pictures, shards_for_captions
 from hfcap.predictions import read_predictions
 
@@ -119,7 +120,7 @@ def test_a_broken_run_captions_what_is_missing(source, captioner, tmp_path, caps
     assert (tmp_path / "out.jsonl").read_text() == whole
     assert f"{NUM_IMAGES} of {NUM_IMAGES} pictures have a caption, 4 of them before\n" in capsys.readouterr().out
     monkeypatch.setattr(
-        "hfcap.generation.caption_data.load_on_device", lambda *_: pytest.fail("there is nothing to caption")
+        "hfcap.generation.caption_data.load_for_command", lambda *_: pytest.fail("there is nothing to caption")
     )
     run(source, path, tmp_path / "out.jsonl")
     assert (tmp_path / "out.jsonl").read_text() == whole

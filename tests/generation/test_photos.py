@@ -14,7 +14,7 @@ from hfcap import cli
 from hfcap.atomic_files import only_writer
 from hfcap.errors import ConfigError
 from hfcap.generation.caption import caption_rows
-from hfcap.generation.photos import Photo, find_photos
+from hfcap.generation.photo_files import Photo, find_photos
 from hfcap.generation.resumable_captions import ResumableCaptions
 from hfcap.predictions import read_predictions
 from refusals import refused

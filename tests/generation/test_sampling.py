@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 
+from hfcap.data.reading import loads_of
 from hfcap.generation.caption import caption_rows
 from hfcap.generation.sampling import Sampling, SeededChoice, random_numbers, sample_stream
 
@@ -18,7 +19,7 @@ def rows(scene_rows):
 
 
 def samples_of(model, processor, rows, sampling=FIVE, seed=0, batch_size=2, key_of=str):
-    found = dict(sample_stream(model, processor, rows, key_of, sampling, seed, batch_size=batch_size))
+    found = dict(sample_stream(model, processor, loads_of(rows), key_of, sampling, seed, batch_size=batch_size))
     return [found[index] for index in range(len(rows))]
 
 

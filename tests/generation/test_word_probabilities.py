@@ -2,9 +2,11 @@
 
 import pytest
 
+from hfcap.data.reading import loads_of
 from hfcap.generation.caption import caption_rows
-from hfcap.generation.sampling import Sample, Sampling, sample_stream
-from hfcap.generation.word_probabilities import scored_caption_stream, word_log_probabilities
+from hfcap.generation.sampling import Sampling, sample_stream
+from hfcap.generation.word_probabilities import scored_caption_stream
+from hfcap.samples import Sample, word_log_probabilities
 
 
 @pytest.mark.parametrize("family", ["llava", "encoder_decoder"])
@@ -14,11 +16,11 @@ def test_captions_are_those_of_beam_search_and_greedy_ones_have_the_same_log_pro
     model, processor = build_tiny(family)
     rows = [{"image": row["image"]} for row in scene_rows.select(range(4))]
     model.generation_config.num_beams = 3
-    found = dict(scored_caption_stream(model, processor, rows, batch_size=3))
+    found = dict(scored_caption_stream(model, processor, loads_of(rows), batch_size=3))
     assert [found[i].caption for i in range(4)] == caption_rows(model, processor, rows)
     model.generation_config.num_beams = 1
-    found = dict(scored_caption_stream(model, processor, rows, batch_size=3))
-    greedy = dict(sample_stream(model, processor, rows, str, Sampling(1, temperature=0)))
+    found = dict(scored_caption_stream(model, processor, loads_of(rows), batch_size=3))
+    greedy = dict(sample_stream(model, processor, loads_of(rows), str, Sampling(1, temperature=0)))
     for index in range(4):
         assert found[index].tokens == greedy[index][0].tokens
         assert found[index].log_probabilities == pytest.approx(greedy[index][0].log_probabilities, abs=1e-4)

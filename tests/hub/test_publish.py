@@ -12,7 +12,7 @@ import yaml
 from PIL import Image
 
 from hfcap import cli, runs
-from hfcap.data.pictures import undecoded
+from hfcap.data.picture_checks import undecoded
 from hfcap.errors import VerificationError
 from hfcap.evaluation import Measured, describe_data, judge, write_evaluation
 from hfcap.generation.caption import caption_rows

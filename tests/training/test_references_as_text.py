@@ -11,7 +11,7 @@ from hfcap.cli import main
 from hfcap.data.caption_dataset import CaptionDataset, CaptionStream
 from hfcap.generation.caption import caption_rows
 from hfcap.generation.inputs import caption_prompt, encode_prefix, keep_caption_prompt
-from hfcap.models.plain_text import encode_captions, special_texts, split_special
+from hfcap.plain_text import encode_captions, special_texts, split_special
 from hfcap.training.arguments import CaptionTrainingArguments
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.dry_run import describe_run

@@ -6,9 +6,12 @@ from argparse import Namespace
 from collections.abc import Iterator, Sequence
 
 from hfcap import runs
+from hfcap.applications.doubt import unsure_words
 from hfcap.applications.wording import worded
 from hfcap.errors import ConfigError, WorkError, printable
-from hfcap.generation.photos import CLI_DECODING, find_photos, photo_results, say_what_is_odd
+from hfcap.generation.photo_files import find_photos
+from hfcap.generation.photos import CLI_DECODING, photo_results, say_what_is_odd
+from hfcap.ondevice.folder import is_onnx_folder
 
 NOTICE = "Automatic description, may be wrong."
 NOTHING = "No description: the model said nothing that could be one."
@@ -43,26 +46,16 @@ def describe_photos(args: Namespace) -> None:
         from hfcap.applications.ocr import TextReader
 
         reader = TextReader()
-    from transformers.utils import logging
+    source = runs.resolve_model(args.model).path
+    if not is_onnx_folder(source):
+        _quiet_transformers()
 
-    logging.set_verbosity_error()  # advice for developers, which a screen reader would read out
-    if not sys.stderr.isatty():
-        logging.disable_progress_bar()
-
-    from hfcap.applications.doubt import unsure_words
-    from hfcap.generation import word_probabilities
-    from hfcap.generation.inputs import caption_prompt
-    from hfcap.generation.settings import change_decoding
-
-    def stream(model, processor, _photos, rows, skip) -> Iterator[tuple[int, tuple[str, list[str]]]]:
-        change_decoding(model, {name: getattr(args, name) for name in CLI_DECODING if getattr(args, name) is not None})
-        prompt = args.prompt or caption_prompt(processor)
-        scored = word_probabilities.scored_caption_stream(model, processor, rows, prompt, args.batch_size, skip)
-        for index, sample in scored:
-            yield index, (sample.caption, unsure_words(processor.tokenizer, sample))
+    def stream(captioner, _photos, loads, skip) -> Iterator[tuple[int, tuple[str, list[str]]]]:
+        decoding = {name: getattr(args, name) for name in CLI_DECODING}
+        for index, sample in captioner.scored_stream(loads, args.prompt or None, args.batch_size, skip, **decoding):
+            yield index, (sample.caption, unsure_words(captioner.tokenizer, sample))
 
     skipped: list[str] = []
-    source = runs.resolve_model(args.model).path
     for number, (photo, found) in enumerate(photo_results(args, source, photos, stream, skipped, hidden=None)):
         caption, unsure = found
         texts = reader.read(str(photo.path)) if reader else []
@@ -74,6 +67,14 @@ def describe_photos(args: Namespace) -> None:
     say_what_is_odd(skipped, [], "")
     if len(skipped) == len(photos):
         raise WorkError("no photo could be read; the reasons are above")
+
+
+def _quiet_transformers() -> None:
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()  # advice for developers, which a screen reader would read out
+    if not sys.stderr.isatty():
+        logging.disable_progress_bar()
 
 
 def description(

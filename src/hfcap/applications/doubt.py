@@ -2,8 +2,7 @@
 
 import math
 
-from hfcap.generation.sampling import Sample
-from hfcap.generation.word_probabilities import word_log_probabilities
+from hfcap.samples import Sample, word_log_probabilities
 
 # A content word of less probability than this is said to be unsure; docs/applications.md has how often it was right.
 UNSURE_BELOW = 0.2

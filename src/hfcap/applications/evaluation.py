@@ -66,12 +66,13 @@ def evaluate_alts(args: Namespace) -> None:
     """
     from hfcap import runs
     from hfcap.data.caption_dataset import CaptionDataset
-    from hfcap.data.pictures import undecoded
+    from hfcap.data.picture_checks import undecoded
     from hfcap.data.sources import load_captions
-    from hfcap.distributed import join_processes, use_all_cores
+    from hfcap.distributed import use_all_cores
     from hfcap.evaluation import Measured, evaluate_captioner, write_evaluation
     from hfcap.generation.inputs import caption_prompt
     from hfcap.generation.loading import load_captioner
+    from hfcap.processes import join_processes
 
     state = join_processes()
     source = runs.resolve_model(args.model)

@@ -18,6 +18,7 @@ from hfcap.applications.proposals import CAPTIONED, merged, row_of_photo, rows_o
 from hfcap.applications.rows import PENDING, read_rows, write_rows
 from hfcap.applications.wording import worded
 from hfcap.errors import ConfigError, printable
+from hfcap.processes import gather, join_processes
 
 
 @dataclass
@@ -97,10 +98,6 @@ def _filled(
     args: Namespace, rows: list[dict[str, Any]], scanned: Sequence[str], settings: dict[str, Any]
 ) -> list[dict[str, Any]] | None:
     """Fill in texts and proposals, each process for its share of the pictures; the main one gets all rows."""
-    from accelerate.utils import gather_object
-
-    from hfcap.distributed import join_processes
-
     state, files = join_processes(), set(scanned)
     state.wait_for_everyone()  # all have read what is there before one adds to it
     by_image: dict[str, list[dict[str, Any]]] = {}
@@ -114,7 +111,7 @@ def _filled(
     if waiting:
         output = Path(args.output)
         _caption(args, waiting, settings, output.with_name(f"{output.name}.part-{state.process_index}"))
-    filled = {row["id"]: row for row in gather_object([row for group in mine for row in group])}
+    filled = {row["id"]: row for row in gather([row for group in mine for row in group])}
     return [filled.get(row["id"], row) for row in rows] if state.is_main_process else None
 
 
@@ -190,19 +187,14 @@ def propose(row: dict[str, Any], caption: str, settings: dict[str, Any]) -> None
 
 
 def _captions(args: Namespace, images: Sequence[str], groups: list[list[dict]]) -> Iterator[tuple[int, str]]:
-    from accelerate import PartialState
     from tqdm.auto import tqdm
 
-    from hfcap.distributed import use_all_cores
-    from hfcap.generation.caption import caption_stream
-    from hfcap.generation.inputs import caption_prompt
-    from hfcap.generation.loading import load_captioner
+    from hfcap.data.reading import loads_of
+    from hfcap.generation.captioners import load_for_command
     from hfcap.runs import resolve_model
 
-    use_all_cores()
-    model, processor = load_captioner(resolve_model(args.model).path)
-    model.to(PartialState().device)
-    hidden = not PartialState().is_main_process
+    captioner = load_for_command(args, resolve_model(args.model).path)
+    hidden = not join_processes().is_main_process
     with tqdm(total=len(images), desc="captioning", unit="picture", disable=hidden) as progress:
 
         def skip(index: int, error: Exception) -> None:
@@ -210,8 +202,7 @@ def _captions(args: Namespace, images: Sequence[str], groups: list[list[dict]]) 
                 row["notes"].append(f"the picture cannot be read: {type(error).__name__}: {error}"[:300])
             progress.update()
 
-        prompt = args.prompt or caption_prompt(processor)
-        for found in caption_stream(model, processor, ImageRows(images), prompt, args.batch_size, skip):
+        for found in captioner.caption_stream(loads_of(ImageRows(images)), args.prompt or None, args.batch_size, skip):
             yield found
             progress.update()
 

@@ -13,6 +13,8 @@ from hfcap.content_hashes import file_sha256
 from hfcap.errors import ConfigError
 from hfcap.generation.photos import PhotoWork, write_photo_rows
 from hfcap.json_files import read_text
+from hfcap.ondevice.folder import is_onnx_folder
+from hfcap.processes import join_processes
 
 NUM_SAMPLES = 20
 TEMPERATURE = 0.5
@@ -29,9 +31,14 @@ def suggest_captions(args: Namespace) -> None:
         ConfigError: a path, a model, an output file or a file of words that is wrong.
         WorkError: not one photo could be read.
     """
+    if is_onnx_folder(args.model):
+        raise ConfigError(
+            "suggestions are drawn at random, which an ONNX export does not",
+            option="model",
+            got=args.model,
+            fix="pass the run or the model folder that it was exported from",
+        )
     avoid = phrases_of(args.avoid) if args.avoid else []
-    from hfcap.distributed import join_processes
-
     if join_processes().is_main_process and is_cider_optimised(args.model):
         print(OPTIMISED.format(args.model), file=sys.stderr)
     settings = {
@@ -45,8 +52,8 @@ def suggest_captions(args: Namespace) -> None:
         "unlike": UNLIKE,
     }
 
-    def stream(model, processor, photos, rows, skip) -> Iterator[tuple[int, dict[str, Any]]]:
-        for index, found in suggestion_stream(args, model, processor, photos, rows, skip, avoid):
+    def stream(captioner, photos, loads, skip) -> Iterator[tuple[int, dict[str, Any]]]:
+        for index, found in suggestion_stream(args, captioner, photos, loads, skip, avoid):
             rounded = [asdict(suggestion) for suggestion in found]
             for suggestion in rounded:
                 suggestion |= {name: round(suggestion[name], 4) for name in ("log_probability", "agreement")}
@@ -59,11 +66,12 @@ def suggest_captions(args: Namespace) -> None:
     write_photo_rows(args, work)
 
 
-def suggestion_stream(args, model, processor, photos, rows, skip, avoid) -> Iterator[tuple[int, list[Suggestion]]]:
+def suggestion_stream(args, captioner, photos, loads, skip, avoid) -> Iterator[tuple[int, list[Suggestion]]]:
     """Draw samples for photos, and choose the suggestions of each."""
     from hfcap.generation.inputs import caption_prompt
     from hfcap.generation.sampling import Sampling, sample_stream
 
+    model, processor = captioner.model, captioner.processor
     tokens = tuple(token_lists(processor.tokenizer, avoid))
     sampling = Sampling(NUM_SAMPLES, TEMPERATURE, end_bias=END_BIAS[args.length], avoid=tokens)
     prompt = args.prompt or caption_prompt(processor)
@@ -72,7 +80,7 @@ def suggestion_stream(args, model, processor, photos, rows, skip, avoid) -> Iter
         return file_sha256(photos[index].path)
 
     for index, samples in sample_stream(
-        model, processor, rows, key_of, sampling, args.seed, prompt, args.batch_size, skip
+        model, processor, loads, key_of, sampling, args.seed, prompt, args.batch_size, skip
     ):
         yield index, suggestions(samples, args.n, args.length, avoid)
 

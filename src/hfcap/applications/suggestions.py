@@ -10,10 +10,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from hfcap.applications.wording import as_sentence, plain
-from hfcap.generation.sampling import Sample
 from hfcap.metrics.caption_sets import cider_kernels, uniform_frequencies
 from hfcap.metrics.diversity import has_repetition
 from hfcap.metrics.tokenizers import split_captions
+from hfcap.samples import Sample
 
 # Words of a caption, from and to. Of the captions that people wrote for Flickr8k 28 % are short and 30 % long.
 LENGTHS = {"short": (1, 8), "medium": (9, 12), "long": (13, 1000)}

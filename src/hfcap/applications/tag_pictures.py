@@ -23,7 +23,7 @@ def tag_pictures(args: Namespace) -> None:
     if args.data is not None and args.keep_both:
         raise ConfigError("--keep_both is for photos; leave it out with --data")
     from hfcap.applications.tagging import find_policy, tags_of
-    from hfcap.distributed import join_processes, main_process_decides
+    from hfcap.processes import join_processes, main_process_decides
 
     join_processes()
     source = runs.resolve_model(args.tagger).path
@@ -46,15 +46,15 @@ def tag_pictures(args: Namespace) -> None:
 
 def _write_rows(args: Namespace, source: str, policy, captioner: str | None, origin: Mapping, settings: dict) -> None:
     from hfcap.applications.tagging import tag_loaded
-    from hfcap.generation.caption import DataWait, loads_of
+    from hfcap.data.reading import DataWait
 
     waiting = DataWait()
 
-    def load(*_) -> tuple[Any, None]:
-        return _load(source, policy, captioner), None
+    def load(*_) -> Any:
+        return _load(source, policy, captioner)
 
-    def of_photos(tagger, processor, photos, rows, skip) -> Iterator[tuple[int, dict[str, Any]]]:
-        for number, fields in tag_loaded(tagger, loads_of(rows), args.batch_size, skip, waiting):
+    def of_photos(tagger, _photos, loads, skip) -> Iterator[tuple[int, dict[str, Any]]]:
+        for number, fields in tag_loaded(tagger, loads, args.batch_size, skip, waiting):
             yield number, {**fields, **origin}
 
     def of_source(loads, skip, waiting) -> Iterator[tuple[int, dict[str, Any]]]:

@@ -15,7 +15,8 @@ from PIL import Image
 
 from hfcap.data.augmentation import color_jitter, color_jitter_is_true, mirror, mirror_is_true, random_crop
 from hfcap.data.features import ComputedFeatures, FeatureCache
-from hfcap.data.pictures import load_picture, undecoded
+from hfcap.data.picture_checks import undecoded
+from hfcap.data.pictures import load_picture
 from hfcap.data.shards import too_few_shards
 from hfcap.errors import WorkError
 

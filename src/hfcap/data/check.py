@@ -13,12 +13,12 @@ from datasets import Dataset
 
 from hfcap.data.folders import HIDDEN, passed_over_text
 from hfcap.data.image_info import ImageInfo, image_infos, near_duplicates
-from hfcap.data.pictures import MAX_PIXELS, bad_picture, check_max_pixels, undecoded
+from hfcap.data.picture_checks import MAX_PIXELS, bad_picture, check_max_pixels, undecoded
 from hfcap.data.records import is_blank
 from hfcap.data.rows import WHERE, has_ids, one_row_an_image
 from hfcap.data.sources import load_rows, source_contents, split_names
 from hfcap.errors import beginning, printable
-from hfcap.models.plain_text import COMMON
+from hfcap.plain_text import COMMON
 
 SCHEMA_VERSION = 1
 LONG_CAPTION_WORDS = 50  # where no processor says how many tokens a caption has

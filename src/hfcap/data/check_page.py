@@ -8,7 +8,8 @@ from typing import Any
 from hfcap.atomic_files import write_atomic
 from hfcap.charts import Chart, histogram
 from hfcap.data.check import KINDS, MAX_LISTED, Check, SplitSummary, check_record, check_table, finding_text, fix_of
-from hfcap.data.pictures import load_picture, undecoded
+from hfcap.data.picture_checks import undecoded
+from hfcap.data.pictures import load_picture
 from hfcap.report import page_environment, thumbnail_uri
 
 PAIR_KINDS = ("shared_picture", "same_picture", "alike_across_splits", "alike")

@@ -27,7 +27,8 @@ from tqdm.auto import tqdm
 from hfcap import __version__
 from hfcap.data.augmentation import mirror
 from hfcap.data.feature_store import ArraySpec, open_array, read_complete, write_array
-from hfcap.data.pictures import ORIENTATION, content_hashes, load_picture
+from hfcap.data.picture_checks import content_hashes
+from hfcap.data.pictures import ORIENTATION, load_picture
 from hfcap.models.model_utils import in_eval
 from hfcap.models.vision_features import encoder_features, find_encoder
 

@@ -12,15 +12,8 @@ import numpy as np
 from datasets import Dataset
 from PIL import Image
 
-from hfcap.data.pictures import (
-    MAX_PIXELS,
-    load_picture,
-    orientation,
-    picture_chunks,
-    read_bytes,
-    undecoded,
-    why_bad_picture,
-)
+from hfcap.data.picture_checks import MAX_PIXELS, picture_chunks, undecoded, why_bad_picture
+from hfcap.data.pictures import load_picture, orientation, read_bytes
 
 HASH_SIDE = 8  # a difference hash has HASH_SIDE ** 2 = 64 bits
 THUMBNAIL_SIDE = 16

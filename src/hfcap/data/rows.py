@@ -10,7 +10,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, Features, List, Value
 from datasets import Image as ImageFeature
 
-from hfcap.data.pictures import (
+from hfcap.data.picture_checks import (
     CHUNK_SIZE,
     MAX_PIXELS,
     NO_PICTURE,

@@ -17,7 +17,7 @@ from datasets.exceptions import DatasetGenerationError
 
 from hfcap.data.datasets_source import read_with_datasets, shards_with_datasets, splits_with_datasets
 from hfcap.data.folders import passed_over_text
-from hfcap.data.pictures import MAX_PIXELS, check_max_pixels, handle_bad_images
+from hfcap.data.picture_checks import MAX_PIXELS, check_max_pixels, handle_bad_images
 from hfcap.data.records import SourceRow, split_named
 from hfcap.data.rows import STREAM_FEATURES, WHERE, dataset_of, one_row_an_image, stream_of
 from hfcap.data.scenes import load_scenes

@@ -16,7 +16,8 @@ from datasets import Dataset, Value, concatenate_datasets
 from datasets.features.features import require_decoding
 
 from hfcap.atomic_files import write_json
-from hfcap.data.pictures import MAX_PIXELS, content_hashes, handle_bad_images, read_bytes, undecoded
+from hfcap.data.picture_checks import MAX_PIXELS, content_hashes, handle_bad_images, undecoded
+from hfcap.data.pictures import read_bytes
 from hfcap.data.rows import WHERE, has_ids, one_row_an_image
 from hfcap.data.sources import load_rows, split_names
 from hfcap.errors import shown

@@ -1,14 +1,11 @@
 """Batched captioning of images."""
 
 import copy
-import time
-from collections import defaultdict, deque
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from difflib import get_close_matches
-from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -16,7 +13,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, PreTrainedModel, ProcessorMixin
 
-from hfcap.data.pictures import load_picture
+from hfcap.data.reading import DataWait, PictureRows, loads_of, read_ahead
 from hfcap.distributed import lockstep
 from hfcap.errors import ConfigError
 from hfcap.generation.decoding import decoding_by, generate
@@ -25,50 +22,7 @@ from hfcap.models.attention import eager_sdpa
 from hfcap.models.model_types import spec_of
 from hfcap.models.model_utils import full_precision
 
-T = TypeVar("T")
-READERS = 4  # threads that read and preprocess pictures
 MAX_WAITING = 8  # batches' worth of preprocessed rows that wait for others of their length
-
-
-class DataWait:
-    """Measures which share of its time a loop waits for the next item.
-
-    Attributes:
-        waited: seconds until the items were there.
-        seconds: wall-clock time of the loop.
-    """
-
-    def __init__(self):
-        self.waited = self.seconds = 0.0
-
-    def of(self, items: Iterable[T]) -> Iterator[T]:
-        """Yield the items."""
-        items, end = iter(items), object()
-        started = asked = time.perf_counter()
-        while (item := next(items, end)) is not end:
-            self.waited += time.perf_counter() - asked
-            yield item
-            asked = time.perf_counter()
-            self.seconds = asked - started
-
-
-class PictureRows(Sequence):
-    """Pictures as the rows that captioners read, each loaded when it is asked for.
-
-    Args:
-        pictures: what `hfcap.data.pictures.load_picture` takes: paths, PIL images, bytes.
-    """
-
-    def __init__(self, pictures: Sequence):
-        self.pictures = pictures
-
-    def __len__(self) -> int:
-        """Count the pictures."""
-        return len(self.pictures)
-
-    def __getitem__(self, index: int) -> dict:
-        """Load one picture; raises what Pillow raises where there is none."""
-        return {"image": load_picture(self.pictures[index])}
 
 
 def caption(
@@ -169,11 +123,6 @@ def caption_stream(
     return caption_loaded(model, processor, loads_of(rows), prompt, batch_size, on_bad_row, **generate_kwargs)
 
 
-def loads_of(rows: Sequence[dict]) -> Iterator[Callable[[], dict]]:
-    """Yield a function for each row that returns it."""
-    return (partial(rows.__getitem__, index) for index in range(len(rows)))
-
-
 def caption_loaded(
     model: PreTrainedModel,
     processor,
@@ -256,18 +205,6 @@ def decode_stream(
                 yield from zip([index for index, _ in batch], results, strict=True)
     finally:
         model.train(was_training)
-
-
-def read_ahead(function: Callable, items: Iterable, depth: int) -> Iterator:
-    """Apply `function` to `items` in threads, at most `depth` of them before they are asked for; results in order."""
-    with ThreadPoolExecutor(READERS) as pool:
-        waiting = deque()
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > depth:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
 
 
 def batches_by_length(

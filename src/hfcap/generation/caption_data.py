@@ -15,25 +15,25 @@ from accelerate.utils import gather_object
 from tqdm.auto import tqdm
 
 from hfcap import runs
-from hfcap.data.pictures import load_picture, picture_hash
+from hfcap.data.picture_checks import picture_hash
+from hfcap.data.pictures import load_picture
+from hfcap.data.reading import DataWait
 from hfcap.data.records import NO_CAPTIONS
 from hfcap.data.rows import pictures_of
 from hfcap.data.shards import Shard, own_share, read_shard, too_few_shards
 from hfcap.data.sources import source_shards
-from hfcap.distributed import join_processes, main_process_decides, one_writer
 from hfcap.errors import ConfigError, WorkError, printable, shown
-from hfcap.generation.caption import DataWait
+from hfcap.generation.captioners import load_for_command, refuse_onnx
 from hfcap.generation.photos import (
     CLI_DECODING,
-    captions_of,
     count,
     hashes_of,
     json_line,
-    load_on_device,
     say_wait,
     say_what_is_odd,
 )
 from hfcap.generation.resumable_captions import ResumableCaptions
+from hfcap.processes import join_processes, main_process_decides, one_writer
 
 logger = logging.getLogger(__name__)
 
@@ -99,8 +99,10 @@ def caption_data(args: Namespace) -> None:
     """Write one caption for each picture of a source; see `write_source_rows`."""
 
     def stream(loads, skip, waiting) -> Iterator[tuple[int, dict[str, Any]]]:
-        model, processor = load_on_device(args, runs.resolve_model(args.model).path)
-        for number, text in captions_of(args, model, processor, loads, skip, waiting):
+        captioner = load_for_command(args, runs.resolve_model(args.model).path)
+        decoding = {name: getattr(args, name) for name in CLI_DECODING}
+        found = captioner.caption_stream(loads, args.prompt or None, args.batch_size, skip, waiting, **decoding)
+        for number, text in found:
             yield number, {"caption": text}
 
     settings = {name: getattr(args, name) for name in ("prompt", "load_in_4bit", *CLI_DECODING)}
@@ -120,6 +122,7 @@ def write_source_rows(args: Namespace, work: SourceWork) -> None:
         WorkError: not one picture could be read, or a shard could not.
     """
     model = runs.resolve_model(args.model).path
+    refuse_onnx(model)
     join_processes()
     shards = shards_for_captions(args.data, args.split)
     with nullcontext() if args.output is None else one_writer(args.output):

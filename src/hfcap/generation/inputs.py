@@ -14,7 +14,7 @@ from transformers import PreTrainedConfig
 
 from hfcap.errors import ConfigError
 from hfcap.models.model_types import ModelTypeSpec, setting_at, spec_of
-from hfcap.models.plain_text import special_texts, split_special
+from hfcap.plain_text import special_texts, split_special
 
 # What a processor gives beside the tensors of the picture.
 TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "labels")
@@ -48,7 +48,7 @@ def keep_caption_prompt(processor, prompt: str) -> None:
     """Let the processor remember the instruction of a training run, also when it is saved and loaded again.
 
     Stock processors save no attributes but their own, so it is kept in the settings of the tokenizer. What looks like
-    a special token in it is kept as text (`hfcap.models.plain_text`).
+    a special token in it is kept as text (`hfcap.plain_text`).
     """
     prompt = split_special(prompt, special_texts(processor))
     if hasattr(processor, PROMPT_SETTING):

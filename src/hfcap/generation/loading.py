@@ -28,6 +28,7 @@ from hfcap.models.model_types import ModelTypeSpec, spec_of, spec_of_type
 from hfcap.models.model_utils import keep_4bit_layers_unpacked
 from hfcap.models.pretrained import pretrained_config
 from hfcap.models.quantization import compute_dtype, four_bit_config
+from hfcap.ondevice.folder import is_onnx_folder
 from hfcap.origins import adapter_base
 
 
@@ -57,10 +58,17 @@ def load_captioner(
     most of what AdamW adds to it.
 
     Raises:
-        ConfigError: a model of an unknown type, or without safetensors, or a setting that the image processor does not
-            have.
+        ConfigError: a model of an unknown type, an ONNX export, weights that are no safetensors, or a setting that the
+            image processor does not have.
     """
     source = runs.resolve_model(source).path
+    if is_onnx_folder(source):
+        raise ConfigError(
+            "an ONNX export, which `hfcap caption` and `hfcap alt suggest` run; this needs the weights themselves",
+            option="model",
+            got=source,
+            fix="pass the run or the model folder that it was exported from",
+        )
     check_checkpoint(source)
     base, revision = adapter_base(source)
     is_adapter = base is not None

@@ -1,103 +1,27 @@
 """`hfcap caption`: captions of photos and folders, on several processes, resumable."""
 
 import json
-import logging
 import sys
 from argparse import Namespace
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from PIL import UnidentifiedImageError
+from tqdm.auto import tqdm
 
 from hfcap import runs
 from hfcap.content_hashes import captioner_hashes, file_sha256
-from hfcap.data.folders import is_picture, passed_over_text, walk, why_not_read
+from hfcap.data.reading import DataWait, PictureRows, loads_of
 from hfcap.errors import ConfigError, WorkError, printable
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedModel, ProcessorMixin
-
-    from hfcap.generation.caption import DataWait
-
-logger = logging.getLogger(__name__)
+from hfcap.generation.captioners import load_for_command
+from hfcap.generation.photo_files import Photo, find_photos, first_of
+from hfcap.generation.resumable_captions import ResumableCaptions
+from hfcap.processes import gather, join_processes, main_process_decides, one_writer
 
 CLI_DECODING = ("num_beams", "max_new_tokens")  # options of the command that override the model's own settings
-MAX_LISTED = 5
-
-
-@dataclass(frozen=True)
-class Photo:
-    """A picture file and the name its caption goes by."""
-
-    image_id: str
-    path: Path
-
-
-def find_photos(paths: Sequence[str]) -> list[Photo]:
-    """List the files named, and the pictures in folders named and below, each once and in order.
-
-    The id of a file is its name without the extension, in a folder its path from there ("2024/beach"). Where that
-    would name two files, the extension stays ("beach.jpg"), and then the path as it was given. A file whose name
-    is not UTF-8, which no JSON can hold, is left out and named; hidden files in folders are left out.
-
-    Raises:
-        ConfigError: a path does not exist, or a folder holds no picture; no file has a name in UTF-8.
-    """
-    found: dict[Path, list[str]] = {}  # path: ids to choose from, the shortest first
-    unnameable: list[str] = []
-    for path in map(Path, paths):
-        if path.is_dir():
-            inside = _pictures_in(path)
-        elif path.is_file():
-            inside = [path]
-        else:
-            raise ConfigError("no such file or folder", option=str(path))
-        for file in inside:
-            if not _is_utf8(file):
-                unnameable.append(repr(str(file)))
-                continue
-            name = file.relative_to(path) if path.is_dir() else Path(file.name)
-            found.setdefault(file, [name.with_suffix("").as_posix(), name.as_posix(), file.as_posix()])
-    if unnameable:
-        text = f"names that are not UTF-8, left out: {_first(unnameable)}; rename the file"
-        if not found:
-            raise ConfigError(text)
-        logger.info(text)
-    ids = [choices[0] for choices in found.values()]
-    for level in (1, 2):
-        count = Counter(ids)
-        ids = [own if count[own] == 1 else choices[level] for own, choices in zip(ids, found.values(), strict=True)]
-    return [Photo(image_id, path) for image_id, path in zip(ids, found, strict=True)]
-
-
-def _pictures_in(folder: Path) -> list[Path]:
-    not_walked: dict[str, list[Path]] = {}
-    files = sorted(parent / name for parent, names in walk(folder, not_walked) for name in names)
-    inside = [file for file in files if is_picture(file) and file.is_file()]
-    passed_over: dict[str, list[Path]] = {}
-    for file in files:
-        nowhere = "links that lead nowhere" if file.is_symlink() else "pipes and devices"
-        reason = nowhere if is_picture(file) else why_not_read(file, "photos", {})
-        if not file.is_file() or not is_picture(file):
-            passed_over.setdefault(reason, []).append(file)
-    others = "; ".join(passed_over_text(passed_over | not_walked))
-    if not inside:
-        raise ConfigError("no image in this folder" + (f" (not read: {others})" if others else ""), option=str(folder))
-    if others:
-        logger.info("%s: not read: %s", folder, others)
-    return inside
-
-
-def _is_utf8(path: Path) -> bool:
-    try:
-        str(path).encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 @dataclass(frozen=True)
@@ -109,10 +33,10 @@ class PhotoWork:
         what: name of a result, "a caption".
         what_empty: name of one that says nothing, "an empty caption".
         settings: what decides the results, besides the model; JSON values.
-        stream: for model, processor, photos, their rows as captioners read them, and a function that takes the number
-            and the error of one that cannot be read: the number of each photo, and the further fields of its row.
+        stream: for captioner, photos, functions that load them as rows, and a function that takes the number and the
+            error of one that cannot be read: the number of each photo, and the further fields of its row.
         line: shows a row on one line.
-        load: for the options and the source gives model and processor; by default a captioner.
+        load: for the options and the source gives the captioner, or what takes its place; by default a captioner.
         hash_key: field of a row that has the SHA-256 of the picture's file.
     """
 
@@ -122,18 +46,18 @@ class PhotoWork:
     settings: dict[str, Any]
     stream: Callable[..., Iterator[tuple[int, dict[str, Any]]]]
     line: Callable[[Mapping[str, Any]], str]
-    load: Callable[[Namespace, str], tuple[Any, Any]] | None = None
+    load: Callable[[Namespace, str], Any] | None = None
     hash_key: str = "sha256"
 
 
 def caption_photos(args: Namespace) -> None:
     """Write one caption for each photo; see `write_photo_rows`."""
-    from hfcap.generation.caption import DataWait, loads_of
-
     waiting = DataWait()
 
-    def stream(model, processor, photos, rows, skip) -> Iterator[tuple[int, dict[str, Any]]]:
-        for index, caption in captions_of(args, model, processor, loads_of(rows), skip, waiting):
+    def stream(captioner, photos, loads, skip) -> Iterator[tuple[int, dict[str, Any]]]:
+        decoding = {name: getattr(args, name) for name in CLI_DECODING}
+        found = captioner.caption_stream(loads, args.prompt or None, args.batch_size, skip, waiting, **decoding)
+        for index, caption in found:
             yield index, {"caption": caption}
 
     settings = {name: getattr(args, name) for name in ("prompt", "load_in_4bit", *CLI_DECODING)}
@@ -144,27 +68,11 @@ def caption_photos(args: Namespace) -> None:
     say_wait(waiting)
 
 
-def say_wait(waiting: "DataWait") -> None:
+def say_wait(waiting: DataWait) -> None:
     """Say how much of its time the model waited for pictures, over all processes; all of them call it."""
-    from accelerate import PartialState
-    from accelerate.utils import gather_object
-
-    waited, seconds = (sum(gather_object([value])) for value in (waiting.waited, waiting.seconds))
-    if seconds and PartialState().is_main_process:
+    waited, seconds = (sum(gather([value])) for value in (waiting.waited, waiting.seconds))
+    if seconds and join_processes().is_main_process:
         print(f"{waited / seconds:.0%} of the time the model waited for pictures", file=sys.stderr)
-
-
-def captions_of(
-    args: Namespace, model, processor, loads: Iterable[Callable[[], dict]], skip, waiting: "DataWait | None" = None
-) -> Iterator[tuple[int, str]]:
-    """Caption rows by the options of `hfcap caption`; see `hfcap.generation.caption.caption_loaded`."""
-    from hfcap.generation.caption import caption_loaded
-    from hfcap.generation.inputs import caption_prompt
-    from hfcap.generation.settings import change_decoding
-
-    change_decoding(model, {name: getattr(args, name) for name in CLI_DECODING if getattr(args, name) is not None})
-    prompt = args.prompt or caption_prompt(processor)
-    return caption_loaded(model, processor, loads, prompt, args.batch_size, skip, waiting)
 
 
 def write_photo_rows(args: Namespace, work: PhotoWork) -> None:
@@ -177,9 +85,6 @@ def write_photo_rows(args: Namespace, work: PhotoWork) -> None:
         WorkError: not one photo could be read.
     """
     photos = find_photos(args.pictures)
-
-    from hfcap.distributed import join_processes, one_writer
-
     model = runs.resolve_model(args.model).path
     join_processes()
     with nullcontext() if args.output is None else one_writer(args.output):
@@ -188,13 +93,7 @@ def write_photo_rows(args: Namespace, work: PhotoWork) -> None:
 
 def _write_missing_rows(args: Namespace, work: PhotoWork, photos: list[Photo], model: str) -> None:
     """Do the work of `write_photo_rows` for the photos that have no row in `args.output` yet."""
-    from accelerate import PartialState
-    from accelerate.utils import gather_object
-
-    from hfcap.distributed import main_process_decides
-    from hfcap.generation.resumable_captions import ResumableCaptions
-
-    state = PartialState()
+    state = join_processes()
     output, missing = None, photos
     if args.output is not None:
         settings = work.settings | main_process_decides(lambda: hashes_of(model))
@@ -220,7 +119,7 @@ def _write_missing_rows(args: Namespace, work: PhotoWork, photos: list[Photo], m
             output.append(row | {work.hash_key: file_sha256(row["path"])})
         else:
             print(json_line(row) if args.json else f"{printable(row['path'])}\t{work.line(row)}", flush=True)
-    skipped, empty = gather_object(skipped), gather_object(empty)  # here all have written theirs
+    skipped, empty = gather(skipped), gather(empty)  # here all have written theirs
     if state.is_main_process:
         if output is not None:
             num_rows = output.finish([photo.image_id for photo in photos])
@@ -275,7 +174,7 @@ def match_captions(
         named.append(photo)
         missing += [] if is_done else [photo]
     if clashes and not keep_both:
-        found = f"{count(clashes)} with the image id of another picture there: {_first(clashes, '; ')}"
+        found = f"{count(clashes)} with the image id of another picture there: {first_of(clashes, '; ')}"
         raise ConfigError(
             found,
             option="--output",
@@ -318,7 +217,7 @@ def photo_results(
     stream: Callable[..., Iterator[tuple[int, Any]]],
     skipped: list[str],
     hidden: bool | None,
-    load: Callable[[Namespace, str], tuple[Any, Any]] | None = None,
+    load: Callable[[Namespace, str], Any] | None = None,
 ) -> Iterator[tuple[Photo, Any]]:
     """Load the model and yield what `stream` gives for each photo (see `PhotoWork`).
 
@@ -329,13 +228,9 @@ def photo_results(
         stream: as in `PhotoWork`.
         skipped: gets the paths that cannot be read; why goes to stderr.
         hidden: show no progress bar; None shows one in a terminal.
-        load: gives model and processor; by default `load_on_device`.
+        load: as in `PhotoWork`.
     """
-    from tqdm.auto import tqdm
-
-    from hfcap.generation.caption import PictureRows
-
-    model, processor = (load or load_on_device)(args, source)
+    captioner = (load or load_for_command)(args, source)
     with tqdm(total=len(photos), desc="captioning", unit="photo", disable=hidden) as progress:
 
         def skip(index: int, error: Exception) -> None:
@@ -345,23 +240,9 @@ def photo_results(
             progress.update()
 
         rows = PictureRows([photo.path for photo in photos])
-        for index, result in stream(model, processor, photos, rows, skip):
+        for index, result in stream(captioner, photos, loads_of(rows), skip):
             yield photos[index], result
             progress.update()
-
-
-def load_on_device(args: Namespace, source: str) -> tuple["PreTrainedModel", "ProcessorMixin"]:
-    """Load the captioner of a command onto the device of this process."""
-    from accelerate import PartialState
-
-    from hfcap.distributed import use_all_cores
-    from hfcap.generation.loading import load_captioner
-
-    use_all_cores()
-    model, processor = load_captioner(source, args.load_in_4bit)
-    if not args.load_in_4bit:  # which is on its device already
-        model.to(PartialState().device)
-    return model, processor
 
 
 def json_line(row: Mapping[str, Any]) -> str:
@@ -376,11 +257,6 @@ def _why_unreadable(path: Path, error: Exception) -> str:
     return "no picture, or a format that cannot be read" if path.stat().st_size else "an empty file"
 
 
-def _first(texts: Sequence[str], between: str = ", ") -> str:
-    more = f" and {len(texts) - MAX_LISTED} more" if len(texts) > MAX_LISTED else ""
-    return between.join(map(printable, texts[:MAX_LISTED])) + more
-
-
 def count(things: Sequence, noun: str = "photo") -> str:
     """Return "1 photo", "2 photos"."""
     return f"{len(things)} {noun}{'s' * (len(things) != 1)}"
@@ -390,4 +266,4 @@ def say_what_is_odd(skipped: list[str], empty: list[str], what_empty: str, noun:
     """Name the photos that could not be read, and those whose result says nothing, on stderr."""
     for paths, what in ((skipped, "could not be read"), (empty, f"got {what_empty}")):
         if paths:
-            print(f"{count(paths, noun)} {what}: {_first(paths)}", file=sys.stderr)
+            print(f"{count(paths, noun)} {what}: {first_of(paths)}", file=sys.stderr)

@@ -7,16 +7,17 @@ key such as the hash of its file.
 
 import copy
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
-from hfcap.generation.caption import decode_stream, generate_tokens, loads_of
+from hfcap.generation.caption import decode_stream, generate_tokens
 from hfcap.generation.inputs import CaptionPrefix
 from hfcap.generation.settings import SAMPLING, end_token_ids
+from hfcap.samples import Sample, sample_of
 
 
 @dataclass(frozen=True)
@@ -36,28 +37,6 @@ class Sampling:
     top_p: float = 1.0
     end_bias: float = 0.0
     avoid: tuple[tuple[int, ...], ...] = ()
-
-
-@dataclass(frozen=True)
-class Sample:
-    """One caption that was drawn.
-
-    Attributes:
-        caption: without special tokens and surrounding space.
-        tokens: its token ids, its end among them.
-        log_probabilities: of each of `tokens`, by the model itself: temperature and bias aside.
-        is_cut: whether it stopped at `max_new_tokens`, without an end.
-    """
-
-    caption: str
-    tokens: tuple[int, ...]
-    log_probabilities: tuple[float, ...]
-    is_cut: bool
-
-    @property
-    def log_probability(self) -> float:
-        """Mean log-probability per token."""
-        return sum(self.log_probabilities) / len(self.log_probabilities)
 
 
 def random_numbers(seed: int, key: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -109,7 +88,7 @@ class SeededChoice(LogitsProcessor):
 def sample_stream(
     model: PreTrainedModel,
     processor,
-    rows: Sequence[dict],
+    loads: Iterable[Callable[[], dict]],
     key_of: Callable[[int], str],
     sampling: Sampling,
     seed: int = 0,
@@ -126,7 +105,7 @@ def sample_stream(
     Args:
         model: captioner, on its device.
         processor: its processor.
-        rows: as for `hfcap.generation.caption.caption_stream`.
+        loads: as for `hfcap.generation.caption.caption_loaded`.
         key_of: gives for the number of a row what its random numbers depend on, such as a hash of its file.
         sampling: how to draw.
         seed: of the random numbers.
@@ -149,7 +128,7 @@ def sample_stream(
         samples = [sample_of(*parts, end_ids) for parts in zip(texts, tokens, logs, strict=True)]
         return [samples[i : i + shape[0]] for i in range(0, len(samples), shape[0])]
 
-    return decode_stream(model, processor, loads_of(rows), prompt, batch_size, on_bad_row, decode)
+    return decode_stream(model, processor, loads, prompt, batch_size, on_bad_row, decode)
 
 
 def sampling_settings(model: PreTrainedModel, sampling: Sampling) -> GenerationConfig:
@@ -161,9 +140,3 @@ def sampling_settings(model: PreTrainedModel, sampling: Sampling) -> GenerationC
         own = settings.bad_words_ids or []
         settings.bad_words_ids = [*own, *map(list, sampling.avoid)]
     return settings
-
-
-def sample_of(text: str, tokens: list[int], logs: list[float], end_ids: Sequence[int]) -> Sample:
-    """Put a sample together; what follows the first of `end_ids` is padding."""
-    length = next((place + 1 for place, token in enumerate(tokens) if token in end_ids), None)
-    return Sample(text.strip(), tuple(tokens[:length]), tuple(logs[:length]), length is None)

@@ -1,18 +1,15 @@
 """Probabilities of the tokens and words of a caption by the captioner that gave it, whatever the search."""
 
 import copy
-import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 
 import torch
-from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel, PreTrainedTokenizerBase
+from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
-from hfcap.generation.caption import decode_stream, generate_tokens, loads_of
+from hfcap.generation.caption import decode_stream, generate_tokens
 from hfcap.generation.inputs import CaptionPrefix
-from hfcap.generation.sampling import Sample, sample_of
 from hfcap.generation.settings import end_token_ids
-
-_PLAIN = {"skip_special_tokens": True, "clean_up_tokenization_spaces": False}
+from hfcap.samples import Sample, sample_of
 
 
 class ForcedTokens(LogitsProcessor):
@@ -39,12 +36,12 @@ class ForcedTokens(LogitsProcessor):
 def scored_caption_stream(
     model: PreTrainedModel,
     processor,
-    rows: Sequence[dict],
+    loads: Iterable[Callable[[], dict]],
     prompt: str | None = None,
     batch_size: int = 8,
     on_bad_row: Callable[[int, Exception], None] | None = None,
 ) -> Iterator[tuple[int, Sample]]:
-    """Caption rows as `caption_stream` does, with the log-probabilities of the tokens.
+    """Caption rows as `caption_loaded` does, with the log-probabilities of the tokens.
 
     Beam search keeps none of the caption that wins, so the captions are decoded a second time, each token being given.
     """
@@ -63,20 +60,4 @@ def scored_caption_stream(
         texts = processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
         return [sample_of(*parts, end_ids) for parts in zip(texts, tokens, logs, strict=True)]
 
-    return decode_stream(model, processor, loads_of(rows), prompt, batch_size, on_bad_row, decode)
-
-
-def word_log_probabilities(tokenizer: PreTrainedTokenizerBase, sample: Sample) -> list[tuple[str, float]]:
-    """Return the words of a caption as they are written, each with the sum of the log-probabilities of its tokens.
-
-    A space or a sign counts for the word behind it.
-    """
-    special = set(tokenizer.all_special_ids)
-    words = [(found[0], found.end()) for found in re.finditer(r"\w+", tokenizer.decode(sample.tokens, **_PLAIN))]
-    values = [0.0] * len(words)
-    for place, token in enumerate(sample.tokens):
-        end = len(tokenizer.decode(sample.tokens[: place + 1], **_PLAIN))
-        word = next((number for number, (_, last) in enumerate(words) if last >= end), None)
-        if token not in special and word is not None:
-            values[word] += sample.log_probabilities[place]
-    return [(word, value) for (word, _), value in zip(words, values, strict=True)]
+    return decode_stream(model, processor, loads, prompt, batch_size, on_bad_row, decode)

@@ -133,7 +133,7 @@ def library_name(card_data: CardData) -> str:
 
 
 def needs_hfcap(card_data: CardData) -> bool:
-    """Whether the weights load with `pip install hfcap` only."""
+    """Whether the weights load with `pip install "hfcap[train]"` only."""
     return card_data.form in ("hfcap", "adapter") and card_data.model_type.startswith("hfcap_")
 
 

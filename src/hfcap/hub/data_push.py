@@ -12,7 +12,8 @@ from huggingface_hub import DatasetCardData
 
 from hfcap import __version__, runs
 from hfcap.atomic_files import write_atomic
-from hfcap.data.pictures import read_bytes, undecoded
+from hfcap.data.picture_checks import undecoded
+from hfcap.data.pictures import read_bytes
 from hfcap.hub.card import card_environment
 from hfcap.hub.card_metadata import HFCAP_TAG
 from hfcap.hub.push import Push, Target, push_folder

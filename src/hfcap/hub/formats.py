@@ -1,7 +1,8 @@
 """Export formats: a stock transformers class, hfcap's own, or hfcap's own with remote code.
 
-In this order: a stock transformers class (nothing to install), ours after `pip install hfcap`, ours with the code in
-the repository (`trust_remote_code`). What stock classes can express is said in one place, here, and by a test a row.
+In this order: a stock transformers class (nothing to install), ours after `pip install "hfcap[train]"`, ours with the
+code in the repository (`trust_remote_code`). What stock classes can express is said in one place, here, and by a test
+a row.
 """
 
 import copy
@@ -66,7 +67,7 @@ def choose_format(model: PreTrainedModel, wanted: str = "auto") -> tuple[Format,
     if wanted in ("hfcap", "remote-code"):
         return wanted, "as asked for"
     if obstacle:
-        return "hfcap", f"{stock.__name__} cannot express {obstacle}; needs `pip install hfcap`"
+        return "hfcap", f'{stock.__name__} cannot express {obstacle}; needs `pip install "hfcap[train]"`'
     return "native", f"{stock.__name__} expresses all of it"
 
 

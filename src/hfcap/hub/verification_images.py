@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from hfcap import runs
-from hfcap.data.pictures import load_picture, undecoded, why_bad_picture
+from hfcap.data.picture_checks import undecoded, why_bad_picture
+from hfcap.data.pictures import load_picture
 from hfcap.data.scenes import load_scenes
 from hfcap.errors import ConfigError
 from hfcap.hub.card_data import THUMBNAILS

@@ -9,7 +9,7 @@ import torch
 from transformers import TrainingArguments
 
 from hfcap.data.augmentation import LARGEST_JITTER, SMALLEST_CROP
-from hfcap.data.pictures import MAX_PIXELS
+from hfcap.data.picture_checks import MAX_PIXELS
 from hfcap.errors import ConfigError
 from hfcap.metrics import CLIP_MODEL, DEFAULT_METRICS, value_keys
 from hfcap.models.precision import fast_bfloat16

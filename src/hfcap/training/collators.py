@@ -12,7 +12,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 from hfcap.errors import ConfigError
 from hfcap.generation.inputs import CaptionPrefix, encode_prefix, end_token_id, join_vision
 from hfcap.models.model_types import ModelTypeSpec, is_packable, spec_of
-from hfcap.models.plain_text import encode_captions
+from hfcap.plain_text import encode_captions
 from hfcap.training.packing import join_images, pack_references, pad_rows
 
 

@@ -17,11 +17,11 @@ from hfcap import provenance, runs
 from hfcap.atomic_files import write_json
 from hfcap.content_hashes import captioner_hashes
 from hfcap.data.caption_dataset import FIRST_OF_STREAM, readers_of_stream
-from hfcap.data.pictures import content_hashes
-from hfcap.distributed import main_process_decides
+from hfcap.data.picture_checks import content_hashes
 from hfcap.errors import ConfigError
 from hfcap.metrics import display_name, for_people, headline
 from hfcap.origins import ORIGINS, PARTS, find_origins
+from hfcap.processes import main_process_decides
 from hfcap.training.arguments import DataArguments, RunArguments
 from hfcap.training.checkpoints import last_complete_checkpoint, remove_incomplete_checkpoints
 from hfcap.training.engine import checkpoint_engine, current_backend

@@ -8,7 +8,7 @@ from typing import Any
 import datasets
 import numpy as np
 
-from hfcap.data.pictures import content_hashes
+from hfcap.data.picture_checks import content_hashes
 from hfcap.errors import ConfigError, shown
 
 logger = logging.getLogger(__name__)

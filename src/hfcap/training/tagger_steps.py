@@ -16,9 +16,10 @@ from transformers.image_processing_utils import BaseImageProcessor
 from hfcap import runs
 from hfcap.atomic_files import write_json
 from hfcap.data.caption_dataset import CaptionDataset
-from hfcap.distributed import main_process_decides, use_all_cores
+from hfcap.distributed import use_all_cores
 from hfcap.errors import ConfigError
 from hfcap.models.image_classifier import accept_pooled_features, body, start_head
+from hfcap.processes import main_process_decides
 from hfcap.training.arguments import DataArguments
 from hfcap.training.callbacks import run_callbacks
 from hfcap.training.engine import current_backend

@@ -1,0 +1,112 @@
+"""Pixel values from pictures: the image processors of transformers (their Pillow backend) in Pillow and NumPy.
+
+Followed step by step are `PilBackend._preprocess` of `transformers.image_processing_backends` (5.24) and the resizing
+of `ConvNextImageProcessorPil`; `tests/ondevice/test_image_processing.py` compares every value.
+"""
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from hfcap.errors import ConfigError
+
+# Image processors that are this procedure and no other; ConvNeXt's differs in `_convnext_resize` alone.
+CONVNEXT = "ConvNextImageProcessor"
+PROCESSORS = (
+    *("ViTImageProcessor", "CLIPImageProcessor", "SiglipImageProcessor", "DeiTImageProcessor", "BlipImageProcessor"),
+    *("BitImageProcessor", "MobileNetV1ImageProcessor", "MobileNetV2ImageProcessor", "PvtImageProcessor", CONVNEXT),
+)
+_WANTED = ("do_resize", "size", "resample", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
+# At which size a ConvNeXt processor stops cropping.
+_WARPED_FROM = 384
+
+
+class ImageProcessor:
+    """Makes pixel values of pictures.
+
+    Args:
+        settings: of the image processor, as `preprocessor_config.json` has them.
+
+    Raises:
+        ConfigError: an image processor of another kind, or a setting that is missing.
+    """
+
+    def __init__(self, settings: Mapping[str, Any]):
+        kind = str(settings.get("image_processor_type")).removesuffix("Fast").removesuffix("Pil")
+        if kind not in PROCESSORS:
+            raise ConfigError(
+                "captioning without torch does not know it",
+                option="image_processor_type",
+                got=kind,
+                wanted=f"one of {', '.join(PROCESSORS)}",
+            )
+        missing = [name for name in _WANTED if name not in settings]
+        if missing:
+            raise ConfigError(f"no {', '.join(missing)}", option="image_processor", fix="export the model again")
+        if settings.get("do_pad") or settings.get("do_reduce_labels"):
+            raise ConfigError("captioning without torch does not pad pictures", option="do_pad", got=True)
+        self.settings, self.kind = dict(settings), kind
+
+    def __call__(self, image: Image.Image) -> np.ndarray:
+        """Return the pixel values of an RGB picture, (3, H, W) float32."""
+        settings = self.settings
+        if settings["do_resize"]:
+            image = self._resize(image)
+        if settings.get("do_center_crop"):
+            size = settings["crop_size"]
+            image = center_crop(image, (int(size["height"]), int(size["width"])))
+        values = np.asarray(image).transpose(2, 0, 1)
+        if settings["do_rescale"]:
+            values = (values.astype(np.float64) * settings["rescale_factor"]).astype(np.float32)
+        values = values.astype(np.float32)
+        if settings["do_normalize"]:
+            mean, std = (_per_channel(settings[name]) for name in ("image_mean", "image_std"))
+            values = (values - mean) / std
+        return np.ascontiguousarray(values)
+
+    def _resize(self, image: Image.Image) -> Image.Image:
+        size, resample = self.settings["size"], Image.Resampling(self.settings["resample"])
+        if self.kind == CONVNEXT:
+            return _convnext_resize(image, size["shortest_edge"], self.settings["crop_pct"], resample)
+        if size.get("shortest_edge") and not size.get("longest_edge"):
+            height, width = size_of_shortest_edge(image, size["shortest_edge"])
+        elif size.get("height") and size.get("width"):
+            height, width = size["height"], size["width"]
+        else:
+            raise ConfigError(
+                option="size", got=dict(size), wanted="shortest_edge, or height and width", fix="export it again"
+            )
+        return image.resize((width, height), resample)
+
+
+def size_of_shortest_edge(image: Image.Image, shortest_edge: int) -> tuple[int, int]:
+    """Return height and width of a picture whose shorter side becomes `shortest_edge`; the other is rounded down."""
+    short, long = sorted(image.size)
+    long = int(shortest_edge * long / short)
+    return (long, shortest_edge) if image.width <= image.height else (shortest_edge, long)
+
+
+def center_crop(image: Image.Image, size: tuple[int, int]) -> Image.Image:
+    """Return the middle of a picture, (height, width), with black around it where it is smaller."""
+    height, width = size
+    left, top = (image.width - width) // 2, (image.height - height) // 2
+    if left < 0 or top < 0:
+        whole = Image.new(image.mode, (max(width, image.width), max(height, image.height)))
+        pads = [math.ceil((new - old) / 2) for new, old in zip(whole.size, image.size, strict=True)]
+        whole.paste(image, tuple(pads))
+        image, left, top = whole, left + pads[0], top + pads[1]
+    return image.crop((left, top, left + width, top + height))
+
+
+def _convnext_resize(image: Image.Image, edge: int, crop_pct: float, resample: Image.Resampling) -> Image.Image:
+    if edge >= _WARPED_FROM:
+        return image.resize((edge, edge), resample)
+    height, width = size_of_shortest_edge(image, int(edge / crop_pct))
+    return center_crop(image.resize((width, height), resample), (edge, edge))
+
+
+def _per_channel(value: float | list[float]) -> np.ndarray:
+    return np.broadcast_to(np.asarray(value, np.float32), (3,))[:, None, None]
