@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from hfcap.alt_cli import add_alt_commands
 from hfcap.data_cli import add_data_commands
+from hfcap.demo_cli import add_demo_command
 from hfcap.errors import ConfigError, run_main
 from hfcap.hub_cli import add_hub_commands
 from hfcap.score_cli import add_score_command
@@ -112,6 +113,7 @@ def make_parser() -> argparse.ArgumentParser:
     command.set_defaults(run=evaluate)
     add_suggest_command(commands)
     add_alt_commands(commands)
+    add_demo_command(commands)
     add_train_command(commands)
     add_score_command(commands)
     add_data_commands(commands)

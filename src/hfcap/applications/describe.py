@@ -3,7 +3,7 @@
 import re
 import sys
 from argparse import Namespace
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 from hfcap import runs
 from hfcap.applications.wording import worded
@@ -49,17 +49,11 @@ def describe_photos(args: Namespace) -> None:
     if not sys.stderr.isatty():
         logging.disable_progress_bar()
 
-    from hfcap.applications.doubt import unsure_words
-    from hfcap.generation import word_probabilities
-    from hfcap.generation.inputs import caption_prompt
     from hfcap.generation.settings import change_decoding
 
     def stream(model, processor, _photos, rows, skip) -> Iterator[tuple[int, tuple[str, list[str]]]]:
         change_decoding(model, {name: getattr(args, name) for name in DECODING if getattr(args, name) is not None})
-        prompt = args.prompt or caption_prompt(processor)
-        scored = word_probabilities.scored_caption_stream(model, processor, rows, prompt, args.batch_size, skip)
-        for index, sample in scored:
-            yield index, (sample.caption, unsure_words(processor.tokenizer, sample))
+        return doubted_captions(model, processor, rows, args.prompt, args.batch_size, skip)
 
     skipped: list[str] = []
     source = runs.resolve_model(args.model).path
@@ -74,6 +68,28 @@ def describe_photos(args: Namespace) -> None:
     say_what_is_odd(skipped, [], "")
     if len(skipped) == len(photos):
         raise WorkError("no photo could be read; the reasons are above")
+
+
+def doubted_captions(
+    model, processor, rows: Sequence[dict], prompt: str | None, batch_size: int, skip: Callable[[int, Exception], None]
+) -> Iterator[tuple[int, tuple[str, list[str]]]]:
+    """Caption rows, and yield the number of each with its caption and the words that the model is not sure of.
+
+    Args:
+        model: captioner, on its device.
+        processor: its processor.
+        rows: as for `hfcap.generation.caption.caption_stream`.
+        prompt: instruction; None for the one of the training.
+        batch_size: pictures decoded together.
+        skip: called with the number and the error of a row that cannot be read.
+    """
+    from hfcap.applications.doubt import unsure_words
+    from hfcap.generation import word_probabilities
+    from hfcap.generation.inputs import caption_prompt
+
+    prompt = prompt or caption_prompt(processor)
+    for index, sample in word_probabilities.scored_caption_stream(model, processor, rows, prompt, batch_size, skip):
+        yield index, (sample.caption, unsure_words(processor.tokenizer, sample))
 
 
 def description(
