@@ -21,6 +21,7 @@ from hfcap.cli_options import (
     positive,
 )
 from hfcap.data_cli import add_data_commands
+from hfcap.demo_cli import add_demo_command
 from hfcap.errors import ConfigError, run_main
 from hfcap.hub_cli import add_hub_commands
 from hfcap.moderate_cli import add_moderate_commands
@@ -111,6 +112,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_suggest_command(commands)
     add_alt_commands(commands)
     add_moderate_commands(commands)
+    add_demo_command(commands)
     add_train_command(commands)
     add_score_command(commands)
     add_data_commands(commands)

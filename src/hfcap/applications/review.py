@@ -8,7 +8,7 @@ from typing import Any
 
 from hfcap.applications.lint import alt_findings
 from hfcap.applications.pictures import collapsed
-from hfcap.applications.rows import PENDING, SKIPPED, read_rows, write_rows
+from hfcap.applications.rows import PENDING, SKIPPED, check_characters, read_rows, write_rows
 from hfcap.applications.signature import signed
 from hfcap.atomic_files import write_atomic
 from hfcap.errors import ConfigError, printable, shown
@@ -36,7 +36,7 @@ def decided(row: dict[str, Any], status: str, alt: str | None = None) -> dict[st
     """Return a row with a decision: what, who and when.
 
     Raises:
-        ValueError: an alt that is empty where one is needed.
+        ValueError: an alt that is empty where one is needed, or has a character that no document can store.
     """
     if status == "accepted":
         alt = row.get("suggestion")
@@ -44,6 +44,7 @@ def decided(row: dict[str, Any], status: str, alt: str | None = None) -> dict[st
             status, alt = "decorative", None
     if status in ("accepted", "edited") and not (alt or "").strip():
         raise ValueError("there is no text to accept; edit, or call the picture decorative")
+    check_characters(alt or "")
     text = collapsed(alt) if alt and status in ("accepted", "edited") else None
     return row | {"status": status, "alt": text} | signed()
 

@@ -62,10 +62,18 @@ def _checked(row: dict[str, Any], where: str) -> dict[str, Any]:
             raise ConfigError(f"{where}: {key} is {shown(row[key])}; wanted one of {', '.join(choices)}")
     if row["status"] in ("accepted", "edited") and not (row["alt"] or "").strip():
         raise ConfigError(f"{where}: {row['status']}, and alt is {shown(row['alt'])}; write the alt, or decorative")
-    bad = re.search(r"[\ud800-\udfff\x00-\x08\x0e-\x1f\x7f\ufffe\uffff]", row["alt"] or "")
-    if bad:
-        raise ConfigError(f"{where}: alt holds the character {bad[0]!a}, which no document can store; take it out")
+    try:
+        check_characters(row["alt"] or "")
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from None
     return row
+
+
+def check_characters(alt: str) -> None:
+    """Raise ValueError where an alt holds a character that no document can store."""
+    bad = re.search(r"[\ud800-\udfff\x00-\x08\x0e-\x1f\x7f\ufffe\uffff]", alt)
+    if bad:
+        raise ValueError(f"alt holds the character {bad[0]!a}, which no document can store; take it out")
 
 
 def write_rows(path: str | os.PathLike, rows: Sequence[dict[str, Any]]) -> Path:

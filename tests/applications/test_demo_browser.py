@@ -1,0 +1,185 @@
+"""`hfcap demo` in Chromium, as a person uses it, and axe-core's judgement of each tab.
+
+Needs `pip install playwright` (its client alone, no browser of its own), Debian's chromium and, for axe-core, npm.
+"""
+
+import shutil
+import subprocess
+import sys
+import tarfile
+
+import pytest
+from test_demo import folder, free_port  # noqa: F401  (a fixture)
+
+from hfcap.applications.rows import read_rows, write_rows
+
+pytestmark = pytest.mark.slow
+
+CHROMIUM = "/usr/bin/chromium"
+SECONDS = 240  # on a busy machine
+# What axe-core finds at Gradio's own upload button: its label says nothing of "- or -" and "Click to upload" in it.
+OF_GRADIO = {("label-content-name-mismatch", "button.upload-container")}
+
+
+@pytest.fixture
+def axe(tmp_path_factory):
+    """The source of axe-core, by npm."""
+    if shutil.which("npm") is None:
+        pytest.skip("npm is not installed: no axe-core")
+    place = tmp_path_factory.mktemp("axe")
+    done = subprocess.run(["npm", "pack", "axe-core"], cwd=place, capture_output=True, text=True, timeout=SECONDS)
+    if done.returncode:
+        pytest.skip(f"npm cannot get axe-core: {done.stderr.strip()[-200:]}")
+    (archive,) = place.glob("axe-core-*.tgz")
+    with tarfile.open(archive) as package:
+        return package.extractfile("package/axe.min.js").read().decode()
+
+
+@pytest.fixture
+def address(folder):  # noqa: F811
+    """A running demo, with three rows to review, in the working directory."""
+    pytest.importorskip("gradio", reason='needs pip install "hfcap[demo]"')
+    (folder / "index.html").write_text('<p>Before.</p><img src="a.png"><img src="a.png"><img src="none.png">')
+    (folder / "broken.png").write_bytes(b"no picture")
+    hfcap = [sys.executable, "-m", "hfcap.cli"]
+    subprocess.run(
+        [*hfcap, "alt", "suggest", "index.html", "--model", "run", "--output", "alts.jsonl"],
+        check=True,
+        capture_output=True,
+        timeout=SECONDS,
+    )
+    rows = [row | {"suggestion": f"Proposal {number}."} for number, row in enumerate(read_rows("alts.jsonl"))]
+    write_rows("alts.jsonl", rows)
+    command = [*hfcap, "demo", "--model", "run", "--review", "alts.jsonl", "--port", str(free_port())]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        yield process.stdout.readline().split()[0]
+        process.terminate()
+
+
+@pytest.fixture
+def browser():
+    """Debian's Chromium, headless."""
+    playwright = pytest.importorskip("playwright.sync_api", reason="needs pip install playwright")
+    if shutil.which(CHROMIUM) is None:
+        pytest.skip(f"{CHROMIUM} is not there: apt-get install chromium")
+    with playwright.sync_playwright() as client:
+        browser = client.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+        yield browser
+        browser.close()
+
+
+def opened(browser, address, **context):
+    """Return a page, and the hosts that it asks for anything."""
+    page = browser.new_context(accept_downloads=True, **context).new_page()
+    page.set_default_timeout(1000 * SECONDS)
+    hosts = set()
+    page.on("request", lambda request: hosts.add(request.url.split("/")[2]) if "//" in request.url else None)
+    page.goto(address)
+    return page, hosts
+
+
+def wait_for_text(page, selector, text):
+    page.locator(selector).filter(has_text=text).wait_for()
+
+
+def decisions():
+    return [(row["status"], row["alt"]) for row in read_rows("alts.jsonl")]
+
+
+def test_read_a_description_choose_correct_and_save(address, browser, folder):  # noqa: F811
+    page, hosts = opened(browser, address)
+    wait_for_text(page, "#description [role=status]", "Choose a photo first.")
+    page.get_by_role("button", name="Describe").click()
+    wait_for_text(page, "#description", "There is no photo yet: choose one first.")
+    page.locator("#describe-photo input[type=file]").set_input_files("broken.png")
+    wait_for_text(page, "#description", "This photo cannot be read: no picture, or a format that cannot be read.")
+    page.get_by_role("button", name="Clear").click()
+    wait_for_text(page, "#description", "Choose a photo first.")
+    page.locator("#describe-photo input[type=file]").set_input_files("a.png")
+    wait_for_text(page, "#description", "Automatic description, may be wrong.")
+    page.locator("#description").get_by_role("heading", level=3).wait_for()
+    assert page.locator("#describe-photo img").get_attribute("alt") == "The photo to describe"
+
+    page.get_by_role("tab", name="Suggest").click()
+    page.locator("#suggest-photo input[type=file]").set_input_files("a.png")
+    wait_for_text(page, "#suggest-status", "Press Suggest.")
+    page.get_by_role("button", name="Suggest").click()
+    wait_for_text(page, "#suggest-status", "suggestions by a program, may be wrong.")
+    second = page.locator("#suggestions").get_by_role("radio").nth(1)
+    second.focus()
+    page.keyboard.press("Space")
+    caption = page.get_by_label("Your caption")
+    page.wait_for_function("document.querySelector('#caption textarea').value")
+    chosen = page.locator("#suggestions label").nth(1).inner_text().strip()
+    assert caption.input_value() == chosen and second.is_checked()
+    caption.fill("A house by the sea.")
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Save as text").click()
+    wait_for_text(page, "#suggest-status", "Saved by the browser as a text file.")
+    assert download.value.suggested_filename == "a.txt"
+    assert download.value.path().read_text() == "A house by the sea.\n"
+    assert hosts == {address.split("/")[2]}
+
+
+def test_review_accept_edit_undo_in_two_windows(address, browser, folder):  # noqa: F811
+    page, _ = opened(browser, address)
+    other, _ = opened(browser, address)
+    for window in (page, other):
+        window.get_by_role("tab", name="Review").click()
+        wait_for_text(window, "#review-row h2", "index.html:1:15")
+    text = page.get_by_label("Alt text")
+    assert text.input_value() == "Proposal 0."
+    assert page.locator("#review-picture img").get_attribute("alt") == "The picture to decide on, a.png"
+    page.get_by_role("button", name="Accept this text").press("Enter")  # by keyboard alone
+    wait_for_text(page, "#review-status [role=status]", "Accepted: “Proposal 0.”. Row 2 of 3; 2 pending.")
+    assert decisions()[0] == ("accepted", "Proposal 0.")
+    text.fill("The ferry at dawn.")
+    page.get_by_role("button", name="Accept this text").click()
+    wait_for_text(page, "#review-status", "Edited: “The ferry at dawn.”.")
+    wait_for_text(page, "#review-row", "no such file: none.png")
+    assert decisions()[1] == ("edited", "The ferry at dawn.")
+
+    other.get_by_role("button", name="Decorative").click()
+    wait_for_text(other, "#review-status", "decided elsewhere meanwhile: accepted as “Proposal 0.”. That stays.")
+    assert decisions()[0] == ("accepted", "Proposal 0.")
+    other.get_by_role("button", name="Decorative").click()
+    wait_for_text(other, "#review-status", "Nothing is left to decide: 1 accepted, 1 edited, 1 decorative.")
+    page.get_by_role("button", name="Undo").click()
+    wait_for_text(page, "#review-status", "Undone: index.html:1:32 is to be decided again.")
+    page.get_by_role("button", name="Skip").click()
+    wait_for_text(page, "#review-status", "Nothing is left to decide: 1 accepted, 1 decorative, 1 skipped.")
+    assert decisions() == [("accepted", "Proposal 0."), ("skipped", None), ("decorative", None)]
+
+
+def test_axe_finds_nothing_serious_but_gradios_upload_button(address, browser, axe):
+    for scheme in ("light", "dark"):
+        page, _ = opened(browser, address, color_scheme=scheme, viewport={"width": 390, "height": 844})
+        found = {"Describe": serious(page, axe)}
+        page.locator("#describe-photo input[type=file]").set_input_files("a.png")
+        page.locator("#description h3").wait_for()
+        found["Describe, with a photo"] = serious(page, axe)
+        page.get_by_role("tab", name="Suggest").click()
+        found["Suggest"] = serious(page, axe)
+        page.get_by_role("tab", name="Review").click()
+        wait_for_text(page, "#review-row h2", "index.html")
+        found["Review"] = serious(page, axe)
+        expected = {"Describe": OF_GRADIO, "Describe, with a photo": set(), "Suggest": OF_GRADIO, "Review": set()}
+        assert found == expected, scheme
+        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def serious(page, axe):
+    """Return rule and place of what axe-core calls serious or critical on what a page shows."""
+    page.wait_for_timeout(1000)  # colours that fade in are judged half-way
+    page.evaluate(axe)
+    violations = page.evaluate("async () => (await axe.run(document)).violations")
+    return {
+        (violation["id"], _place(node["html"]))
+        for violation in violations
+        if violation["impact"] in ("serious", "critical")
+        for node in violation["nodes"]
+    }
+
+
+def _place(html):
+    return "button.upload-container" if html.startswith('<button class="upload-container') else html
