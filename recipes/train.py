@@ -24,8 +24,9 @@ from pathlib import Path
 
 from hfcap.errors import run_main
 from hfcap.recipes import train_encoder
-from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, ModelArguments
+from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
 from hfcap.training.checkpoints import last_complete_checkpoint
+from hfcap.training.data_arguments import DataArguments
 from hfcap.training.dry_run import describe_run
 from hfcap.training.parsing import parse_arguments
 from hfcap.training.results import finish_run, save_captioner

@@ -22,10 +22,11 @@ from hfcap.atomic_files import write_json
 from hfcap.data.caption_dataset import CaptionDataset
 from hfcap.distributed import use_all_cores
 from hfcap.errors import run_main
-from hfcap.training.arguments import DataArguments, EncoderArguments, EncoderTrainingArguments
+from hfcap.training.arguments import EncoderArguments, EncoderTrainingArguments
 from hfcap.training.build import build_encoder
 from hfcap.training.callbacks import run_callbacks
 from hfcap.training.checkpoints import atomic_folder, last_complete_checkpoint
+from hfcap.training.data_arguments import DataArguments
 from hfcap.training.engine import current_backend
 from hfcap.training.parsing import parse_arguments
 from hfcap.training.run_folder import run_lock, start_run

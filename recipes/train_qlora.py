@@ -25,8 +25,9 @@ from hfcap.errors import run_main
 from hfcap.evaluation import judge
 from hfcap.recipes import train
 from hfcap.shipped import find_config
-from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, QLoraArguments
+from hfcap.training.arguments import CaptionTrainingArguments, QLoraArguments
 from hfcap.training.checkpoints import last_complete_checkpoint
+from hfcap.training.data_arguments import DataArguments
 from hfcap.training.dry_run import describe_run
 from hfcap.training.metric_choice import metric_options
 from hfcap.training.parsing import parse_arguments

@@ -19,8 +19,9 @@ import hfcap.training_setup  # noqa: F401  (before torch)
 from pathlib import Path
 
 from hfcap.errors import run_main
-from hfcap.training.arguments import DataArguments, ModelArguments
+from hfcap.training.arguments import ModelArguments
 from hfcap.training.checkpoints import last_complete_checkpoint
+from hfcap.training.data_arguments import DataArguments
 from hfcap.training.dry_run import describe_run
 from hfcap.training.parsing import parse_arguments
 from hfcap.training.results import evaluate_trained, finish_run, save_captioner

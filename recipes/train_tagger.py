@@ -27,8 +27,8 @@ from hfcap.applications.policy import read_policy
 from hfcap.errors import run_main
 from hfcap.hub.tagger_card import write_tagger_card
 from hfcap.shipped import find_config
-from hfcap.training.arguments import DataArguments
 from hfcap.training.checkpoints import last_complete_checkpoint
+from hfcap.training.data_arguments import DataArguments
 from hfcap.training.parsing import parse_arguments
 from hfcap.training.tagger_arguments import TaggerArguments, TaggerTrainingArguments
 from hfcap.training.tagger_results import close_tagger_run, figures_table, finish_tagger_run, save_tagger

@@ -23,7 +23,8 @@ from hfcap.generation.settings import change_decoding
 from hfcap.metrics import CLIP_MODEL, DEFAULT_METRICS
 from hfcap.processes import join_processes
 from hfcap.training.argument_checks import check_minima
-from hfcap.training.arguments import TOKENIZER_HELP, SourceArguments
+from hfcap.training.arguments import TOKENIZER_HELP
+from hfcap.training.data_arguments import SourceArguments
 from hfcap.training.metric_choice import CLIP_MODEL_HELP, METRICS_HELP, check_metrics, metric_options
 from hfcap.training.parsing import parse_arguments
 from hfcap.training.run_rows import load_evaluation_split

@@ -146,7 +146,8 @@ def split_options(options: Sequence[str]) -> tuple[list[str], list[str]]:
     """
     from accelerate.commands.launch import launch_command_parser
 
-    from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, QLoraArguments
+    from hfcap.training.arguments import CaptionTrainingArguments, QLoraArguments
+    from hfcap.training.data_arguments import DataArguments
 
     own = {f.name for part in (DataArguments, QLoraArguments, CaptionTrainingArguments) for f in fields(part)}
     launcher = {

@@ -6,7 +6,8 @@ from pathlib import Path
 import datasets
 from PIL import Image
 
-from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, ModelArguments
+from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
+from hfcap.training.data_arguments import DataArguments
 from hfcap.training.parsing import parse_arguments
 from hfcap.training.run_folder import start_run
 

@@ -4,8 +4,9 @@ import torch
 from hfcap.errors import ConfigError
 from hfcap.metrics import DEFAULT_METRICS, value_keys
 from hfcap.models.precision import fast_bfloat16
-from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, EncoderTrainingArguments, ModelArguments
+from hfcap.training.arguments import CaptionTrainingArguments, EncoderTrainingArguments, ModelArguments
 from hfcap.training.collators import CaptionCollator
+from hfcap.training.data_arguments import DataArguments
 from hfcap.training.parsing import parse_arguments
 from hfcap.training.scst import ScstArguments
 from refusals import refused

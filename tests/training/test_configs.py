@@ -11,13 +11,13 @@ from transformers import GPT2Config, GPT2Model, LlamaConfig, LlamaModel, ViTConf
 from hfcap.models.model_types import MODEL_TYPES, model_types_table
 from hfcap.training.arguments import (
     CaptionTrainingArguments,
-    DataArguments,
     EncoderArguments,
     EncoderTrainingArguments,
     ModelArguments,
     QLoraArguments,
 )
 from hfcap.training.config_file import read_config
+from hfcap.training.data_arguments import DataArguments
 from hfcap.training.parsing import parse_arguments
 from hfcap.training.scst import ScstArguments
 from hfcap.training.tagger_arguments import TaggerArguments, TaggerTrainingArguments

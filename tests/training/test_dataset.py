@@ -11,7 +11,8 @@ from hfcap.baselines import WithoutPicture, most_frequent_caption
 from hfcap.data.caption_dataset import CaptionDataset
 from hfcap.models.vision_features import find_encoder
 from hfcap.training import steps
-from hfcap.training.arguments import DataArguments, ModelArguments
+from hfcap.training.arguments import ModelArguments
+from hfcap.training.data_arguments import DataArguments
 from hfcap.training.epoch_sampler import EpochSampler
 
 

@@ -2,7 +2,8 @@
 
 import pytest
 
-from hfcap.training.arguments import CaptionTrainingArguments, DataArguments
+from hfcap.training.arguments import CaptionTrainingArguments
+from hfcap.training.data_arguments import DataArguments
 from hfcap.training.parsing import parse_arguments
 from refusals import refused
 

@@ -6,7 +6,8 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from hfcap import runs
-from hfcap.training.arguments import CaptionTrainingArguments, DataArguments
+from hfcap.training.arguments import CaptionTrainingArguments
+from hfcap.training.data_arguments import DataArguments
 from hfcap.training.parsing import parse_arguments
 from hfcap.training.run_folder import begin_or_resume
 from hfcap.training.steps import run_prerequisite

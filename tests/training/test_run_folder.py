@@ -16,7 +16,8 @@ from safetensors.torch import save_file
 from hfcap.data import pictures
 from hfcap.data.picture_cache import cache_folder
 from hfcap.training import run_folder
-from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, ModelArguments
+from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
+from hfcap.training.data_arguments import DataArguments
 from hfcap.training.parsing import parse_arguments
 from hfcap.training.run_folder import (
     begin_or_resume,

@@ -20,7 +20,7 @@ from hfcap.data.caption_dataset import CaptionStream
 from hfcap.data.shards import Shard, own_share, read_shard
 from hfcap.data.sources import load_captions, source_shards
 from hfcap.errors import WorkError
-from hfcap.training.arguments import DataArguments
+from hfcap.training.data_arguments import DataArguments
 from hfcap.training.run_rows import load_evaluation_split
 from refusals import refused
 

@@ -11,9 +11,10 @@ from hfcap.data.caption_dataset import CaptionDataset, CaptionStream
 from hfcap.data.scenes import load_scenes
 from hfcap.data.shards import read_shard
 from hfcap.data.sources import load_captions
-from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, ModelArguments
+from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
 from hfcap.training.checkpoints import last_complete_checkpoint
 from hfcap.training.collators import CaptionCollator
+from hfcap.training.data_arguments import DataArguments
 from hfcap.training.parsing import parse_arguments
 from hfcap.training.prompts import save_prompt_of_rows
 from hfcap.training.reference_lengths import measure_references

@@ -16,7 +16,7 @@ from hfcap.models.image_classifier import (
     pooled_features,
     start_head,
 )
-from hfcap.training.arguments import DataArguments
+from hfcap.training.data_arguments import DataArguments
 from hfcap.training.tag_calibration import (
     apply_isotonic,
     calibrate,

@@ -13,7 +13,7 @@ from hfcap.errors import ConfigError
 from hfcap.hub.card_data import THUMBNAILS
 from hfcap.origins import data_settings
 from hfcap.predictions import read_predictions
-from hfcap.training.arguments import SourceArguments
+from hfcap.training.data_arguments import SourceArguments
 from hfcap.training.run_rows import load_evaluation_split, load_split
 
 NUM_COMPARED = 8  # captions that must not change at all

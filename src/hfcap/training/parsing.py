@@ -85,27 +85,7 @@ def parse_arguments(
             fix=f"use recipes/{wanted}.py",
         )
     known = {f.name for dataclass in dataclasses for f in fields(dataclass) if f.init}
-    for key in config:
-        if key not in known:
-            raise ConfigError(
-                f"unknown key in {config_path}",
-                option=str(key),  # its value may be secret: a token under a mistyped name
-                fix=nearest(str(key), known) or "remove it",
-            )
-    hints = {name: hint for dataclass in dataclasses for name, hint in get_type_hints(dataclass).items()}
-    for key, value in config.items():
-        if isinstance(value, list) and not _takes_list(hints[key]):
-            fix = f"write {key}: {','.join(map(str, value))}" if key == "metrics" else None
-            raise ConfigError(f"a list in {config_path}", option=key, got=value, wanted="one value", fix=fix)
-    nulls = [key for key, value in config.items() if value is None]
-    for key in nulls:
-        if type(None) not in get_args(hints[key]):
-            raise ConfigError(
-                f"null in {config_path}",
-                option=key,
-                wanted="a value",
-                fix="set one, or remove the key for its default",
-            )
+    nulls = _check_values(config, config_path, dataclasses, known)
     parser = _Parser(dataclasses, allow_abbrev=False, prog=prog)
     parser.set_defaults(**dict.fromkeys(nulls))
     try:
@@ -118,6 +98,31 @@ def parse_arguments(
         name = unknown[0].removeprefix("--").split("=")[0]
         raise ConfigError("unknown argument", option=unknown[0], fix=nearest(name, known) or "remove it")
     return tuple(parsed)
+
+
+def _check_values(
+    config: dict[str, Any], path: str | Path | None, dataclasses: Iterable[type], known: set[str]
+) -> list[str]:
+    """Refuse keys and values of a YAML file that no field takes; return the keys that are null."""
+    for key in config:
+        if key not in known:
+            raise ConfigError(
+                f"unknown key in {path}",
+                option=str(key),  # its value may be secret: a token under a mistyped name
+                fix=nearest(str(key), known) or "remove it",
+            )
+    hints = {name: hint for dataclass in dataclasses for name, hint in get_type_hints(dataclass).items()}
+    for key, value in config.items():
+        if isinstance(value, list) and not _takes_list(hints[key]):
+            fix = f"write {key}: {','.join(map(str, value))}" if key == "metrics" else None
+            raise ConfigError(f"a list in {path}", option=key, got=value, wanted="one value", fix=fix)
+    nulls = [key for key, value in config.items() if value is None]
+    for key in nulls:
+        if type(None) not in get_args(hints[key]):
+            raise ConfigError(
+                f"null in {path}", option=key, wanted="a value", fix="set one, or remove the key for its default"
+            )
+    return nulls
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:

@@ -22,8 +22,9 @@ from hfcap.errors import ConfigError
 from hfcap.metrics import display_name, for_people, headline
 from hfcap.origins import ORIGINS, PARTS, find_origins
 from hfcap.processes import main_process_decides
-from hfcap.training.arguments import DataArguments, RunArguments
+from hfcap.training.arguments import RunArguments
 from hfcap.training.checkpoints import last_complete_checkpoint, remove_incomplete_checkpoints
+from hfcap.training.data_arguments import DataArguments
 from hfcap.training.engine import checkpoint_engine, current_backend
 from hfcap.training.run_rows import load_splits
 

@@ -15,7 +15,7 @@ from hfcap.data.scene_wording import STYLES
 from hfcap.data.scenes import scene_captions
 from hfcap.data.sources import load_captions
 from hfcap.errors import ConfigError
-from hfcap.training.arguments import DataArguments, SourceArguments
+from hfcap.training.data_arguments import DataArguments, SourceArguments
 
 TOKENIZER_SCENES = 1000
 TOKENIZER_STREAM = 10_000  # images of a stream that a tokenizer is trained on

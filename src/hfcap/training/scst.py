@@ -29,8 +29,9 @@ from hfcap.generation.inputs import CaptionPrefix
 from hfcap.generation.settings import end_token_ids, fresh_settings
 from hfcap.metrics.reward import CiderDReward
 from hfcap.models.model_utils import keep_frozen_in_eval
-from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, ModelArguments
+from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
 from hfcap.training.collators import CaptionCollator
+from hfcap.training.data_arguments import DataArguments
 from hfcap.training.engine import current_backend
 from hfcap.training.packing import IGNORE_INDEX
 from hfcap.training.settings_checks import check_model

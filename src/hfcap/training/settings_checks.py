@@ -14,15 +14,10 @@ from hfcap.generation.settings import DEFAULT_DECODING, check_savable
 from hfcap.models import HfcapEncoderDecoderConfig, HfcapLlavaConfig
 from hfcap.models.model_types import MODEL_TYPES, is_packable, spec_of_type
 from hfcap.models.pretrained import pretrained_config
-from hfcap.training.arguments import (
-    CaptionTrainingArguments,
-    DataArguments,
-    EncoderArguments,
-    ModelArguments,
-    QLoraArguments,
-)
+from hfcap.training.arguments import CaptionTrainingArguments, EncoderArguments, ModelArguments, QLoraArguments
 from hfcap.training.build import given_decoding
 from hfcap.training.config_checks import check_decoder, check_keys, config_class_of
+from hfcap.training.data_arguments import DataArguments
 from hfcap.training.engine import current_backend
 from hfcap.training.strategies import TRAINED_PARTS
 from hfcap.training.support import FAMILIES, NOT_ON_FSDP2, SUPPORT, Backend
@@ -240,7 +235,12 @@ def check_captioner(args: ModelArguments) -> None:
         )
     if args.model is not None:
         check_model(args)
-        return
+    else:
+        _check_joined(args)
+
+
+def _check_joined(args: ModelArguments) -> None:
+    """Check the parts that a captioner is built from."""
     for part in ("encoder", "decoder"):
         _check_part(args, part)
     if args.decoder is None:

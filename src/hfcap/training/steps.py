@@ -34,8 +34,9 @@ from hfcap.hub.publish import publish_if_asked
 from hfcap.models.attention import eager_sdpa
 from hfcap.models.vision_features import accept_cached_features, find_encoder
 from hfcap.shipped import find_config
-from hfcap.training.arguments import CaptionTrainingArguments, DataArguments, ModelArguments
+from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
 from hfcap.training.build import build_captioner, choose_kernels
+from hfcap.training.data_arguments import DataArguments
 from hfcap.training.prompts import check_later_prompt, save_prompt_of_rows
 from hfcap.training.run_folder import Rows, keep_part_hashes, print_next_command, run_lock, start_run
 from hfcap.training.run_rows import tokenizer_texts

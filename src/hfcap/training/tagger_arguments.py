@@ -5,8 +5,9 @@ from typing import Literal
 
 from hfcap.errors import ConfigError
 from hfcap.training.argument_checks import check_best_metric
-from hfcap.training.arguments import DataArguments, EncoderArguments, RunArguments
+from hfcap.training.arguments import EncoderArguments, RunArguments
 from hfcap.training.config_checks import check_keys, config_class_of
+from hfcap.training.data_arguments import DataArguments
 from hfcap.training.support import Backend
 
 TAGGER_FIGURES = ("loss", "map", "log_loss")

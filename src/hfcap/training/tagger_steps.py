@@ -20,8 +20,8 @@ from hfcap.distributed import use_all_cores
 from hfcap.errors import ConfigError
 from hfcap.models.image_classifier import accept_pooled_features, body, start_head
 from hfcap.processes import main_process_decides
-from hfcap.training.arguments import DataArguments
 from hfcap.training.callbacks import run_callbacks
+from hfcap.training.data_arguments import DataArguments
 from hfcap.training.engine import current_backend
 from hfcap.training.run_folder import run_lock, start_run
 from hfcap.training.tag_labels import check_classes, label_rows, split_for_calibration, unmeasured
