@@ -336,7 +336,7 @@ def photo_results(
     from hfcap.generation.caption import PictureRows
 
     model, processor = (load or load_on_device)(args, source)
-    with tqdm(total=len(photos), desc="captioning", unit="photo", disable=hidden) as progress:
+    with tqdm(total=len(photos), desc="tagging" if load else "captioning", unit="photo", disable=hidden) as progress:
 
         def skip(index: int, error: Exception) -> None:
             path = photos[index].path
