@@ -19,6 +19,7 @@ def add_moderate_commands(commands: argparse._SubParsersAction) -> None:
     _add_sample(group)
     _add_threshold(group)
     _add_review(group)
+    _add_report(group)
 
 
 def _add_sample(group: argparse._SubParsersAction) -> None:
@@ -61,6 +62,17 @@ def _add_review(group: argparse._SubParsersAction) -> None:
     command.add_argument("--reason", metavar="TEXT", help="of the appeal")
     _add_policy(command)
     command.set_defaults(run=review)
+
+
+def _add_report(group: argparse._SubParsersAction) -> None:
+    command = _add_command(group, "report", "figures per tag: queue, precision, recall, slices, decisions")
+    command.add_argument("--labels", metavar="FILE", help="CSV or JSONL: image_id or path, tag, label")
+    command.add_argument("--decisions", metavar="FILE", help="what `hfcap moderate review` wrote")
+    command.add_argument("--thresholds", metavar="FILE", help="what goes to a person (default: what the rows say)")
+    command.add_argument("--html", metavar="FILE", help="write the report as a page")
+    command.add_argument("--json", metavar="FILE", help="write the figures")
+    _add_policy(command)
+    command.set_defaults(run=report)
 
 
 def _add_command(group: argparse._SubParsersAction, name: str, text: str) -> argparse.ArgumentParser:
@@ -145,3 +157,37 @@ def review(args: argparse.Namespace) -> None:
             print(f"{args.appeal}, {args.tag}: open again; `hfcap moderate review` asks about it first")
         else:
             review_tags(ReviewQueue(tags, log, names, thresholds), policy, args.viewer)
+
+
+def report(args: argparse.Namespace) -> None:
+    """Print the figures, and write them as a page or as JSON."""
+    from hfcap.applications.decisions import check_pictures, read_decisions
+    from hfcap.applications.moderation_page import report_lines, write_moderation_page
+    from hfcap.applications.moderation_report import moderation_record
+    from hfcap.applications.moderation_texts import NO_TAG
+    from hfcap.applications.tag_labels import read_labels
+    from hfcap.applications.tag_rows import read_tags
+    from hfcap.applications.threshold_file import read_thresholds
+
+    tags = read_tags(args.tags)
+    policy = tags.read_policy(args.policy)
+    labels = read_labels(args.labels, tags) if args.labels else None
+    thresholds = read_thresholds(args.thresholds, tags) if args.thresholds else None
+    log = None
+    if args.decisions:
+        if not Path(args.decisions).is_file():
+            raise ConfigError("no such file", option="--decisions", got=args.decisions, fix="run the review first")
+        log = read_decisions(args.decisions, policy.sha256)
+        absent = check_pictures(log, tags)
+        if absent:
+            print(f"{args.decisions}: {absent} tags of pictures that {args.tags} lacks; left out", file=sys.stderr)
+        if log.num_torn:
+            print(f"{args.decisions}: the last line was cut off and does not count", file=sys.stderr)
+    if labels is not None and labels.num_blank:
+        print(f"{args.labels}: {labels.num_blank} lines without a label", file=sys.stderr)
+    record = moderation_record(tags, policy, labels, log, thresholds)
+    print("\n".join(map(for_terminal, [*report_lines(record), "", NO_TAG])))
+    if args.html:
+        print(write_moderation_page(args.html, record))
+    if args.json:
+        print(write_json(args.json, record))

@@ -5,6 +5,7 @@ from typing import Any
 
 from hfcap.errors import beginning
 
+NO_TAG = "A picture outside the queue is one where no tag was found, which a person has not looked at."
 NOTE_ON_TESTS = "each bound is 95 % sure for its own tag; that all {} hold at once is less sure"
 
 
@@ -26,7 +27,7 @@ def proportion(name: str, record: Mapping[str, Any]) -> str:
     """Return a proportion with its bound, or that nothing is known of it."""
     if record["value"] is None:
         return f"{name} unknown (no label)"
-    return f"{name} {record['value']:.3f} (95 % sure of {record['lower_95']:.3f}; {record['num_labels']} labels)"
+    return f"{name} {record['value']:.3f} (95 % sure: {record['lower_95']:.3f} or more; {record['num_labels']} labels)"
 
 
 def percent(share: float) -> str:

@@ -35,12 +35,15 @@ class Tags:
         """Read the policy of the rows.
 
         Args:
-            path: where it lies now; by default where the rows say.
+            path: where it lies now; by default where the rows say, from here or from the folder of the rows.
 
         Raises:
             ConfigError: it cannot be read, means something else than when the pictures were tagged, or lacks a tag.
         """
-        policy = read_policy(self.policy["path"] if path is None else path)
+        if path is None:
+            said, beside = Path(self.policy["path"]), Path(self.path).parent / self.policy["path"]
+            path = beside if not said.is_file() and beside.is_file() else said
+        policy = read_policy(path)
         if policy.sha256 != self.policy["sha256"]:
             raise ConfigError(
                 f"it is not the policy of {self.path} (sha256 {policy.sha256[:12]}, wanted "

@@ -1,10 +1,10 @@
 """Which pictures to label: strata by score, drawn so that what is rare is seen and nothing is judged unseen.
 
 Most pictures show nothing of a tag, so that labels of pictures drawn evenly hardly hold a positive one; labels of the
-highest scores alone say nothing about what the tagger misses. Each stratum of the ranks gets the same number of labels,
-and the file says how likely each picture was drawn; weights of one over that likelihood give back the whole (Horvitz
-and Thompson, "A generalization of sampling without replacement from a finite universe", JASA 47, 1952; for this use,
-Liu, "Estimating the prevalence of rare events", 2019).
+highest scores alone say nothing about what the tagger misses. Strata of the ranks get labels by the root of their
+size, and the file says how likely each picture was drawn; weights of one over that likelihood give back the whole
+(Horvitz and Thompson, "A generalization of sampling without replacement from a finite universe", JASA 47, 1952; for
+this use, Liu, "Estimating the prevalence of rare events", 2019).
 """
 
 import hashlib
@@ -24,8 +24,9 @@ FEWEST_PER_STRATUM = 10
 def draw_sample(tags: Tags, tag: str, num_labels: int, seed: int = 0) -> list[dict[str, Any]]:
     """Draw pictures to label for a tag; the same seed draws the same, whatever the order of the rows.
 
-    The strata are the lower half of the ranks by score, the quarter above it, the eighth above that, and so on. Each
-    gets an equal share of the labels; what a small one cannot use goes to the others.
+    The strata are the lower half of the ranks by score, the quarter above it, the eighth above that, and so on. Equal
+    shares would bound a precision best and the positives missed in the lower half worst, shares by size the other way
+    round; the root of the size serves both. What a small stratum cannot use goes to the others.
 
     Returns:
         Lines for `tag_labels.labels_csv`, by falling score, with `stratum` 1 the highest.
@@ -65,11 +66,11 @@ def _strata(num_pictures: int, num_labels: int) -> list[tuple[int, int]]:
 
 
 def _shared_out(num_labels: int, sizes: Sequence[int]) -> list[int]:
-    """Share labels out among strata, as evenly as their sizes allow; every stratum has room for one."""
+    """Share labels out among strata by the roots of their sizes, one or more for each."""
     counts = [0] * len(sizes)
     for _ in range(num_labels):
-        smallest = min((i for i in range(len(sizes)) if counts[i] < sizes[i]), key=lambda i: counts[i])
-        counts[smallest] += 1
+        with_room = (stratum for stratum, size in enumerate(sizes) if counts[stratum] < size)
+        counts[min(with_room, key=lambda stratum: counts[stratum] / math.sqrt(sizes[stratum]))] += 1
     return counts
 
 
@@ -77,15 +78,17 @@ def _draw(seed: int, what: str, image_id: str) -> bytes:
     return hashlib.sha256(f"{seed}/{what}/{image_id}".encode()).digest()
 
 
-def estimated_positives(labels: Sequence[Label]) -> tuple[float, float, float]:
+def estimated_positives(labels: Sequence[Label], num_pictures: int) -> tuple[float, float, float]:
     """Estimate how many of all pictures show what a tag means, with a 95 % interval (Horvitz and Thompson).
 
-    Labels of one weight are taken for one stratum. The interval is the normal one, not below the positives seen; where
-    a stratum has no positive label it adds nothing to it, so that it is too narrow for rare tags.
+    Labels of one weight are taken for one stratum, and labels that all have the same for an even draw. The interval is
+    the normal one, not below the positives seen; a stratum without a positive label adds nothing to it, so that it is
+    too narrow for rare tags.
     """
-    total, variance = 0.0, 0.0
-    for weight in sorted({label.weight for label in labels}):
-        answers = [label.answer for label in labels if label.weight == weight]
+    total, variance, weights = 0.0, 0.0, {label.weight for label in labels}
+    for own in sorted(weights):
+        answers = [label.answer for label in labels if label.weight == own]
+        weight = own if len(weights) > 1 else num_pictures / len(answers)
         count, positive = len(answers), sum(answers)
         total += weight * positive
         if count > 1:

@@ -46,10 +46,19 @@ def threshold_record(
 
 @dataclass(frozen=True)
 class Thresholds:
-    """Thresholds by tag, and the file that they come from."""
+    """Thresholds of a file.
+
+    Attributes:
+        path: of the file.
+        by_tag: the lowest score that goes to a person.
+        chosen_by_labels: tags whose threshold depends on labels.
+        labels_sha256: of the file of these labels, or None.
+    """
 
     path: str
     by_tag: dict[str, float]
+    chosen_by_labels: frozenset[str] = frozenset()
+    labels_sha256: str | None = None
 
 
 def read_thresholds(path: str | os.PathLike, tags: Tags) -> Thresholds:
@@ -61,6 +70,8 @@ def read_thresholds(path: str | os.PathLike, tags: Tags) -> Thresholds:
     try:
         content = read_object(path)
         by_tag = {tag: float(entry["threshold"]) for tag, entry in content["tags"].items()}
+        by_labels = frozenset(tag for tag, entry in content["tags"].items() if "queue" not in entry["target"])
+        labels_sha256 = (content["labels"] or {}).get("sha256")
         policy, tagger = content["policy"]["sha256"], content["tagger"].get("weights_sha256")
     except (KeyError, TypeError, AttributeError) as error:
         raise ConfigError(
@@ -75,4 +86,4 @@ def read_thresholds(path: str | os.PathLike, tags: Tags) -> Thresholds:
         if own != wanted:
             reason = f"made for another {what} than that of {tags.path}"
             raise ConfigError(reason, option=str(path), fix="run `hfcap moderate threshold` again")
-    return Thresholds(str(path), by_tag)
+    return Thresholds(str(path), by_tag, by_labels, labels_sha256)

@@ -8,8 +8,10 @@ et al., "Learn then test", arXiv 2110.01052). Each tag has a test of its own: of
 
 import hashlib
 import math
+from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from operator import neg
 from typing import Any
 
 from hfcap.applications.policy import Target
@@ -64,10 +66,12 @@ def recall_at(threshold: float, labels: Sequence[Label], num_above: int, num_bel
     """
     positive = [label for label in labels if label.answer]
     found = _proportion([replace(label, answer=label.score >= threshold) for label in positive])
+    if not num_below and positive:
+        return replace(found, lower=1.0)  # a queue of all pictures misses none
     if len({label.weight for label in labels}) < 2:
         return found
     above, below = (
-        _counts([label for label in labels if (label.score >= threshold) == is_above]) for is_above in (True, False)
+        counts([label for label in labels if (label.score >= threshold) == is_above]) for is_above in (True, False)
     )
     one_side = 1 - (1 - CONFIDENCE) / 2
     fewest_found = num_above * (lower_bound(*above, one_side) if above[1] else 0.0)
@@ -76,21 +80,26 @@ def recall_at(threshold: float, labels: Sequence[Label], num_above: int, num_bel
     return Proportion(found.value, min(lower, found.lower), found.trials, found.labels)
 
 
-def _counts(labels: Sequence[Label]) -> tuple[float, float]:
+def counts(labels: Sequence[Label]) -> tuple[float, float]:
     """Return the effective numbers of positive labels and of labels; see Kish, "Survey sampling", 1965."""
     weights = [label.weight for label in labels]
-    if not weights:
-        return 0.0, 0.0
+    if len(set(weights)) < 2:
+        return float(sum(bool(label.answer) for label in labels)), float(len(labels))
     trials = sum(weights) ** 2 / sum(weight**2 for weight in weights)
     share = sum(label.weight for label in labels if label.answer) / sum(weights)
-    return (float(sum(label.answer for label in labels)) if len(set(weights)) == 1 else share * trials), trials
+    return min(share, 1.0) * trials, trials
 
 
 def _proportion(labels: Sequence[Label]) -> Proportion:
-    successes, trials = _counts(labels)
+    successes, trials = counts(labels)
     if not trials:
         return Proportion(math.nan, 0.0, 0.0, 0)
     return Proportion(successes / trials, lower_bound(successes, trials, CONFIDENCE), trials, len(labels))
+
+
+def num_at_or_above(threshold: float, scores: Sequence[float]) -> int:
+    """Return how many of the scores, in falling order, are not below the threshold."""
+    return bisect_right(scores, -threshold, key=neg)
 
 
 def halves(labels: Sequence[Label], tags: Tags) -> tuple[list[Label], list[Label]]:
@@ -121,7 +130,7 @@ def choose_threshold(tag: str, target: Target, tags: Tags, labels: Labels | None
         choosing, judged = halves(own, tags)
         num_choosing = len(choosing)
         threshold = _tested(tag, target, scores, choosing, judged)
-    num_above = sum(score >= threshold for score in scores)
+    num_above = num_at_or_above(threshold, scores)
     record = {"threshold": threshold, "target": {target.kind: target.value}, "queue": num_above / len(scores)}
     if own:
         record["precision"] = precision_at(threshold, judged).record()
@@ -142,9 +151,7 @@ def _queue_threshold(tag: str, share: float, scores: Sequence[float]) -> float:
 
 def _check_both_classes(tag: str, own: Sequence[Label], labels: Labels | None) -> None:
     if labels is None:
-        raise ConfigError(
-            "precision and recall are measured on labels", option="--labels", fix="pass a file of labels"
-        )
+        raise ConfigError(f"{tag}: precision and recall are measured on labels", fix="pass them with --labels")
     answers = {label.answer for label in own}
     if len(answers) < 2:
         only = "no label" if not answers else f"{len(own)} labels, all of them {'yes' if True in answers else 'no'}"
@@ -158,7 +165,7 @@ def _tested(
     def measured(threshold: float, labels: Sequence[Label]) -> Proportion:
         if target.kind == "precision":
             return precision_at(threshold, labels)
-        num_above = sum(score >= threshold for score in scores)
+        num_above = num_at_or_above(threshold, scores)
         return recall_at(threshold, labels, num_above, len(scores) - num_above)
 
     passed = None
@@ -211,16 +218,24 @@ def _too_few(
         return ConfigError(reason, fix=f"label more; a {target.kind} of {target.value:g} needs 2 x {least} {kind}")
     threshold = candidates[0]
     seen = measured(threshold, judged)
-    have = f"{seen.labels} {kind} among the {len(judged)} that judge"
-    bound = f"its lower 95 % bound is {seen.lower:.3f}"
-    if not seen.labels:
-        needed, what = least, "none"
-    else:
-        needed, what = trials_needed(seen.value, target.value, CONFIDENCE), f"{seen.value:.3f}"
-    reason = f"{tag}: {target.kind} {what} at {threshold:.4g} from {have}; {bound}, wanted {target.value:g}"
+    what = f"{seen.value:.3f}" if seen.labels else "unknown"
+    reason = (
+        f"{tag}: {target.kind} {what} at {threshold:.4g} from {seen.labels} {kind} among the {len(judged)} that judge"
+        f"; its lower 95 % bound is {seen.lower:.3f}, wanted {target.value:g}"
+    )
+    return ConfigError(reason, fix=_what_would_do(target, threshold, seen, least, kind))
+
+
+def _what_would_do(target: Target, threshold: float, seen: Proportion, least: int, kind: str) -> str:
+    """Return the fix of a target that is missed: more labels, if more could do."""
+    needed = trials_needed(seen.value, target.value, CONFIDENCE) if seen.labels else least
     if needed is None:
-        return ConfigError(reason, fix="no number of labels gets there: lower the target, or train a better tagger")
-    needed = math.ceil(needed * seen.labels / seen.trials) if seen.labels else needed
+        # Labels that might as well come from a tagger that reaches it; and a recall has lower thresholds left.
+        if target.kind == "recall" or upper_bound(seen.value * seen.trials, seen.trials, CONFIDENCE) >= target.value:
+            return f"at least {2 * least} {kind} are needed (half of them judge), and few that speak against it"
+        return "no number of labels gets there: lower the target, or train a better tagger"
+    if seen.labels:
+        needed = math.ceil(needed * seen.labels / seen.trials)
     if needed <= seen.labels:  # the bound over unequal weights is wider than a count of labels says
-        return ConfigError(reason, fix=f"label more pictures below {threshold:.4g}, where many are left unseen")
-    return ConfigError(reason, fix=f"about {2 * needed} {kind} are needed (half of them judge), if it stays as good")
+        return f"label more pictures below {threshold:.4g}, where many are left unseen"
+    return f"about {2 * needed} {kind} are needed (half of them judge), if it stays as good"

@@ -1,0 +1,142 @@
+"""Figures of tags, labels and decisions: what a queue costs, what it finds, whom it shows for nothing."""
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from hfcap.applications.decisions import DecisionLog
+from hfcap.applications.policy import Policy
+from hfcap.applications.tag_labels import Label, Labels
+from hfcap.applications.tag_rows import Tags
+from hfcap.applications.tag_sample import estimated_positives
+from hfcap.applications.threshold_file import Thresholds
+from hfcap.applications.thresholds import counts, halves, num_at_or_above, precision_at, recall_at
+from hfcap.content_hashes import file_sha256
+from hfcap.metrics.binomial import wilson_interval
+
+SCHEMA_VERSION = 1
+QUEUES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # lengths of the curve, as shares of all pictures
+
+
+def moderation_record(
+    tags: Tags,
+    policy: Policy,
+    labels: Labels | None = None,
+    log: DecisionLog | None = None,
+    thresholds: Thresholds | None = None,
+) -> dict[str, Any]:
+    """Work out the figures of each tag.
+
+    Args:
+        tags: scores of all pictures.
+        policy: of these rows; its slices are looked for in the captions.
+        labels: what people say; without them nothing is known of precision and recall.
+        log: decisions.
+        thresholds: lowest scores that go to a person; by default the lowest that the rows call `review`.
+
+    Returns:
+        The content of the report's JSON file.
+    """
+    inside: dict[str, set[str]] = {name: set() for name in policy.slices}
+    for image_id, row in tags.rows.items():
+        for name in policy.slices_in([row["caption"]] if row.get("caption") else []):
+            inside[name].add(image_id)
+    by_tag = {}
+    for tag in tags.names:
+        threshold = _threshold(tags, tag, thresholds)
+        entry = {"means": policy.tags[tag].means, "threshold": threshold, "queue": _queue(tags, tag, threshold)}
+        if labels is not None:
+            entry |= _label_figures(tags, tag, labels, threshold, thresholds)
+        if log is not None:
+            entry["decisions"] = _decision_figures(tags, tag, log)
+        entry["slices"] = {
+            name: _slice_figures(tags, tag, own, threshold, labels, log) for name, own in inside.items()
+        }
+        by_tag[tag] = entry
+    made_from = {"policy": tags.policy, "tagger": tags.tagger, "labels": labels.path if labels is not None else None}
+    return {"schema_version": SCHEMA_VERSION, "num_pictures": len(tags.rows)} | made_from | {"tags": by_tag}
+
+
+def _threshold(tags: Tags, tag: str, thresholds: Thresholds | None) -> float | None:
+    if thresholds is not None:
+        return thresholds.by_tag.get(tag)
+    shown = [row["scores"][tag] for row in tags.rows.values() if row.get("decision", {}).get(tag) == "review"]
+    return min(shown, default=None)
+
+
+def _queue(tags: Tags, tag: str, threshold: float | None) -> dict[str, Any]:
+    if threshold is None:
+        return {"length": 0, "share": 0.0}
+    length = sum(row["scores"][tag] >= threshold for row in tags.rows.values())
+    return {"length": length, "share": length / len(tags.rows)}
+
+
+def _label_figures(
+    tags: Tags, tag: str, labels: Labels, threshold: float | None, thresholds: Thresholds | None
+) -> dict[str, Any]:
+    own = labels.of(tag)
+    answers = Counter(label.answer for label in own)
+    numbers = {"yes": answers[True], "no": answers[False], "cannot_tell": labels.num_cannot_tell(tag)}
+    figures: dict[str, Any] = {"labels": numbers}
+    if not own:
+        return figures
+    scores = sorted((row["scores"][tag] for row in tags.rows.values()), reverse=True)
+    value, low, high = estimated_positives(own, len(scores))
+    figures["positives"] = {"value": value, "ci95": [low, min(high, float(len(scores)))]}
+    if threshold is not None:
+        # Labels that a threshold was chosen on would flatter it.
+        has_chosen = thresholds is not None and tag in thresholds.chosen_by_labels
+        judging = halves(own, tags)[1] if has_chosen and thresholds.labels_sha256 == file_sha256(labels.path) else own
+        num_above = num_at_or_above(threshold, scores)
+        figures["precision"] = precision_at(threshold, judging).record()
+        figures["recall"] = recall_at(threshold, judging, num_above, len(scores) - num_above).record()
+    if answers[True]:
+        figures["curve"] = [_point(share, scores, own) for share in QUEUES]
+    return figures
+
+
+def _point(share: float, scores: Sequence[float], labels: Sequence[Label]) -> dict[str, Any]:
+    threshold = scores[max(0, min(len(scores), round(share * len(scores))) - 1)]
+    length = num_at_or_above(threshold, scores)
+    recall = recall_at(threshold, labels, length, len(scores) - length).record()
+    return {"queue": length / len(scores), "length": length, "threshold": threshold, "recall": recall}
+
+
+def _decision_figures(tags: Tags, tag: str, log: DecisionLog) -> dict[str, Any]:
+    answers, changed, waiting, earlier = Counter(), 0, 0, 0
+    for (image_id, name), state in log.states.items():
+        if name != tag or image_id not in tags.rows:
+            continue
+        waiting += state.appeal is not None
+        if state.is_decided:
+            answers[state.decisions[-1]["answer"]] += 1
+            changed += len(state.decisions) > 1 and state.decisions[-1]["answer"] != state.decisions[-2]["answer"]
+            earlier += len(state.decisions) - 1
+    figures = {answer: answers[answer] for answer in ("agree", "disagree", "cannot_tell")}
+    figures["overruled"] = _rate(answers["disagree"], answers["agree"] + answers["disagree"])
+    return figures | {"appeals": {"waiting": waiting, "decided": earlier, "changed": changed}}
+
+
+def _slice_figures(
+    tags: Tags, tag: str, inside: set[str], threshold: float | None, labels: Labels | None, log: DecisionLog | None
+) -> dict[str, Any]:
+    """Figures of the pictures of a slice: how many are shown for nothing."""
+    is_shown = {key: threshold is not None and tags.rows[key]["scores"][tag] >= threshold for key in inside}
+    figures: dict[str, Any] = {"num_pictures": len(inside), "in_queue": sum(is_shown.values())}
+    if labels is not None and threshold is not None:
+        wrong = [label for label in labels.of(tag) if label.image_id in inside and not label.answer]
+        shown = [Label(one.image_id, tag, is_shown[one.image_id], one.score, one.weight) for one in wrong]
+        figures["shown_for_nothing"] = _rate(*counts(shown), num_labels=len(shown))
+    if log is not None:
+        states = (log.states.get((key, tag)) for key in inside)
+        answers = Counter(state.decisions[-1]["answer"] for state in states if state is not None and state.is_decided)
+        figures["overruled"] = _rate(answers["disagree"], answers["agree"] + answers["disagree"])
+    return figures
+
+
+def _rate(successes: float, trials: float, num_labels: int | None = None) -> dict[str, Any]:
+    """Return a share with Wilson's interval; None without trials."""
+    number = int(trials) if num_labels is None else num_labels
+    if not trials:
+        return {"value": None, "ci95": None, "of": number}
+    return {"value": successes / trials, "ci95": list(wilson_interval(successes, trials)), "of": number}
