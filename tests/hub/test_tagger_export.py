@@ -90,7 +90,7 @@ def test_a_tagger_is_pushed_with_its_card(tagger, tmp_path):
             "--license",
             "mit",
         ]
-        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=300)
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr[-2000:]
         files = hub.files("models/user/tagger")
     card = files["README.md"].decode()

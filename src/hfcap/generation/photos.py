@@ -231,7 +231,7 @@ def photo_results(
         load: as in `PhotoWork`.
     """
     captioner = (load or load_for_command)(args, source)
-    with tqdm(total=len(photos), desc="captioning", unit="photo", disable=hidden) as progress:
+    with tqdm(total=len(photos), desc="tagging" if load else "captioning", unit="photo", disable=hidden) as progress:
 
         def skip(index: int, error: Exception) -> None:
             path = photos[index].path
