@@ -17,7 +17,7 @@ from huggingface_hub import ModelCard  # noqa: E402
 from onnx import numpy_helper  # noqa: E402
 from transformers import AutoModelForImageTextToText  # noqa: E402
 
-from hfcap import runs  # noqa: E402
+from hfcap import cli, runs  # noqa: E402
 from hfcap.content_hashes import file_sha256  # noqa: E402
 from hfcap.errors import VerificationError  # noqa: E402
 from hfcap.hub import onnx_export, onnx_format, onnx_snapshot  # noqa: E402
@@ -289,6 +289,16 @@ def test_wrong_wishes_are_refused_before_anything_is_traced(make_run, tmp_path):
     with refused(option="--quantize", says=("run.json", "--quantize none")):
         export_run(run, tmp_path / "ready", "onnx", onnx=OnnxOptions(("int8",)))
     assert not (tmp_path / "ready").exists()
+
+
+def test_the_command_line_asks_for_it(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr("hfcap.hub.export.export_run", lambda run, to, **options: asked.append(options) or to)
+    command = ["export", "RUN", "--to", str(tmp_path), "--format", "onnx"]
+    cli.main([*command, "--quantize", "int8", "none", "--opset", "19", "--data", "PLACE"])
+    cli.main(command)
+    assert asked[0]["onnx"] == OnnxOptions(("int8", "none"), 19, "PLACE")
+    assert asked[1]["format"] == "onnx" and "onnx" not in asked[1]
 
 
 def test_spaces_are_cleaned_where_hfcap_cleans_them(build):
