@@ -17,7 +17,7 @@ from huggingface_hub import ModelCard  # noqa: E402
 from onnx import numpy_helper  # noqa: E402
 from transformers import AutoModelForImageTextToText  # noqa: E402
 
-from hfcap import runs  # noqa: E402
+from hfcap import cli, runs  # noqa: E402
 from hfcap.content_hashes import file_sha256  # noqa: E402
 from hfcap.errors import VerificationError  # noqa: E402
 from hfcap.hub import onnx_export, onnx_format, onnx_snapshot  # noqa: E402
@@ -150,7 +150,7 @@ def test_the_card_says_what_loads_and_what_variants_cost(encoder_decoder, scene_
     judge_run(run, scene_rows, ["a red square"] * len(scene_rows))
     ready = shutil.copytree(folder, tmp_path / "ready")
     card_data = shipped_card_data(read_card_data(run), ready, "user/dogs")
-    write_shipped_card(run, ready, card_data, Given())
+    write_shipped_card(run, ready, card_data, Given(license="mit", datasets=("user/photos",)))
     card = (ready / "README.md").read_text(encoding="utf-8")
     assert ModelCard(card).data.library_name == "transformers.js"
     assert 'await pipeline("image-to-text", "user/dogs")' in card and "from_pretrained" not in card
@@ -160,7 +160,7 @@ def test_the_card_says_what_loads_and_what_variants_cost(encoder_decoder, scene_
         size = sum(found["bytes"] for found in record["files"][variant].values()) / 1e6
         assert row.startswith(f"| {dtype} | {size:.1f} |")
         cost = record["costs"].get(variant)
-        assert f"| {-100 * cost['difference']:.2f} |" in row if cost else "the captions of PyTorch" in row
+        assert f"| {0 - 100 * cost['difference']:.2f} |" in row if cost else "the captions of PyTorch" in row
     assert check_card(ready / "README.md") == ([], [])
 
 
@@ -289,6 +289,16 @@ def test_wrong_wishes_are_refused_before_anything_is_traced(make_run, tmp_path):
     with refused(option="--quantize", says=("run.json", "--quantize none")):
         export_run(run, tmp_path / "ready", "onnx", onnx=OnnxOptions(("int8",)))
     assert not (tmp_path / "ready").exists()
+
+
+def test_the_command_line_asks_for_it(monkeypatch, tmp_path):
+    asked = []
+    monkeypatch.setattr("hfcap.hub.export.export_run", lambda run, to, **options: asked.append(options) or to)
+    command = ["export", "RUN", "--to", str(tmp_path), "--format", "onnx"]
+    cli.main([*command, "--quantize", "int8", "none", "--opset", "19", "--data", "PLACE"])
+    cli.main(command)
+    assert asked[0]["onnx"] == OnnxOptions(("int8", "none"), 19, "PLACE")
+    assert asked[1]["format"] == "onnx" and "onnx" not in asked[1]
 
 
 def test_spaces_are_cleaned_where_hfcap_cleans_them(build):
