@@ -12,9 +12,9 @@ def add_suggest_command(commands: argparse._SubParsersAction) -> None:
     command.add_argument(
         "--length", choices=("short", "medium", "long"), help="up to 8 words, 9 to 12, or more (default: any)"
     )
-    command.add_argument("--prompt", help="instruction for models that take one (default: the one of the training)")
-    command.add_argument("--avoid", metavar="FILE", help="words and phrases that no suggestion has, one per line")
-    command.add_argument("--seed", type=int, default=0, help="another one gives other suggestions (default: 0)")
+    command.add_argument("--prompt", help="instruction for models that take one (default: the one used in training)")
+    command.add_argument("--avoid", metavar="FILE", help="words and phrases to keep out of suggestions, one per line")
+    command.add_argument("--seed", type=int, default=0, help="seed; another one gives other suggestions (default: 0)")
     command.add_argument(
         "--batch_size",
         "--batch-size",
@@ -22,15 +22,13 @@ def add_suggest_command(commands: argparse._SubParsersAction) -> None:
         default=8,
         help="photos decoded together (default: 8); it does not change the suggestions",
     )
-    command.add_argument("--json", action="store_true", help="JSON lines, no table")
-    command.add_argument(
-        "--output", metavar="FILE", help="write JSON lines to this file; run again, it does what is missing"
-    )
+    command.add_argument("--json", action="store_true", help="print JSON lines instead of a table")
+    command.add_argument("--output", metavar="FILE", help="write JSON lines to this file; run again to resume")
     command.add_argument(
         "--keep_both",
         "--keep-both",
         action="store_true",
-        help="where --output has another picture with the same image id, keep both under different ids",
+        help="if --output has another picture with the same image id, keep both under different ids",
     )
     command.set_defaults(run=suggest, load_in_4bit=False)
 

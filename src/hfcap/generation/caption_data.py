@@ -20,7 +20,7 @@ from hfcap.data.rows import pictures_of
 from hfcap.data.shards import Shard, own_share, read_shard, too_few_shards
 from hfcap.data.sources import source_shards
 from hfcap.distributed import join_processes, main_process_decides, one_writer
-from hfcap.errors import ConfigError, WorkError, printable, shown
+from hfcap.errors import ConfigError, WorkError, as_config_error, printable
 from hfcap.generation.caption import DataWait
 from hfcap.generation.photos import (
     DECODING,
@@ -97,15 +97,13 @@ def _caption_missing(args: Namespace, model: str, shards: Sequence[Shard]) -> No
         state.wait_for_everyone()  # all have read what is there before one adds to it
     work = Captioning(args, model, done)
     pictures = own_pictures(shards, state.process_index, state.num_processes)
-    try:
+    with as_config_error("--data"):  # a stream says what is wrong when it is read
         for row in work.captions(pictures):
             if output is not None:
                 output.append(row)
             else:
                 one_line = f"{printable(row['image_id'])}\t{' '.join(row['caption'].split())}"
                 print(json_line(row) if args.json else one_line, flush=True)
-    except ValueError as error:  # a stream says what is wrong when it is read
-        raise ConfigError(f"--data: {error}") from error
     positions = sorted((place, image_id) for image_id, place in gather_object(list(work.found.items())))
     image_ids = list(dict.fromkeys(image_id for _, image_id in positions))
     skipped, empty = gather_object(work.skipped), gather_object(work.empty)
@@ -117,9 +115,9 @@ def _caption_missing(args: Namespace, model: str, shards: Sequence[Shard]) -> No
             print(f"{args.output}: {num_captions} of {count(image_ids, 'picture')} have a caption{known}")
         say_what_is_odd(skipped, empty, "an empty caption", "picture")
     if not image_ids:
-        raise ConfigError(f"--data {args.data}: no picture in the split {args.split!r}")
+        raise ConfigError(f"no picture in the split {args.split!r}", option="--data", got=args.data)
     if len(skipped) == len(image_ids):
-        raise WorkError(f"of {count(image_ids, 'picture')} none could be read; the reasons are above")
+        raise WorkError(f"none of {count(image_ids, 'picture')} could be read", fix="see the reasons above")
 
 
 def shards_for_captions(data: str, split: str) -> list[Shard]:
@@ -129,11 +127,14 @@ def shards_for_captions(data: str, split: str) -> list[Shard]:
         ConfigError: the source or the split does not exist.
     """
     if data == "scenes":
-        raise ConfigError("--data scenes is drawn, not read; evaluate a model on it with `hfcap evaluate MODEL`")
-    try:
+        raise ConfigError(
+            "its images are drawn, not read",
+            option="--data",
+            got=data,
+            fix="evaluate a model on it with `hfcap evaluate MODEL`",
+        )
+    with as_config_error("--data"):
         shards = source_shards(data, split, captions_column=NO_CAPTIONS)
-    except ValueError as error:
-        raise ConfigError(f"--data: {error}") from error
     num_processes = PartialState().num_processes
     if len(shards) < num_processes:
         logger.warning(too_few_shards(len(shards), num_processes))
@@ -210,6 +211,8 @@ class Captioning:
                 yield picture
             elif other != sha256:
                 raise ConfigError(
-                    f"{picture.where}: another picture has the image id {shown(picture.image_id)} (or this one has "
-                    "changed since it was captioned); give each picture an image_id, or give another --output"
+                    "another picture has this id, or this one has changed since it was captioned",
+                    option=f"{picture.where}: image id",
+                    got=picture.image_id,
+                    fix="give each picture an image_id of its own, or pass another --output",
                 )

@@ -63,10 +63,10 @@ def find_photos(paths: Sequence[str]) -> list[Photo]:
             name = file.relative_to(path) if path.is_dir() else Path(file.name)
             found.setdefault(file, [name.with_suffix("").as_posix(), name.as_posix(), file.as_posix()])
     if unnameable:
-        text = f"names that are not UTF-8, left out: {_first(unnameable)}; rename the file"
+        reason = f"file names that are not UTF-8: {_first(unnameable)}"
         if not found:
-            raise ConfigError(text)
-        logger.info(text)
+            raise ConfigError(reason, fix="rename the files")
+        logger.info("%s; skipped, rename the files to caption them", reason)
     ids = [choices[0] for choices in found.values()]
     for level in (1, 2):
         count = Counter(ids)
@@ -220,7 +220,7 @@ def _write_missing_rows(args: Namespace, work: PhotoWork, photos: list[Photo], m
             print(f"{args.output}: {num_rows} of {len(photos)} photos have {work.what}")
         say_what_is_odd(skipped, empty, work.what_empty)
     if len(skipped) == len(photos):
-        raise WorkError(f"of {count(photos)} none could be read; the reasons are above")
+        raise WorkError(f"none of {count(photos)} could be read", fix="see the reasons above")
 
 
 def match_captions(
