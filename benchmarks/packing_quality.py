@@ -6,7 +6,7 @@ Five references of one image are correlated samples: a step over 16 images with 
 pictures than one over 80 pairs of image and caption. All ways train the same captioner with as many captions per step,
 the same number of steps and the same schedule, from the same weights for each seed, and caption the same validation
 photos along the way; the rest is `packing_quality.yaml`. Where a step takes some of an image's references, they are
-drawn anew each epoch.
+redrawn each epoch.
 
 The runs stay in `--output_dir`, and the command goes on where it was broken off. They may share the machine with other
 work: minutes are captions over captions per second, and those are measured at the end, in short runs of the ways in

@@ -1,4 +1,4 @@
-r"""Caption a data set with any checkpoint, and judge the captions.
+r"""Caption a data set with any checkpoint, and score the captions.
 
     # a run folder (its merged/ or model/), on the data it was trained for
     python recipes/evaluate.py --model outputs/scenes-qlora \
@@ -12,7 +12,7 @@ r"""Caption a data set with any checkpoint, and judge the captions.
     python recipes/evaluate.py --model outputs/flickr8k-encoder-decoder --data ../shared/data/flickr8k_original
 
 Writes `captions.jsonl`, `metrics.json` and `report.html` into `--output_dir` (by default `evaluation/` in the run
-folder, or `outputs/NAME-evaluation` for a model of the Hub). `hfcap evaluate MODEL` does the same without a launcher.
+folder, or `outputs/NAME-evaluation` for a model from the Hub). `hfcap evaluate MODEL` is the same without a launcher.
 """
 
 import hfcap.training_setup  # noqa: F401  (before torch)

@@ -4,10 +4,10 @@
     python recipes/push_to_hub.py outputs/scenes-qlora --repo USER/scenes-qlora --private --tag v1.0
     # the adapter alone, for a base that others can load
     python recipes/push_to_hub.py outputs/flickr8k-llava-qlora/adapter --repo USER/photos-lora --base_model OWNER/BASE
-    # as code that comes along, for people who do not install hfcap
+    # with its code (trust_remote_code), for people who do not install hfcap
     python recipes/push_to_hub.py outputs/flickr8k-encoder-decoder --repo USER/photos --format remote-code
 
-The same as `hfcap push`. Where anything is not as it was in the run, nothing is uploaded. Running it again sends what
+The same as `hfcap push`. If anything differs from the run, nothing is uploaded. Running it again uploads only what
 has changed.
 """
 

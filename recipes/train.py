@@ -1,8 +1,8 @@
-"""Train a captioner: any family, from scratch, with a frozen encoder, in stages, whole, or with LoRA.
+"""Train a captioner of any family: from scratch, with a frozen encoder, in stages, in full, or with LoRA.
 
     # the embedded data set, a small LLaVA-style captioner from scratch
     accelerate launch recipes/train.py --config configs/train/scenes_base.yaml
-    # a frozen CNN and a decoder from scratch on photos (edit the paths, or give --data, --encoder)
+    # a frozen CNN and a decoder from scratch on photos (edit the paths, or pass --data and --encoder)
     accelerate launch recipes/train.py --config configs/train/flickr8k_encoder_decoder.yaml
     # LLaVA-style in stages: the projector first, then projector and language model
     accelerate launch recipes/train.py --config configs/train/flickr8k_llava_stage1.yaml
@@ -11,8 +11,8 @@
     accelerate launch recipes/train.py --config configs/train/flickr30k_blip_base_full.yaml
 
 Every key of the YAML file is an option as well, and the command line wins. `--dry_run` shows a batch, the trainable
-parameters and an estimate without training. The same command again resumes from the last checkpoint, or says that the
-run is done. Defaults that differ from the HF Trainer's are listed at
+parameters and an estimate without training. Running the same command again resumes from the last checkpoint, or
+reports that the run is finished. Defaults that differ from the HF Trainer's are listed at
 `hfcap.training.arguments.CaptionTrainingArguments`.
 """
 

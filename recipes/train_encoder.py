@@ -5,8 +5,8 @@
     # then, as any pretrained encoder
     accelerate launch recipes/train.py --config … --encoder outputs/scenes-encoder/model
 
-The run folder gets `model/`: the encoder, without the layer that named words, and its image processor. The same
-command again resumes, or says that the run is done.
+The run folder gets `model/`: the encoder, without the word classifier, and its image processor. Running the same
+command again resumes, or reports that the run is finished.
 """
 
 import hfcap.training_setup  # noqa: F401  (before torch)
@@ -60,13 +60,13 @@ def train_encoder(data_args: DataArguments, encoder_args: EncoderArguments, args
     words = choose_words(rows[0]["captions"], args.tokenizer)
     encoder, image_processor = build_encoder(encoder_args)
     tagger = CaptionTagger(encoder, words.values(), encoder_args.image_size)
-    views = {name: getattr(data_args, name) for name in ("mirror", "crop", "color_jitter")}
+    augmentation = {name: getattr(data_args, name) for name in ("mirror", "crop", "color_jitter")}
 
     # ---- train and judge
     trainer = TaggingTrainer(
         model=tagger,
         args=args,
-        train_dataset=CaptionDataset(rows[0], **views, seed=args.seed),
+        train_dataset=CaptionDataset(rows[0], **augmentation, seed=args.seed),
         eval_dataset=CaptionDataset(rows[1]),
         data_collator=TagCollator(image_processor, words, args.tokenizer),
         compute_metrics=tag_scores,

@@ -6,9 +6,9 @@
     accelerate launch recipes/train_qlora.py --config configs/train/flickr8k_llava_qlora.yaml
 
 Without `--config` and `--model` it runs `configs/train/scenes_qlora.yaml`. Where the YAML names a `base_config`, that
-base is trained first by `recipes/train.py`, kept, and used again by the next run. The run folder gets `adapter/` (for
-the 4-bit base) and `merged/` (onto the base in its original precision, evaluated as what it is). The same command
-again resumes, or says what is there.
+base is first trained by `recipes/train.py`, and kept for later runs. The run folder gets `adapter/` (for
+the 4-bit base) and `merged/` (merged into the base in its original precision, and evaluated in that form). Running the
+same command again resumes, or prints the existing results.
 """
 
 import hfcap.training_setup  # noqa: F401  (before torch)

@@ -7,9 +7,9 @@ r"""CIDEr-optimised (self-critical) training of a captioner of either family, fr
 
 Each step samples `num_samples` captions per image, scores them by CIDEr-D against the image's references, and raises
 the probability of those that are better than the image's other samples (`hfcap.training.scst`). Start from a captioner
-that works: samples of a bad one are all worth nothing. The reward knows the training references only; CIDEr on the
-evaluation split, before and after, says what it was worth. The same command again resumes, or says that the run is
-done. Defaults that differ from the HF Trainer's are listed at `hfcap.training.scst.ScstArguments`.
+that works: all samples of a bad one get a reward near zero. The reward uses the training references only; CIDEr on the
+evaluation split before and after shows the gain. Running the same command again resumes, or reports that the run is
+finished. Defaults that differ from the HF Trainer's are listed at `hfcap.training.scst.ScstArguments`.
 """
 
 import hfcap.training_setup  # noqa: F401  (before torch)

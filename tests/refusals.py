@@ -5,7 +5,14 @@ from contextlib import contextmanager
 
 import pytest
 
+from hfcap.cli import make_parser
 from hfcap.errors import ConfigError
+
+
+def run_command(*words: str) -> None:
+    """Run a command of `hfcap`, and raise its errors, which `cli.main` would print."""
+    args = make_parser().parse_args(words)
+    args.run(args)
 
 
 @contextmanager

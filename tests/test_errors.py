@@ -5,7 +5,8 @@ import pickle
 import pytest
 
 from hfcap import processes
-from hfcap.errors import ConfigError, VerificationError, WorkError
+from hfcap.errors import ConfigError, VerificationError, WorkError, as_config_error
+from refusals import refused
 
 
 @pytest.mark.parametrize(
@@ -32,6 +33,18 @@ def test_the_line_is_composed_of_the_fields(kind, fields, line):
     assert str(error) == line
     for name in ("option", "got", "wanted", "reason", "fix"):
         assert getattr(error, name) == fields.get(name)
+
+
+def test_an_error_of_a_library_becomes_one_about_the_option_and_ours_keeps_its_fields(tmp_path):
+    with refused(option="--data", reason="a broken file"), as_config_error("--data"):
+        raise ValueError("a broken\n  file")
+    with refused(option="crop", got=2, wanted="0.5 to 1", fix="remove it"), as_config_error("--data"):
+        raise ConfigError(option="crop", got=2, wanted="0.5 to 1", fix="remove it")
+    missing = tmp_path / "no.json"
+    with refused(option=str(missing), fix="fix or change the path"), as_config_error(kinds=(ValueError, OSError)):
+        missing.read_text()
+    with pytest.raises(OSError, match=r"no\.json"), as_config_error():
+        missing.read_text()
 
 
 def test_every_process_raises_the_error_of_the_main_one_with_its_fields(monkeypatch):

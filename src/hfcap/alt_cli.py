@@ -22,70 +22,76 @@ def add_alt_commands(commands: argparse._SubParsersAction) -> None:
 
 
 def _add_check(group: argparse._SubParsersAction) -> None:
-    command = group.add_parser("check", help="find pictures without an alt, and alts that say nothing")
+    command = group.add_parser("check", help="find missing and meaningless alt texts")
     command.add_argument("paths", nargs="+", metavar="PATH", help="documents, or folders of them")
     command.add_argument(
-        "--format", choices=("text", "json", "sarif"), default="text", help="of the findings (default: text)"
+        "--format", choices=("text", "json", "sarif"), default="text", help="format of the findings (default: text)"
     )
     command.add_argument(
-        "--decided", metavar="ALTS.JSONL", help="rows of `hfcap alt`: what they call decorative needs no alt"
+        "--decided",
+        metavar="ALTS.JSONL",
+        help="rows of `hfcap alt`: pictures marked decorative there need no alt",
     )
     command.set_defaults(run=check)
 
 
 def _add_suggest(group: argparse._SubParsersAction) -> None:
-    command = group.add_parser("suggest", help="propose an alt for each picture that has none")
+    command = group.add_parser("suggest", help="propose an alt text for each picture that has none")
     command.add_argument("paths", nargs="*", metavar="PATH", help="documents, folders of them, or photos")
     add_data_options(command)
     add_model_options(command, "pictures")
     command.add_argument(
-        "--output", required=True, metavar="ALTS.JSONL", help="file to write; run again, it proposes what is missing"
+        "--output", required=True, metavar="ALTS.JSONL", help="file to write; run again to add what is missing"
     )
     command.add_argument(
         "--people",
         choices=("neutral", "as_seen"),
         default="neutral",
-        help="words for people: neutral ones that guess no gender, race or faith (default), or those of the model",
+        help="words for people: neutral ones that guess no gender, race or faith (default), or the model's own",
     )
     command.add_argument("--ocr", action="store_true", help='quote text in pictures; needs pip install "hfcap[ocr]"')
     command.add_argument(
-        "--root", metavar="FOLDER", help="folder that paths with a slash in front start from (default: PATH, if one)"
+        "--root",
+        metavar="FOLDER",
+        help="folder that a leading slash in a path stands for (default: PATH, if only one)",
     )
     command.set_defaults(run=suggest, load_in_4bit=False)
 
 
 def _add_review(group: argparse._SubParsersAction) -> None:
     command = group.add_parser("review", help="decide on proposals, in the terminal or in a spreadsheet")
-    command.add_argument("rows", metavar="ALTS.JSONL", help="what `hfcap alt suggest` wrote")
+    command.add_argument("rows", metavar="ALTS.JSONL", help="file of `hfcap alt suggest`")
     command.add_argument("--skipped", action="store_true", help="ask about the skipped rows, not the pending ones")
     command.add_argument("--csv_export", "--csv-export", metavar="FILE", help="write the rows for a spreadsheet")
-    command.add_argument("--csv_import", "--csv-import", metavar="FILE", help="read the decisions of a spreadsheet")
+    command.add_argument("--csv_import", "--csv-import", metavar="FILE", help="read the decisions from a spreadsheet")
     command.set_defaults(run=review)
 
 
 def _add_apply(group: argparse._SubParsersAction) -> None:
     command = group.add_parser("apply", help="write the decided alts of alts.jsonl into their documents")
-    command.add_argument("rows", metavar="ALTS.JSONL", help="what `hfcap alt suggest` wrote and people decided on")
+    command.add_argument("rows", metavar="ALTS.JSONL", help="file of `hfcap alt suggest`, with people's decisions")
     command.add_argument("--dry_run", "--dry-run", action="store_true", help="print the diff and write nothing")
     command.add_argument(
-        "--replace", action="store_true", help="also replace alts that are what the row's `before` says they are"
+        "--replace", action="store_true", help="also replace an existing alt, if it still equals the row's `before`"
     )
     command.add_argument(
         "--metadata",
         default="",
         metavar="WAYS",
-        help="also write the alts into the metadata of the photos: sidecar (PHOTO.xmp), embed (by ExifTool), or both "
-        "with a comma between",
+        help="also write the alts into the metadata of the photos: sidecar (PHOTO.xmp), embed (by ExifTool), or both, "
+        "separated by a comma",
     )
     command.set_defaults(run=apply)
 
 
 def _add_evaluate(group: argparse._SubParsersAction) -> None:
-    command = group.add_parser("evaluate", help="how many proposals break a rule, and what neutral words cost")
+    command = group.add_parser("evaluate", help="count proposals that break a rule, and what neutral words cost")
     add_model_options(command, "pictures")
     command.add_argument("--data", required=True, help="folder, file or Hub id (see docs/data.md)")
-    command.add_argument("--split", default="validation", help="of the data (default: validation)")
-    command.add_argument("--num_images", "--num-images", type=positive, help="the first so many images (default: all)")
+    command.add_argument("--split", default="validation", help="split of the data (default: validation)")
+    command.add_argument(
+        "--num_images", "--num-images", type=positive, help="evaluate the first images only (default: all)"
+    )
     command.add_argument(
         "--output", metavar="FOLDER", help="where metrics.json, captions.jsonl and report.html are written"
     )
@@ -108,7 +114,11 @@ def check(args: argparse.Namespace) -> None:
 def suggest(args: argparse.Namespace) -> None:
     """Write a row for each picture without an alt, or each picture of a data source."""
     if bool(args.paths) == (args.data is not None):
-        raise ConfigError("hfcap alt suggest: name documents or photos, or a data source with --data; one of the two")
+        raise ConfigError(
+            "both are given" if args.paths else "neither is given",
+            option="PATH or --data",
+            wanted="one of the two",
+        )
     check_needs(args, {"split": "data"})
     if args.data is None:
         _check_root(args)
@@ -180,4 +190,4 @@ def apply(args: argparse.Namespace) -> None:
     if left:
         print(f"{left} of {counted(len(rows), 'row')} not decided", file=sys.stderr)
     if refused:
-        raise WorkError(f"{refused} refused, and left as they were; the reasons are above")
+        raise WorkError(f"{counted(refused, 'file')} refused and left unchanged", fix="see the reasons above")

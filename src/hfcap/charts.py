@@ -68,7 +68,7 @@ def histogram(sets: Mapping[str, Sequence[float]], max_bins: int = 20, whole: bo
     for name, items in values.items():
         if not items.size or items.min() < 0:
             got = "none" if not items.size else f"{items.min()}"
-            raise ValueError(f"histogram of {name!r} wants one or more values >= 0, got {got}; leave the chart out")
+            raise ValueError(f"histogram of {name!r} wants one or more values >= 0, got {got}; remove the chart")
     # One value far out would squeeze all others into one bin: past the 99th percentile they share the last one.
     top = max(float(np.quantile(items, 0.99, method="higher")) for items in values.values())
     width = _round_width(top / max_bins, whole)

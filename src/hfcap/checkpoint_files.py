@@ -8,7 +8,7 @@ from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError
 from huggingface_hub.utils import HFValidationError
 
-from hfcap.errors import ConfigError
+from hfcap.errors import ConfigError, as_config_error
 from hfcap.json_files import read_object
 
 PICKLE_SUFFIXES = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}  # running code where they are loaded
@@ -32,10 +32,8 @@ def check_settings(folder: str | os.PathLike) -> None:
     """
     for path in (Path(folder, f"{name}.json") for name in SETTINGS):
         if path.is_file():
-            try:
+            with as_config_error():
                 read_object(path)
-            except ValueError as error:
-                raise ConfigError(str(error)) from None
 
 
 def check_checkpoint(name: str | os.PathLike, revision: str | None = None) -> None:

@@ -37,7 +37,11 @@ def caption(args: argparse.Namespace) -> None:
 
     check_options(args)
     if bool(args.pictures) == (args.data is not None):
-        raise ConfigError("hfcap caption: name photos or folders, or a data source with --data; one of the two")
+        raise ConfigError(
+            "both are given" if args.pictures else "neither is given",
+            option="PHOTO or --data",
+            wanted="one of the two",
+        )
     if args.data is None:
         check_needs(args, {"split": "data"})
         check_row_options(args)
@@ -45,7 +49,7 @@ def caption(args: argparse.Namespace) -> None:
         return
     given = [f"--{name}" for name in ("describe", "keep_both") if getattr(args, name)]
     if given:
-        raise ConfigError(f"{given[0]} is for photos; leave it out with --data")
+        raise ConfigError("it is for photos", option=given[0], fix="remove it or --data")
     check_row_options(args)
     args.split = args.split or "train"
     from hfcap.generation.caption_data import caption_data
@@ -56,8 +60,13 @@ def caption(args: argparse.Namespace) -> None:
 def evaluate(args: argparse.Namespace) -> None:
     """Evaluate a model on a split of a data set."""
     words = args.words
-    if any(word.split("=")[0] in ("--predictions", "--compare", "--references") for word in words):
-        raise ConfigError("`hfcap evaluate` judges a model; caption files: hfcap score FILE --references SOURCE")
+    of_files = [word for word in words if word.split("=")[0] in ("--predictions", "--compare", "--references")]
+    if of_files:
+        raise ConfigError(
+            "this command evaluates a model",
+            option=of_files[0].split("=")[0],
+            fix="to score a file of captions, run hfcap score FILE --references SOURCE",
+        )
     from hfcap.model_evaluation import main as evaluate_model
 
     is_named = bool(words) and not words[0].startswith("-")
@@ -74,22 +83,24 @@ def add_caption_command(commands: argparse._SubParsersAction) -> None:
         "--load_in_4bit", "--load-in-4bit", action="store_true", help="load the language model (of an adapter) in NF4"
     )
     command.add_argument(
-        "--num_beams", "--num-beams", type=positive, help="beams (the model's own setting by default)"
+        "--num_beams", "--num-beams", type=positive, help="beams of beam search (default: the model's own setting)"
     )
     command.add_argument(
         "--max_new_tokens",
         "--max-new-tokens",
         type=positive,
-        help="longest caption (the model's own setting by default)",
+        help="longest caption, in tokens (default: the model's own setting)",
     )
-    add_row_options(command, "JSON lines {image_id, path, caption}, no table")
+    add_row_options(command, "print JSON lines {image_id, path, caption} instead of a table")
     command.add_argument(
-        "--describe", action="store_true", help="plain lines for people who cannot see the photo, no table"
+        "--describe",
+        action="store_true",
+        help="print plain sentences for people who cannot see the photo",
     )
     command.add_argument(
         "--people",
         choices=("neutral", "as_seen"),
-        help="with --describe: words for people, neutral ones (default) or those of the model",
+        help="with --describe: neutral words for people (default), or the model's own",
     )
     command.add_argument(
         "--ocr", action="store_true", help='with --describe: quote text in photos; needs pip install "hfcap[ocr]"'
@@ -105,7 +116,7 @@ def make_parser() -> argparse.ArgumentParser:
     add_caption_command(commands)
     # Its options are the fields of dataclasses, which `parse_arguments` reads: here every word is only a word.
     command = commands.add_parser(
-        "evaluate", help="caption a data set with a model and judge the captions", add_help=False, prefix_chars="\0"
+        "evaluate", help="caption a data set with a model and score the captions", add_help=False, prefix_chars="\0"
     )
     command.add_argument("words", nargs="*")
     command.set_defaults(run=evaluate)

@@ -20,7 +20,7 @@ def positive(text: str) -> int:
 def add_model_options(command: argparse.ArgumentParser, decoded: str = "photos") -> None:
     """Add the captioner, what it is asked, and how many pictures it decodes together."""
     command.add_argument("--model", required=True, help=MODEL_HELP)
-    command.add_argument("--prompt", help="instruction for models that take one (default: the one of the training)")
+    command.add_argument("--prompt", help="instruction for models that take one (default: the one used in training)")
     command.add_argument(
         "--batch_size", "--batch-size", type=positive, default=8, help=f"{decoded} decoded together (default: 8)"
     )
@@ -32,17 +32,17 @@ def add_data_options(command: argparse.ArgumentParser) -> None:
     command.add_argument("--split", help="split of --data (default: train)")
 
 
-def add_row_options(command: argparse.ArgumentParser, json_help: str = "JSON lines, no table") -> None:
+def add_row_options(command: argparse.ArgumentParser, json_help: str = "print JSON lines instead of a table") -> None:
     """Add where the rows of photos go; `check_row_options` checks them."""
     command.add_argument("--json", action="store_true", help=json_help)
     command.add_argument(
-        "--output", metavar="FILE", help="write JSON lines to this file; run again, it does what is missing"
+        "--output", metavar="FILE", help="write JSON lines to this file (or parquet, by its name); run again to resume"
     )
     command.add_argument(
         "--keep_both",
         "--keep-both",
         action="store_true",
-        help="where --output has another picture with the same image id, keep both under different ids",
+        help="if --output has another picture with the same image id, keep both under different ids",
     )
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hfcap.cli_options import check_needs
-from hfcap.errors import ConfigError
+from hfcap.errors import ConfigError, as_config_error
 from hfcap.hub_cli import add_target_options, target_options
 
 
@@ -70,15 +70,13 @@ def check(args: argparse.Namespace) -> None:
     check_needs(args, {"max_caption_tokens": "processor"})
     max_caption_tokens = 64 if args.max_caption_tokens is None else args.max_caption_tokens
     of_processor = {} if args.processor is None else _of_processor(args.processor)
-    try:
+    with as_config_error():
         found = check_source(
             args.source,
             **_source_options(args),
             **of_processor,
             max_caption_tokens=max_caption_tokens,
         )
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
     print(check_text(found))
     if args.output is not None:
         folder = Path(args.output)
@@ -96,10 +94,8 @@ def split(args: argparse.Namespace) -> None:
     shares = {name: share for name, share in shares.items() if share != 0}
     options = _source_options(args) | {"on_bad_image": args.on_bad_image}
     there = " is there already" if Path(args.output).exists() else ""
-    try:
+    with as_config_error():
         counts = split_source(args.source, args.output, shares, args.seed, **options)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
     print(f"{args.output}{there}: " + ", ".join(f"{count:,} images in {name}" for name, count in counts.items()))
 
 
@@ -111,11 +107,9 @@ def push(args: argparse.Namespace) -> None:
 
     target = Target(**target_options(args), repo_type="dataset")
     options = _source_options(args) | {"on_bad_image": args.on_bad_image}
-    try:
+    with as_config_error():
         names = split_names(args.source, **_source_options(args))
         splits = {name: load_captions(args.source, name, **options) for name in names}
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
     print(push_dataset(splits, target, args.license, args.language))
 
 
@@ -137,6 +131,8 @@ def _of_processor(model: str) -> dict[str, Any]:
         check_settings(model)
         alone = (Path(model) / "tokenizer_config.json").is_file()  # a processor may lie in a folder without weights
         processor = AutoProcessor.from_pretrained(model if alone else runs.resolve_model(model).path)
+    except ConfigError as error:
+        raise ConfigError(error.reason, option="--processor", got=model, wanted=error.wanted, fix=error.fix) from error
     except (OSError, ValueError) as error:
         raise ConfigError(str(error), option="--processor", got=model) from error
 

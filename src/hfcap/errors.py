@@ -6,7 +6,8 @@ import re
 import sys
 import unicodedata
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +52,23 @@ def _joined(separator: str, *parts: str | None) -> str:
 
 class ConfigError(_OneLineError, ValueError):
     """A wrong key, value, path or pair of settings: one line that names the value and the fix, exit code 2."""
+
+
+@contextmanager
+def as_config_error(option: str | None = None, kinds: tuple[type[Exception], ...] = (ValueError,)) -> Iterator[None]:
+    """Within this context an error of `kinds` becomes a `ConfigError` about `option`; a `ConfigError` stays as it is.
+
+    An `OSError` that names a file becomes one about that file.
+    """
+    try:
+        yield
+    except ConfigError:
+        raise
+    except kinds as error:
+        if isinstance(error, OSError) and error.filename is not None:
+            fix = "fix or change the path"
+            raise ConfigError(error.strerror, option=str(error.filename), fix=fix) from error
+        raise ConfigError(" ".join(str(error).split()), option=option) from error
 
 
 class WorkError(_OneLineError, RuntimeError):

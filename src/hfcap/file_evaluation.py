@@ -11,7 +11,7 @@ from PIL import Image
 
 from hfcap import runs
 from hfcap.content_hashes import captions_sha256, file_sha256
-from hfcap.errors import ConfigError
+from hfcap.errors import ConfigError, as_config_error
 from hfcap.metrics import (
     Options,
     choose_metrics,
@@ -50,7 +50,11 @@ class Pictures:
         for image_id in self.image_ids:
             picture = self.load_image(image_id)
             if picture is None:
-                raise ConfigError(f"image {image_id} has no picture that can be read, and a metric looks at it")
+                raise ConfigError(
+                    "its picture is missing or cannot be read, and a metric needs it",
+                    option=f"image {image_id}",
+                    fix="add the picture, or remove the metrics that need images",
+                )
             yield picture
 
 
@@ -85,7 +89,7 @@ def score_files(args: Namespace) -> None:
     if len(paths) > 2:
         raise ConfigError(option="FILES", got=paths, wanted="one file of captions, or two to compare")
     differences = None
-    try:
+    with as_config_error():
         choose_metrics(metrics, Options(**yardstick))  # before anything is read
         systems, load_image = _read_systems(args, paths)
         pairs = systems[-1]
@@ -96,8 +100,6 @@ def score_files(args: Namespace) -> None:
         if len(systems) == 2:
             candidates = [p.candidates for p in systems]
             differences = compare_systems(*candidates, pairs.references, metrics, **shared)
-    except ValueError as error:
-        raise ConfigError(str(error)) from error
     _print_figures(paths, systems, figures[-1], differences)
     records = [_record(args, metrics, p, figure) for p, figure in zip(systems, figures, strict=True)]
     if args.output is not None:
@@ -185,7 +187,7 @@ def _check_not_references(path: str, predictions: list[Row], references: str) ->
     """Refuse a file that is predictions and references at once, unless it has both, as the captions of a run do."""
     same = Path(references).is_file() and Path(path).samefile(references)
     if same and not all("captions" in row.extra for row in predictions):
-        raise ValueError(f"{path} is given as predictions and as references; give the references of these images")
+        raise ValueError(f"{path} is given as predictions and as references; pass the references of these images")
 
 
 def _is_file(args: Namespace) -> bool:
@@ -327,7 +329,7 @@ def _finder(folder: str, image_ids: Sequence[str], file_names: Mapping[str, Sequ
     if not any(found.values()):
         logger.warning(
             "--images %s: no picture has the name of an image id (first picture %r, first id %r), so the report has "
-            "none; name them alike, or leave --images out",
+            "none; use the same names, or remove --images",
             *(folder, photos[0].path.name, image_ids[0]),
         )
 

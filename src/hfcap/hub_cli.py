@@ -4,7 +4,7 @@ import argparse
 from pathlib import Path
 
 from hfcap import runs
-from hfcap.errors import ConfigError, WorkError
+from hfcap.errors import ConfigError, WorkError, as_config_error
 
 
 def add_hub_commands(commands) -> None:
@@ -32,7 +32,7 @@ def add_hub_commands(commands) -> None:
     )
     command.set_defaults(run=write_cards)
     command = card.add_parser("check", help="report missing, stale or hand-edited values in a card")
-    command.add_argument("cards", nargs="+", type=Path, metavar="README.md", help="cards beside their metrics.json")
+    command.add_argument("cards", nargs="+", type=Path, metavar="README.md", help="cards next to their metrics.json")
     command.set_defaults(run=check_cards)
 
 
@@ -137,11 +137,9 @@ def write_cards(args: argparse.Namespace) -> None:
             f"{len(args.folders)} runs do not fit into one folder", option="--to", got=args.to, fix="pass one run"
         )
     for folder in args.folders:
-        try:
+        with as_config_error(kinds=(ValueError, OSError)):
             card = write_card(folder, thumbnails=args.thumbnails)
             print(card if args.to is None else copy_records(folder, args.to))
-        except (ValueError, OSError) as error:
-            raise ConfigError(str(error)) from error
 
 
 def check_cards(args: argparse.Namespace) -> None:
@@ -150,15 +148,14 @@ def check_cards(args: argparse.Namespace) -> None:
 
     num_stale = 0
     for card in args.cards:
-        try:
+        with as_config_error(kinds=(ValueError, OSError)):
             stale, missing = check_card(card)
-        except (ValueError, OSError) as error:
-            raise ConfigError(str(error)) from error
         for line in stale + missing or ["as measured"]:
             print(f"{card}: {line}")
         num_stale += bool(stale)
     if num_stale:
         raise WorkError(
-            f"{num_stale} of {len(args.cards)} cards do not say what was measured: write them again with "
-            f"`hfcap card write` (your own words between the two comments of {runs.CARD_README} are kept)"
+            f"{num_stale} of {len(args.cards)} cards do not match the measurements",
+            fix="rewrite them with `hfcap card write` (it keeps your own text between the two comments of "
+            f"{runs.CARD_README})",
         )

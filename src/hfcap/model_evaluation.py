@@ -36,13 +36,20 @@ class EvaluationArguments:
 
     model: str = field(metadata={"help": "Run folder, model or adapter folder, or Hub id."})
     load_in_4bit: bool = field(default=False, metadata={"help": "Load the language model in NF4."})
-    output_dir: str | None = field(default=None, metadata={"help": "Where the results go."})
+    output_dir: str | None = field(
+        default=None,
+        metadata={"help": "Folder for the results (default: `evaluation/` in the run folder)."},
+    )
     batch_size: int = field(default=16, metadata={"min": 1, "help": "Pictures decoded together."})
     tokenizer: Literal["ptb", "intl", "zh", "char"] = field(default="ptb", metadata={"help": TOKENIZER_HELP})
     metrics: str = field(default=",".join(DEFAULT_METRICS), metadata={"help": METRICS_HELP})
     clip_model: str = field(default=CLIP_MODEL, metadata={"help": CLIP_MODEL_HELP})
-    num_beams: int | None = field(default=None, metadata={"min": 1, "help": "The model's own setting by default."})
-    length_penalty: float | None = field(default=None, metadata={"help": "The model's own setting by default."})
+    num_beams: int | None = field(
+        default=None, metadata={"min": 1, "help": "Beams of beam search (default: the model's own setting)."}
+    )
+    length_penalty: float | None = field(
+        default=None, metadata={"help": "Length penalty of beam search (default: the model's own setting)."}
+    )
 
     def __post_init__(self):
         check_minima(self)

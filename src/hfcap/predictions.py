@@ -135,7 +135,7 @@ def read_references(path: str | os.PathLike, split: str | None = None) -> list[R
     content = read_json(path)
     if isinstance(content, dict) and "annotations" in content:
         if split is not None:
-            raise ValueError(f"{path}: no split {split!r}, COCO annotations have none; leave --split out")
+            raise ValueError(f"{path}: no split {split!r}, COCO annotations have none; remove --split")
         return _checked(coco_references(content, path), path)
     if isinstance(content, dict) and "images" in content:
         return _checked(karpathy_references(content, path, split), path)
@@ -179,7 +179,7 @@ def pair(predictions: list[Row], references: list[Row], allow_missing: bool = Fa
         raise ValueError(
             f"{len(missing)} of {len(references)} images have no prediction, first {shown(missing[0].image_id)} "
             f"({missing[0].where}). Caption them, name the split that was captioned (--split), or pass "
-            "--allow-missing to leave them out and count them."
+            "--allow-missing to skip and count them."
         )
     kept = [row for row in references if row.image_id in candidates]
     return Pairs(
@@ -351,7 +351,7 @@ def _is_jsonl(path: str | os.PathLike) -> bool:
 def _of_split(entries: list[tuple[dict, str]], split: str, path: str | os.PathLike) -> list[tuple[dict, str]]:
     """The entries whose `split` says so; as in data sources, where some have one the others are for training."""
     if not any("split" in entry for entry, _ in entries):
-        raise ValueError(f"{path}: no split {split!r}, none of its lines has a `split`; add it, or leave --split out")
+        raise ValueError(f"{path}: no split {split!r}, none of its lines has a `split`; add one, or remove --split")
     names = [split_named(str(entry.get("split") or "train")) for entry, _ in entries]
     if split_named(split) not in names:
         raise ValueError(f"{path}: no image in split {split!r}; the file has {', '.join(sorted(set(names)))}")

@@ -90,7 +90,7 @@ def write_report(
         ValueError: no examples.
     """
     if not examples:
-        raise ValueError("The report has no examples; give it one or more captions")
+        raise ValueError("the report has no examples; pass one or more captions")
     compared = any(example.before_caption is not None for example in examples)
     galleries = _galleries(examples, num_shown, seed)
     shown = {example.image_id for _, _, chosen in galleries for example in chosen}

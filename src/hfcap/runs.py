@@ -4,7 +4,7 @@ outputs/<name>/
     run.json         arguments, versions, git commit, machine, seeds, data fingerprint
     captions.jsonl   one caption per image, beside its references
     metrics.json     figures with intervals
-    report.html      a page to look at
+    report.html      an HTML report
     README.md        the model card, written from the files above
     checkpoints/     of the training, to resume from
     model/           the captioner, after full training

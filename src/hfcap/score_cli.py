@@ -30,7 +30,7 @@ def add_score_command(commands: argparse._SubParsersAction) -> None:
         "files",
         nargs="+",
         metavar="FILE",
-        help="JSONL {image_id, caption} or COCO results JSON; of two such files the second is compared with the "
+        help="JSONL {image_id, caption} or COCO results JSON; with two files, the second is compared with the "
         "first, image by image",
     )
     command.add_argument(
@@ -42,12 +42,13 @@ def add_score_command(commands: argparse._SubParsersAction) -> None:
     )
     command.add_argument(
         "--split",
-        help="split of a Karpathy file or of JSONL with a `split` (all by default), or of a data source (validation)",
+        help="split of a Karpathy file or of JSONL with a `split` (default: all), or of a data source "
+        "(default: validation)",
     )
     add_source_options(command)
     command.add_argument(
         "--metrics",
-        help="separated by commas (default: bleu,rouge_l,cider; docs/metrics.md lists all)",
+        help="metrics, separated by commas (default: bleu,rouge_l,cider; docs/metrics.md lists all)",
     )
     command.add_argument(
         "--clip_model",
@@ -62,10 +63,10 @@ def add_score_command(commands: argparse._SubParsersAction) -> None:
         "with spaces between words; zh for Chinese; char, by characters, for Japanese, Thai and the like",
     )
     command.add_argument(
-        "--idf", metavar="FILE", help="document frequencies for CIDEr (of these references by default)"
+        "--idf", metavar="FILE", help="document frequencies for CIDEr (default: those of these references)"
     )
     command.add_argument(
-        "--save_idf", "--save-idf", metavar="FILE", help="keep the document frequencies of these references"
+        "--save_idf", "--save-idf", metavar="FILE", help="save the document frequencies of these references"
     )
     command.add_argument("--output", metavar="FILE", help="where to write metrics.json")
     command.add_argument("--report", metavar="FILE", help="where to write report.html")
@@ -78,6 +79,6 @@ def add_score_command(commands: argparse._SubParsersAction) -> None:
         "--allow_missing",
         "--allow-missing",
         action="store_true",
-        help="leave out images without a caption, and count them",
+        help="skip images without a caption, and count them",
     )
     command.set_defaults(run=score)

@@ -14,8 +14,8 @@ def add_suggest_command(commands: argparse._SubParsersAction) -> None:
     command.add_argument(
         "--length", choices=("short", "medium", "long"), help="up to 8 words, 9 to 12, or more (default: any)"
     )
-    command.add_argument("--avoid", metavar="FILE", help="words and phrases that no suggestion has, one per line")
-    command.add_argument("--seed", type=int, default=0, help="another one gives other suggestions (default: 0)")
+    command.add_argument("--avoid", metavar="FILE", help="words and phrases to keep out of suggestions, one per line")
+    command.add_argument("--seed", type=int, default=0, help="seed; another one gives other suggestions (default: 0)")
     add_row_options(command)
     command.set_defaults(run=suggest, load_in_4bit=False)
 

@@ -6,6 +6,7 @@ import json
 import pytest
 
 from hfcap import cli
+from refusals import refused, run_command
 
 PAGE = (
     b'<p>A day out.</p>\r\n<img src="dog.jpg">\r\n'
@@ -125,20 +126,23 @@ def test_a_link_out_of_the_folder_is_refused_and_one_inside_stays_a_link(apply, 
 
 
 @pytest.mark.parametrize(
-    ("broken", "said"),
+    ("broken", "says", "wanted"),
     [
-        ({"status": "done"}, "status is 'done'; wanted one of pending"),
-        ({"line": "2"}, "line is '2', a JSON string"),
-        ({"context": "text"}, "context is 'text', a JSON string"),
-        ({"notes": None}, "notes is None, a JSON null"),
-        ({"alt": " "}, "edited, and alt is ' '"),
-        ({"alt": "\ud800"}, "alt holds the character '\\ud800'"),
+        ({"status": "done"}, "'done'", "one of pending, accepted, edited, decorative, skipped"),
+        ({"line": "2"}, ("'2'", "a JSON string"), "a whole number"),
+        ({"line": True}, ("True", "a JSON boolean"), "a whole number"),
+        ({"context": "text"}, ("'text'", "a JSON string"), "an object"),
+        ({"notes": None}, "a JSON null", "a list"),
+        ({"suggestion": 1}, ("1", "a JSON number"), "a string or null"),
+        ({"alt": " "}, ("empty", "status is edited"), None),
+        ({"alt": "\ud800"}, "'\\ud800'", None),
     ],
 )
-def test_a_row_that_is_wrong_is_one_line(apply, broken, said):
+def test_a_row_that_is_wrong_is_one_line(apply, broken, says, wanted):
     data, shown, code = apply(row(**broken))
-    assert (data, code) == (PAGE, 2)
-    assert f"alts.jsonl, line 1: {said}" in shown.err
+    assert (data, code, shown.err.count("\n")) == (PAGE, 2, 1)
+    with refused(option=f"alts.jsonl, line 1: {next(iter(broken))}", wanted=wanted, says=says):
+        run_command("alt", "apply", "alts.jsonl")
 
 
 def test_an_edit_that_reads_back_otherwise_is_not_written(apply, monkeypatch):

@@ -7,6 +7,7 @@ import sys
 import pytest
 
 from hfcap import cli
+from refusals import refused, run_command
 
 PAGE = """<h1>Trip</h1>
 <p>We walked along the river.</p>
@@ -75,8 +76,12 @@ def test_no_library_is_loaded(page):
     subprocess.run([sys.executable, "-c", code], check=True, capture_output=True)
 
 
-@pytest.mark.parametrize(("path", "said"), [("nowhere", "no such file"), ("a.xyz", "a kind of file that is not read")])
-def test_a_path_that_cannot_be_checked_is_one_line(page, tmp_path, path, said, capsys):
+@pytest.mark.parametrize(
+    ("path", "says"), [("nowhere", "no such file"), ("a.xyz", ".html, "), ("empty", ("no document", ".html, "))]
+)
+def test_a_path_that_cannot_be_checked_is_one_line(page, tmp_path, path, says):
     (tmp_path / "a.xyz").write_text("")
+    (tmp_path / "empty").mkdir()
     assert run("check", path) == 2
-    assert f"error: {path}: {said}" in capsys.readouterr().err
+    with refused(option=path, says=says):
+        run_command("alt", "check", path)

@@ -14,6 +14,7 @@ from hfcap.applications.review import review
 from hfcap.applications.rows import read_rows
 from hfcap.atomic_files import only_writer
 from hfcap.content_hashes import file_sha256
+from refusals import refused, run_command
 
 
 def row(number, suggestion="A dog runs.", role="informative", **more):
@@ -111,7 +112,7 @@ def edit_csv(change):
         writer = csv.DictWriter(file, lines[0], delimiter=";")
         writer.writeheader()
         writer.writerows(lines)
-    cli.main(["alt", "review", "alts.jsonl", "--csv_import", "alts.csv"])
+    run_command("alt", "review", "alts.jsonl", "--csv_import", "alts.csv")
 
 
 def test_decisions_come_back_from_a_spreadsheet(alts, capsys):
@@ -132,20 +133,34 @@ def test_decisions_come_back_from_a_spreadsheet(alts, capsys):
 
 
 @pytest.mark.parametrize(
-    ("cells", "said"),
+    ("cells", "fields"),
     [
-        ({"decision": "yes"}, "alts.csv, line 2: decision is 'yes'; wanted one of accept, edit, decorative, skip"),
-        ({"decision": "skip", "id": "b"}, "alts.csv, line 2: no row has the id 'b'"),
-        ({"decision": "edit"}, "alts.csv, line 2: there is no text to accept"),
+        (
+            {"decision": "yes"},
+            {"option": ": decision", "got": "yes", "wanted": "one of accept, edit, decorative, skip, or nothing"},
+        ),
+        ({"decision": "skip", "id": "b"}, {"option": ": id", "got": "b"}),
+        ({"decision": "edit"}, {"option": "", "says": "there is no text to accept"}),
     ],
 )
-def test_a_wrong_cell_changes_nothing(alts, cells, said, capsys):
+def test_a_wrong_cell_changes_nothing(alts, cells, fields):
     cli.main(["alt", "review", alts, "--csv_export", "alts.csv"])
     before = decisions()
-    with pytest.raises(SystemExit):
+    with refused(**fields | {"option": f"alts.csv, line 2{fields['option']}"}):
         edit_csv(lambda lines: lines[0].update(cells))
-    assert said in capsys.readouterr().err
     assert decisions() == before
+
+
+def test_a_spreadsheet_is_not_both_written_and_read(alts):
+    with refused(option="--csv_export", got="a.csv", says="--csv_import"):
+        run_command("alt", "review", alts, "--csv_export", "a.csv", "--csv_import", "b.csv")
+
+
+def test_a_spreadsheet_without_a_column_is_refused(alts):
+    with open("alts.csv", "w") as file:
+        file.write("id,alt\n")
+    with refused(option="alts.csv", says="no column decision"):
+        run_command("alt", "review", alts, "--csv_import", "alts.csv")
 
 
 @pytest.fixture
@@ -191,9 +206,10 @@ def test_another_picture_under_the_name_is_refused(photo, capsys):
 
 def test_embedding_needs_exiftool_and_asks_it(photo, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("PATH", str(tmp_path / "bin"))
-    assert apply("--metadata", "embed") == 2
-    assert "--metadata embed needs ExifTool" in capsys.readouterr().err
-    assert apply("--metadata", "exif") == 2
+    with refused(option="--metadata", got="embed", says="ExifTool", fix="install it, or use sidecar"):
+        run_command("alt", "apply", "alts.jsonl", "--metadata", "embed")
+    with refused(option="--metadata", got="exif", wanted="sidecar or embed, or both separated by a comma"):
+        run_command("alt", "apply", "alts.jsonl", "--metadata", "exif")
     tool = tmp_path / "bin" / "exiftool"
     tool.parent.mkdir()
     tool.write_text(

@@ -130,7 +130,7 @@ BAD_ROWS = {
     "pictures nowhere": ("a.jsonl", line(image="gone.png"), r"a.jsonl, line 1: picture 'gone.png'.*--image_folder"),
     "no picture's captions": ("a.jsonl", line(caption=" "), r"none of the 1 images has a caption"),
     "kind unknown": ("a.xlsx", b"PK", r"a.xlsx is a file of an unknown kind; wanted .jsonl"),
-    "a tar cut off": ("a.tar", b"x" * 700, r"a.tar: not a whole tar file .*write it anew"),
+    "a tar cut off": ("a.tar", b"x" * 700, r"a.tar: not a whole tar file .*write it again"),
 }
 
 
@@ -264,7 +264,7 @@ def test_bad_folders(tmp_path):
         load_captions(str(folder), "train")
     for name in ("a.csv", "b.csv"):
         (folder / name).write_text(CSV)
-    with pytest.raises(ValueError, match=r"has 2 files of captions for one split: a.csv, b.csv; give one of them"):
+    with pytest.raises(ValueError, match=r"has 2 files of captions for one split: a.csv, b.csv; pass one of them"):
         load_captions(str(folder), "train")
 
 
@@ -277,5 +277,5 @@ def test_bad_rows_of_parquet_name_the_row(tmp_path):
     Dataset.from_dict(columns, features=features).to_parquet(folder / "a.parquet")
     with pytest.raises(ValueError, match="1 of 2 rows have no image_id, the first is row 1"):
         load_captions(str(folder), "train")
-    with pytest.raises(ValueError, match="data, row 1: no image_id; give each row one"):
+    with pytest.raises(ValueError, match="data, row 1: no image_id; add one to each row"):
         list(load_captions(str(folder), "train", streaming=True))

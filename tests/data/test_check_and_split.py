@@ -253,7 +253,7 @@ def test_the_splits_of_a_picture_do_not_depend_on_the_order_of_rows():
 def test_splits_that_a_source_has_are_not_dissolved_unsaid(clean, tmp_path, caplog):
     with caplog.at_level("INFO"):
         split_source(write(*clean), tmp_path / "out", SHARES)
-    assert "the rows of its splits (train, validation) are put together and split anew" in caplog.text
+    assert "the rows of its splits (train, validation) are combined and split again" in caplog.text
 
 
 def test_bad_shares_and_bad_folders_are_named(clean, tmp_path, capsys):

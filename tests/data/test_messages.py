@@ -194,7 +194,7 @@ def test_another_case_of_a_path_is_named(tmp_path):
     (tmp_path / "photos").mkdir()
     Image.new("RGB", (8, 8)).save(tmp_path / "photos" / "0.png")
     (tmp_path / "train.jsonl").write_text('{"image": "Photos/0.PNG", "caption": "a dog"}\n')
-    message = r"picture 'Photos/0.PNG', .* \(there is 'photos/0.png': upper and lower case differ\); give the folder"
+    message = r"picture 'Photos/0.PNG', .* \(there is 'photos/0.png': upper and lower case differ\); pass the folder"
     with pytest.raises(ValueError, match=message):
         load_captions(str(tmp_path / "train.jsonl"), "train")
 
@@ -248,7 +248,7 @@ def test_a_record_that_cannot_be_read_is_one_line(tmp_path, content, capsys):
     (tmp_path / "out" / "split.json").write_bytes(content.encode("latin-1"))
     with pytest.raises(SystemExit):
         main(["data", "split", str(tmp_path), "--output", str(tmp_path / "out")])
-    assert "split.json; give another folder" in capsys.readouterr().err.splitlines()[-1]
+    assert "split.json; pass another folder" in capsys.readouterr().err.splitlines()[-1]
     (tmp_path / "out" / "dataset_dict.json").write_bytes(content.encode("latin-1"))
     with pytest.raises(SystemExit) as stopped:
         main(["data", "check", str(tmp_path / "out")])

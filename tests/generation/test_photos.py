@@ -12,12 +12,12 @@ from huggingface_hub import constants
 
 from hfcap import cli
 from hfcap.atomic_files import only_writer
-from hfcap.errors import ConfigError
+from hfcap.errors import ConfigError, WorkError
 from hfcap.generation.caption import caption_rows
 from hfcap.generation.photo_files import Photo, find_photos
 from hfcap.generation.resumable_captions import ResumableCaptions
 from hfcap.predictions import read_predictions
-from refusals import refused
+from refusals import refused, run_command
 
 
 @pytest.fixture
@@ -113,12 +113,9 @@ def test_a_second_run_that_finds_bad_pictures_alone_is_complete(folder, captione
 def test_not_one_readable_photo_is_exit_code_1(folder, captioner, capsys):
     *_, path = captioner
     (folder / "a" / "zero.jpg").write_bytes(b"")
-    with pytest.raises(SystemExit) as exit_:
-        cli.main(["caption", str(folder / "a" / "zero.jpg"), "--model", path])
-    assert exit_.value.code == 1
-    shown = capsys.readouterr().err
-    assert "1 photo could not be read: " in shown
-    assert "of 1 photo none could be read; the reasons are above" in shown
+    with refused(WorkError, reason="none of 1 photo could be read", fix="see the reasons above"):
+        run_command("caption", str(folder / "a" / "zero.jpg"), "--model", path)
+    assert "1 photo could not be read: " in capsys.readouterr().err
 
 
 def test_empty_captions_are_counted_and_shown(folder, captioner, capsys, monkeypatch):
@@ -332,18 +329,16 @@ def test_a_second_command_does_not_write_the_file_of_the_first(folder, captioner
 
 
 @pytest.mark.parametrize("line", ["no JSON", '{"caption": "x"}', '{"image_id": "1"}', "[1]", "null", "[" * 9999, ""])
-def test_a_line_that_is_no_row_is_named(folder, captioner, tmp_path, capsys, line):
+def test_a_line_that_is_no_row_is_named(folder, captioner, tmp_path, line):
     output = tmp_path / "captions.jsonl"
     command = ["caption", str(folder), "--model", captioner[2], "--output", str(output)]
     cli.main(command)
     with open(output, "a") as file:
         file.write(f"{line}\n")
     text = output.read_bytes()
-    with pytest.raises(SystemExit) as stopped:
-        cli.main(command)
-    error = capsys.readouterr().err.splitlines()[-1]
-    assert stopped.value.code == 2
-    assert error.startswith(f"error: {output}, line 6: ") and error.endswith("fix or remove the line")
+    wanted = "an object with image_id and path"
+    with refused(option=f"{output}, line 6", got=line, wanted=wanted, fix="fix or remove the line"):
+        run_command(*command)
     assert output.read_bytes() == text
 
 
@@ -390,8 +385,8 @@ def test_a_file_name_that_is_not_utf8_is_left_out_and_named(folder, captioner, t
     with caplog.at_level("INFO", "hfcap"):
         cli.main(["caption", str(folder), "--model", path, "--output", str(output)])
     assert len(read_predictions(output)) == 5
-    assert r"caf\udce9.png'; rename the file" in caplog.text
-    with pytest.raises(ConfigError, match=r"caf\\udce9\.png'; rename the file"):
+    assert r"caf\udce9.png'; skipped, rename the files" in caplog.text
+    with refused(says=r"caf\udce9.png'", fix="rename the files"):
         find_photos([os.fsdecode(latin)])
 
 

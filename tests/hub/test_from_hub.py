@@ -17,6 +17,7 @@ from hfcap.hub import adapters
 from hfcap.hub.export import export_run
 from hub.local_hub import LocalHub, Repo
 from hub.test_publish import client
+from refusals import refused
 
 
 @pytest.fixture
@@ -56,10 +57,10 @@ def test_the_revision_asked_for_is_the_one_that_is_looked_at(hub, make_run, tmp_
     pickled = put(hub, "user/base", model, {"model.safetensors": "pytorch_model.bin"}.items())
     put(hub, "user/base", model)
     script = "import sys; from hfcap.checkpoint_files import check_checkpoint; check_checkpoint(*sys.argv[1:])"
-    for arguments, refused in ((["user/base"], False), (["user/base", pickled], True), (["user/none"], False)):
+    for arguments, is_refused in ((["user/base"], False), (["user/base", pickled], True), (["user/none"], False)):
         command = [sys.executable, "-c", script, *arguments]
         done = subprocess.run(command, env=client(hub, tmp_path / "home"), capture_output=True, text=True)
-        assert ("pickled weights only" in done.stderr) == refused == bool(done.returncode), done.stderr
+        assert ("pickled weights only" in done.stderr) == is_refused == bool(done.returncode), done.stderr
 
 
 @pytest.fixture
@@ -93,7 +94,8 @@ def test_another_base_on_the_hub_is_refused_with_both_hashes(hub, asked, in_proc
     save_file(tensors, other / "model.safetensors", metadata={"format": "pt"})
     commit = put(hub, "user/base", other)
     there, here = (hash_of(folder / "model.safetensors")[:12] for folder in (other, base))
-    with pytest.raises(VerificationError, match=rf"model\.safetensors is {there} there and {here} in "):
+    says = f"model.safetensors is {there} there and {here} in "
+    with refused(VerificationError, option="base of the adapter", got=f"user/base@{commit}", says=says):
         export_run(run / runs.ADAPTER, tmp_path / "ready", base_model=f"user/base@{commit}")
     assert not (tmp_path / "ready").exists()
 

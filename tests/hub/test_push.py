@@ -3,9 +3,12 @@
 import os
 import subprocess
 import sys
+from types import SimpleNamespace
 
 import pytest
+from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HTTPError, RepositoryNotFoundError
 
+from hfcap.hub.push import upload_error
 from hub.local_hub import LocalHub, Repo
 
 CARD = "---\ntags:\n- hfcap\n---\n# A captioner\n"
@@ -78,7 +81,7 @@ def test_finishes_after_a_connection_that_broke_half_way(hub, push, folder):
     broken = push()
     said = broken.stderr.splitlines()[-1]  # after the client's own lines on each attempt
     assert broken.returncode == 1 and "Traceback" not in broken.stderr
-    assert "broke" in said and "nothing was published" in said and "Run the same command again" in said
+    assert "broke" in said and "nothing was published" in said and "run the same command again" in said
     assert hub.files("models/user/captioner") == {}
     hub.cut_upload_at = None
     finished = push()
@@ -90,9 +93,9 @@ def test_finishes_after_a_connection_that_broke_half_way(hub, push, folder):
     "token, options, message",
     [
         ("hf_expired", {}, "invalid or has expired"),
-        ("hf_reader", {}, "no right to write to user/captioner"),
-        ("hf_writer", {"repo_id": "somebody/captioner"}, "no right to write to somebody/captioner"),
-        ("hf_writer", {"repo_id": "user/gated"}, "no right"),
+        ("hf_reader", {}, "user/captioner: nothing was published: no write access"),
+        ("hf_writer", {"repo_id": "somebody/captioner"}, "somebody/captioner: nothing was published: no write access"),
+        ("hf_writer", {"repo_id": "user/gated"}, "no write access"),
         ("hf_writer", {"repo_id": "captioner"}, "pass it as OWNER/captioner"),
         ("hf_writer", {"repo_id": "user/bad name"}, "--repo is 'user/bad name'"),
         ("hf_writer", {"revision": "0" * 40}, "a commit cannot be changed"),
@@ -131,7 +134,7 @@ def test_a_branch_of_its_own(hub, push):
 def test_two_uploads_at_once_are_not_mixed(hub, push):
     hub.overtake = True
     result = push()
-    assert result.returncode == 1 and "has changed meanwhile: run again" in result.stderr
+    assert result.returncode == 1 and "has changed in the meantime; run again" in result.stderr
     assert hub.files("models/user/captioner") == {}
     hub.overtake = False
     assert push().returncode == 0
@@ -149,3 +152,27 @@ def test_links_out_of_the_folder_stay_here(hub, push, folder, tmp_path):
     (folder / "notes.txt").symlink_to(tmp_path / "secret.txt")
     result = push()
     assert result.returncode == 2 and "outside of the folder" in result.stderr and hub.repos == {}
+
+
+@pytest.mark.parametrize(
+    ("kind", "status", "reason", "fix"),
+    [
+        (GatedRepoError, 403, "gated", "ask its owner"),
+        (HfHubHTTPError, 401, "token", "set HF_TOKEN"),
+        (HfHubHTTPError, 403, "no write access", "write access to 'user'"),
+        (RepositoryNotFoundError, 404, "no such repository", "check the name"),
+        (HfHubHTTPError, 412, "in the meantime", "run again"),
+    ],
+)
+def test_what_the_hub_refuses_has_a_reason_and_a_fix(kind, status, reason, fix):
+    response = SimpleNamespace(status_code=status, headers={}, request=None)
+    error = upload_error(kind("refused", response=response), "user/captioner", "https://hub")
+    assert error.option == "user/captioner"
+    assert reason in error.reason and fix in error.fix and "nothing was published" in error.reason
+
+
+def test_a_broken_connection_is_found_behind_other_errors():
+    error = RuntimeError("upload failed")
+    error.__cause__ = HTTPError("gone")
+    said = upload_error(error, "user/captioner", "https://hub")
+    assert "https://hub broke (HTTPError: gone)" in said.reason and "run the same command again" in said.fix

@@ -7,10 +7,10 @@ import numpy as np
 import pytest
 from make_golden import made_captions, original_meteor, original_tokens
 
-from hfcap import cli
 from hfcap.errors import WorkError
 from hfcap.metrics import compute_metrics, confidence_intervals
 from hfcap.metrics.meteor import MeteorUnavailableError, _without_whole_matches, meteor_from_statistics
+from refusals import refused, run_command
 
 # What meteor-1.5.jar (pycocoevalcap 1.2, Java 17) answers to SCORE and, for these six at once, to EVAL.
 STATISTICS = """
@@ -37,25 +37,22 @@ def test_formula_equals_the_jar():
 
 def test_without_java_one_clear_error(monkeypatch):
     monkeypatch.setenv("PATH", "")
-    with pytest.raises(MeteorUnavailableError, match="METEOR needs Java: found no `java` on the PATH"):
+    with refused(MeteorUnavailableError, option="meteor", says="`java`", fix="install a Java runtime (8 or newer)"):
         compute_metrics(["a"], [["a"]], ("meteor",))
 
 
-def test_without_java_the_command_line_says_so_in_one_line(monkeypatch, tmp_path, capsys):
+def test_without_java_the_command_line_says_so_in_one_line(monkeypatch, tmp_path):
     monkeypatch.setenv("PATH", "")
     (tmp_path / "c.jsonl").write_text('{"image_id": "1", "caption": "a dog", "captions": ["a dog"]}\n')
     command = ["score", str(tmp_path / "c.jsonl"), "--references", str(tmp_path / "c.jsonl")]
-    with pytest.raises(SystemExit) as exit_:
-        cli.main([*command, "--metrics", "meteor"])
-    assert exit_.value.code == 2
-    error = capsys.readouterr().err.strip()
-    assert error.startswith("error: METEOR needs Java") and error.count("\n") == 0
+    with refused(MeteorUnavailableError, option="meteor"):  # with its fields
+        run_command(*command, "--metrics", "meteor")
 
 
 def test_without_the_package_one_clear_error(monkeypatch):
     monkeypatch.setattr("shutil.which", lambda name: "/usr/bin/java")
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    with pytest.raises(MeteorUnavailableError, match=r'pip install "hfcap\[meteor\]"'):
+    with refused(MeteorUnavailableError, option="meteor", fix='pip install "hfcap[meteor]"'):
         compute_metrics(["a"], [["a"]], ("meteor",))
 
 
@@ -66,7 +63,7 @@ def test_a_failing_jar_is_one_clear_error(monkeypatch, tmp_path):
     fake.write_text("#!/bin/sh\necho 'Could not reserve enough space' >&2\nexit 1\n")
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    with pytest.raises(WorkError, match=r"ended with code 1 and 0 answers for 1 images.*Could not reserve"):
+    with refused(WorkError, option="meteor", says=("code 1 and 0 answers for 1 images", "Could not reserve")):
         compute_metrics(["a"], [["a"]], ("meteor",))
 
 

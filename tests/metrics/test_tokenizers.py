@@ -12,6 +12,7 @@ from make_golden_tokenizers import images, original_bleu, original_tokens, strin
 from hfcap import metrics
 from hfcap.metrics import CiderDReward, compute_metrics, confidence_intervals, document_frequencies, split_captions
 from hfcap.metrics.tokenizers import TOKENIZERS
+from refusals import refused
 
 GOLDEN = json.loads((Path(__file__).parent / "golden_tokenizers.json").read_text())
 CHINESE = [
@@ -112,7 +113,7 @@ def test_an_unknown_tokenizer_is_refused():
 
 
 def test_meteor_is_for_english():
-    with pytest.raises(ValueError, match="meteor knows English words and the tokenizer ptb only, not zh"):
+    with refused(option="tokenizer", got="zh", wanted="ptb", fix="remove meteor"):
         compute_metrics(["a"], [["a"]], ("meteor",), tokenizer="zh")
 
 

@@ -1,6 +1,5 @@
 """A checkpoint is whole or not there: what counts as whole, and what a full disk leaves."""
 
-import re
 from types import SimpleNamespace
 
 import pytest
@@ -16,6 +15,7 @@ from hfcap.training.checkpoints import (
     remove_incomplete_checkpoints,
 )
 from hfcap.training.engine import checkpoint_engine
+from refusals import refused
 
 
 def make_checkpoint(folder, step, state='{"global_step": 3}'):
@@ -77,8 +77,9 @@ WRITERS = {
 @pytest.mark.parametrize("writer", WRITERS)
 def test_a_full_disk_leaves_the_checkpoint_before(tmp_path, writer):
     whole = make_checkpoint(tmp_path, 3)
-    message = f"checkpoint-6 could not be written .*{re.escape(str(whole))} is whole: make room"
-    with pytest.raises(WorkError, match=message), atomic_folder(tmp_path / "checkpoint-6", tmp_path):
+    fix = f"make room and run the same command again to resume from {whole}"
+    error = refused(WorkError, option=str(tmp_path / "checkpoint-6"), fix=fix, says="could not be written")
+    with error, atomic_folder(tmp_path / "checkpoint-6", tmp_path):
         make_checkpoint(tmp_path, 6, state=None)
         WRITERS[writer]("/dev/full")  # every write to it fails with "No space left on device"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["checkpoint-3"]

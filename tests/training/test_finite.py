@@ -16,6 +16,7 @@ from hfcap.training.merge import merge_adapter, read_adapter
 from hfcap.training.scst import ScstArguments, ScstTrainer
 from hfcap.training.strategies import apply_strategy
 from hfcap.training.tagging import CaptionTagger, TagCollator, TaggingTrainer, choose_words
+from refusals import refused
 from tiny.captioners import TINY_ENCODER
 from tiny.training import STEPS_ALONE, fill_lora, make_trainer
 
@@ -54,9 +55,7 @@ def test_a_run_ends_at_the_first_loss_that_is_not_finite(build_tiny, scene_rows,
     settings |= {"lr_scheduler_type": "constant", "per_device_train_batch_size": 4}
     trainer = make_trainer(model, collator, scene_rows.select(range(8)), tmp_path, **settings)
     breaks_in_step(trainer, 2)
-    with pytest.raises(
-        WorkError, match=r"the loss is nan in step 2, at a learning rate of 0.01: .*--learning_rate 0.01"
-    ):
+    with refused(WorkError, option="loss", says=("loss is nan", "in step 2", "--learning_rate 0.01")):
         trainer.train()
     assert [path.name for path in tmp_path.glob("checkpoint-*")] == ["checkpoint-1"]
     saved = load_file(tmp_path / "checkpoint-1" / "model.safetensors")
@@ -70,7 +69,7 @@ def test_a_gradient_that_is_not_finite_ends_a_run_though_its_loss_is(build_tiny,
     trainer = make_trainer(model, collator, scene_rows.select(range(8)), tmp_path, **ONE_STEP)
     next(p for p in model.parameters() if p.requires_grad).register_hook(lambda gradient: gradient * float("inf"))
     before = trainable_values(model)
-    with pytest.raises(WorkError, match=r"the gradient norm is (inf|nan) in step 1"):
+    with refused(WorkError, option="gradient norm", says="in step 1"):
         trainer.train()
     assert all(torch.equal(parameter, before[name]) for name, parameter in model.named_parameters())
 
@@ -81,13 +80,13 @@ def test_weights_that_a_last_step_broke_are_not_saved(build_tiny, scene_rows, tm
     settings = ONE_STEP | {"save_strategy": "steps", "save_steps": 1}
     trainer = make_trainer(model, collator, scene_rows.select(range(8)), tmp_path, **settings)
     trainer.add_callback(BrokenStep())
-    with pytest.raises(VerificationError, match="the model after step 1 has weights that are NaN or infinite: model"):
+    with refused(VerificationError, option="the model after step 1", says="NaN or infinite (model"):
         trainer.train()
     assert not list(tmp_path.glob("checkpoint-*"))
-    with pytest.raises(VerificationError, match="NaN or infinite"):
+    with refused(VerificationError, option="the model after step 1"):
         trainer.save_model(str(tmp_path / "model"))
     assert not (tmp_path / "model").exists()
-    with pytest.raises(VerificationError, match="NaN or infinite"):
+    with refused(VerificationError, option="the model after step 1"):
         trainer.evaluation_loss(trainer.eval_dataset)
 
 
@@ -110,7 +109,7 @@ def test_self_critical_training_ends_before_it_samples_from_broken_weights(build
         reward=CiderDReward(dict(zip(data.rows["image_id"][:], data.rows["captions"][:], strict=True))),
         callbacks=[BrokenStep()],
     )
-    with pytest.raises(VerificationError, match="the model after step 1 has weights"):
+    with refused(VerificationError, option="the model after step 1"):
         trainer.train()
 
 
@@ -127,9 +126,9 @@ def test_an_encoder_that_diverges_ends_its_run(scene_rows, tmp_path):
         train_dataset=CaptionDataset(scene_rows),
         data_collator=TagCollator(processor, words),
     )
-    with pytest.raises(WorkError, match="the loss is nan in step 1"):
+    with refused(WorkError, option="loss", says="in step 1"):
         trainer.train()
-    with pytest.raises(VerificationError, match="NaN or infinite: encoder"):
+    with refused(VerificationError, says="NaN or infinite (encoder"):
         trainer.check_weights()
 
 
@@ -154,10 +153,10 @@ def test_broken_weights_are_neither_merged_nor_exported(build_tiny, tmp_path):
     merge_adapter(str(base), adapter)  # whole, it is taken
 
     with_nan(adapter / "adapter_model.safetensors")
-    with pytest.raises(VerificationError, match=r"the adapter .* has weights that are NaN or infinite"):
+    with refused(VerificationError, option=f"the adapter {adapter}", says="NaN or infinite"):
         read_adapter(adapter)
     with_nan(base / "model.safetensors")
-    with pytest.raises(VerificationError, match="base has weights that are NaN or infinite"):
+    with refused(VerificationError, option=str(base), says="NaN or infinite"):
         export_run(base, tmp_path / "shipped")
     assert not (tmp_path / "shipped").exists()
 

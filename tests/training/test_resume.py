@@ -49,8 +49,8 @@ def test_a_full_disk_ends_the_run_with_one_line_and_the_next_one_goes_on(tmp_pat
     assert full.returncode == 1
     *_, last_line = full.stderr.splitlines()
     kept = tmp_path / "full" / "checkpoint-3"
-    assert last_line.startswith(f"error: {tmp_path / 'full' / 'checkpoint-6'} could not be written (")
-    assert f"{kept} is whole: make room and give the same command again to go on from it" in last_line
+    assert last_line.startswith(f"error: {tmp_path / 'full' / 'checkpoint-6'}: could not be written (")
+    assert last_line.endswith(f"; make room and run the same command again to resume from {kept}")
     assert list((tmp_path / "full").iterdir()) == [kept]
     resumed = result_of(run("llava", tmp_path / "full"))
     assert resumed["losses"] == whole["losses"]

@@ -26,11 +26,13 @@ def check_options(args: Namespace) -> None:
     if args.describe:
         given = [f"--{name}" for name in ("json", "output", "keep_both") if getattr(args, name)]
         if given:
-            raise ConfigError(f"--describe writes lines to read, and not {given[0]}: leave one of them out")
+            raise ConfigError("--describe prints plain text only", option=given[0], fix="remove one of the two")
     else:
         given = [f"--{name}" for name in ("ocr", "people") if getattr(args, name)]
         if given:
-            raise ConfigError(f"{given[0]} is for --describe; add --describe, or leave it out")
+            raise ConfigError(
+                "it has no effect without --describe", option=given[0], fix="add --describe, or remove it"
+            )
 
 
 def describe_photos(args: Namespace) -> None:
@@ -66,7 +68,7 @@ def describe_photos(args: Namespace) -> None:
         print("\n".join(lines), flush=True)
     say_what_is_odd(skipped, [], "")
     if len(skipped) == len(photos):
-        raise WorkError("no photo could be read; the reasons are above")
+        raise WorkError("no photo could be read", fix="see the reasons above")
 
 
 def _quiet_transformers() -> None:

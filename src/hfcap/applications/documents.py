@@ -70,14 +70,16 @@ def find_documents(paths: Iterable[str]) -> tuple[list[Path], list[str]]:
             found |= dict.fromkeys(inside)
             notes += left_out
         elif not path.is_file():
-            raise ConfigError(f"{path}: no such file or folder")
+            raise ConfigError("no such file or folder", option=str(path))
         elif path.suffix.lower() not in (*SUFFIXES, *TABLES):
-            kinds = " ".join((*SUFFIXES, *TABLES))
-            raise ConfigError(f"{path}: a kind of file that is not read; wanted one of {kinds}")
+            kinds = ", ".join((*SUFFIXES, *TABLES))
+            raise ConfigError("unsupported file type", option=str(path), wanted=f"one of {kinds}")
         else:
             found[path] = None
     if not found:
-        raise ConfigError(f"no document ({' '.join(SUFFIXES)}) in {' '.join(map(str, paths))}")
+        raise ConfigError(
+            "no document found", option=" ".join(map(str, paths)), wanted=f"files that end in {', '.join(SUFFIXES)}"
+        )
     return list(found), notes
 
 

@@ -8,7 +8,7 @@ from typing import Any
 from hfcap.applications.lint import AIM, RULES, alt_findings
 from hfcap.applications.people import neutral
 from hfcap.applications.wording import worded
-from hfcap.errors import ConfigError
+from hfcap.errors import as_config_error
 from hfcap.metrics import confidence_intervals
 
 
@@ -76,10 +76,8 @@ def evaluate_alts(args: Namespace) -> None:
 
     state = join_processes()
     source = runs.resolve_model(args.model)
-    try:
+    with as_config_error("--data"):
         rows = load_captions(args.data, args.split, num_images=args.num_images)
-    except ValueError as error:
-        raise ConfigError(f"--data {args.data}: {error}") from error
     use_all_cores()
     model, processor = load_captioner(source.path)
     model.to(state.device)

@@ -97,7 +97,7 @@ def alt_findings(alt: str) -> list[tuple[str, str]]:
     if _AUTOMATIC.search(plain):
         found.append(("automatic", "a program wrote it; read it against the picture, and take that remark out"))
     if EMOJI.search(plain):
-        found.append(("emoji", "an emoji is read out by its name; leave it out"))
+        found.append(("emoji", "screen readers read an emoji out by its name; remove it"))
     return found
 
 

@@ -22,7 +22,7 @@ class TextReader:
         try:
             from rapidocr import RapidOCR
         except ImportError:
-            raise ConfigError('--ocr needs RapidOCR: pip install "hfcap[ocr]"') from None
+            raise ConfigError("RapidOCR is missing", option="--ocr", fix='pip install "hfcap[ocr]"') from None
         self.engine = RapidOCR(params={"Global.log_level": "error"})
 
     def read(self, image: str) -> list[dict]:

@@ -40,9 +40,11 @@ def ways_of(text: str) -> list[str]:
     ways = [way for way in text.split(",") if way]
     wrong = [way for way in ways if way not in WAYS]
     if wrong:
-        raise ConfigError(f"--metadata {wrong[0]!r}; wanted {' or '.join(WAYS)}, or both with a comma between")
+        raise ConfigError(option="--metadata", got=text, wanted=f"{' or '.join(WAYS)}, or both separated by a comma")
     if "embed" in ways and shutil.which("exiftool") is None:
-        raise ConfigError("--metadata embed needs ExifTool (exiftool.org), and there is none; use sidecar")
+        raise ConfigError(
+            "ExifTool (exiftool.org) is missing", option="--metadata", got=text, fix="install it, or use sidecar"
+        )
     return ways
 
 

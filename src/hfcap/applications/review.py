@@ -11,7 +11,7 @@ from hfcap.applications.pictures import collapsed
 from hfcap.applications.rows import PENDING, SKIPPED, check_characters, read_rows, write_rows
 from hfcap.applications.signature import signed
 from hfcap.atomic_files import write_atomic
-from hfcap.errors import ConfigError, printable, shown
+from hfcap.errors import ConfigError, as_config_error, printable
 
 KEYS = "a accept, e edit, d decorative, s skip, u undo, q quit"
 COLUMNS = (
@@ -43,7 +43,7 @@ def decided(row: dict[str, Any], status: str, alt: str | None = None) -> dict[st
         if alt == "" or (alt is None and row["role"] == "maybe_decorative"):
             status, alt = "decorative", None
     if status in ("accepted", "edited") and not (alt or "").strip():
-        raise ValueError("there is no text to accept; edit, or call the picture decorative")
+        raise ValueError("there is no text to accept; write one, or mark the picture as decorative")
     check_characters(alt or "")
     text = collapsed(alt) if alt and status in ("accepted", "edited") else None
     return row | {"status": status, "alt": text} | signed()
@@ -169,7 +169,9 @@ def import_csv(rows: Sequence[dict[str, Any]], path: str) -> tuple[list[dict[str
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=text.partition("\n")[0].count))
     missing = [name for name in ("id", "decision", "alt") if name not in (reader.fieldnames or ())]
     if missing:
-        raise ConfigError(f"{path}: no column {missing[0]}; wanted those of `hfcap alt review --csv_export`")
+        raise ConfigError(
+            f"no column {missing[0]}", option=path, wanted="the columns of `hfcap alt review --csv_export`"
+        )
     found = {row["id"]: row for row in rows}
     changed = 0
     for line in reader:
@@ -178,15 +180,15 @@ def import_csv(rows: Sequence[dict[str, Any]], path: str) -> tuple[list[dict[str
         if not decision:
             continue
         if row_id not in found:
-            raise ConfigError(f"{where}: no row has the id {shown(row_id)}")
+            raise ConfigError("no row has this id", option=f"{where}: id", got=row_id)
         if decision not in DECISIONS:
-            raise ConfigError(f"{where}: decision is {shown(decision)}; wanted one of {', '.join(DECISIONS)}")
+            raise ConfigError(
+                option=f"{where}: decision", got=decision, wanted=f"one of {', '.join(DECISIONS)}, or nothing"
+            )
         row, alt = found[row_id], collapsed(_plain(line["alt"] or ""))
         is_edit = decision == "edit" or (decision == "accept" and alt not in ("", row.get("suggestion")))
-        try:
+        with as_config_error(where):
             new = decided(row, "edited" if is_edit else DECISIONS[decision], alt)
-        except ValueError as error:
-            raise ConfigError(f"{where}: {error}") from None
         if (new["status"], new["alt"]) != (row["status"], row["alt"]):
             found[row_id] = new
             changed += 1

@@ -9,7 +9,7 @@ from typing import Any
 
 from hfcap.applications.roles import ROLES
 from hfcap.atomic_files import write_atomic
-from hfcap.errors import ConfigError, shown
+from hfcap.errors import ConfigError, as_config_error
 from hfcap.json_files import json_type, read_jsonl
 
 PENDING, SKIPPED = "pending", "skipped"
@@ -18,7 +18,13 @@ STATUSES = (PENDING, *DECIDED, SKIPPED)
 DATA = "data"  # kind of a row about a picture of a data source, which no document holds
 _STRINGS = ("id", "file", "part", "kind", "src", "role", "status")
 _OPTIONAL_STRINGS = ("before", "suggestion", "alt", "image", "image_sha256", "file_sha256", "by", "at")
-_CONTAINERS = {"context": dict, "notes": list, "text_in_image": list, "lint": list}
+_TYPES: dict[str, tuple[tuple[type, ...], str]] = {
+    **dict.fromkeys(_STRINGS, ((str,), "a string")),
+    **dict.fromkeys(("line", "column"), ((int,), "a whole number")),
+    "context": ((dict,), "an object"),
+    **dict.fromkeys(("notes", "text_in_image", "lint"), ((list,), "a list")),
+    **dict.fromkeys(_OPTIONAL_STRINGS, ((str, type(None)), "a string or null")),
+}
 
 
 def empty_row() -> dict[str, Any]:
@@ -36,36 +42,36 @@ def read_rows(path: str | os.PathLike) -> list[dict[str, Any]]:
         ConfigError: a line that is no such row, an id that occurs twice, or a decided row without an alt.
     """
     rows: dict[str, dict[str, Any]] = {}
-    try:
+    with as_config_error():
         for entry, where in read_jsonl(path):
             row = _checked(empty_row() | entry, where)
             if row["id"] in rows:
-                raise ConfigError(f"{where}: the id {shown(row['id'])} twice; remove one of the two rows")
+                raise ConfigError(
+                    "another row has this id", option=f"{where}: id", got=row["id"], fix="remove one of the two rows"
+                )
             rows[row["id"]] = row
-    except ValueError as error:
-        raise error if isinstance(error, ConfigError) else ConfigError(str(error)) from error
     return list(rows.values())
 
 
 def _checked(row: dict[str, Any], where: str) -> dict[str, Any]:
     for key in ("id", "file", "line", "column"):
         if key not in row:
-            raise ConfigError(f"{where}: no {key}; a row of `hfcap alt suggest` has one")
-    wanted = dict.fromkeys(_STRINGS, str) | {"line": int, "column": int}
-    wrong = [key for key, kind in wanted.items() if type(row[key]) is not kind]
-    wrong += [key for key, kind in _CONTAINERS.items() if not isinstance(row[key], kind)]
-    wrong += [key for key in _OPTIONAL_STRINGS if not isinstance(row.get(key), str | None)]
-    if wrong:
-        raise ConfigError(f"{where}: {wrong[0]} is {shown(row[wrong[0]])}, a JSON {json_type(row[wrong[0]])}")
+            raise ConfigError("missing", option=f"{where}: {key}", wanted="a row as `hfcap alt suggest` writes it")
+    for key, (kinds, wanted) in _TYPES.items():
+        if type(row.get(key)) not in kinds:
+            found = f"a JSON {json_type(row[key])}"
+            raise ConfigError(found, option=f"{where}: {key}", got=row[key], wanted=wanted)
     for key, choices in (("status", STATUSES), ("role", ROLES)):
         if row[key] not in choices:
-            raise ConfigError(f"{where}: {key} is {shown(row[key])}; wanted one of {', '.join(choices)}")
+            raise ConfigError(option=f"{where}: {key}", got=row[key], wanted=f"one of {', '.join(choices)}")
     if row["status"] in ("accepted", "edited") and not (row["alt"] or "").strip():
-        raise ConfigError(f"{where}: {row['status']}, and alt is {shown(row['alt'])}; write the alt, or decorative")
-    try:
+        raise ConfigError(
+            f"empty, and status is {row['status']}",
+            option=f"{where}: alt",
+            fix="write the alt text, or set status to decorative",
+        )
+    with as_config_error(f"{where}: alt"):
         check_characters(row["alt"] or "")
-    except ValueError as error:
-        raise ConfigError(f"{where}: {error}") from None
     return row
 
 

@@ -50,7 +50,7 @@ def suggest_alts(args: Namespace) -> None:
     photos = [Path(path) for path in args.paths if Path(path).suffix.lower() in PHOTOS]
     missing = next((path for path in photos if not path.is_file()), None)
     if missing:
-        raise ConfigError(f"{missing}: no such file")
+        raise ConfigError("no such file", option=str(missing))
     others = [path for path in args.paths if Path(path) not in photos]
     files, notes = find_documents(others) if others else ([], [])
     rows, unread, reported = rows_of_documents(files, Path(args.root) if args.root else _only_folder(others))
@@ -123,7 +123,7 @@ def settings_of(args: Namespace) -> dict[str, Any]:
     source = resolve_model(args.model).path
     hashes = captioner_hashes(source)
     if hashes["weights_hash"] is None:
-        raise ConfigError(f"--model {args.model} has no weights, or cannot be downloaded")
+        raise ConfigError("it has no weights, or cannot be downloaded", option="--model", got=args.model)
     of_model = {"source": str(source), "weights_sha256": hashes["weights_hash"], "settings": hashes["settings_hash"]}
     return of_model | {"people": args.people, "prompt": args.prompt}
 
@@ -136,8 +136,10 @@ def check_settings(rows: Iterable[dict[str, Any]], settings: dict[str, Any], out
         changed = [key for key in settings if key != "source" and row["model"].get(key) != settings[key]]
         if changed:
             raise ConfigError(
-                f"--output {output} holds proposals made with another {', '.join(changed)}; give another --output, or "
-                "remove it once its decisions are applied"
+                f"it holds proposals made with another {', '.join(changed)}",
+                option="--output",
+                got=str(output),
+                fix="pass another file, or remove this one once its decisions are applied",
             )
 
 

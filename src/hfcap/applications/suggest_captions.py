@@ -20,7 +20,7 @@ NUM_SAMPLES = 20
 TEMPERATURE = 0.5
 OPTIMISED = (
     "{} was trained by train_scst to maximise CIDEr, which costs diversity that no decoding brings back (Luo and "
-    "Shakhnarovich 2020): its suggestions will be much alike; give the model that it started from"
+    "Shakhnarovich 2020): its suggestions will be much alike; use the model it was trained from"
 )
 
 

@@ -25,8 +25,9 @@ def suggest_for_data(args: Namespace) -> None:
     Raises:
         ConfigError: options that need files, a source, a model or an output file that is wrong.
     """
-    if args.ocr or args.root:
-        raise ConfigError("--ocr and --root are for documents and photos; leave them out with --data")
+    given = [f"--{name}" for name in ("ocr", "root") if getattr(args, name)]
+    if given:
+        raise ConfigError("it is for documents and photos", option=given[0], fix="remove it or --data")
     output = Path(args.output)
     captions = output.with_name(f"{output.name}.captions.jsonl")
     there = read_rows(output) if output.exists() else []

@@ -1,4 +1,4 @@
-"""Training data sets: an image with its references, views drawn by (seed, epoch, image_id), maps and streams."""
+"""Training data sets: images with references, augmented by (seed, epoch, image_id), as maps and streams."""
 
 import hashlib
 import logging
@@ -34,8 +34,8 @@ def draw(seed: int, epoch: int, image_id: str, purpose: str) -> np.random.Genera
 
 
 @dataclass(frozen=True)
-class Views:
-    """What an epoch shows of a row; everything is drawn by (seed, epoch, image_id).
+class Augmentation:
+    """Random references and image augmentation of a row per epoch, drawn from (seed, epoch, image_id).
 
     Args:
         references: how many references of an image a step uses; `None` for all.
@@ -85,19 +85,19 @@ class CaptionDataset(torch.utils.data.Dataset):
     Args:
         rows: data set with the columns `image_id`, `image`, `captions` and maybe `prompt`.
         features: encoder features of exactly these rows, in their order.
-        **views: fields of `Views`.
+        **augmentation: fields of `Augmentation`.
     """
 
-    def __init__(self, rows: datasets.Dataset, features: FeatureCache | ComputedFeatures | None = None, **views):
+    def __init__(
+        self, rows: datasets.Dataset, features: FeatureCache | ComputedFeatures | None = None, **augmentation
+    ):
         if features is not None and len(features) != len(rows):
-            raise ValueError(
-                f"the feature cache holds {len(features)} images, the data set {len(rows)}: build it anew"
-            )
+            raise ValueError(f"the feature cache holds {len(features)} images, the data set {len(rows)}: rebuild it")
         # Pictures stay encoded until they are asked for; with a cache they are never read.
         self.with_images = undecoded(rows)
         self.rows = self.with_images if features is None else self.with_images.remove_columns("image")
         self.features = features
-        self.views = Views(**views)
+        self.augmentation = Augmentation(**augmentation)
 
     def __len__(self) -> int:
         """Count the images."""
@@ -110,10 +110,10 @@ class CaptionDataset(torch.utils.data.Dataset):
 
     def _item(self, epoch: int, index: int) -> dict:
         row = self.rows[index]
-        item = self.views.item(row, epoch)
+        item = self.augmentation.item(row, epoch)
         if self.features is None:
-            return item | {"image": self.views.picture(row, epoch)}
-        view = "mirror" if self.views.flips(row, epoch) else "plain"
+            return item | {"image": self.augmentation.picture(row, epoch)}
+        view = "mirror" if self.augmentation.flips(row, epoch) else "plain"
         return item | {"vision_features": self.features.read(index, view=view)}
 
 
@@ -132,15 +132,15 @@ class CaptionStream(torch.utils.data.IterableDataset):
     Args:
         rows: stream of `load_captions`.
         check: called with each row; what it raises ends training.
-        **views: fields of `Views`.
+        **augmentation: fields of `Augmentation`.
 
     Attributes:
         source: `rows` as they were given, for `first_texts`.
     """
 
-    def __init__(self, rows: datasets.IterableDataset, check: Callable[[dict], None] | None = None, **views):
+    def __init__(self, rows: datasets.IterableDataset, check: Callable[[dict], None] | None = None, **augmentation):
         self.check = check
-        self.views = Views(**views)
+        self.augmentation = Augmentation(**augmentation)
         self.source = rows
         self.rows = rows.cast_column("image", datasets.Image(decode=False))
         self.process = (0, 1)
@@ -181,17 +181,19 @@ class CaptionStream(torch.utils.data.IterableDataset):
                 row = {name: values[0] for name, values in batch.items()}
                 if self.check is not None:
                     self.check(row)
-                yield self.views.item(row, epoch) | {"image": self.views.picture(row, epoch)}
+                yield self.augmentation.item(row, epoch) | {"image": self.augmentation.picture(row, epoch)}
             if empty == EMPTY_EPOCHS:
                 raise WorkError(
-                    f"a reader of the stream found no row with a caption in {EMPTY_EPOCHS} epochs of its part of the "
-                    f"{self.rows.num_shards} shards: remove files without rows of this split"
+                    f"a reader of the stream found no row with a caption in {EMPTY_EPOCHS} epochs of its share of the "
+                    f"{self.rows.num_shards} shards",
+                    option="data",
+                    fix="remove files without rows of this split",
                 )
 
     def _rows_of(self, epoch: int, worker: int, num_workers: int) -> datasets.IterableDataset:
         """Shuffle an epoch, the same for all readers, and take the part of one."""
         # Not `set_epoch`: loader processes share that number, and one that is further on would change another's.
-        order = np.random.default_rng([self.views.seed, epoch])
+        order = np.random.default_rng([self.augmentation.seed, epoch])
         rows = self.rows.shuffle(generator=order, buffer_size=SHUFFLE_BUFFER)
         process, num_processes = self.process
         if rows.num_shards < num_processes:

@@ -125,7 +125,7 @@ def _rows_of_part(
             continue
         image_id = entry[roles.image_id] if roles.image_id else None
         if roles.image_id and image_id in (None, ""):
-            raise ValueError(f"{where}: no image_id; give each row one")
+            raise ValueError(f"{where}: no image_id; add one to each row")
         texts = {column: entry[column] for column in (*roles.captions, roles.prompt) if column is not None}
         captions, prompt, _ = texts_of(texts, where, captions_column=captions_column)
         yield SourceRow(

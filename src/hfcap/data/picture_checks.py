@@ -135,7 +135,7 @@ def handle_bad_images(
         lines.append(f"and {len(bad) - MAX_LISTED} more")
     text = f"{len(bad)} of {len(dataset)} images cannot be read:\n  " + "\n  ".join(lines)
     if on_bad_image == "error":
-        raise ValueError(f"{text}\nRepair or remove them, or pass --on_bad_image skip to leave them out.")
+        raise ValueError(f"{text}\nRepair or remove them, or pass --on_bad_image skip to skip them.")
     if len(bad) == len(dataset):
         raise ValueError(f"{text}\nNothing is left.")
     warnings.warn(f"skipped {text}", stacklevel=3)

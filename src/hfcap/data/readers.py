@@ -161,7 +161,7 @@ def check_no_columns(why: str, image_column: str | None, captions_column: str | 
     """Raise ValueError for a column that a source cannot have."""
     for name, value in {"image_column": image_column, "captions_column": captions_column}.items():
         if value not in (None, NO_CAPTIONS):
-            raise ValueError(f"{name} is {value!r}, but {why}; leave it out")
+            raise ValueError(f"{name} is {value!r}, but {why}; remove it")
 
 
 def place_pictures(rows: Iterable[SourceRow], file: Path, image_folder: str | None) -> Iterator[SourceRow]:
@@ -190,7 +190,7 @@ def place_pictures(rows: Iterable[SourceRow], file: Path, image_folder: str | No
     there = f" (there is {shown(others[0])}: upper and lower case differ)" if others else ""
     raise ValueError(
         f"{first[0].where}: picture {shown(first[0].image)}, and others after it, is not in {looked_in}{there}; "
-        "give the folder of the pictures with --image_folder, or fix the paths"
+        "pass the folder of the pictures with --image_folder, or fix the paths"
     )
 
 
@@ -213,7 +213,7 @@ def _placed_flat(rows: Iterable[SourceRow], folder: Path) -> Iterator[SourceRow]
         if other.image != row.image and _with_slashes(other.image) != _with_slashes(row.image):
             raise ValueError(
                 f"{row.where}: {shown(row.image)} and {shown(other.image)} ({other.where}) would both be {path}, "
-                f"since their subfolders are not in {folder}; give the folder that holds these with --image_folder"
+                f"since their subfolders are not in {folder}; pass the folder that holds these with --image_folder"
             )
         yield replace(row, image=path)
 

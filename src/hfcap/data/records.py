@@ -163,7 +163,7 @@ def roles_of(names: tuple[str, ...], image_column: str | None = None, captions_c
     """
     if image_column is not None and image_column == captions_column:
         raise ValueError(
-            f"image_column and captions_column are both {image_column!r}; name the column of each, or leave one out"
+            f"image_column and captions_column are both {image_column!r}; name the column of each, or remove one"
         )
     by_key: dict[str, list[str]] = {}
     for name in names:

@@ -206,7 +206,7 @@ def _check_one_picture(image_id: str, group: Sequence[SourceRow]) -> None:
 def _skip_or_raise(bad: dict[str, str], on_bad_image: str, on_skip: Callable | None) -> None:
     text = bad_picture_text(bad)
     if on_bad_image == "error":
-        raise ValueError(f"{text}\nRepair or remove it, or pass --on_bad_image skip to leave such pictures out.")
+        raise ValueError(f"{text}\nRepair or remove it, or pass --on_bad_image skip to skip such pictures.")
     warnings.warn(f"skipped {text}", stacklevel=2)
     if on_skip is not None:
         on_skip(bad)

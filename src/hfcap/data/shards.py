@@ -51,8 +51,9 @@ def read_shard(shard: Shard) -> Iterator[SourceRow]:
             reason, times = f"{type(error).__name__}: {error}", len(RETRY_WAITS) + 1
             if wait is None:
                 raise WorkError(
-                    f"{shard.name} cannot be read after {done} rows, {times} times in a row ({reason}). "
-                    "Check the disk or the network and give the same command again, or replace this file"
+                    f"cannot be read after {done} rows, {times} times in a row ({reason})",
+                    option=shard.name,
+                    fix="check the disk or the network and run the same command again, or replace this file",
                 ) from error
             logger.warning("%s cannot be read (%s); trying again in %g s", shard.name, reason, wait)
             time.sleep(wait)

@@ -378,7 +378,7 @@ def _one_table_a_split(tables: list[Path], source: Path) -> list[SourceFile]:
         if len(captions) > 1:
             names = ", ".join(file.path.name for file in captions)
             raise ValueError(
-                f"{source} has {len(captions)} files of captions for {split or 'one'} split: {names}; give one of "
+                f"{source} has {len(captions)} files of captions for {split or 'one'} split: {names}; pass one of "
                 "them, or let their names say train, validation and test"
             )
         chosen += captions

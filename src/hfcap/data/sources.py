@@ -102,11 +102,11 @@ def load_captions(
     check_max_pixels(max_pixels)
     if source == "scenes":
         if streaming:
-            raise ValueError("streaming: the source 'scenes' is drawn, not read; leave it out")
+            raise ValueError("streaming: the source 'scenes' is drawn, not read; remove it")
         columns = {"image_folder": image_folder, "image_column": image_column, "captions_column": captions_column}
         for name, value in columns.items():
             if value is not None:
-                raise ValueError(f"{name} is {value!r}, but the source 'scenes' is drawn, not read; leave it out")
+                raise ValueError(f"{name} is {value!r}, but the source 'scenes' is drawn, not read; remove it")
         # An unknown split gets its one clear error from load_scenes.
         style = scene_options.pop("style", "caption")
         return load_scenes(split, num_images or SCENES_SIZES.get(split, 1), style, **scene_options)

@@ -93,7 +93,7 @@ def split_source(
     columns = {name: value for name, value in options.items() if name not in checks}
     parts = {name: load_rows(source, name, **columns) for name in split_names(source, **columns)}
     if len(parts) > 1:
-        logger.info("%s: the rows of its splits (%s) are put together and split anew", source, ", ".join(parts))
+        logger.info("%s: the rows of its splits (%s) are combined and split again", source, ", ".join(parts))
     if any(map(has_ids, parts.values())):
         parts = _told_apart({name: one_row_an_image(part) for name, part in parts.items()})
     # Ids made from file names are made here, of all rows: each split may have its own 0000.jpg.
@@ -182,7 +182,7 @@ def _earlier_record(output: Path) -> dict:
             raise ValueError("not written by this command")
         return record
     except (OSError, ValueError):
-        raise ValueError(f"{output} is there and holds no {RECORD}; give another folder, or remove it") from None
+        raise ValueError(f"{output} is there and holds no {RECORD}; pass another folder, or remove it") from None
 
 
 def _check_same(output: Path, earlier: dict, record: dict) -> None:
@@ -191,5 +191,5 @@ def _check_same(output: Path, earlier: dict, record: dict) -> None:
     if changed:
         raise ValueError(
             f"{output} holds another split: {changed[0]} was {earlier.get(changed[0])!r}, is {record[changed[0]]!r}; "
-            "give another folder, or remove it"
+            "pass another folder, or remove it"
         )

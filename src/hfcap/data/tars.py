@@ -43,7 +43,7 @@ def read_webdataset(path: Path, captions_column: str | None = None) -> Iterator[
                 seen.add(key)
                 yield _sample(files, where, captions_column, passed_over)
     except (tarfile.TarError, EOFError, OSError) as error:
-        raise ValueError(f"{path}: not a whole tar file ({error}); write it anew") from error
+        raise ValueError(f"{path}: not a whole tar file ({error}); write it again") from error
     if passed_over:
         kinds = ", ".join(f"{number:,} {kind}" for kind, number in passed_over.items())
         logger.info("%s: passed over members that are no picture, text or JSON: %s", path, kinds)

@@ -22,7 +22,7 @@ from hfcap.data.records import NO_CAPTIONS
 from hfcap.data.rows import pictures_of
 from hfcap.data.shards import Shard, own_share, read_shard, too_few_shards
 from hfcap.data.sources import source_shards
-from hfcap.errors import ConfigError, WorkError, printable, shown
+from hfcap.errors import ConfigError, WorkError, as_config_error, printable
 from hfcap.generation.captioners import load_for_command, refuse_onnx
 from hfcap.generation.photos import (
     CLI_DECODING,
@@ -142,15 +142,13 @@ def _write_missing_rows(args: Namespace, work: SourceWork, model: str, shards: S
         state.wait_for_everyone()  # all have read what is there before one adds to it
     missing = MissingRows(work, done, hidden=output is None or not state.is_main_process)
     pictures = own_pictures(shards, state.process_index, state.num_processes)
-    try:
+    with as_config_error("--data"):  # a stream says what is wrong when it is read
         for row in missing.rows(pictures):
             if output is not None:
                 output.append(row)
             else:
                 one_line = f"{printable(row['image_id'])}\t{work.line(row)}"
                 print(json_line(row) if args.json else one_line, flush=True)
-    except ValueError as error:  # a stream says what is wrong when it is read
-        raise ConfigError(f"--data: {error}") from error
     positions = sorted((place, image_id) for image_id, place in gather_object(list(missing.found.items())))
     image_ids = list(dict.fromkeys(image_id for _, image_id in positions))
     skipped, empty = gather_object(missing.skipped), gather_object(missing.empty)
@@ -162,9 +160,9 @@ def _write_missing_rows(args: Namespace, work: SourceWork, model: str, shards: S
             print(f"{args.output}: {num_captions} of {count(image_ids, 'picture')} have {work.what}{known}")
         say_what_is_odd(skipped, empty, work.what_empty, "picture")
     if not image_ids:
-        raise ConfigError(f"--data {args.data}: no picture in the split {args.split!r}")
+        raise ConfigError(f"no picture in the split {args.split!r}", option="--data", got=args.data)
     if len(skipped) == len(image_ids):
-        raise WorkError(f"of {count(image_ids, 'picture')} none could be read; the reasons are above")
+        raise WorkError(f"none of {count(image_ids, 'picture')} could be read", fix="see the reasons above")
 
 
 def shards_for_captions(data: str, split: str) -> list[Shard]:
@@ -174,11 +172,14 @@ def shards_for_captions(data: str, split: str) -> list[Shard]:
         ConfigError: the source or the split does not exist.
     """
     if data == "scenes":
-        raise ConfigError("--data scenes is drawn, not read; evaluate a model on it with `hfcap evaluate MODEL`")
-    try:
+        raise ConfigError(
+            "its images are drawn, not read",
+            option="--data",
+            got=data,
+            fix="evaluate a model on it with `hfcap evaluate MODEL`",
+        )
+    with as_config_error("--data"):
         shards = source_shards(data, split, captions_column=NO_CAPTIONS)
-    except ValueError as error:
-        raise ConfigError(f"--data: {error}") from error
     num_processes = PartialState().num_processes
     if len(shards) < num_processes:
         logger.warning(too_few_shards(len(shards), num_processes))
@@ -253,6 +254,8 @@ class MissingRows:
                 yield picture
             elif other != sha256:
                 raise ConfigError(
-                    f"{picture.where}: another picture has the image id {shown(picture.image_id)} (or this one has "
-                    "changed since it was captioned); give each picture an image_id, or give another --output"
+                    "another picture has this id, or this one has changed since it was captioned",
+                    option=f"{picture.where}: image id",
+                    got=picture.image_id,
+                    fix="give each picture an image_id of its own, or pass another --output",
                 )

@@ -48,10 +48,10 @@ def find_photos(paths: Sequence[str]) -> list[Photo]:
             name = file.relative_to(path) if path.is_dir() else Path(file.name)
             found.setdefault(file, [name.with_suffix("").as_posix(), name.as_posix(), file.as_posix()])
     if unnameable:
-        text = f"names that are not UTF-8, left out: {first_of(unnameable)}; rename the file"
+        reason = f"file names that are not UTF-8: {first_of(unnameable)}"
         if not found:
-            raise ConfigError(text)
-        logger.info(text)
+            raise ConfigError(reason, fix="rename the files")
+        logger.info("%s; skipped, rename the files to caption them", reason)
     ids = [choices[0] for choices in found.values()]
     for level in (1, 2):
         count = Counter(ids)

@@ -126,7 +126,7 @@ def _write_missing_rows(args: Namespace, work: PhotoWork, photos: list[Photo], m
             print(f"{args.output}: {num_rows} of {len(photos)} photos have {work.what}")
         say_what_is_odd(skipped, empty, work.what_empty)
     if len(skipped) == len(photos):
-        raise WorkError(f"of {count(photos)} none could be read; the reasons are above")
+        raise WorkError(f"none of {count(photos)} could be read", fix="see the reasons above")
 
 
 def match_captions(

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from hfcap.atomic_files import write_atomic, write_json
-from hfcap.errors import ConfigError, shown
+from hfcap.errors import ConfigError
 from hfcap.json_files import check_image_id, read_object
 from hfcap.parquet_files import is_parquet, parquet_bytes, read_parquet
 
@@ -94,8 +94,10 @@ class ResumableCaptions:
             other = rows.setdefault(row["image_id"], row)
             if other.get(self.hash_key) != row.get(self.hash_key):
                 raise ConfigError(
-                    f"--output {self.path}: the image id {shown(row['image_id'])} stands for two pictures; give each "
-                    f"an id of its own, and remove {self.path.name}*"
+                    "two pictures have this id",
+                    option=f"{self.path}: image_id",
+                    got=row["image_id"],
+                    fix=f"give each picture an id of its own, and remove {self.path.name}*",
                 )
         return rows
 
@@ -149,8 +151,10 @@ def _rows_in(file: Path, keys: Sequence[str]) -> Iterator[dict[str, Any]]:
                 check_image_id(row[key], str(file), key)
         except (ValueError, LookupError, TypeError, RecursionError):
             raise ConfigError(
-                f"{file}, line {number}: {shown(line.decode(errors='backslashreplace'))} is no row with "
-                f"{' and '.join(keys)}; fix or remove the line"
+                option=f"{file}, line {number}",
+                got=line.decode(errors="backslashreplace"),
+                wanted=f"an object with {' and '.join(keys)}",
+                fix="fix or remove the line",
             ) from None
         yield row
 

@@ -342,9 +342,11 @@ def _compare_base(model: PreTrainedModel, processor: ProcessorMixin, trained: Ba
         )
     name = next(name for name in here if here[name] != there[name])
     raise VerificationError(
-        f"the adapter was trained on another base than {shipped.name} at {shipped.revision}: {name} is "
-        f"{there[name][:12]} there and {here[name][:12]} in {trained.name} (SHA-256). Push the base that was trained "
-        "on and name it, or ship base and adapter as one model, --merge"
+        f"the adapter was trained on another base: {name} is {there[name][:12]} there and {here[name][:12]} in "
+        f"{trained.name} (SHA-256)",
+        option="base of the adapter",
+        got=f"{shipped.name}@{shipped.revision}",
+        fix="push the base it was trained on and pass that, or ship base and adapter as one model with --merge",
     )
 
 

@@ -8,7 +8,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 from hfcap import runs
-from hfcap.errors import ConfigError
+from hfcap.errors import ConfigError, as_config_error
 from hfcap.hub.adapters import ADAPTER_CONFIG
 from hfcap.hub.card import read_given, write_shipped_card
 from hfcap.hub.card_data import CARD_JSON, CardData, read_card_data, weight_data
@@ -40,12 +40,10 @@ def publish(run: str | Path, target: Target, given: Mapping[str, Any] | None = N
                 option=name,
                 fix="evaluate the run first",
             )
-    try:
+    with as_config_error(kinds=(ValueError, OSError)):
         runs.read_metrics(records / runs.METRICS_JSON)  # written into the card at the end
         card_data = read_card_data(records, recorded=(records / CARD_JSON).is_file())
         said = read_given(records / runs.CARD_README, runs.read_run(records / runs.RUN_JSON), card_data)
-    except (ValueError, OSError) as error:
-        raise ConfigError(str(error)) from error
     given = dict(given or {})
     if given.get("license", said.license) != said.license:  # name and link are those of the other licence
         given["more"] = {key: value for key, value in said.more.items() if not key.startswith("license_")}

@@ -106,7 +106,7 @@ def push_folder(folder: Path, target: Target, message: str) -> Push:
         raise
     # A broken upload of a large file comes wrapped in a RuntimeError.
     except (HTTPError, OSError, RuntimeError) as error:
-        raise WorkError(explain(error, target.repo_id, str(api.endpoint))) from error
+        raise upload_error(error, target.repo_id, str(api.endpoint)) from error
 
 
 def files_to_publish(folder: Path) -> list[Path]:
@@ -197,36 +197,34 @@ def _is_ours(api: HfApi, target: Target, there: set[str]) -> bool:
     return HFCAP_TAG in (RepoCard.load(path).data.get("tags") or [])
 
 
-def explain(error: Exception, repo_id: str, endpoint: str) -> str:
-    """Say in one line what the Hub's refusal, or a broken connection, means and what to do about it."""
+def upload_error(error: Exception, repo_id: str, endpoint: str) -> WorkError:
+    """Make the error that says what the Hub's refusal, or a broken connection, means and what to do about it."""
     cause: BaseException | None = error
     while cause is not None and not isinstance(cause, HTTPError):
         cause = cause.__cause__
     if isinstance(cause, HfHubHTTPError):
-        return f"{_refusal(cause, repo_id)}; nothing was published"
-    if cause is not None:
-        return (
-            f"the connection to {endpoint} broke ({type(cause).__name__}: {cause or 'no answer'}); nothing was "
-            "published. Run the same command again: what has arrived is not sent twice"
-        )
-    return f"upload to {repo_id} failed: {error}; nothing was published"
+        reason, fix = _refusal(cause, repo_id)
+    elif cause is not None:
+        reason = f"the connection to {endpoint} broke ({type(cause).__name__}: {cause or 'no answer'})"
+        fix = "run the same command again, which does not resend what has arrived"
+    else:
+        reason, fix = f"upload failed: {error}", None
+    return WorkError(f"nothing was published: {reason}", option=repo_id, fix=fix)
 
 
-def _refusal(error: HfHubHTTPError, repo_id: str) -> str:
+def _refusal(error: HfHubHTTPError, repo_id: str) -> tuple[str, str | None]:
+    """Return why the Hub refused, and what to do about it."""
     status, said = error.response.status_code, error.server_message or str(error).splitlines()[0]
     owner = repo_id.split("/")[0]
     if isinstance(error, GatedRepoError):
-        return f"{repo_id} is gated: ask its owner for access on its page, then run again"
+        return "the repository is gated", "ask its owner for access on its page, then run again"
     if status == 401 and not isinstance(error, RepositoryNotFoundError):
-        return (
-            "the access token is invalid or has expired: make one with write access and set HF_TOKEN, or log in again"
-        )
+        fix = "create one with write access and set HF_TOKEN, or log in again"
+        return "the access token is invalid or has expired", fix
     if status in (401, 403):
-        return (
-            f"no right to write to {repo_id} ({said}): use a token with write access to {owner!r}, or another --repo"
-        )
+        return f"no write access ({said})", f"use a token with write access to {owner!r}, or another --repo"
     if status == 404:
-        return f"{repo_id} is not there, or this token may not see it"
+        return "no such repository, or this token may not see it", "check the name and the token"
     if status == 412:
-        return f"{repo_id} has changed meanwhile: run again"
-    return f"the Hub answered {status} for {repo_id}: {said}"
+        return "the repository has changed in the meantime", "run again"
+    return f"the Hub answered {status}: {said}", None

@@ -146,7 +146,7 @@ def reload_in_clean_process(
         )
         if done.returncode:
             reason = (done.stderr.strip() or f"exit code {done.returncode}").splitlines()[-1]
-            raise VerificationError(f"the export does not load in a clean process: {reason}")
+            raise VerificationError(f"it does not load in a clean process: {reason}", option="export")
         return json.loads(Path(request["answer"]).read_text(encoding="utf-8"))
 
 
@@ -250,7 +250,7 @@ def refuse(problems: Sequence[str]) -> None:
     """Raise a `VerificationError` where there are problems."""
     if problems:
         more = f"; and {len(problems) - SHOWN} more" if len(problems) > SHOWN else ""
-        raise VerificationError(f"export verification failed: {'; '.join(problems[:SHOWN])}{more}")
+        raise VerificationError(f"verification failed: {'; '.join(problems[:SHOWN])}{more}", option="export")
 
 
 def _some(names: Sequence[str]) -> str:

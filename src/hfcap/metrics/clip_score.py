@@ -107,7 +107,7 @@ class ClipScorer:
             raise ValueError(f"got {len(candidates)} candidates and references for {len(references)} images")
         seen = self._encode_images(images)
         if len(seen) != len(candidates):
-            raise ValueError(f"got {len(candidates)} candidates and {len(seen)} images; give one caption per image")
+            raise ValueError(f"got {len(candidates)} candidates and {len(seen)} images; pass one caption per image")
         said = self._encode_texts(candidates)
         per_image = WEIGHT * np.maximum((seen * said).sum(axis=1), 0.0)
         result = _with_mean(f"{self.name}_score", per_image)

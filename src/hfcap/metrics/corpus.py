@@ -46,7 +46,7 @@ def build_corpus(predictions: Sequence[str], references: Sequence[Sequence[str]]
     """
     if len(predictions) != len(references):
         raise ValueError(
-            f"got {len(predictions)} predictions and references for {len(references)} images; give one prediction and "
+            f"got {len(predictions)} predictions and references for {len(references)} images; pass one prediction and "
             "one list of references per image, in the same order"
         )
     if not len(predictions):
@@ -77,7 +77,7 @@ def check_references(image: int | str, captions: Sequence[str]) -> None:
     if isinstance(captions, str):
         raise TypeError(f"references of image {image} are one str, wanted a list of str: wrap it in [...]")
     if not len(captions):
-        raise ValueError(f"image {image} has 0 references; give at least one or leave the image out")
+        raise ValueError(f"image {image} has 0 references; pass at least one, or remove the image")
     for caption in captions:
         if not isinstance(caption, str):
             raise TypeError(f"a reference of image {image} is {type(caption).__name__}, wanted str")

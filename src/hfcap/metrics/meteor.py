@@ -57,8 +57,10 @@ def meteor_statistics(corpus: Corpus) -> np.ndarray:
     if finished.returncode != 0 or len(answers) != len(lines):
         last_words = finished.stderr.decode(errors="replace").strip()[-500:]
         raise WorkError(
-            f"METEOR's jar ended with code {finished.returncode} and {len(answers)} answers for {len(lines)} images. "
-            f"It wants 2 GB of memory. Its last words: {last_words or '(none)'}"
+            f"its jar ended with code {finished.returncode} and {len(answers)} answers for {len(lines)} images "
+            f"({last_words or 'no error output'})",
+            option="meteor",
+            fix="make sure that 2 GB of memory are free",
         )
     statistics = np.array([answer.split() for answer in answers], dtype=np.float64)
     statistics = statistics.reshape(len(lines), _NUM_STATISTICS)
@@ -102,10 +104,12 @@ def meteor_from_statistics(statistics: np.ndarray) -> np.ndarray:
 def _find_jar() -> Path:
     if shutil.which("java") is None:
         raise MeteorUnavailableError(
-            "METEOR needs Java: found no `java` on the PATH; install a Java runtime (8 or newer)"
+            "no `java` on the PATH", option="meteor", fix="install a Java runtime (8 or newer)"
         )
     if importlib.util.find_spec("pycocoevalcap") is None:
-        raise MeteorUnavailableError('METEOR needs the jar of pycocoevalcap: pip install "hfcap[meteor]"')
+        raise MeteorUnavailableError(
+            "its jar comes with pycocoevalcap, which is missing", option="meteor", fix='pip install "hfcap[meteor]"'
+        )
     spec = importlib.util.find_spec("pycocoevalcap.meteor")
     folders = [] if spec is None else spec.submodule_search_locations or []
     for folder in folders:
@@ -113,7 +117,7 @@ def _find_jar() -> Path:
         if jar.exists():
             return jar
     raise MeteorUnavailableError(
-        "the installed pycocoevalcap holds no meteor/meteor-1.5.jar; wanted pycocoevalcap>=1.2"
+        "the installed pycocoevalcap has no meteor/meteor-1.5.jar", option="meteor", wanted="pycocoevalcap>=1.2"
     )
 
 
@@ -123,8 +127,8 @@ def _statistics(inputs: Inputs) -> np.ndarray:
 
 def _require(options: Options) -> None:
     if options.tokenizer != "ptb":
-        raise ValueError(
-            f"meteor knows English words and the tokenizer ptb only, not {options.tokenizer}; leave it out"
+        raise ConfigError(
+            "meteor is for English only", option="tokenizer", got=options.tokenizer, wanted="ptb", fix="remove meteor"
         )
     _find_jar()
 

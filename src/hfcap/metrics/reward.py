@@ -70,7 +70,7 @@ class CiderDReward:
             KeyError: an image id that the references do not have.
         """
         if len(candidates) != len(image_ids):
-            raise ValueError(f"got {len(candidates)} candidates and {len(image_ids)} image ids; give one id a caption")
+            raise ValueError(f"got {len(candidates)} candidates and {len(image_ids)} image ids; pass one id each")
         try:
             rows = np.array([self._rows[image_id] for image_id in image_ids], dtype=np.int64)
         except KeyError as error:

@@ -41,6 +41,7 @@ def refuse_non_finite(names: Iterable[str], what: str) -> None:
     if names:
         others = f" and {len(names) - 1} other tensors" if len(names) > 1 else ""
         raise VerificationError(
-            f"{what} has weights that are NaN or infinite: {names[0]}{others}. Its training diverged: train again "
-            "with a lower learning_rate, or take an earlier checkpoint of the run"
+            f"weights that are NaN or infinite ({names[0]}{others}): its training diverged",
+            option=what,
+            fix="train again with a lower learning_rate, or use an earlier checkpoint of the run",
         )

@@ -33,7 +33,7 @@ class EncoderArguments:
         default=None, metadata={"help": "Configuration of an encoder trained from scratch, `model_type` included."}
     )
     image_size: int | None = field(
-        default=None, metadata={"min": 1, "help": "Side of the square picture the encoder sees."}
+        default=None, metadata={"min": 1, "help": "Side of the encoder's square input images, in pixels."}
     )
 
     def __post_init__(self):
@@ -57,30 +57,30 @@ class ModelArguments(EncoderArguments):
         metadata={"help": "YAML file of `recipes/train_encoder.py` that trains `encoder` first."},
     )
     family: Literal["llava", "encoder_decoder"] = field(
-        default="llava", metadata={"help": "Kind of captioner that `encoder` and `decoder` are joined to."}
+        default="llava", metadata={"help": "Architecture that joins `encoder` and `decoder`."}
     )
     decoder: str | None = field(
         default=None,
         metadata={
-            "help": "Folder or Hub id of a pretrained text decoder; one is made from `decoder_config` without it."
+            "help": "Folder or Hub id of a pretrained text decoder; without it, `decoder_config` defines a new one."
         },
     )
     decoder_config: dict | str | None = field(
         default=None, metadata={"help": "Configuration of a decoder trained from scratch, `model_type` included."}
     )
     bridge_config: dict | str | None = field(
-        default=None, metadata={"help": "Settings between encoder and decoder (fields of the captioner's config)."}
+        default=None,
+        metadata={"help": "Settings between the two parts (other fields of the captioner's config)."},
     )
     image_processor_config: dict | str | None = field(
         default=None,
         metadata={"help": "Settings of a loaded model's image processor to change (`do_image_splitting: false`)."},
     )
     vocab_size: int = field(
-        default=4096, metadata={"min": 259, "help": "Entries of the BPE tokenizer that a decoder from scratch gets."}
+        default=4096,
+        metadata={"min": 259, "help": "Vocabulary size of the tokenizer of a decoder from scratch (BPE)."},
     )
-    plain_text: bool = field(
-        default=False, metadata={"help": "That tokenizer reads and writes lower case without punctuation."}
-    )
+    plain_text: bool = field(default=False, metadata={"help": "Make that tokenizer lower-case, without punctuation."})
     strategy: Literal["full", "frozen_encoder", "projector", "lora", "qlora"] = field(
         default="full",
         metadata={
@@ -114,7 +114,7 @@ class ModelArguments(EncoderArguments):
 class QLoraArguments(ModelArguments):
     """`ModelArguments` of a run that starts from a base and trains LoRA on its 4-bit language model."""
 
-    strategy: Literal["qlora"] = field(default="qlora", metadata={"help": "Always qlora."})
+    strategy: Literal["qlora"] = field(default="qlora", metadata={"help": "Always qlora in this recipe."})
     base_config: str | None = field(
         default=None,
         metadata={"help": "YAML file of `recipes/train.py` that trains the base first, in the folder `model`."},
@@ -158,10 +158,10 @@ class RunArguments(TrainingArguments):
     by the machine (`loader_workers`).
     """
 
-    output_dir: str = field(default="outputs/run", metadata={"help": "The run folder."})
+    output_dir: str = field(default="outputs/run", metadata={"help": "Run folder to write."})
     precision: Literal["float32", "bfloat16", "auto"] = field(
         default="float32",
-        metadata={"help": "Matrix products of training; 'auto' is bfloat16 where the hardware is fast at it."},
+        metadata={"help": "Precision of matrix products in training; auto: bfloat16 on hardware that is fast at it."},
     )
     tokenizer: Literal["ptb", "intl", "zh", "char"] = field(default="ptb", metadata={"help": TOKENIZER_HELP})
     early_stopping_patience: int | None = field(
@@ -169,16 +169,18 @@ class RunArguments(TrainingArguments):
     )
     dataloader_num_workers: int | None = field(
         default=None,
-        metadata={"help": "Processes that decode pictures ahead; by default none on a CPU, and up to 8 beside a GPU."},
+        metadata={"help": "Worker processes that decode images ahead (default: none on a CPU, up to 8 with a GPU)."},
     )
     ddp_find_unused_parameters: bool | None = field(
-        default=True, metadata={"help": "DDP looks for parameters without a gradient in each step."}
+        default=True, metadata={"help": "Let DDP look for parameters without a gradient in each step."}
     )
-    remove_unused_columns: bool = field(default=False, metadata={"help": "The collator needs all columns."})
+    remove_unused_columns: bool = field(
+        default=False, metadata={"help": "Keep it off: the collator needs all columns."}
+    )
     eval_strategy: str = field(default="epoch", metadata={"help": "When to evaluate."})
     save_strategy: str = field(default="epoch", metadata={"help": "When to save."})
-    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep, the best one among them."})
-    load_best_model_at_end: bool = field(default=True, metadata={"help": "End with the best checkpoint."})
+    save_total_limit: int | None = field(default=2, metadata={"help": "Checkpoints to keep, including the best one."})
+    load_best_model_at_end: bool = field(default=True, metadata={"help": "Load the best checkpoint at the end."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning-rate schedule."})
 
     def __post_init__(self):
@@ -259,7 +261,7 @@ class CaptionTrainingArguments(RunArguments):
     )
     max_caption_tokens: int = field(
         default=64,
-        metadata={"min": 2, "help": "Cut longer references; a cut one does not teach where a caption ends."},
+        metadata={"min": 2, "help": "Truncate references to this many tokens; a truncated one gets no end token."},
     )
     encoder_learning_rate: float | None = field(
         default=None, metadata={"min": 0, "help": "Learning rate of the encoder (default: learning_rate)."}
@@ -269,7 +271,7 @@ class CaptionTrainingArguments(RunArguments):
     )
     eval_caption_images: int = field(
         default=200,
-        metadata={"min": 1, "help": "Images captioned in each evaluation while training (the first of the split)."},
+        metadata={"min": 1, "help": "Images to caption in each evaluation during training (the first of the split)."},
     )
     metrics: str = field(default=",".join(DEFAULT_METRICS), metadata={"help": METRICS_HELP})
     clip_model: str = field(default=CLIP_MODEL, metadata={"help": CLIP_MODEL_HELP})
@@ -303,7 +305,9 @@ class CaptionTrainingArguments(RunArguments):
     )
     dry_run: bool = field(
         default=False,
-        metadata={"help": "Print a tokenized batch, the trainable parameters, time and memory; do not train."},
+        metadata={
+            "help": "Print a tokenized batch, trainable parameters, and estimated time and memory; do not train."
+        },
     )
 
     def __post_init__(self):

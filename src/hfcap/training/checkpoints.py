@@ -91,8 +91,9 @@ def load_weights(model: PreTrainedModel, checkpoint: str | Path) -> None:
     wrong = sorted(map(str, {*info["missing_keys"], *info["mismatched_keys"]}))
     if wrong:
         raise WorkError(
-            f"{checkpoint} is not a checkpoint of this model: {wrong[0]} is missing or has another shape, "
-            f"and {len(wrong) - 1} others. Remove it, to go on from the one before"
+            f"not a checkpoint of this model: {len(wrong)} tensors are missing or of another shape, first {wrong[0]}",
+            option=str(checkpoint),
+            fix="remove it to resume from the one before",
         )
     model.load_state_dict(loaded.state_dict())
 
@@ -137,8 +138,8 @@ def atomic_folder(folder: Path, checkpoints: Path) -> Iterator[None]:
         free = shutil.disk_usage(folder.parent).free / 2**20
         reason = " ".join(str(error).split())[:200]
         raise WorkError(
-            f"{folder} could not be written ({reason}; {free:,.0f} MiB are free there now). "
-            + (f"{last} is whole: " if last else "There is no earlier one: ")
-            + "make room and give the same command again"
-            + (" to go on from it" if last else "")
+            f"could not be written ({reason}; {free:,.0f} MiB are free there now)",
+            option=str(folder),
+            fix="make room and run the same command again"
+            + (f" to resume from {last}" if last else "; there is no checkpoint to resume from yet"),
         ) from error

@@ -19,7 +19,7 @@ class SourceArguments:
     )
     image_folder: str | None = field(
         default=None,
-        metadata={"help": "Folder of the pictures that a file of captions names; found beside it by default."},
+        metadata={"help": "Folder of the images that a caption file names (default: found next to it)."},
     )
     image_column: str | None = field(default=None, metadata={"help": "Image column (detected by default)."})
     captions_column: str | None = field(default=None, metadata={"help": "Caption column (detected by default)."})
@@ -32,13 +32,13 @@ class SourceArguments:
         },
     )
     scenes_style: Literal["caption", "alt_text"] = field(
-        default="caption", metadata={"help": "Wording of the embedded data set's references."}
+        default="caption", metadata={"help": "Style of the embedded data set's captions."}
     )
     scenes_image_size: int = field(
-        default=96, metadata={"min": 1, "help": "Side of the embedded data set's pictures in pixels."}
+        default=96, metadata={"min": 1, "help": "Side of the embedded data set's images, in pixels."}
     )
     on_bad_image: Literal["error", "skip"] = field(
-        default="error", metadata={"help": "An unreadable image: stop with a list of all of them, or leave them out."}
+        default="error", metadata={"help": "Unreadable images: stop and list all of them, or skip them."}
     )
     max_pixels: int = field(
         default=MAX_PIXELS, metadata={"min": 1, "help": "Reject images with more pixels than this."}
@@ -66,7 +66,7 @@ class DataArguments(SourceArguments):
     )
     references: int | None = field(
         default=None,
-        metadata={"min": 1, "help": "References of an image a step uses, drawn anew each epoch; all by default."},
+        metadata={"min": 1, "help": "References per image and step, redrawn each epoch (default: all)."},
     )
     mirror: bool = field(
         default=False, metadata={"help": "Flip pictures at random where no caption names left or right."}

@@ -46,12 +46,14 @@ class FiniteTrainer(Trainer):
             return
         rate, step = self._get_learning_rate(), self.state.global_step + 1
         raise WorkError(
-            f"the {what} is {value} in step {step}, at a learning rate of {rate:.3g}: training diverged, and nothing "
-            f"was saved after it. Lower --learning_rate {self.args.learning_rate:g} (to a tenth of it), or warm up "
-            f"longer (--warmup_steps, now {self.args.warmup_steps:g})"
+            f"training diverged in step {step} (learning rate {rate:.3g}), and nothing was saved after it",
+            option=what,
+            got=value,
+            fix=f"lower --learning_rate {self.args.learning_rate:g} (to a tenth of it), or warm up longer "
+            f"(--warmup_steps, now {self.args.warmup_steps:g})"
             + (", or lower --max_grad_norm" if self.args.max_grad_norm else ", or set --max_grad_norm 1")
             + (", or set --precision float32" if self.args.bf16 or self.args.fp16 else "")
-            + ", with another --output_dir. If it is so in step 1, the model or the data it starts from is broken"
+            + ", with another --output_dir; if this is step 1, the starting model or the data is broken",
         )
 
     def check_weights(self) -> None:

@@ -211,7 +211,7 @@ def check_merge(
             problems.append(f"{name} changed, and the adapter does not adapt it")
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
-        raise VerificationError(f"the merge is not base + adapter: {'; '.join(problems[:5])}{more}")
+        raise VerificationError(f"not base + adapter: {'; '.join(problems[:5])}{more}", option="merged model")
 
 
 def _wrong_update(name: str, old: torch.Tensor, new: torch.Tensor, adapter: AdapterWeights) -> list[str]:

@@ -21,8 +21,8 @@ class _Parser(HfArgumentParser):
 
     def error(self, message: str) -> NoReturn:
         """Raise argparse's "argument --two_words/--two-words: reason"."""
-        if not message.startswith("argument "):
-            raise ConfigError(message)
+        if not message.startswith("argument "):  # "the following arguments are required: --model"
+            raise ConfigError("required", option=message.rpartition(": ")[2])
         names, _, reason = message.removeprefix("argument ").partition(": ")
         raise ConfigError(reason, option=names.split("/")[0].removeprefix("--"))
 

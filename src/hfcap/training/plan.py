@@ -50,7 +50,7 @@ def image_lengths(data: CaptionDataset, collator: CaptionCollator) -> np.ndarray
     )
     counted = []
     for prompt, own in zip(prompts, captions, strict=True):
-        longest = sorted((next(lengths) for _ in own), reverse=True)[: data.views.references]
+        longest = sorted((next(lengths) for _ in own), reverse=True)[: data.augmentation.references]
         counted.append(packed_length(prefixes[prompt], longest))
     return np.array(counted)
 
@@ -125,9 +125,7 @@ def describe_references(references: int | None, packing: bool) -> str:
     if references is None:
         how = "in one row behind it, which encodes it once" if packing else "each in a row with a copy of it"
         return f"all references of an image in one step, {how}; references: 1 draws one of them per epoch"
-    return (
-        f"{references} of an image's references in a step, drawn anew each epoch, because references is {references}"
-    )
+    return f"{references} of an image's references in a step, redrawn each epoch, because references is {references}"
 
 
 def train_sampler(

@@ -296,7 +296,9 @@ def _fingerprint(rows: datasets.Dataset | datasets.IterableDataset) -> dict[str,
     if isinstance(rows, datasets.IterableDataset):
         found = runs.data_fingerprint(rows.take(FIRST_OF_STREAM).cast_column("image", Image(decode=False)))
         if not found["num_images"]:
-            raise ConfigError(f"data: none of the {rows.num_shards} shards has a row of this split with a caption")
+            raise ConfigError(
+                f"none of the {rows.num_shards} shards has a row of this split with a caption", option="data"
+            )
         return found
     names = [name for name in ("image_id", "captions", "prompt") if name in rows.column_names]
     return runs.data_fingerprint(rows.select_columns(names), content_hashes(rows))

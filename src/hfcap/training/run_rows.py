@@ -14,7 +14,7 @@ from hfcap.data.caption_dataset import first_texts
 from hfcap.data.scene_wording import STYLES
 from hfcap.data.scenes import scene_captions
 from hfcap.data.sources import load_captions
-from hfcap.errors import ConfigError
+from hfcap.errors import ConfigError, as_config_error
 from hfcap.training.data_arguments import DataArguments, SourceArguments
 
 TOKENIZER_SCENES = 1000
@@ -45,10 +45,8 @@ def load_evaluation_split(args: SourceArguments, folder: Path) -> datasets.Datas
     rows = load_split(args, args.eval_split, args.max_eval_images, folder)
     if not args.streaming:
         return rows
-    try:
+    with as_config_error("data"):  # a stream says what is wrong when it is read
         encoded = list(rows.cast_column("image", Image(decode=False)))
-    except ValueError as error:  # a stream says what is wrong when it is read
-        raise ConfigError(str(error), option="data") from error
     if not encoded:
         raise ConfigError(
             f"no file of {args.data} has a row of this split with a caption", option="eval_split", got=args.eval_split
@@ -74,10 +72,8 @@ def load_split(
     }
     if args.data == "scenes":
         options |= {"style": args.scenes_style, "image_size": args.scenes_image_size}
-    try:
+    with as_config_error("data"):
         return load_captions(args.data, split, num_images=limit, **options)
-    except ValueError as error:
-        raise ConfigError(str(error), option="data") from error
 
 
 def list_skipped(path: Path, split: str, skipped: dict[str, str]) -> None:

@@ -51,7 +51,7 @@ class ScstArguments(CaptionTrainingArguments):
     """
 
     num_samples: int = field(
-        default=5, metadata={"min": 2, "help": "Captions sampled an image and step, at least two."}
+        default=5, metadata={"min": 2, "help": "Captions sampled per image and step, at least two."}
     )
     sampling_temperature: float = field(
         default=1.0,
@@ -110,7 +110,7 @@ def caption_reward(references: Mapping[str, Sequence[str]], tokenizer: str = "pt
             option="number of training images",
             got=len(references),
             wanted="2 or more",
-            fix="raise max_train_images, or give more data",
+            fix="raise max_train_images, or use more data",
         )
     ended = {image_id: [with_end(text, tokenizer) for text in texts] for image_id, texts in references.items()}
     return CiderDReward(ended, tokenizer=tokenizer)

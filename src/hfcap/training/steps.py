@@ -174,14 +174,14 @@ def caption_datasets(run: Run, model: PreTrainedModel | PeftModel, processor) ->
     train_features = eval_features = None
     if run.model.feature_cache:
         train_features, eval_features = _cached_features(run, model, processor)
-    views = {name: getattr(run.data, name) for name in ("references", "mirror", "crop", "color_jitter")}
-    views["seed"] = run.args.seed
+    augmentation = {name: getattr(run.data, name) for name in ("references", "mirror", "crop", "color_jitter")}
+    augmentation["seed"] = run.args.seed
     if isinstance(train_rows, datasets.IterableDataset):
         # Without a chosen prompt, all rows must have the one that the first rows had.
         check = None if run.data.prompt is not None else partial(check_later_prompt, known=caption_prompt(processor))
-        train = CaptionStream(train_rows, check, **views)
+        train = CaptionStream(train_rows, check, **augmentation)
     else:
-        train = CaptionDataset(train_rows, train_features, **views)
+        train = CaptionDataset(train_rows, train_features, **augmentation)
     return {"train_dataset": train, "eval_dataset": CaptionDataset(eval_rows, eval_features)}
 
 

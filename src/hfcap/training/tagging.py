@@ -50,7 +50,7 @@ def choose_words(captions_by_image: Iterable[Sequence[str]], tokenizer: str = "p
             f"none of the {len(shares)} words in the captions of {num_images} images is in {FEWEST_IMAGES:.1%} to "
             f"{MOST_IMAGES:.0%} of the images, so there is nothing to learn",
             option="data",
-            fix="give more images",
+            fix="use more images",
         )
     return chosen
 

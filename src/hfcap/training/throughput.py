@@ -143,8 +143,14 @@ def is_out_of_memory(error: BaseException) -> bool:
     return isinstance(error, RuntimeError) and any(words in str(error) for words in OUT_OF_MEMORY_MESSAGES)
 
 
-def memory_advice(args, rows: int) -> str:
-    """Say which settings to lower, by how much, and what stays the same."""
+def memory_error(args, rows: int, alone: bool = False) -> WorkError:
+    """Make the error of a process that ran out of memory: which settings to lower, by how much, what stays the same.
+
+    Args:
+        args: of the training.
+        rows: of the process in a forward pass.
+        alone: whether the other processes did not run out, so that `auto_find_batch_size` could not help.
+    """
     accumulation = args.gradient_accumulation_steps
     if rows > 1:
         fewer = fitting_batch(rows * accumulation, rows // 2)
@@ -155,10 +161,16 @@ def memory_advice(args, rows: int) -> str:
         if not args.auto_find_batch_size:
             first += ", or --auto_find_batch_size true, which finds them"
     else:
-        first = "the batch has one row already: lower max_row_tokens, references or max_caption_tokens"
-    return (
-        f"out of memory with per_device_train_batch_size={rows}: set {first}. Then --activation_checkpointing true, a "
-        "smaller image_size or more pixel_shuffle_factor, a frozen encoder or LoRA"
+        first = "a lower max_row_tokens, references or max_caption_tokens (the batch has one row already)"
+    reason = "out of memory"
+    if alone:
+        reason += f" on process {args.process_index} alone, where --auto_find_batch_size cannot help"
+    return WorkError(
+        reason,
+        option="per_device_train_batch_size",
+        got=rows,
+        fix=f"set {first}; if that is not enough, --activation_checkpointing true, a smaller image_size, a larger "
+        "pixel_shuffle_factor, a frozen encoder or LoRA",
     )
 
 
@@ -180,6 +192,8 @@ def evaluating(args) -> Iterator[None]:
         if not is_out_of_memory(error):
             raise
         raise WorkError(
-            f"out of memory in an evaluation: lower --per_device_eval_batch_size {args.per_device_eval_batch_size} or "
-            "num_beams, and give the same command again"
+            "out of memory in an evaluation",
+            option="per_device_eval_batch_size",
+            got=args.per_device_eval_batch_size,
+            fix="lower it or num_beams, and run the same command again",
         ) from error

@@ -49,7 +49,7 @@ from hfcap.training.throughput import (
     fitting_batch,
     is_out_of_memory,
     measure_matmul,
-    memory_advice,
+    memory_error,
 )
 from hfcap.training.trainer_inputs import (
     as_evaluation_data,
@@ -173,11 +173,12 @@ class CaptionTrainer(FiniteTrainer):
         if args.auto_find_batch_size and args.world_size > 1:
             self.out_of_memory = torch.distributed.new_group(timeout=JOIN_TIME, backend="gloo")
         if args.process_index == 0:
-            logger.info(describe_references(train_dataset.views.references, self.data_collator.packing))
+            logger.info(describe_references(train_dataset.augmentation.references, self.data_collator.packing))
         self.train_sampler = train_sampler(train_dataset, self.data_collator, args)
         if isinstance(train_dataset, CaptionStream):
             if args.accelerator_config.dispatch_batches:
-                raise ConfigError("accelerator_config: processes read a stream themselves; leave dispatch_batches out")
+                reason, option = "each process reads its own part of a stream", "accelerator_config.dispatch_batches"
+                raise ConfigError(reason, option=option, got=True, fix="remove it")
             train_dataset.divide(args.process_index, args.world_size, args.dataloader_num_workers)
 
     def get_train_dataloader(self) -> DataLoader:
@@ -255,13 +256,10 @@ class CaptionTrainer(FiniteTrainer):
             if isinstance(error, WorkError) or not is_out_of_memory(error):
                 raise
             if not self.args.auto_find_batch_size or self._train_batch_size == 1:
-                raise WorkError(memory_advice(self.args, self._train_batch_size)) from error
+                raise memory_error(self.args, self._train_batch_size) from error
             if self.out_of_memory is not None and not all_processes_join(self.out_of_memory):
                 # The others wait for this process in a collective; when it ends, the launcher ends them.
-                raise WorkError(
-                    f"{memory_advice(self.args, self._train_batch_size)}. --auto_find_batch_size helps where all "
-                    f"processes run out in the same step, and process {self.args.process_index} did without the others"
-                ) from error
+                raise memory_error(self.args, self._train_batch_size, alone=True) from error
             self.largest_batch = self._train_batch_size - 1
             raise RuntimeError("CUDA out of memory.") from error  # the words accelerate looks for
 
@@ -330,8 +328,10 @@ class CaptionTrainer(FiniteTrainer):
         if not math.isfinite(summed):
             self.check_weights()  # names them
             raise WorkError(
-                f"the evaluation loss is {summed} after step {self.state.global_step}, though all weights are finite: "
-                "lower learning_rate, or look at the data of the evaluation split (`hfcap data check`)"
+                f"not finite after step {self.state.global_step}, though all weights are",
+                option="evaluation loss",
+                got=summed,
+                fix="lower learning_rate, or check the data of the evaluation split (`hfcap data check`)",
             )
         return summed / targets
 
