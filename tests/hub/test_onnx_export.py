@@ -309,7 +309,7 @@ def test_spaces_are_cleaned_where_hfcap_cleans_them(build):
     processor.tokenizer.clean_up_tokenization_spaces = True
     assert not cleans_up(processor)  # byte-level BPE: transformers ignores it
     tokens = processor.tokenizer("a man 's dog , here")["input_ids"]
-    assert processor.tokenizer.decode(tokens) == "a man 's dog , here"
+    assert processor.tokenizer.decode(tokens).strip() == "a man 's dog , here"
 
 
 BERT = {"model_type": "bert", "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2}
