@@ -55,9 +55,7 @@ def simulate(kind: str, target: float, way: str, number: int, runs: int) -> dict
         _, low, high = estimated_positives(labels, PICTURES)
         figures["estimate_covers"] += low <= positives <= high
         try:
-            threshold = choose_threshold(TAG, Target(kind, target), tags, Labels("made up", tuple(labels)))[
-                "threshold"
-            ]
+            record = choose_threshold(TAG, Target(kind, target), tags, Labels("made up", tuple(labels)))
         except ConfigError:
             figures["refused"] += 1
             continue
