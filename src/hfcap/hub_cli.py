@@ -85,6 +85,15 @@ def _add_export_options(command: argparse.ArgumentParser) -> None:
     )
     command.add_argument("--opset", type=int, help="version of the ONNX operators (default: 18)")
     command.add_argument(
+        "--web", action="store_true", help="with --format onnx, add a page that captions photos in the browser"
+    )
+    command.add_argument(
+        "--web_packages",
+        "--web-packages",
+        metavar="FOLDER",
+        help="archives of the npm packages that the page loads (default: fetched by npm, once)",
+    )
+    command.add_argument(
         "--data", help="data to measure quantized variants on (default: the evaluation data that run.json names)"
     )
 
@@ -103,8 +112,18 @@ def _export_options(args: argparse.Namespace) -> dict:
 def export(args: argparse.Namespace) -> None:
     """Write a run as a folder for the Hub, and load it in a clean process to see that nothing was lost."""
     from hfcap.hub.export import export_run
+    from hfcap.ondevice.web_page import find_archives, write_page
 
-    print(f"Ready: {export_run(args.model, args.to, **_export_options(args))}")
+    if args.web and args.format != "onnx":
+        raise ConfigError("a page is for an ONNX export", option="--web", fix="add --format onnx")
+    if args.web_packages and not args.web:
+        raise ConfigError("it is for --web", option="--web_packages", got=args.web_packages, fix="add --web")
+    if args.web:
+        find_archives(args.web_packages)  # what is missing is said before the work
+    folder = export_run(args.model, args.to, **_export_options(args))
+    print(f"Ready: {folder}")
+    if args.web:
+        print(f"Page: {write_page(folder, args.web_packages)}; serve it: python -m http.server --directory {folder}")
 
 
 def push(args: argparse.Namespace) -> None:
