@@ -12,6 +12,15 @@ def add_hub_commands(commands) -> None:
     command = commands.add_parser("export", help="export a run to a verified folder for the Hub")
     _add_export_options(command)
     command.add_argument("--to", required=True, metavar="FOLDER", help="folder to create")
+    command.add_argument(
+        "--web", action="store_true", help="with --format onnx, add a page that captions photos in the browser"
+    )
+    command.add_argument(
+        "--web_packages",
+        "--web-packages",
+        metavar="FOLDER",
+        help="archives of the npm packages that the page loads (default: fetched by npm, once)",
+    )
     command.set_defaults(run=export)
 
     command = commands.add_parser("push", help="export and verify a run, write its card, upload it")
@@ -84,15 +93,6 @@ def _add_export_options(command: argparse.ArgumentParser) -> None:
         help="variants of an ONNX export; the first is what transformers.js loads (default: none, float32)",
     )
     command.add_argument("--opset", type=int, help="version of the ONNX operators (default: 18)")
-    command.add_argument(
-        "--web", action="store_true", help="with --format onnx, add a page that captions photos in the browser"
-    )
-    command.add_argument(
-        "--web_packages",
-        "--web-packages",
-        metavar="FOLDER",
-        help="archives of the npm packages that the page loads (default: fetched by npm, once)",
-    )
     command.add_argument(
         "--data", help="data to measure quantized variants on (default: the evaluation data that run.json names)"
     )
