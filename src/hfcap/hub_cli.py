@@ -105,7 +105,9 @@ def _export_options(args: argparse.Namespace) -> dict:
     names = ("format", "merge", "dtype", "base_model")
     options = {name: getattr(args, name) for name in names}
     options["pictures"] = [photo.path for photo in find_photos(args.pictures)]
-    given = {name: getattr(args, name) for name in ("quantize", "opset", "data") if getattr(args, name) is not None}
+    quantize = None if args.quantize is None else tuple(args.quantize)
+    given = {"quantize": quantize, "opset": args.opset, "data": args.data}
+    given = {name: value for name, value in given.items() if value is not None}
     return options | ({"onnx": OnnxOptions(**given)} if given else {})
 
 

@@ -194,10 +194,10 @@ class _Judge:
 
 def said_cost(cost: Mapping[str, Any]) -> str:
     """What a variant costs, for people."""
-    low, high = (-100 * bound for bound in reversed(cost["ci95"]))
+    low, high, lost = (0 - 100 * value for value in (*reversed(cost["ci95"]), cost["difference"]))  # not "-0.00"
     return (
         f"CIDEr x 100 {100 * cost['a']:.1f} in float32, {100 * cost['b']:.1f} here; it costs "
-        f"{-100 * cost['difference']:.2f} (95 % interval {low:.2f} to {high:.2f}, {cost['num_images']} pictures)"
+        f"{lost:.2f} (95 % interval {low:.2f} to {high:.2f}, {cost['num_images']} pictures)"
     )
 
 

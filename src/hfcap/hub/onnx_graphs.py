@@ -66,7 +66,8 @@ def write_graphs(model: PreTrainedModel, image_size: Sequence[int], folder: Path
     Raises:
         ConfigError: a part that the exporter of torch cannot trace.
     """
-    graphs = captioner_graphs(model, image_size)
+    with quiet():
+        graphs = captioner_graphs(model, image_size)
     for name, graph in graphs.items():
         export_graph(graph, folder / f"{name}.onnx", opset)
     return list(graphs)
@@ -268,7 +269,7 @@ def export_graph(graph: Graph, path: Path, opset: int) -> None:
         args.append([graph.inputs[name] for name in names[len(fixed) :]])
         shapes.append(graph.dynamic[len(fixed) :])
     try:
-        with torch.no_grad(), _quiet():
+        with torch.no_grad(), quiet():
             program = torch.onnx.export(
                 graph.module.eval(),
                 tuple(args),
@@ -308,8 +309,8 @@ def _strip(path: Path) -> None:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Without what the exporter says of itself: rewritten axis names, operators of libraries that are not there."""
+def quiet() -> Iterator[None]:
+    """Silence what libraries say of their own work: rewritten names of axes, operators of libraries not installed."""
     # Off altogether, not only below a level of one logger: the tracer writes its steps in as much detail as anybody
     # listens to, which takes most of the time under pytest.
     before = logging.root.manager.disable
