@@ -4,7 +4,7 @@ import ast
 from pathlib import Path
 
 PACKAGE = Path(__file__).parents[1] / "src" / "hfcap"
-FLOORS = ("models", "data", "metrics", "generation", "training", "hub", "applications", "recipes")
+FLOORS = ("models", "data", "metrics", "ondevice", "generation", "training", "hub", "applications", "recipes")
 # A run ends with its card, and is published where that was asked for.
 EXCEPTIONS = {("training/results.py", "hub"), ("training/steps.py", "hub")}
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from hfcap.data.scenes import load_scenes
+from tiny.onnx_export import make_export
 
 ROOT = Path(__file__).parents[1]
 SMALL = [
@@ -55,6 +56,33 @@ def test_recipes_and_configurations_come_with_the_wheel(installed):
     assert str(picture) in run(scripts / "hfcap", "caption", picture, "--model", folder, cwd=work)
     run(scripts / "hfcap", "export", folder, "--to", work / "export", cwd=work)
     assert (work / "export" / "model.safetensors").is_file()
+
+
+@pytest.mark.slow
+def test_captioning_on_device_brings_no_torch(installed, tmp_path):
+    """In an environment of its own, from the registry: `pip install "hfcap[ondevice]"`."""
+    _, work = installed
+    (wheel,) = (work / "dist").glob("*.whl")
+    venv.create(tmp_path / "venv", with_pip=True)
+    python = tmp_path / "venv" / "bin" / "python"
+    run(python, "-m", "pip", "install", "--quiet", f"{wheel}[ondevice]", cwd=tmp_path)
+    listed = run(python, "-m", "pip", "list", "--format", "freeze", cwd=tmp_path).lower()
+    names = {line.split("==")[0] for line in listed.split()}
+    assert {"hfcap", "onnxruntime", "tokenizers"} <= names
+    assert not names & {"torch", "transformers", "datasets", "accelerate", "peft", "evaluate"}
+    make_export(tmp_path / "export")
+    load_scenes("test", 1, "caption")[0]["image"].save(tmp_path / "picture.png")
+    command = (python.parent / "hfcap", "caption", "picture.png", "--model", "export")
+    assert run(*command, cwd=tmp_path).startswith("picture.png\t")
+    timed = (
+        "import time; start = time.process_time(); from hfcap.ondevice import Captioner; "
+        "print(time.process_time() - start)"
+    )
+    assert min(float(run(python, "-c", timed, cwd=tmp_path)) for _ in range(2)) < 0.5
+    process = subprocess.run(
+        [python, "-c", "import hfcap; hfcap.CaptionTrainer"], capture_output=True, text=True, cwd=tmp_path
+    )
+    assert process.stderr.splitlines()[-1].endswith('; pip install "hfcap[train]"')
 
 
 @pytest.mark.slow

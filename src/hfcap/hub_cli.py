@@ -12,6 +12,15 @@ def add_hub_commands(commands) -> None:
     command = commands.add_parser("export", help="export a run to a verified folder for the Hub")
     _add_export_options(command)
     command.add_argument("--to", required=True, metavar="FOLDER", help="folder to create")
+    command.add_argument(
+        "--web", action="store_true", help="with --format onnx, add a page that captions photos in the browser"
+    )
+    command.add_argument(
+        "--web_packages",
+        "--web-packages",
+        metavar="FOLDER",
+        help="archives of the npm packages that the page loads (default: fetched by npm, once)",
+    )
     command.set_defaults(run=export)
 
     command = commands.add_parser("push", help="export and verify a run, write its card, upload it")
@@ -106,11 +115,21 @@ def export(args: argparse.Namespace) -> None:
     """Write a run as a folder for the Hub, and load it in a clean process to see that nothing was lost."""
     from hfcap.hub.export import export_run
     from hfcap.hub.tagger_export import export_tagger, is_tagger, tagger_pictures
+    from hfcap.ondevice.web_page import find_archives, write_page
 
+    if args.web and args.format != "onnx":
+        raise ConfigError("a page is for an ONNX export", option="--web", fix="add --format onnx")
+    if args.web_packages and not args.web:
+        raise ConfigError("it is for --web", option="--web_packages", got=args.web_packages, fix="add --web")
     if is_tagger(args.model):
         print(f"Ready: {export_tagger(args.model, args.to, tagger_pictures(_export_options(args)))}")
         return
-    print(f"Ready: {export_run(args.model, args.to, **_export_options(args))}")
+    if args.web:
+        find_archives(args.web_packages)  # what is missing is said before the work
+    folder = export_run(args.model, args.to, **_export_options(args))
+    print(f"Ready: {folder}")
+    if args.web:
+        print(f"Page: {write_page(folder, args.web_packages)}; serve it: python -m http.server --directory {folder}")
 
 
 def push(args: argparse.Namespace) -> None:

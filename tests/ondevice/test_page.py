@@ -15,7 +15,7 @@ from PIL import Image, ImageCms, ImageFilter
 
 from hfcap.data.pictures import load_picture
 from hfcap.ondevice import Captioner
-from hfcap.ondevice.web_page import PACKAGES, find_archive, write_page
+from hfcap.ondevice.web_page import find_archives, write_page
 from tiny.onnx_export import change, make_export
 
 sync_api = pytest.importorskip("playwright.sync_api", reason="needs playwright: pip install playwright")
@@ -35,7 +35,7 @@ LONGEST = 180_000  # milliseconds of waiting, on a busy machine
 def packages():
     """The folder of the archives, from the cache or by npm; without a network the tests are skipped."""
     try:
-        archives = [find_archive(package, None) for package in PACKAGES]
+        archives = find_archives(None)
     except ValueError as error:
         if "npm pack" not in str(error):
             raise

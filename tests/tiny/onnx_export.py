@@ -77,8 +77,9 @@ def make_export(folder, layout="encoder_decoder", seed=0):
     rng = np.random.default_rng(seed)
     table = rng.normal(size=(len(VOCAB), len(VOCAB))).astype(np.float32) * 2
     np.fill_diagonal(table, -9)  # no word follows itself
-    table[:, 2] -= 1
-    table[VOCAB.index("dog"), VOCAB.index("'s")] += 9
+    table[:, VOCAB.index("<eos>")] = -3
+    table[[VOCAB.index(word) for word in ("ball", "grass", "runs", "red")], VOCAB.index("<eos>")] = 4
+    table[[VOCAB.index("dog"), VOCAB.index("ball")], VOCAB.index("'s")] = 5
     of_color = rng.normal(size=(3, len(VOCAB))).astype(np.float32) * 1.5
     if layout == "encoder_decoder":
         graphs = {"encoder_model": _encoder("last_hidden_state"), "decoder_model_merged": _decoder(table, of_color)}

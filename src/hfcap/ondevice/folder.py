@@ -68,7 +68,7 @@ def read_onnx_folder(name: str | os.PathLike, variant: str | None = None) -> Onn
             wanted=str(SCHEMA_VERSION),
             fix="install the hfcap that wrote it, or export the model again",
         )
-    missing = [key for key in _WANTED if key not in settings]
+    missing = [key for key in _WANTED if key not in settings or (key == "variants" and not settings[key])]
     missing += [] if settings.get("variants", True) else ["variants"]
     if missing or settings["layout"] not in GRAPHS:
         raise ConfigError(

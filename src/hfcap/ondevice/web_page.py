@@ -76,7 +76,7 @@ def write_page(folder: str | os.PathLike, packages: str | os.PathLike | None = N
     if not is_onnx_folder(folder):
         raise ConfigError("no ONNX export", option="--web", got=str(folder), fix="export with --format onnx")
     read_onnx_folder(folder)
-    archives = [find_archive(package, packages) for package in PACKAGES]
+    archives = find_archives(packages)
     vendor = folder / WEB / "vendor"
     vendor.mkdir(parents=True, exist_ok=True)
     for package, archive in zip(PACKAGES, archives, strict=True):
@@ -92,6 +92,11 @@ def write_page(folder: str | os.PathLike, packages: str | os.PathLike | None = N
 def npm_cache() -> Path:
     """Folder of archives that npm fetched."""
     return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "hfcap" / "npm"
+
+
+def find_archives(packages: str | os.PathLike | None) -> list[Path]:
+    """Return the archives of `PACKAGES`; see `find_archive`."""
+    return [find_archive(package, packages) for package in PACKAGES]
 
 
 def find_archive(package: NpmPackage, packages: str | os.PathLike | None) -> Path:

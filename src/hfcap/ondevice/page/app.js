@@ -49,15 +49,13 @@ let unread = 0;
 
 function say() {
   const left = unread ? ` ${counted(unread, "file")} could not be read.` : "";
-  status.textContent = done < asked ? `Captioning: ${done} of ${counted(asked, "photo")} done.` : `${counted(asked, "photo")} done.${left}`;
+  status.textContent = done < asked ? `Captioning: ${done} of ${asked} done.` : `${counted(asked, "photo")} done.${left}`;
 }
 
 async function add(file) {
-  asked += 1;
-  say();
   const item = template.content.firstElementChild.cloneNode(true);
   const [image, name, text, message, copy] = ["img", "h3", "textarea", ".message", ".copy"].map((one) => item.querySelector(one));
-  const id = `photo-${asked}`;
+  const id = `photo-${list.children.length + 1}`;
   name.id = `${id}-name`;
   name.textContent = file.name;
   text.id = id;
@@ -98,7 +96,9 @@ async function copied(text) {
 }
 
 async function addAll(files) {
-  for (const file of files) await add(file);
+  asked += files.length;
+  say();
+  await Promise.all(files.map(add)); // the worker answers one after another
 }
 
 chooser.addEventListener("change", () => {

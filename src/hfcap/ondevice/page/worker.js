@@ -13,8 +13,13 @@ const SCHEMA_VERSION = 1;
 // Nothing is fetched from anywhere but the folder that this page is in.
 env.allowRemoteModels = false;
 env.allowLocalModels = true;
-env.localModelPath = FOLDER.href;
 env.useBrowserCache = false;
+// transformers.js looks for a model below a folder of models; this one is the folder itself, wherever it is served.
+const NAME = "hfcap-captioner";
+env.fetch = (address, options) => {
+  const [, file] = String(address).split(`/${NAME}/`);
+  return fetch(file === undefined ? address : new URL(file, FOLDER), options);
+};
 
 let captioner;
 
@@ -58,8 +63,8 @@ async function load() {
   };
   // Several threads need a page that is cross-origin isolated, which plain static servers do not make it.
   if (!self.crossOriginIsolated) env.backends.onnx.wasm.numThreads = 1;
-  const tokenizer = await AutoTokenizer.from_pretrained(".");
-  const model = await Model.from_pretrained(".", { dtype, device });
+  const tokenizer = await AutoTokenizer.from_pretrained(NAME);
+  const model = await Model.from_pretrained(NAME, { dtype, device });
   return { settings, tokenizer, model, device };
 }
 
