@@ -13,7 +13,7 @@ from hfcap.applications.demo_review_tab import review_tab
 LARGEST_UPLOAD = 50 * 2**20  # bytes
 FONT, MONO = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")
 CSS = """
-.gradio-container { max-width: 1100px !important; }
+.gradio-container { max-width: 1100px !important; margin: 0 auto !important; }
 button[role=tab][aria-selected=true] { color: var(--body-text-color); font-weight: 600; }
 #suggestions .wrap { flex-direction: column; align-items: stretch; }
 #review-row dl { display: grid; grid-template-columns: max-content 1fr; gap: 4px 16px; margin: 0; }

@@ -126,7 +126,7 @@ def suggested(captioner: Captioner, path: str | None, number: int, length: str |
         return said(str(error)), []
     if len(captions) == number:
         return said(f"{number} suggestions by a program, may be wrong. Choose one."), captions
-    few = (
-        "The captioner has no more that are of this length and differ" if captions else "No suggestion of this length"
-    )
-    return said(f"{len(captions)} of {number} suggestions. {few}."), captions
+    if not captions:
+        return said("No suggestion of this length."), []
+    number_of = f"{len(captions)} of {number} suggestions by a program, may be wrong"
+    return said(f"{number_of}. The captioner has no other of this length that differs."), captions
