@@ -4,6 +4,8 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Literal
 
+from accelerate import PartialState
+
 from hfcap import runs
 from hfcap.data.caption_dataset import CaptionDataset
 from hfcap.data.picture_checks import content_hashes
@@ -75,7 +77,7 @@ def main(argv: list[str] | None = None, prog: str | None = None) -> None:
     use_all_cores()
     model, processor = load_captioner(source.path, args.load_in_4bit)
     if not args.load_in_4bit:  # which is on its device already
-        model.to(state.device)
+        model.to(PartialState().device)
     decoding = {"num_beams": args.num_beams, "length_penalty": args.length_penalty}
     change_decoding(model, {name: value for name, value in decoding.items() if value is not None})
     prompt = data_args.prompt or caption_prompt(processor)

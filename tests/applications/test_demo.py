@@ -126,7 +126,7 @@ def refused(capsys, *words):
 
 
 def test_what_is_wrong_is_one_line_before_any_weights_are_loaded(folder, capsys, monkeypatch):
-    monkeypatch.setattr("hfcap.generation.photos.load_on_device", None)
+    monkeypatch.setattr("hfcap.generation.captioners.load_for_command", None)
     (folder / "empty").mkdir()
     (folder / "a.jsonl").write_text('{"image_id": "a", "caption": "b"}\n')
     with socket.socket() as taken:

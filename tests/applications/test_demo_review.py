@@ -176,7 +176,10 @@ def test_what_the_tab_shows_is_escaped_and_the_proposal_is_a_heading(review):
     assert proposal_html(rows[1]) == "<p>Proposal: decorative.</p>"
     assert proposal_html(row(1, None, "link")) == "<p>No proposal; write a text.</p>"
     shown = answered(lambda *_: review.decide(window, "accept", ""), window, "")
-    assert shown[:2] == [window, "<p>Not saved: there is no text to accept; edit, or call the picture decorative</p>"]
+    assert shown[:2] == [
+        window,
+        "<p>Not saved: there is no text to accept; write one, or mark the picture as decorative</p>",
+    ]
     _, status, about, *_ = answered(lambda *_: review.decide(window, "skip"), window, "typed")
     assert status == "<p>Skipped: a.md:1:1. Row 2 of 2; 1 pending.</p>" and "a.md:2:1" in about
     assert decisions() == [("skipped", None), ("pending", None)]

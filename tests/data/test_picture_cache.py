@@ -9,7 +9,7 @@ from datasets import Dataset, Features, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from hfcap.data import picture_cache, pictures
+from hfcap.data import picture_cache, picture_checks
 from hfcap.data.picture_cache import PictureCache, cache_folder, key_of_file
 from hfcap.data.picture_checks import content_hashes, find_bad_images
 from hfcap.data.sources import load_captions
@@ -19,7 +19,7 @@ from hfcap.data.sources import load_captions
 def reads(monkeypatch):
     """What is read and what is decoded, one entry each time."""
     seen = {"read": [], "decoded": []}
-    read_bytes, load = pictures.read_bytes, Image.open
+    read_bytes, load = picture_checks.read_bytes, Image.open
 
     def reading(image):
         seen["read"].append(image["path"])
@@ -29,7 +29,7 @@ def reads(monkeypatch):
         seen["decoded"].append(file)
         return load(file, *args, **options)
 
-    monkeypatch.setattr(pictures, "read_bytes", reading)
+    monkeypatch.setattr(picture_checks, "read_bytes", reading)
     monkeypatch.setattr(Image, "open", opening)
     return seen
 

@@ -246,7 +246,7 @@ def test_wrong_command_lines_are_refused(arguments, fields, captioner, files, tm
 
 def test_the_wait_is_that_for_the_items(monkeypatch):
     clock = iter([0.0, 3.0, 4.0, 6.0, 10.0])
-    monkeypatch.setattr("hfcap.generation.caption.time.perf_counter", lambda: next(clock))
+    monkeypatch.setattr("hfcap.data.reading.time.perf_counter", lambda: next(clock))
     waiting = DataWait()
     assert list(waiting.of("ab")) == ["a", "b"]
     assert (waiting.waited, waiting.seconds) == (5.0, 10.0)

@@ -13,7 +13,7 @@ import torch
 from PIL import Image
 from safetensors.torch import save_file
 
-from hfcap.data import pictures
+from hfcap.data import picture_checks
 from hfcap.data.picture_cache import cache_folder
 from hfcap.training import run_folder
 from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
@@ -165,8 +165,8 @@ def photos(tmp_path):
 def reads(monkeypatch):
     """What is read and what is decoded, one entry each time."""
     seen = []
-    read_bytes, load = pictures.read_bytes, Image.open
-    monkeypatch.setattr(pictures, "read_bytes", lambda image: [seen.append("read"), read_bytes(image)][1])
+    read_bytes, load = picture_checks.read_bytes, Image.open
+    monkeypatch.setattr(picture_checks, "read_bytes", lambda image: [seen.append("read"), read_bytes(image)][1])
     monkeypatch.setattr(Image, "open", lambda *given, **options: [seen.append("decoded"), load(*given, **options)][1])
     return seen
 

@@ -64,6 +64,8 @@ def evaluate_alts(args: Namespace) -> None:
     Raises:
         ConfigError: a model, a source or a split that is wrong.
     """
+    from accelerate import PartialState
+
     from hfcap import runs
     from hfcap.data.caption_dataset import CaptionDataset
     from hfcap.data.picture_checks import undecoded
@@ -80,7 +82,7 @@ def evaluate_alts(args: Namespace) -> None:
         rows = load_captions(args.data, args.split, num_images=args.num_images)
     use_all_cores()
     model, processor = load_captioner(source.path)
-    model.to(state.device)
+    model.to(PartialState().device)
     prompt = args.prompt or caption_prompt(processor)
     evaluation = evaluate_captioner(model, processor, CaptionDataset(rows), prompt, args.batch_size)
     if not state.is_main_process:

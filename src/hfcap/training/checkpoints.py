@@ -91,7 +91,7 @@ def load_weights(model: PreTrainedModel, checkpoint: str | Path) -> None:
     wrong = sorted(map(str, {*info["missing_keys"], *info["mismatched_keys"]}))
     if wrong:
         raise WorkError(
-            f"not a checkpoint of this model: {len(wrong)} tensors are missing or of another shape, first {wrong[0]}",
+            f"not a checkpoint of this model: tensors missing or of another shape: {len(wrong)}, first {wrong[0]}",
             option=str(checkpoint),
             fix="remove it to resume from the one before",
         )
