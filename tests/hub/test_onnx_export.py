@@ -180,6 +180,8 @@ def test_llava_in_a_clean_process_says_what_pytorch_says(written):
     assert form.compare(expected, found) == []
     assert found["modules"] == []
     assert len({tuple(row) for row in expected["greedy"]["1"]}) > 1  # the picture matters
+    # Where transformers.js looks for the class that joins tokenizer and image processor.
+    assert read(folder, "preprocessor_config.json")["processor_class"] == "LlavaProcessor"
     processor = read(folder, "processor_config.json")
     assert processor["num_additional_image_tokens"] == form.model.config.image_seq_length
     assert read(folder, "tokenizer_config.json")["chat_template"] == form.processor.chat_template

@@ -27,6 +27,7 @@ SCHEMA_VERSION = 1
 # Of `hfcap export --quantize`: the end of a graph's file name, and what transformers.js calls it (`dtype`).
 SUFFIXES = {"none": "", "float16": "_fp16", "int8": "_quantized"}
 DTYPES = {"none": "fp32", "float16": "fp16", "int8": "q8"}
+LLAVA_PROCESSOR = "LlavaProcessor"
 # More than any picture's side in pixels: LLaVA's processor in transformers.js then counts no tokens by patches.
 NO_PATCHES = 100_000
 
@@ -35,10 +36,12 @@ def write_settings(model: PreTrainedModel, processor: ProcessorMixin, folder: Pa
     """Write the files that transformers.js reads beside the graphs, the tokenizer's included."""
     _write_tokenizer(processor, folder)
     write_json(folder / "config.json", web_config(model))
-    write_json(folder / "preprocessor_config.json", image_settings(processor))
     write_json(folder / "generation_config.json", web_decoding(model))
+    images = image_settings(processor)
     if not model.config.is_encoder_decoder:
         write_json(folder / "processor_config.json", _llava_processor(model, processor))
+        images["processor_class"] = LLAVA_PROCESSOR  # transformers.js looks for it here
+    write_json(folder / "preprocessor_config.json", images)
 
 
 def image_settings(processor: ProcessorMixin) -> dict[str, Any]:
@@ -156,7 +159,7 @@ def _write_tokenizer(processor: ProcessorMixin, folder: Path) -> None:
 
 def _llava_processor(model: PreTrainedModel, processor: ProcessorMixin) -> dict[str, Any]:
     return {
-        "processor_class": "LlavaProcessor",
+        "processor_class": LLAVA_PROCESSOR,
         "image_token": processor.image_token,
         "patch_size": NO_PATCHES,
         "num_additional_image_tokens": model.config.image_seq_length,
