@@ -138,7 +138,7 @@ def test_what_is_wrong_is_one_line_before_any_weights_are_loaded(folder, capsys,
     free = ("--port", str(free_port()))
     for words, message in (
         (("--model", "empty"), "empty"),
-        (("--model", "run", "--review", "a.jsonl"), "a.jsonl, line 1: no id"),
+        (("--model", "run", "--review", "a.jsonl"), "a.jsonl, line 1: id: missing"),
         (("--model", "run", "--review", "a.png"), "a.png, line 1: "),
         (("--model", "run", "--review", "none.jsonl"), "none.jsonl: No such file or directory"),
     ):
