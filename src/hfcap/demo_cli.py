@@ -2,6 +2,8 @@
 
 import argparse
 
+from hfcap.cli_options import check_needs
+
 
 def add_demo_command(commands: argparse._SubParsersAction) -> None:
     """Add `demo` to the commands of the console script."""
@@ -10,6 +12,12 @@ def add_demo_command(commands: argparse._SubParsersAction) -> None:
     command.add_argument(
         "--review", metavar="ALTS.JSONL", help="what `hfcap alt suggest` wrote: adds a tab to decide on its rows"
     )
+    command.add_argument(
+        "--tags", metavar="TAGS.JSONL", help="file of `hfcap moderate tag`: adds a tab to decide on its queue"
+    )
+    command.add_argument("--policy", metavar="FILE", help="policy of --tags (default: the path in its rows)")
+    command.add_argument("--thresholds", metavar="FILE", help="scores of --tags that go to a person")
+    command.add_argument("--decisions", metavar="FILE", help="decisions on --tags (default: decisions.jsonl)")
     command.add_argument("--port", type=_port, default=7860, help="of the page, on 127.0.0.1 (default: 7860)")
     command.add_argument("--prompt", help="instruction for models that take one (default: the one of the training)")
     command.add_argument(
@@ -35,6 +43,7 @@ def _port(text: str) -> int:
 
 def demo(args: argparse.Namespace) -> None:
     """Serve the page until Ctrl+C or SIGTERM."""
+    check_needs(args, {"policy": "tags", "thresholds": "tags", "decisions": "tags"})
     from hfcap.applications.demo import run_demo
 
     run_demo(args)

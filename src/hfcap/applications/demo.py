@@ -17,12 +17,17 @@ from typing import TYPE_CHECKING
 
 from hfcap import runs
 from hfcap.applications.demo_review import ReviewFile
+from hfcap.atomic_files import only_writer
 from hfcap.errors import ConfigError
 
 if TYPE_CHECKING:
     import gradio
 
+    from hfcap.applications.policy import Policy
+    from hfcap.applications.review_queue import ReviewQueue
+
 HOST = "127.0.0.1"
+DECISIONS = "decisions.jsonl"  # as of `hfcap moderate review`
 
 
 def run_demo(args: Namespace) -> None:
@@ -33,7 +38,11 @@ def run_demo(args: Namespace) -> None:
     """
     runs.resolve_model(args.model)
     review = None if args.review is None else ReviewFile(args.review)
-    with listening(args.port) as listener, tempfile.TemporaryDirectory(prefix="hfcap-demo-") as folder:
+    with (
+        moderation_queue(args) as moderation,
+        listening(args.port) as listener,
+        tempfile.TemporaryDirectory(prefix="hfcap-demo-") as folder,
+    ):
         signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))  # an exception, so that the folder is removed
         if hasattr(signal, "SIGHUP"):  # not on Windows
             signal.signal(signal.SIGHUP, _as_sigterm)
@@ -41,7 +50,32 @@ def run_demo(args: Namespace) -> None:
         from hfcap.applications.demo_captioner import Captioner
         from hfcap.applications.demo_page import build_page
 
-        serve(build_page(Captioner(args), review), listener)
+        serve(build_page(Captioner(args), review, moderation), listener)
+
+
+@contextmanager
+def moderation_queue(args: Namespace) -> "Iterator[tuple[ReviewQueue, Policy] | None]":
+    """Give the queue of `args.tags` and its policy, and keep other commands from its decisions; None without tags.
+
+    Raises:
+        ConfigError: a file that is wrong, decisions by another policy, or another command writes them.
+    """
+    if args.tags is None:
+        yield None
+        return
+    from hfcap.applications.decisions import read_decisions
+    from hfcap.applications.review_queue import ReviewQueue
+    from hfcap.applications.tag_rows import read_tags
+    from hfcap.applications.threshold_file import read_thresholds
+
+    tags = read_tags(args.tags)
+    policy = tags.read_policy(args.policy)
+    thresholds = read_thresholds(args.thresholds, tags) if args.thresholds else None
+    decisions = args.decisions or DECISIONS
+    with only_writer(decisions):
+        log = read_decisions(decisions, policy.sha256)
+        log.repair()
+        yield ReviewQueue(tags, log, tags.chosen(None), thresholds), policy
 
 
 @contextmanager

@@ -6,9 +6,12 @@ import gradio as gr
 from fastapi import FastAPI
 
 from hfcap.applications.demo_captioner import Captioner
+from hfcap.applications.demo_moderation_tab import moderation_tab
 from hfcap.applications.demo_photo_tabs import describe_tab, suggest_tab
 from hfcap.applications.demo_review import ReviewFile
 from hfcap.applications.demo_review_tab import review_tab
+from hfcap.applications.policy import Policy
+from hfcap.applications.review_queue import ReviewQueue
 
 LARGEST_UPLOAD = 50 * 2**20  # bytes
 FONT, MONO = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")
@@ -23,12 +26,15 @@ h2, h3 { overflow-wrap: anywhere; }
 """
 
 
-def build_page(captioner: Captioner, review: ReviewFile | None) -> gr.Blocks:
+def build_page(
+    captioner: Captioner, review: ReviewFile | None, moderation: tuple[ReviewQueue, Policy] | None = None
+) -> gr.Blocks:
     """Return the page; a function adds each tab.
 
     Args:
         captioner: describes and suggests.
         review: file of the tab Review; without one there is no such tab.
+        moderation: queue of the tab Moderation and its policy; without them there is no such tab.
     """
     with gr.Blocks(title="hfcap demo", analytics_enabled=False) as page:
         gr.HTML(f"<h1>hfcap demo</h1><p>Captions by {escape(captioner.args.model)}, on this machine alone.</p>")
@@ -40,6 +46,9 @@ def build_page(captioner: Captioner, review: ReviewFile | None) -> gr.Blocks:
             if review is not None:
                 with gr.Tab("Review"):
                     review_tab(review)
+            if moderation is not None:
+                with gr.Tab("Moderation"):
+                    moderation_tab(*moderation)
     return page
 
 
