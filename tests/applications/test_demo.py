@@ -84,6 +84,14 @@ def test_a_photo_that_cannot_be_read_is_said(captioner, folder, monkeypatch, con
             ask(None)
 
 
+def test_a_file_that_is_too_large_is_not_read(captioner, monkeypatch):
+    monkeypatch.setattr("hfcap.applications.demo_captioner.LARGEST", 100)
+    with pytest.raises(WorkError, match="This photo is too large: 0 MB, and 0 MB are the most"):
+        captioner.describe("a.png")
+    with pytest.raises(WorkError, match="too large"):
+        captioner.suggest("a.png", 2, None)
+
+
 def test_what_the_tabs_show_is_escaped_and_the_caption_is_a_heading():
     pytest.importorskip("gradio", reason='needs pip install "hfcap[demo]"')
     from hfcap.applications.demo_photo_tabs import described

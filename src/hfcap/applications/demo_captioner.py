@@ -18,6 +18,7 @@ from hfcap.generation.captioners import load_for_command
 from hfcap.generation.photo_files import Photo
 from hfcap.generation.photos import why_unreadable
 
+LARGEST = 50 * 2**20  # bytes of a photo's file
 NO_PHOTO = "There is no photo yet: choose one first."
 
 
@@ -75,9 +76,13 @@ class Captioner:
 
 
 def _refusal_of(path: str | None) -> Callable[[int, Exception], NoReturn]:
-    """Return what is called when a photo cannot be read. Raises WorkError where there is none."""
+    """Return what is called when a photo cannot be read. Raises WorkError where there is none, or a file too large."""
     if not path:
         raise WorkError(NO_PHOTO)
+    size = Path(path).stat().st_size
+    if size > LARGEST:
+        limit = f"{size / 2**20:,.0f} MB, and {LARGEST // 2**20} MB are the most"
+        raise WorkError(f"This photo is too large: {limit}. Make it smaller, or choose another one.")
 
     def refuse(_index: int, error: Exception) -> NoReturn:
         is_large = isinstance(error, Image.DecompressionBombError)

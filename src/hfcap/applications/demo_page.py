@@ -13,10 +13,9 @@ from hfcap.applications.demo_review_tab import review_tab
 from hfcap.applications.policy import Policy
 from hfcap.applications.review_queue import ReviewQueue
 
-LARGEST_UPLOAD = 50 * 2**20  # bytes
 FONT, MONO = ("system-ui", "sans-serif"), ("ui-monospace", "monospace")
 CSS = """
-.gradio-container { max-width: 1100px !important; margin: 0 auto !important; }
+.gradio-container { width: 100%; max-width: 1100px !important; margin: 0 auto !important; }
 button[role=tab][aria-selected=true] { color: var(--body-text-color); font-weight: 600; }
 #suggestions .wrap { flex-direction: column; align-items: stretch; }
 #review-row dl { display: grid; grid-template-columns: max-content 1fr; gap: 4px 16px; margin: 0; }
@@ -68,7 +67,6 @@ def mounted(app: FastAPI, page: gr.Blocks, host: str, port: int) -> FastAPI:
         theme=theme,
         css=CSS,
         footer_links=[],
-        max_file_size=LARGEST_UPLOAD,
         run_history=False,
         enable_monitoring=False,
         ssr_mode=False,

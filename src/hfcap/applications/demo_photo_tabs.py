@@ -90,7 +90,7 @@ def suggest_tab(captioner: Captioner) -> None:
     with gr.Row():
         with gr.Column(min_width=MIN_WIDTH):
             photo = photo_input("suggest-photo", "The photo to caption")
-            number = gr.Radio(list(NUMBERS), value=4, label="How many")
+            number = gr.Radio([(f"{n} captions", n) for n in NUMBERS], value=4, label="How many")
             length = gr.Radio(list(LENGTHS), value=next(iter(LENGTHS)), label="Length")
         with gr.Column(min_width=MIN_WIDTH):
             button = gr.Button("Suggest", variant="primary")
