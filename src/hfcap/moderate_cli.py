@@ -5,6 +5,7 @@ import sys
 from pathlib import Path
 
 from hfcap.atomic_files import only_writer, write_atomic, write_json
+from hfcap.cli_options import positive
 from hfcap.errors import ConfigError, for_terminal
 from hfcap.tag_cli import add_tag_command
 
@@ -24,7 +25,7 @@ def add_moderate_commands(commands: argparse._SubParsersAction) -> None:
 
 def _add_sample(group: argparse._SubParsersAction) -> None:
     command = _add_command(group, "sample", "choose pictures to label, of all scores")
-    command.add_argument("--n", type=_positive, default=200, help="pictures per tag (default: 200)")
+    command.add_argument("--n", type=positive, default=200, help="pictures per tag (default: 200)")
     command.add_argument("--tag", help="the only tag to label (default: all)")
     command.add_argument("--seed", type=int, default=0, help="another one draws other pictures (default: 0)")
     command.add_argument("--output", default="labels.csv", metavar="FILE", help="CSV to fill in (default: labels.csv)")
@@ -83,12 +84,6 @@ def _add_command(group: argparse._SubParsersAction, name: str, text: str) -> arg
 
 def _add_policy(command: argparse.ArgumentParser) -> None:
     command.add_argument("--policy", metavar="FILE", help="policy of the rows (default: the path in the rows)")
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}; wanted a whole number, 1 or more")
-    return int(text)
 
 
 def sample(args: argparse.Namespace) -> None:

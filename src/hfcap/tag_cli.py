@@ -2,6 +2,8 @@
 
 import argparse
 
+from hfcap.cli_options import positive
+
 
 def add_tag_command(group: argparse._SubParsersAction) -> None:
     """Add `tag` to the commands of `hfcap moderate`."""
@@ -17,7 +19,7 @@ def add_tag_command(group: argparse._SubParsersAction) -> None:
     command.add_argument("--model", help="captioner whose captions stand beside the scores as evidence")
     command.add_argument("--policy", metavar="FILE", help="policy file (default: the one the tagger was trained by)")
     command.add_argument(
-        "--batch_size", "--batch-size", type=_positive, default=8, help="pictures tagged together (default: 8)"
+        "--batch_size", "--batch-size", type=positive, default=8, help="pictures tagged together (default: 8)"
     )
     command.add_argument("--json", action="store_true", help="JSON lines, no table")
     command.add_argument(
@@ -30,12 +32,6 @@ def add_tag_command(group: argparse._SubParsersAction) -> None:
         help="where --output has another picture with the same image id, keep both under different ids",
     )
     command.set_defaults(run=tag)
-
-
-def _positive(text: str) -> int:
-    if not text.isdecimal() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r}; wanted a whole number, 1 or more")
-    return int(text)
 
 
 def tag(args: argparse.Namespace) -> None:
