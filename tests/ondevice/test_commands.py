@@ -153,3 +153,12 @@ def test_an_export_that_is_half_there_is_an_error_of_the_command(folder):
     (folder / "export" / "hfcap_ondevice.json").unlink()
     with pytest.raises(ConfigError, match=r"hfcap_ondevice.json is missing"):
         Captioner("export")
+
+
+def test_captioners_in_torch_need_no_onnxruntime():
+    code = (
+        "import sys; sys.modules['onnxruntime'] = None; import hfcap.generation.captioners, "
+        "hfcap.applications.describe, hfcap.applications.suggest_captions"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=300)
+    assert done.returncode == 0, done.stderr
