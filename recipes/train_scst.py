@@ -25,7 +25,8 @@ from hfcap.training.data_arguments import DataArguments
 from hfcap.training.dry_run import describe_run
 from hfcap.training.parsing import parse_arguments
 from hfcap.training.results import evaluate_trained, finish_run, save_captioner
-from hfcap.training.scst import ScstArguments, ScstTrainer, caption_reward
+from hfcap.training.rewards import build_rewards
+from hfcap.training.scst import ScstArguments, ScstTrainer
 from hfcap.training.steps import caption_datasets, open_run, prepare_captioner
 
 
@@ -35,11 +36,17 @@ def main(argv: list[str] | None = None) -> Path:
     with open_run(arguments) as run:
         if run.is_done:
             return run.folder
-        references = dict(zip(run.rows[0]["image_id"], run.rows[0]["captions"], strict=True))
-        reward = caption_reward(references, run.args.tokenizer)
+        rewards = build_rewards(
+            run.args.rewards,
+            run.rows[0],
+            weights=run.args.reward_weights,
+            tokenizer=run.args.tokenizer,
+            length_band=run.args.length_band,
+            clip_model=run.args.clip_model,
+        )
         model, processor = prepare_captioner(run)
         data = caption_datasets(run, model, processor)
-        trainer = ScstTrainer(model=model, args=run.args, processing_class=processor, reward=reward, **data)
+        trainer = ScstTrainer(model=model, args=run.args, processing_class=processor, rewards=rewards, **data)
         if run.args.dry_run:
             print(describe_run(trainer))
             print("A step samples captions first: it takes longer than the one above, which learns from references")

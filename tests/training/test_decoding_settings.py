@@ -19,7 +19,8 @@ from hfcap.models.model_types import spec_of
 from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
 from hfcap.training.build import build_captioner
 from hfcap.training.collators import CaptionCollator
-from hfcap.training.scst import ScstArguments, ScstTrainer, caption_reward
+from hfcap.training.rewards import build_rewards
+from hfcap.training.scst import ScstArguments, ScstTrainer
 from hfcap.training.tokenizer_training import train_tokenizer
 from refusals import refused
 from tiny.captioners import TINY_ENCODER, TINY_LLAMA
@@ -233,7 +234,7 @@ def test_no_caption_and_no_sample_has_an_image_token(saved, rows, tmp_path, mode
         eval_dataset=data,
         data_collator=collator,
         processing_class=processor,
-        reward=caption_reward(dict(zip(rows["image_id"], rows["captions"], strict=True))),
+        rewards=build_rewards(["cider_d"], rows),
     )
     prefixes = [collator.prefix(data[index]) for index in range(2)]
     captions = generate_tokens(model, processor, prefixes, model.generation_config)

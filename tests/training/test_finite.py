@@ -8,11 +8,11 @@ from transformers import AutoConfig, AutoModel, TrainerCallback, ViTImageProcess
 from hfcap.data.caption_dataset import CaptionDataset
 from hfcap.errors import VerificationError, WorkError
 from hfcap.hub.export import export_run
-from hfcap.metrics.reward import CiderDReward
 from hfcap.models.finite import non_finite_weights
 from hfcap.training.arguments import EncoderTrainingArguments
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.merge import merge_adapter, read_adapter
+from hfcap.training.rewards import build_rewards
 from hfcap.training.scst import ScstArguments, ScstTrainer
 from hfcap.training.strategies import apply_strategy
 from hfcap.training.tagging import CaptionTagger, TagCollator, TaggingTrainer, choose_words
@@ -106,7 +106,7 @@ def test_self_critical_training_ends_before_it_samples_from_broken_weights(build
         eval_dataset=data,
         data_collator=CaptionCollator(processor, model.config, "caption", max_caption_tokens=8),
         processing_class=processor,
-        reward=CiderDReward(dict(zip(data.rows["image_id"][:], data.rows["captions"][:], strict=True))),
+        rewards=build_rewards(["cider_d"], data.rows),
         callbacks=[BrokenStep()],
     )
     with refused(VerificationError, option="the model after step 1"):

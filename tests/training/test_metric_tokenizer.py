@@ -7,7 +7,7 @@ from hfcap.evaluation import judge
 from hfcap.metrics import split_captions
 from hfcap.training import trainer as trainer_module
 from hfcap.training.collators import CaptionCollator
-from hfcap.training.scst import caption_reward, with_end
+from hfcap.training.rewards import CiderDOfEnded, with_end
 from hfcap.training.tagging import choose_words
 from tiny.training import make_trainer
 
@@ -53,9 +53,9 @@ def test_the_end_of_a_caption_is_one_token(tokenizer):
 
 @pytest.mark.parametrize("tokenizer", ["zh", "char"])
 def test_rewards_prefer_a_better_and_a_finished_caption(tokenizer):
-    reward = caption_reward({str(number): [text] for number, text in enumerate(CHINESE)}, tokenizer)
-    texts = [with_end(CHINESE[0], tokenizer), CHINESE[0], CHINESE[0][:4]]
-    whole, unfinished, cut = reward.score(texts, ["0"] * 3)
+    reward = CiderDOfEnded({str(number): [text] for number, text in enumerate(CHINESE)}, tokenizer)
+    texts = [CHINESE[0], CHINESE[0], CHINESE[0][:4]]
+    whole, unfinished, cut = reward(texts, ["0"] * 3, ended=[True, False, False])
     assert whole > unfinished > cut
 
 

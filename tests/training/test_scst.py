@@ -10,16 +10,15 @@ from hfcap.data.caption_dataset import CaptionDataset
 from hfcap.generation.inputs import end_token_id
 from hfcap.metrics.ptb_tokenizer import tokenize
 from hfcap.training.collators import CaptionCollator
+from hfcap.training.rewards import END_WORD, CiderDOfEnded, build_rewards, with_end
 from hfcap.training.scst import (
-    END_WORD,
     PictureCollator,
     ScstArguments,
     ScstTrainer,
     advantages,
-    caption_reward,
     cut_at_end,
+    log_policy,
     policy_gradient_loss,
-    with_end,
 )
 from refusals import refused
 from tiny.native import build_native
@@ -32,13 +31,11 @@ MAX_TOKENS = 8
 TEMPERATURE = 0.8
 
 
-@pytest.fixture(scope="module")
-def reward(scene_rows):
-    references = dict(zip(scene_rows["image_id"], scene_rows["captions"], strict=True))
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("hfcap.metrics.cider._has_warned", False)
-        with pytest.warns(UserWarning, match="document frequencies"):
-            return caption_reward(references)
+@pytest.fixture
+def rewards(scene_rows, monkeypatch):
+    monkeypatch.setattr("hfcap.metrics.cider._has_warned", False)
+    with pytest.warns(UserWarning, match="document frequencies"):
+        return build_rewards(["cider_d"], scene_rows)
 
 
 # Settings of a checkpoint that change its captions, and are no part of the policy: each alone would show in samples.
@@ -57,7 +54,7 @@ HABITS = {
 }
 
 
-def make_trainer(tmp_path, build_tiny, rows, reward, family, batch_size=4, suppressed=None, packing=True):
+def make_trainer(tmp_path, build_tiny, rows, rewards, family, batch_size=4, suppressed=None, packing=True):
     # GIT stands for the types whose head runs on all positions, and which cannot be packed.
     model, processor = build_native("git", rows["captions"][0]) if family == "git" else build_tiny(family)
     model.generation_config.update(**HABITS)
@@ -85,7 +82,7 @@ def make_trainer(tmp_path, build_tiny, rows, reward, family, batch_size=4, suppr
         eval_dataset=data,
         data_collator=collator,
         processing_class=processor,
-        reward=reward,
+        rewards=rewards,
     )
 
 
@@ -112,9 +109,9 @@ def gradients(model):
 
 @pytest.mark.parametrize(("family", "packing"), [*product(FAMILIES, [True, False]), ("git", False)])
 def test_gradient_is_that_of_reinforce_written_by_hand(
-    tmp_path, build_tiny, scene_rows, reward, family, packing, monkeypatch
+    tmp_path, build_tiny, scene_rows, rewards, family, packing, monkeypatch
 ):
-    trainer = make_trainer(tmp_path, build_tiny, scene_rows, reward, family, packing=packing)
+    trainer = make_trainer(tmp_path, build_tiny, scene_rows, rewards, family, packing=packing)
     references_as_samples(trainer, monkeypatch)
     model, processor, collator = trainer.model, trainer.processing_class, trainer.data_collator
     rows = [trainer.train_dataset[i] for i in range(4)]
@@ -127,15 +124,14 @@ def test_gradient_is_that_of_reinforce_written_by_hand(
         prefix = collator.prefix(row)
         captions = trainer.sample(model, [prefix])
         texts = processor.tokenizer.batch_decode(captions, skip_special_tokens=True)
-        texts = [texts[0], *[f"{text} {END_WORD}" for text in texts[1:]]]
-        rewards = reward.score(texts, [row["image_id"]] * NUM_SAMPLES)
+        scores = rewards[0].function(texts, [row["image_id"]] * NUM_SAMPLES, ended=[False, True, True])
         for k, ids in enumerate(captions):
-            others = np.delete(rewards, k).mean()
+            others = np.delete(scores, k).mean()
             tokens = torch.tensor([[*prefix.input_ids, *ids[:-1]]])
             key = "decoder_input_ids" if family == "encoder_decoder" else "input_ids"
             logits = model(**{key: tokens}, **prefix.vision).logits[0, -len(ids) :]
             chosen = (logits / TEMPERATURE).log_softmax(-1)[range(len(ids)), ids]
-            loss = loss - (rewards[k] - others) * chosen.sum() / (4 * NUM_SAMPLES)
+            loss = loss - (scores[k] - others) * chosen.sum() / (4 * NUM_SAMPLES)
     loss.backward()
     theirs = gradients(model)
     assert ours.keys() == theirs.keys()
@@ -146,10 +142,10 @@ def test_gradient_is_that_of_reinforce_written_by_hand(
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_batch_size_times_accumulation_does_not_matter(tmp_path, build_tiny, scene_rows, reward, family, monkeypatch):
+def test_batch_size_times_accumulation_does_not_matter(tmp_path, build_tiny, scene_rows, rewards, family, monkeypatch):
     steps = []
     for batch_size in (8, 2):
-        trainer = make_trainer(tmp_path, build_tiny, scene_rows, reward, family, batch_size)
+        trainer = make_trainer(tmp_path, build_tiny, scene_rows, rewards, family, batch_size)
         references_as_samples(trainer, monkeypatch)
         trainer.train()
         steps.append((trainer.state.log_history[0], dict(trainer.model.named_parameters())))
@@ -161,18 +157,18 @@ def test_batch_size_times_accumulation_does_not_matter(tmp_path, build_tiny, sce
 
 
 @pytest.mark.parametrize("family", FAMILIES)
-def test_all_captions_of_a_step_are_counted(tmp_path, build_tiny, scene_rows, reward, family):
+def test_all_captions_of_a_step_are_counted(tmp_path, build_tiny, scene_rows, rewards, family):
     """`Trainer` would leave out the first column of what has the form of labels."""
-    trainer = make_trainer(tmp_path, build_tiny, scene_rows, reward, family)
+    trainer = make_trainer(tmp_path, build_tiny, scene_rows, rewards, family)
     batches, count = trainer.get_batch_samples(iter(trainer.get_train_dataloader()), 1, trainer.args.device)
     assert count == len(batches[0]["image_ids"]) * NUM_SAMPLES
 
 
 @pytest.mark.parametrize("family", FAMILIES)
 def test_captions_are_sampled_from_the_policy_whose_log_probabilities_train(
-    tmp_path, build_tiny, scene_rows, reward, family
+    tmp_path, build_tiny, scene_rows, rewards, family
 ):
-    trainer = make_trainer(tmp_path, build_tiny, scene_rows, reward, family, suppressed=[5])
+    trainer = make_trainer(tmp_path, build_tiny, scene_rows, rewards, family, suppressed=[5])
     model = trainer.model
     prefix = trainer.data_collator.prefix(trainer.train_dataset[0])
     trainer.args.num_samples = 2000
@@ -182,7 +178,10 @@ def test_captions_are_sampled_from_the_policy_whose_log_probabilities_train(
     with torch.no_grad():
         logits = model(**{key: torch.tensor([prefix.input_ids])}, **prefix.vision).logits[0, -1:] / TEMPERATURE
     policy = torch.stack(
-        [-policy_gradient_loss(logits, torch.tensor([i]), torch.ones(1), 1, [5]) for i in range(logits.shape[1])]
+        [
+            -policy_gradient_loss(log_policy(logits, [5]), torch.tensor([i]), torch.ones(1), 1)
+            for i in range(logits.shape[1])
+        ]
     ).exp()
     assert policy.sum() == pytest.approx(1, abs=1e-5)
     assert policy[5] == 0
@@ -194,8 +193,10 @@ def test_captions_are_sampled_from_the_policy_whose_log_probabilities_train(
 
 
 @pytest.mark.parametrize("family", [*FAMILIES, "git"])
-def test_a_sample_ends_at_any_token_that_ends_a_caption(tmp_path, build_tiny, scene_rows, reward, family, monkeypatch):
-    trainer = make_trainer(tmp_path, build_tiny, scene_rows, reward, family, packing=family != "git")
+def test_a_sample_ends_at_any_token_that_ends_a_caption(
+    tmp_path, build_tiny, scene_rows, rewards, family, monkeypatch
+):
+    trainer = make_trainer(tmp_path, build_tiny, scene_rows, rewards, family, packing=family != "git")
     trainer.args.num_samples = 40
     # As Instruct models list them; half of the vocabulary, so that it happens.
     ends = [trainer.model.generation_config.eos_token_id, *range(100, 250)]
@@ -205,10 +206,12 @@ def test_a_sample_ends_at_any_token_that_ends_a_caption(tmp_path, build_tiny, sc
     assert sum(ids[-1] in range(100, 250) for ids in samples) > 10
     assert not any(token in ends for ids in samples for token in ids[:-1])
     # A caption that ended is one for the reward, whichever token ended it.
-    texts = []
-    monkeypatch.setattr(reward, "score", lambda got, ids: texts.extend(got) or np.zeros(len(ids), np.float32))
+    told = []
+    monkeypatch.setattr(
+        rewards[0], "function", lambda captions, ended, **_: told.extend(ended) or [0.0] * len(captions)
+    )
     trainer.score(samples, [scene_rows[0]["image_id"]])
-    assert [text.endswith(END_WORD) for text in texts] == [ids[-1] in ends for ids in samples]
+    assert told == [ids[-1] in ends for ids in samples]
 
 
 def test_the_last_token_is_the_first_end():
@@ -222,19 +225,18 @@ def test_the_end_of_a_caption_is_a_word_of_its_own():
         assert ended == f"{plain} {END_WORD}"
 
 
-def test_a_finished_caption_is_worth_more_than_a_cut_one(scene_rows, reward):
+def test_a_finished_caption_is_worth_more_than_a_cut_one(scene_rows, rewards):
     reference, image_id = scene_rows["captions"][0][0], scene_rows["image_id"][0]
     words = reference.rstrip(".").split()
-    whole, unfinished, cut = reward.score(
-        [with_end(reference), reference, with_end(" ".join(words[:-1]))], [image_id] * 3
-    )
+    captions = [reference, reference, " ".join(words[:-1])]
+    whole, unfinished, cut = rewards[0].function(captions, [image_id] * 3, ended=[True, False, True])
     assert whole > unfinished
     assert whole > cut
 
 
 def test_one_image_gives_no_reward_and_is_refused():
     with refused(option="number of training images", got=1, wanted="2 or more"):
-        caption_reward({"1": ["a dog runs", "a brown dog"]})
+        CiderDOfEnded({"1": ["a dog runs", "a brown dog"]})
 
 
 def test_advantage_is_the_reward_minus_the_mean_of_the_others():

@@ -99,6 +99,39 @@ class CiderScorer:
         total = np.bincount(candidate, weights=similarity, minlength=len(images))
         return 10.0 * total / MAX_ORDER / references_each
 
+    def nearest_images(self, number: int) -> np.ndarray:
+        """Find the images whose references are most like those of each image.
+
+        Alike is the cosine of tf-idf vectors, of the words of all references of an image.
+
+        Args:
+            number: K images to find, fewer than there are.
+
+        Returns:
+            (N, K) int64, the most alike first, the earlier of equal ones first.
+        """
+        counts, num_images = self.index.orders[0], self.index.num_images
+        image, word = self.index.image[counts.caption[counts.first]], counts.ngram[counts.first]
+        weight = np.add.reduceat(self.weights[0][0], counts.first)
+        norm = np.sqrt(np.bincount(image, weights=weight**2, minlength=num_images))
+        weight /= np.where(norm > 0, norm, 1.0)[image]
+        # Entries are sorted by image; `postings` are their places sorted by word.
+        first_of_image = np.searchsorted(image, np.arange(num_images + 1))
+        postings = np.argsort(word, kind="stable")
+        first_of_word = np.searchsorted(word[postings], np.arange(counts.num_ngrams + 1))
+        nearest = np.empty((num_images, number), dtype=np.int64)
+        for own in range(num_images):
+            entries = slice(first_of_image[own], first_of_image[own + 1])
+            lists = [postings[first_of_word[w] : first_of_word[w + 1]] for w in word[entries]]
+            held = np.concatenate([np.empty(0, np.int64), *lists])
+            products = weight[held] * np.repeat(weight[entries], [len(places) for places in lists])
+            cosine = np.bincount(image[held], weights=products, minlength=num_images)
+            cosine[own] = -np.inf
+            least = -np.partition(-cosine, number - 1)[number - 1]  # of those to be found
+            enough = np.flatnonzero(cosine >= least)
+            nearest[own] = enough[np.argsort(-cosine[enough], kind="stable")][:number]
+        return nearest
+
     def _dot_products(
         self, order: int, counts: Counts, images: np.ndarray, row_shift: np.ndarray, num_rows: int
     ) -> tuple[np.ndarray, np.ndarray]:

@@ -105,29 +105,34 @@ class ClipScorer:
             raise ValueError("got 0 candidates; the score needs at least one")
         if references is not None and len(references) != len(candidates):
             raise ValueError(f"got {len(candidates)} candidates and references for {len(references)} images")
-        seen = self._encode_images(images)
+        seen = self.encode_images(images)
         if len(seen) != len(candidates):
             raise ValueError(f"got {len(candidates)} candidates and {len(seen)} images; pass one caption per image")
-        said = self._encode_texts(candidates)
-        per_image = WEIGHT * np.maximum((seen * said).sum(axis=1), 0.0)
+        said = self.encode_texts(candidates)
+        per_image = self.agreement(seen, said)
         result = _with_mean(f"{self.name}_score", per_image)
         if references is not None:
-            agreement = self._agreement(said, references)
+            agreement = self._best_of_references(said, references)
             total = per_image + agreement
             harmonic = np.divide(2 * per_image * agreement, total, out=np.zeros_like(total), where=total > 0)
             result |= _with_mean(f"ref_{self.name}_score", harmonic)
         return result
 
-    def _agreement(self, said: np.ndarray, references: Sequence[Sequence[str]]) -> np.ndarray:
+    @staticmethod
+    def agreement(seen: np.ndarray, said: np.ndarray) -> np.ndarray:
+        """CLIPScore of features of N pictures and N captions, each (N, D) of length 1: (N,), from 0 to 2.5."""
+        return WEIGHT * np.maximum((seen * said).sum(axis=1), 0.0)
+
+    def _best_of_references(self, said: np.ndarray, references: Sequence[Sequence[str]]) -> np.ndarray:
         """Give the best cosine of each candidate with one of its references, at least 0: (N,)."""
         for image, captions in enumerate(references):
             check_references(image, captions)
         numbers = np.array([len(captions) for captions in references])
-        written = self._encode_texts([caption for captions in references for caption in captions])
+        written = self.encode_texts([caption for captions in references for caption in captions])
         cosines = (written * np.repeat(said, numbers, axis=0)).sum(axis=1)
         return np.maximum(np.maximum.reduceat(cosines, np.cumsum(numbers) - numbers), 0.0)
 
-    def _encode_images(self, images: Iterable) -> np.ndarray:
+    def encode_images(self, images: Iterable) -> np.ndarray:
         """Give features of length 1, (N, D), from memory where the picture is known."""
         hashes: list[str] = []
         num_known = len(self._known)
@@ -143,7 +148,7 @@ class ClipScorer:
             self._save()
         return np.stack([self._known[name] for name in hashes]) if hashes else np.empty((0, 0))
 
-    def _encode_texts(self, captions: Sequence[str]) -> np.ndarray:
+    def encode_texts(self, captions: Sequence[str]) -> np.ndarray:
         """Give features of length 1, (N, D), of captions with the prefix of the paper."""
         options = {
             # SigLIP was trained on texts padded to the full length.

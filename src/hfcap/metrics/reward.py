@@ -11,6 +11,7 @@ import numpy as np
 from .cider import CiderScorer, warn_if_small
 from .corpus import check_references
 from .idf import DocumentFrequencies
+from .ngrams import CandidateCounts
 from .tokenizers import split_captions
 
 
@@ -69,11 +70,43 @@ class CiderDReward:
             ValueError: differing lengths.
             KeyError: an image id that the references do not have.
         """
+        counts, rows = self._counts(candidates, image_ids), self._find_rows(image_ids)
+        return self._scorer.score(counts, rows).astype(np.float32)
+
+    def score_against(self, candidates: Sequence[str], image_ids: Sequence[Sequence[str]]) -> np.ndarray:
+        """Score each caption against the references of K images, the same number K >= 1 for each.
+
+        Args:
+            candidates: N captions as the model wrote them.
+            image_ids: for each caption, the ids of K images.
+
+        Returns:
+            (N, K) float32, CIDEr-D from 0 to 10.
+
+        Raises:
+            ValueError: differing lengths.
+            KeyError: an image id that the references do not have.
+        """
+        counts = self._counts(candidates, image_ids)
+        columns = [self._find_rows(column) for column in zip(*image_ids, strict=True)]
+        return np.stack([self._scorer.score(counts, rows) for rows in columns], axis=1).astype(np.float32)
+
+    def similar_images(self, number: int) -> dict[str, list[str]]:
+        """Give, for each image, the ids of the `number` others that are most alike, or of all where there are fewer.
+
+        Alike is the cosine of the tf-idf vectors of the words of all references of an image.
+        """
+        ids = list(self._rows)
+        nearest = self._scorer.nearest_images(min(number, len(ids) - 1))
+        return {image_id: [ids[row] for row in rows] for image_id, rows in zip(ids, nearest, strict=True)}
+
+    def _counts(self, candidates: Sequence[str], image_ids: Sequence) -> CandidateCounts:
         if len(candidates) != len(image_ids):
             raise ValueError(f"got {len(candidates)} candidates and {len(image_ids)} image ids; pass one id each")
+        return self._scorer.index.count(split_captions(candidates, self._tokenizer, isolated=True))
+
+    def _find_rows(self, image_ids: Sequence[str]) -> np.ndarray:
         try:
-            rows = np.array([self._rows[image_id] for image_id in image_ids], dtype=np.int64)
+            return np.array([self._rows[image_id] for image_id in image_ids], dtype=np.int64)
         except KeyError as error:
             raise KeyError(f"no references for image {error.args[0]!r}; there are {len(self._rows)} images") from None
-        counts = self._scorer.index.count(split_captions(candidates, self._tokenizer, isolated=True))
-        return self._scorer.score(counts, rows).astype(np.float32)

@@ -312,7 +312,7 @@ class CaptionTrainingArguments(RunArguments):
 
     def __post_init__(self):
         super().__post_init__()
-        check_metrics(self)
+        check_metrics(self, self.rewards_use_clip)
         check_best_metric(self.metric_for_best_model, ("loss", *value_keys(text_metrics(self))))
         if self.eval_caption_images == 1 and self.metric_for_best_model in ("cider", "eval_cider"):
             raise ConfigError(
@@ -329,6 +329,11 @@ class CaptionTrainingArguments(RunArguments):
                 got=True,
                 fix="pass --hub_model_id USER/NAME",
             )
+
+    @property
+    def rewards_use_clip(self) -> bool:
+        """Whether training itself needs `clip_model`."""
+        return False
 
     def check(self, data_args: DataArguments, model_args: ModelArguments) -> None:
         """Refuse settings of data and model that this objective cannot follow; cross entropy follows all."""

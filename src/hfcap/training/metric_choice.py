@@ -12,8 +12,12 @@ METRICS_HELP = (
 CLIP_MODEL_HELP = "Folder or Hub id of the CLIP model of clip_score and ref_clip_score."
 
 
-def check_metrics(args) -> None:
+def check_metrics(args, uses_clip: bool = False) -> None:
     """Check the fields `metrics`, `tokenizer` and `clip_model` of a dataclass of arguments.
+
+    Args:
+        args: the dataclass.
+        uses_clip: whether something beside the metrics needs `clip_model`.
 
     Raises:
         ConfigError: an unknown metric, one that cannot be computed here, or a `clip_model` that none uses.
@@ -24,7 +28,7 @@ def check_metrics(args) -> None:
         raise
     except ValueError as error:
         raise ConfigError(str(error), option="metrics", got=args.metrics) from error
-    if args.clip_model != CLIP_MODEL and not needs_images(metric_names(args.metrics)):
+    if args.clip_model != CLIP_MODEL and not uses_clip and not needs_images(metric_names(args.metrics)):
         raise ConfigError(
             "no metric of metrics uses it",
             option="clip_model",

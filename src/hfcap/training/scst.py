@@ -1,4 +1,4 @@
-"""Self-critical sequence training: captions sampled from the model, CIDEr-D as their reward.
+"""Self-critical sequence training: captions sampled from the model, CIDEr-D or any sum of rewards to compare them.
 
 Rennie et al., "Self-critical sequence training for image captioning", CVPR 2017 (REINFORCE with a baseline). The
 baseline of a sample is the mean reward of the image's other samples (Luo, "A better variant of self-critical sequence
@@ -10,42 +10,47 @@ target positions. The policy is the model's own distribution at `sampling_temper
 decoding settings but the suppressed tokens, and those are left out of the log-probabilities as well. Samples are drawn
 without dropout, as captions are; the log-probabilities that train see the dropout of any training.
 
+Rewards are those of `hfcap.training.rewards`. A divergence from the model that training began with (`kl_coef`) may be
+added to the loss, so that wording stays that of the references: the exact KL of the two distributions at each sampled
+token, with that model's weights kept beside (for LoRA, the base without its adapter).
+
 After training with label smoothing, sample below temperature 1. Smoothing of 0.1 puts a tenth of each step's
 probability on words that do not belong there, so two samples in three of a dozen words have one, and the shorter a
 caption, the better its chance to have none: what the policy would learn first is to stop early.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+import copy
+import math
+from collections.abc import Collection, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
-from torch.nn import functional as F
+from peft import PeftModel
 from transformers import PreTrainedModel
 
 from hfcap.errors import ConfigError
 from hfcap.generation.caption import generate_tokens
 from hfcap.generation.inputs import CaptionPrefix
 from hfcap.generation.settings import end_token_ids, fresh_settings
-from hfcap.metrics.reward import CiderDReward
 from hfcap.models.model_utils import keep_frozen_in_eval
 from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.data_arguments import DataArguments
 from hfcap.training.engine import current_backend
 from hfcap.training.packing import IGNORE_INDEX
+from hfcap.training.rewards import REWARDS, Reward, import_reward, weighted_sum
 from hfcap.training.settings_checks import check_model
 from hfcap.training.trainer import CaptionTrainer, model_inputs
 
-# No caption holds it, so it is worth points only as the end of one.
-END_WORD = "endofcaption"
-END_CHARACTER = "\ue000"  # the same for rewards by characters: a private one, so a single token too
+NEVER = -1e9  # as a logit: a probability of exactly 0
 PLAIN_SAMPLING = {"do_sample": True, "top_k": 0}  # 50 where nobody sets it
 
 
 @dataclass
 class ScstArguments(CaptionTrainingArguments):
-    """`CaptionTrainingArguments` of CIDEr-optimised training.
+    """`CaptionTrainingArguments` of training by rewards: CIDEr-D, unless told otherwise.
 
     Further defaults that differ: `learning_rate=2e-5`, constant; `num_train_epochs=5`.
     """
@@ -60,20 +65,47 @@ class ScstArguments(CaptionTrainingArguments):
             "help": "The policy is softmax(logits / this); below 1 after training with label smoothing.",
         },
     )
+    rewards: list[str] = field(
+        default_factory=lambda: ["cider_d"],
+        metadata={
+            "help": f"What captions are rewarded for: some of {', '.join(REWARDS)}, or functions as MODULE:FUNCTION "
+            "(hfcap.training.rewards)."
+        },
+    )
+    reward_weights: list[float] | None = field(
+        default=None, metadata={"help": "A weight for each of rewards, in the same order (default: 1 each)."}
+    )
+    length_band: list[int] | None = field(
+        default=None,
+        metadata={"help": "Fewest and most words of a caption: the reward length takes 1 for each word outside."},
+    )
+    kl_coef: float = field(
+        default=0.0,
+        metadata={
+            "min": 0,
+            "help": "Weight of the divergence from the model that training began with, summed over a caption.",
+        },
+    )
     learning_rate: float = field(default=2e-5, metadata={"min": 0, "help": "AdamW's learning rate."})
     lr_scheduler_type: str = field(default="constant_with_warmup", metadata={"help": "Learning-rate schedule."})
     num_train_epochs: float = field(default=5, metadata={"help": "Passes over the images."})
 
     learns_references: ClassVar[bool] = False
 
+    @property
+    def rewards_use_clip(self) -> bool:
+        """Whether a reward needs `clip_model`."""
+        return "clip_score" in self.rewards
+
     def check(self, data_args: DataArguments, model_args: ModelArguments) -> None:
         """Refuse what samples cannot follow.
 
         Raises:
-            ConfigError: no captioner to start from, an engine that divides weights, a stream, or a setting for
-                training on references.
+            ConfigError: no captioner to start from, an engine that divides weights, a stream, a setting for training
+                on references, or rewards that cannot be computed.
         """
         check_model(model_args)
+        self._check_rewards()
         if current_backend() not in ("single", "ddp"):
             raise ConfigError(
                 "self-critical training samples in every step, which is not supported on engines that divide weights",
@@ -92,28 +124,27 @@ class ScstArguments(CaptionTrainingArguments):
             if value:
                 raise ConfigError(reason, option=name, got=value, fix="remove it")
 
-
-def with_end(caption: str, tokenizer: str = "ptb") -> str:
-    """Put the end of a caption into its text, as a token of its own for the reward."""
-    return f"{caption} {END_CHARACTER if tokenizer == 'char' else END_WORD}"
-
-
-def caption_reward(references: Mapping[str, Sequence[str]], tokenizer: str = "ptb") -> CiderDReward:
-    """CIDEr-D against `references`, ends included, with their own document frequencies.
-
-    Raises:
-        ConfigError: references of one image, which give every sample the reward 0.
-    """
-    if len(references) < 2:
-        raise ConfigError(
-            "CIDEr-D weighs words by how few images have them, so every reward would be 0",
-            option="number of training images",
-            got=len(references),
-            wanted="2 or more",
-            fix="raise max_train_images, or use more data",
-        )
-    ended = {image_id: [with_end(text, tokenizer) for text in texts] for image_id, texts in references.items()}
-    return CiderDReward(ended, tokenizer=tokenizer)
+    def _check_rewards(self) -> None:
+        for name in self.rewards:
+            if name not in REWARDS:
+                import_reward(name)
+        if len(set(self.rewards)) < len(self.rewards) or not self.rewards:
+            raise ConfigError(option="rewards", got=self.rewards, wanted="one or more names, each once")
+        if self.reward_weights is not None and len(self.reward_weights) != len(self.rewards):
+            wanted = f"{len(self.rewards)} numbers, one for each of {' '.join(self.rewards)}"
+            raise ConfigError(option="reward_weights", got=self.reward_weights, wanted=wanted)
+        if not all(map(math.isfinite, self.reward_weights or ())):
+            raise ConfigError(option="reward_weights", got=self.reward_weights, wanted="finite numbers")
+        band = self.length_band
+        if ("length" in self.rewards) != (band is not None):
+            raise ConfigError(
+                "the reward length and length_band belong together",
+                option="rewards",
+                got=self.rewards,
+                fix="set both, such as length_band: [10, 14], or neither",
+            )
+        if band is not None and not (len(band) == 2 and 0 < band[0] <= band[1]):
+            raise ConfigError(option="length_band", got=band, wanted="two numbers of words, the fewest first")
 
 
 def advantages(rewards: torch.Tensor) -> torch.Tensor:
@@ -122,30 +153,46 @@ def advantages(rewards: torch.Tensor) -> torch.Tensor:
     return (rewards - rewards.mean(dim=1, keepdim=True)) * num_samples / (num_samples - 1)
 
 
+def log_policy(logits: torch.Tensor, suppressed: Sequence[int] = ()) -> torch.Tensor:
+    """Log-probabilities of the policy.
+
+    Args:
+        logits: (N, vocabulary), one row for each sampled token, over the temperature.
+        suppressed: token ids that sampling could not choose; they get the probability 0.
+
+    Returns:
+        (N, vocabulary) float32; finite, so that a probability of 0 times it is 0.
+    """
+    logits = logits.float()
+    suppressed = [token_id for token_id in suppressed if token_id < logits.shape[1]]  # others have no logit
+    if suppressed:
+        logits = logits.index_fill(1, torch.tensor(suppressed, device=logits.device), NEVER)
+    return logits.log_softmax(dim=-1)
+
+
 def policy_gradient_loss(
-    logits: torch.Tensor,
+    log_probabilities: torch.Tensor,
     labels: torch.Tensor,
     token_advantages: torch.Tensor,
     num_captions: torch.Tensor | int,
-    suppressed: Sequence[int] = (),
 ) -> torch.Tensor:
     """REINFORCE: minus the log-probability of each caption times its advantage, summed, over the number of captions.
 
     Divided by captions, not by tokens: the mean over sampled tokens would weigh short captions more.
 
     Args:
-        logits: (N, vocabulary), one row for each sampled token, over the temperature.
+        log_probabilities: (N, vocabulary) float32, one row for each sampled token.
         labels: (N,) int64, the sampled tokens.
         token_advantages: (N,) float32, the advantage of the caption that each token belongs to.
         num_captions: captions in the optimizer step, over all micro-batches and processes.
-        suppressed: token ids that sampling could not choose.
     """
-    logits = logits.float()
-    suppressed = [token_id for token_id in suppressed if token_id < logits.shape[1]]  # others have no logit
-    if suppressed:
-        logits = logits.index_fill(1, torch.tensor(suppressed, device=logits.device), -torch.inf)
-    log_probabilities = -F.cross_entropy(logits, labels, reduction="none")
-    return -(token_advantages * log_probabilities).sum() / num_captions
+    chosen = log_probabilities.gather(1, labels[:, None])[:, 0]
+    return -(token_advantages * chosen).sum() / num_captions
+
+
+def kl_divergence(log_probabilities: torch.Tensor, reference: torch.Tensor) -> torch.Tensor:
+    """KL(policy || reference) of each row of log-probabilities, (N, vocabulary) float32: (N,), at least 0."""
+    return (log_probabilities.exp() * (log_probabilities - reference)).sum(dim=-1)
 
 
 def cut_at_end(tokens: list[int], end_ids: Collection[int]) -> list[int]:
@@ -175,23 +222,29 @@ class PictureCollator:
 
 
 class ScstTrainer(CaptionTrainer):
-    """`CaptionTrainer` that samples captions and raises the probability of those that the reward prefers.
+    """`CaptionTrainer` that samples captions and raises the probability of those that the rewards prefer.
 
-    Its evaluation is that of `CaptionTrainer`. What it logs besides the loss: `reward` (mean CIDEr-D of the samples,
-    end included, from 0 to 10) and `sample_tokens` (their mean length), since the last log.
+    Its evaluation is that of `CaptionTrainer`. What it logs besides the loss, of the samples since the last log:
+    `reward` (mean of the weighted sum), `rewards/NAME/mean` and `rewards/NAME/std` (of each, without its weight),
+    `sample_tokens` (mean length) and, with `kl_coef`, `kl` (mean of a caption, as the loss sees it, so with dropout).
 
     Args:
-        reward: of the training images.
+        rewards: see `hfcap.training.rewards.build_rewards`; of the training images.
         kwargs: arguments of `CaptionTrainer`; `args` are `ScstArguments`.
     """
 
     # `policy_gradient_loss` divides by the captions of the whole step.
     loss_is_scaled_for_ga = True
 
-    def __init__(self, *, reward: CiderDReward, **kwargs):
+    def __init__(self, *, rewards: Sequence[Reward], **kwargs):
         super().__init__(**kwargs)
-        self.reward = reward
-        self._sampled = torch.zeros(3, dtype=torch.float64)  # captions, their rewards, their tokens
+        self.rewards = rewards
+        references = self.train_dataset.rows.select_columns(["image_id", "captions"])
+        self._references = dict(zip(references["image_id"], references["captions"], strict=True))
+        self._sampled = torch.zeros(4, dtype=torch.float64)  # captions, their rewards, their tokens, their divergence
+        self._start = None
+        if self.args.kl_coef and not isinstance(self.model, PeftModel):
+            self._start = frozen_copy(self.model)
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:
         """Load pictures only: references are inside the reward."""
@@ -222,24 +275,26 @@ class ScstTrainer(CaptionTrainer):
         return [cut_at_end(row, end_ids) for row in tokens]
 
     def score(self, captions: list[list[int]], image_ids: list[str]) -> torch.Tensor:
-        """Reward of sampled captions, (B, num_samples) float32."""
+        """Weighted sum of the rewards of sampled captions, (B, num_samples) float32."""
         end_ids = end_token_ids(self.accelerator.unwrap_model(self.model).generation_config)
-        tokenizer = self.processing_class.tokenizer
-        texts = tokenizer.batch_decode(captions, skip_special_tokens=True)
-        ended = [with_end(text, self.args.tokenizer) for text in texts]
-        texts = [end if ids[-1] in end_ids else text for text, end, ids in zip(texts, ended, captions, strict=True)]
         each = [image_id for image_id in image_ids for _ in range(self.args.num_samples)]
-        return torch.from_numpy(self.reward.score(texts, each)).view(len(image_ids), self.args.num_samples)
+        total = weighted_sum(
+            self.rewards,
+            captions=self.processing_class.tokenizer.batch_decode(captions, skip_special_tokens=True),
+            ended=[ids[-1] in end_ids for ids in captions],
+            image_ids=each,
+            references=[self._references[image_id] for image_id in each],
+        )
+        return total.view(len(image_ids), self.args.num_samples)
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Sample, score, and compute `policy_gradient_loss` of a batch of pictures."""
+        """Sample, score, and compute the loss of a batch of pictures: `policy_gradient_loss` and the divergence."""
         image_ids, labels, prefixes = (inputs.pop(name) for name in ("image_ids", "shift_labels", "prefixes"))
         self.check_weights()  # of NaN nothing can be sampled, and CUDA would say so in words of its own
         own_model = self.accelerator.unwrap_model(model)
         captions = self.sample(own_model, prefixes)
         rewards = self.score(captions, image_ids)
         lengths = torch.tensor([len(ids) for ids in captions])
-        self._sampled += torch.tensor([len(captions), rewards.sum(), lengths.sum()], dtype=torch.float64)
 
         each = self.args.num_samples
         per_image = [captions[start : start + each] for start in range(0, len(captions), each)]
@@ -247,25 +302,65 @@ class ScstTrainer(CaptionTrainer):
         batch = model_inputs(batch, own_model)
         sampled_tokens = batch.pop("labels")
         outputs = model(**batch)
-        logits = outputs.logits
-        if sampled_tokens.ndim == 2:  # (B, L): the head of this type runs on all positions
-            is_target = sampled_tokens != IGNORE_INDEX
-            logits, sampled_tokens = logits[is_target], sampled_tokens[is_target]
+        log_probabilities = self._log_policy(outputs.logits, sampled_tokens, own_model)
+        num_captions = labels.numel() if num_items_in_batch is None else num_items_in_batch
         loss = policy_gradient_loss(
-            logits / self.args.sampling_temperature,
-            sampled_tokens,
+            log_probabilities,
+            sampled_tokens[sampled_tokens != IGNORE_INDEX],
             advantages(rewards).flatten().repeat_interleave(lengths).to(sampled_tokens.device),
-            labels.numel() if num_items_in_batch is None else num_items_in_batch,
-            own_model.generation_config.suppress_tokens or (),
+            num_captions,
         )
+        divergence = torch.zeros(())
+        if self.args.kl_coef:
+            with self._at_start(own_model) as start, torch.no_grad():
+                reference = self._log_policy(start(**batch).logits, sampled_tokens, own_model)
+            divergence = kl_divergence(log_probabilities, reference).sum()
+            loss = loss + self.args.kl_coef * divergence / num_captions
+        self._sampled += torch.tensor([len(captions), rewards.sum(), lengths.sum(), divergence.detach()])
         # Gradients are averaged over processes, and the loss is divided by the captions of all of them.
         loss = loss * self.accelerator.num_processes
         return (loss, outputs) if return_outputs else loss
 
+    def _log_policy(
+        self, logits: torch.Tensor, sampled_tokens: torch.Tensor, own_model: PreTrainedModel
+    ) -> torch.Tensor:
+        """Log-probabilities at the sampled tokens, (N, vocabulary)."""
+        if sampled_tokens.ndim == 2:  # (B, L): the head of this type runs on all positions
+            logits = logits[sampled_tokens != IGNORE_INDEX]
+        suppressed = own_model.generation_config.suppress_tokens or ()
+        return log_policy(logits / self.args.sampling_temperature, suppressed)
+
+    @contextmanager
+    def _at_start(self, own_model: PreTrainedModel):
+        """The model that training began with, without dropout."""
+        if self._start is not None:
+            yield self._start
+            return
+        was_training = own_model.training
+        own_model.eval()
+        try:
+            with own_model.disable_adapter():
+                yield own_model
+        finally:
+            own_model.train(was_training)
+            if was_training:
+                keep_frozen_in_eval(own_model)
+
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
         """Add what the samples since the last log were worth."""
-        captions, rewards, tokens = self._sampled.tolist()
+        captions, rewards, tokens, divergence = self._sampled.tolist()
         if captions and "loss" in logs:
-            logs |= {"reward": round(rewards / captions, 4), "sample_tokens": round(tokens / captions, 2)}
+            logs |= {"reward": round(rewards / captions, 4)}
+            for reward in self.rewards:
+                logs |= reward.take_figures()
+            logs["sample_tokens"] = round(tokens / captions, 2)
+            if self.args.kl_coef:
+                logs["kl"] = round(divergence / captions, 4)
             self._sampled.zero_()
         super().log(logs, *args, **kwargs)
+
+
+def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
+    """Copy a model to compare with, in eval(); parameters that are not trained are shared, not copied."""
+    shared = {id(parameter): parameter for parameter in model.parameters() if not parameter.requires_grad}
+    return copy.deepcopy(model, shared).requires_grad_(False).eval()
