@@ -4,6 +4,7 @@ from itertools import chain
 
 import pytest
 
+from hfcap.generation.loading import load_captioner
 from tiny.native import PROMPT, build_native
 
 
@@ -18,6 +19,15 @@ def rows(scene_rows):
         if number in (1, 5):
             row["image"] = row["image"].resize((48, 32))
     return scene_rows.from_list(chosen, features=scene_rows.features)
+
+
+@pytest.fixture
+def four_bit_model(build_tiny, tmp_path):
+    """A tiny captioner whose language model is in 4 bits, and its processor."""
+    model, processor = build_tiny("llava")
+    model.save_pretrained(tmp_path / "base")
+    processor.save_pretrained(tmp_path / "base")
+    return load_captioner(str(tmp_path / "base"), load_in_4bit=True)
 
 
 @pytest.fixture(scope="session")

@@ -64,14 +64,6 @@ def test_lora_trains_its_matrices_and_the_projector(build_tiny, scene_rows, tmp_
     assert changed == expected
 
 
-@pytest.fixture
-def four_bit_model(build_tiny, tmp_path):
-    model, processor = build_tiny("llava")
-    model.save_pretrained(tmp_path / "base")
-    processor.save_pretrained(tmp_path / "base")
-    return load_captioner(str(tmp_path / "base"), load_in_4bit=True)
-
-
 def test_qlora_quantises_the_language_model_alone(four_bit_model):
     model, _ = four_bit_model
     check_only_lm_is_four_bit(model)

@@ -22,7 +22,7 @@ caption, the better its chance to have none: what the policy would learn first i
 import copy
 import math
 from collections.abc import Collection, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -34,6 +34,7 @@ from hfcap.errors import ConfigError
 from hfcap.generation.caption import generate_tokens
 from hfcap.generation.inputs import CaptionPrefix
 from hfcap.generation.settings import end_token_ids, fresh_settings
+from hfcap.models.attention import uses_packed_sdpa
 from hfcap.models.model_utils import keep_frozen_in_eval
 from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
 from hfcap.training.collators import CaptionCollator
@@ -254,6 +255,12 @@ class ScstTrainer(CaptionTrainer):
             return super().get_train_dataloader()
         finally:
             self.data_collator = collator
+
+    def train(self, *args, **kwargs):
+        """Train as `CaptionTrainer` does; the model that it began with attends as the one that trains."""
+        is_eager = self._start is not None and not self.args.torch_compile
+        with uses_packed_sdpa(self._start) if is_eager else nullcontext():
+            return super().train(*args, **kwargs)
 
     def sample(self, model: PreTrainedModel, prefixes: Sequence[CaptionPrefix]) -> list[list[int]]:
         """Sample captions from the model's distribution: token ids, (B * num_samples) lists, EOS last if reached."""
