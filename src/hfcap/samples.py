@@ -40,7 +40,7 @@ def word_log_probabilities(tokenizer, sample: Sample) -> list[tuple[str, float]]
 
     A space or a sign counts for the word behind it.
     """
-    special = set(tokenizer.all_special_ids)
+    special = {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
     words = [(found[0], found.end()) for found in re.finditer(r"\w+", tokenizer.decode(sample.tokens, **_PLAIN))]
     values = [0.0] * len(words)
     for place, token in enumerate(sample.tokens):

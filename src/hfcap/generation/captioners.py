@@ -40,8 +40,9 @@ class TorchCaptioner:
         """Caption rows; see `hfcap.generation.caption.caption_loaded`."""
         from hfcap.generation.caption import caption_loaded
 
+        length = settings.pop("length", None)
         prompt = self._prepare(prompt, settings)
-        return caption_loaded(self.model, self.processor, loads, prompt, batch_size, on_bad_row, waiting)
+        return caption_loaded(self.model, self.processor, loads, prompt, batch_size, on_bad_row, waiting, length)
 
     def scored_stream(
         self,

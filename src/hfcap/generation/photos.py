@@ -21,7 +21,7 @@ from hfcap.generation.photo_files import Photo, find_photos, first_of
 from hfcap.generation.resumable_captions import ResumableCaptions
 from hfcap.processes import gather, join_processes, main_process_decides, one_writer
 
-CLI_DECODING = ("num_beams", "max_new_tokens")  # options of the command that override the model's own settings
+CLI_DECODING = ("num_beams", "max_new_tokens", "length")  # options of the command that change decoding
 
 
 @dataclass(frozen=True)

@@ -263,6 +263,13 @@ class CaptionTrainingArguments(RunArguments):
         default=64,
         metadata={"min": 2, "help": "Truncate references to this many tokens; a truncated one gets no end token."},
     )
+    length_tokens: bool = field(
+        default=False,
+        metadata={
+            "help": "Let captions begin with a token that says their number of words, so that a length can be asked "
+            "for (hfcap caption --length 8)."
+        },
+    )
     encoder_learning_rate: float | None = field(
         default=None, metadata={"min": 0, "help": "Learning rate of the encoder (default: learning_rate)."}
     )

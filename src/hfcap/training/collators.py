@@ -11,6 +11,7 @@ from transformers import PreTrainedConfig, PreTrainedModel
 
 from hfcap.errors import ConfigError
 from hfcap.generation.inputs import CaptionPrefix, encode_prefix, end_token_id, join_vision
+from hfcap.length_tokens import LONGEST, count_words, length_token_ids
 from hfcap.models.model_types import ModelTypeSpec, is_packable, spec_of
 from hfcap.plain_text import encode_captions
 from hfcap.training.packing import join_images, pack_references, pad_rows
@@ -88,6 +89,7 @@ class CaptionCollator:
         self.spec = spec_of(self.config)
         self.packable = is_packable(self.config)
         self.packing = self.packing and self.packable
+        self.length_ids = length_token_ids(self.processor.tokenizer)
 
     def prefix(self, row: dict) -> CaptionPrefix:
         """Encode the picture and the prompt of a row.
@@ -111,13 +113,19 @@ class CaptionCollator:
         return len(encode_prefix(self.processor, self.config, row, self.prompt).input_ids)
 
     def targets(self, captions: Sequence[str]) -> list[list[int]]:
-        """Token ids of each caption, EOS last, cut to `max_caption_tokens`; a cut one has no EOS."""
-        end = end_token_id(self.processor, self.config)
-        return [[*ids, end][: self.max_caption_tokens] for ids in self.encode(captions)]
+        """Token ids of each caption, cut to `max_caption_tokens`; a cut one has no EOS."""
+        return [ids[: self.max_caption_tokens] for ids in self.whole_targets(captions)]
 
-    def encode(self, captions: Sequence[str]) -> list[list[int]]:
-        """Token ids of each caption as text, whole and without EOS."""
-        return encode_captions(self.processor, captions) if captions else []
+    def whole_targets(self, captions: Sequence[str]) -> list[list[int]]:
+        """Token ids of each caption, EOS last; the token of its length first, for a captioner that has such tokens."""
+        if not captions:
+            return []
+        end = end_token_id(self.processor, self.config)
+        encoded = encode_captions(self.processor, captions)
+        first = [[] for _ in captions]
+        if self.length_ids is not None:
+            first = [[self.length_ids[min(count_words(caption), LONGEST)]] for caption in captions]
+        return [[*length, *ids, end] for length, ids in zip(first, encoded, strict=True)]
 
     def collate(
         self,

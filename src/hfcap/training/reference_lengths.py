@@ -52,12 +52,12 @@ def measure_references(data: CaptionDataset | CaptionStream, collator: CaptionCo
         of, captions = "references", data.rows["captions"]
     short = min(collator.max_caption_tokens, DEFAULT_DECODING["max_new_tokens"])
     texts = list(chain.from_iterable(captions))
-    # A token takes a byte at the least; one may stand for the start of the text, and one is EOS.
-    long = [text for text in texts if len(text.encode()) + 2 > short]
+    # A token takes a byte at the least; one may stand for the start of the text, one for its length, and one is EOS.
+    long = [text for text in texts if len(text.encode()) + 3 > short]
     lengths = [
-        len(ids) + 1
+        len(ids)
         for start in range(0, len(long), CAPTIONS_AT_A_TIME)
-        for ids in collator.encode(long[start : start + CAPTIONS_AT_A_TIME])
+        for ids in collator.whole_targets(long[start : start + CAPTIONS_AT_A_TIME])
     ]
     cut = sum(length > collator.max_caption_tokens for length in lengths)
     return ReferenceLengths(len(texts), cut, max([short, *lengths]), collator.max_caption_tokens, of)

@@ -46,11 +46,13 @@ def check_settings(
     """Check all settings of a run that trains a captioner of `model_type`, on the engine that will train it.
 
     Raises:
-        ConfigError: see `check_supported`, `check_learning_rates`, `check_data` and `check_decoding`.
+        ConfigError: see `check_supported`, `check_learning_rates`, `check_data`, `check_length_tokens` and
+            `check_decoding`.
     """
     check_supported(model_args, model_type, current_backend())
     check_learning_rates(model_args, args, model_type)
     check_data(data_args, model_args, args)
+    check_length_tokens(model_args, args)
     check_decoding(args, model_args.strategy in ("lora", "qlora"))
 
 
@@ -205,6 +207,31 @@ def check_data(data_args: DataArguments, model_args: ModelArguments, args: Capti
             option=changing[0],
             got=getattr(data_args, changing[0]),
             fix="remove it, or set feature_cache: false",
+        )
+
+
+def check_length_tokens(model_args: ModelArguments, args: CaptionTrainingArguments) -> None:
+    """Check that the embeddings of new tokens train, and that words can be counted.
+
+    Raises:
+        ConfigError: `length_tokens` beside a strategy that leaves the language model as it is, or captions of a script
+            without spaces.
+    """
+    if not args.length_tokens:
+        return
+    if "lm" not in TRAINED_PARTS[model_args.strategy]:
+        raise ConfigError(
+            f"their embeddings would stay random with strategy {model_args.strategy!r}",
+            option="length_tokens",
+            got=True,
+            fix="set strategy: full or frozen_encoder, or remove it",
+        )
+    if args.tokenizer in ("zh", "char"):
+        raise ConfigError(
+            f"it counts words between spaces, and tokenizer is {args.tokenizer!r}",
+            option="length_tokens",
+            got=True,
+            fix="remove it",
         )
 
 

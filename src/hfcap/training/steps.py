@@ -31,6 +31,7 @@ from hfcap.errors import ConfigError
 from hfcap.generation.inputs import caption_prompt
 from hfcap.generation.loading import captioner_type, load_captioner
 from hfcap.hub.publish import publish_if_asked
+from hfcap.length_tokens import add_length_tokens
 from hfcap.models.attention import eager_sdpa
 from hfcap.models.vision_features import accept_cached_features, find_encoder
 from hfcap.shipped import find_config
@@ -155,6 +156,8 @@ def prepare_captioner(run: Run) -> tuple[PreTrainedModel | PeftModel, ProcessorM
         else:
             four_bit = model_args.strategy == "qlora"
             model, processor = load_captioner(run.base, four_bit, model_args.image_processor_config)
+        if args.length_tokens:
+            add_length_tokens(model, processor.tokenizer)
     save_prompt_of_rows(processor, run.rows, run.data.prompt)
     model = apply_strategy(
         model, model_args.strategy, model_args.lora_r, model_args.lora_alpha, model_args.lora_dropout

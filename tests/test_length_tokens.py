@@ -1,0 +1,88 @@
+"""Captions of a requested length: the token that is learned, saved, and asked for."""
+
+import datasets
+import pytest
+import torch
+from transformers import AutoTokenizer
+
+from hfcap.data.scenes import load_scenes
+from hfcap.generation.caption import caption_stream
+from hfcap.generation.loading import load_captioner
+from hfcap.length_tokens import LONGEST, add_length_tokens, count_words, length_token, length_token_ids
+from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
+from hfcap.training.collators import CaptionCollator
+from hfcap.training.data_arguments import DataArguments
+from hfcap.training.settings_checks import check_settings
+from refusals import refused
+from tiny.captioners import build_joined
+from tiny.training import make_trainer
+
+SAYINGS = ["a dog", "a dog runs on grass", "a brown dog runs on the green grass today"]
+PROMPTS = {"llava": "Describe.", "encoder_decoder": None}
+
+
+def test_words_are_what_stands_between_spaces():
+    assert [count_words(text) for text in ("A dog runs .", "it's a well-known place", "", "- 3 dogs")] == [3, 4, 0, 2]
+
+
+def test_a_target_begins_with_the_token_of_its_length(build_tiny):
+    model, processor = build_tiny("llava")
+    plain = CaptionCollator(processor, model.config, "Describe.").targets(SAYINGS)
+    add_length_tokens(model, processor.tokenizer)
+    collator = CaptionCollator(processor, model.config, "Describe.")
+    ids = length_token_ids(processor.tokenizer)
+    assert [own[0] for own in collator.targets(SAYINGS)] == [ids[2], ids[5], ids[9]]
+    assert [own[1:] for own in collator.targets(SAYINGS)] == plain
+    assert collator.targets(["word " * 99])[0][0] == ids[LONGEST]
+    # In a caption it is text.
+    assert ids[3] not in collator.targets([f"a {length_token(3)} dog"])[0][1:]
+    num_tokens = len(processor.tokenizer)
+    add_length_tokens(model, processor.tokenizer)
+    assert len(processor.tokenizer) == num_tokens == model.get_input_embeddings().num_embeddings
+
+
+@pytest.mark.parametrize("family", PROMPTS)
+def test_captions_have_the_length_asked_for_also_when_saved(family, tmp_path):
+    torch.manual_seed(0)
+    args = CaptionTrainingArguments(num_beams=2, max_new_tokens=32)
+    model, processor = build_joined(family, SAYINGS * 4, args)
+    add_length_tokens(model, processor.tokenizer)
+    picture = load_scenes("train", 1, "caption", 32)[0]
+    rows = datasets.Dataset.from_list([{"image_id": "1", "image": picture["image"], "captions": SAYINGS}])
+    collator = CaptionCollator(processor, model.config, PROMPTS[family])
+    make_trainer(model, collator, rows, tmp_path, max_steps=160, learning_rate=1e-2, warmup_steps=5).train()
+    model.save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    for own_model, own_processor in ((model, processor), load_captioner(str(tmp_path / "model"))):
+        options = {"prompt": PROMPTS[family], "batch_size": 2}
+        said = [
+            next(iter(caption_stream(own_model, own_processor, rows, length=length, **options)))[1]
+            for length in (2, 5, 9)
+        ]
+        assert said == SAYINGS
+        free = next(iter(caption_stream(own_model, own_processor, rows, **options)))[1]
+        assert free in SAYINGS  # and no token shows
+    assert length_token_ids(AutoTokenizer.from_pretrained(tmp_path / "model")) == length_token_ids(processor.tokenizer)
+    for length in (0, LONGEST):
+        with refused(option="length", got=length, wanted=f"1 to {LONGEST - 1} words"):
+            list(caption_stream(model, processor, rows, length=length, **options))
+
+
+def test_a_captioner_that_did_not_learn_lengths_says_so(build_tiny, scene_rows):
+    model, processor = build_tiny("llava")
+    with refused(option="length", got=8, fix="remove it, or train with length_tokens: true"):
+        list(caption_stream(model, processor, scene_rows.select([0]), "Describe.", length=8))
+
+
+@pytest.mark.parametrize(
+    ("model_settings", "settings"),
+    [
+        ({"strategy": "projector"}, {}),
+        ({"strategy": "lora", "model": "outputs/run"}, {}),
+        ({}, {"tokenizer": "char"}),
+    ],
+)
+def test_tokens_that_would_not_be_learned_are_refused(model_settings, settings, tmp_path):
+    args = CaptionTrainingArguments(output_dir=str(tmp_path), length_tokens=True, **settings)
+    with refused(option="length_tokens", got=True):
+        check_settings(DataArguments(), ModelArguments(**model_settings), args, "hfcap_llava")
