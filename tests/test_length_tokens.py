@@ -17,7 +17,7 @@ from refusals import refused
 from tiny.captioners import build_joined
 from tiny.training import make_trainer
 
-SAYINGS = ["a dog", "a dog runs on grass", "a brown dog runs on the green grass today"]
+SAYINGS = ["a dog", "one man runs fast", "two women play cards at home"]
 PROMPTS = {"llava": "Describe.", "encoder_decoder": None}
 
 
@@ -31,7 +31,7 @@ def test_a_target_begins_with_the_token_of_its_length(build_tiny):
     add_length_tokens(model, processor.tokenizer)
     collator = CaptionCollator(processor, model.config, "Describe.")
     ids = length_token_ids(processor.tokenizer)
-    assert [own[0] for own in collator.targets(SAYINGS)] == [ids[2], ids[5], ids[9]]
+    assert [own[0] for own in collator.targets(SAYINGS)] == [ids[2], ids[4], ids[6]]
     assert [own[1:] for own in collator.targets(SAYINGS)] == plain
     assert collator.targets(["word " * 99])[0][0] == ids[LONGEST]
     # In a caption it is text.
@@ -50,14 +50,14 @@ def test_captions_have_the_length_asked_for_also_when_saved(family, tmp_path):
     picture = load_scenes("train", 1, "caption", 32)[0]
     rows = datasets.Dataset.from_list([{"image_id": "1", "image": picture["image"], "captions": SAYINGS}])
     collator = CaptionCollator(processor, model.config, PROMPTS[family])
-    make_trainer(model, collator, rows, tmp_path, max_steps=160, learning_rate=1e-2, warmup_steps=5).train()
+    make_trainer(model, collator, rows, tmp_path, max_steps=100, learning_rate=1e-2, warmup_steps=5).train()
     model.save_pretrained(tmp_path / "model")
     processor.save_pretrained(tmp_path / "model")
     for own_model, own_processor in ((model, processor), load_captioner(str(tmp_path / "model"))):
         options = {"prompt": PROMPTS[family], "batch_size": 2}
         said = [
             next(iter(caption_stream(own_model, own_processor, rows, length=length, **options)))[1]
-            for length in (2, 5, 9)
+            for length in (2, 4, 6)
         ]
         assert said == SAYINGS
         free = next(iter(caption_stream(own_model, own_processor, rows, **options)))[1]
