@@ -31,7 +31,7 @@ from hfcap.metrics.binomial import exact_interval, wilson_interval
 from hfcap.metrics.ranking import average_precision, draws, log_loss, reliability, with_interval
 from hfcap.models.image_classifier import accept_pooled_features, body, start_head
 from hfcap.training.tag_calibration import apply_isotonic, fit_isotonic, fit_temperature, sigmoid
-from hfcap.training.tagger import LabelCollator, TaggerTrainer, labels_by_id
+from hfcap.training.tagger import LabelCollator, LabeledImages, TaggerTrainer
 from hfcap.training.tagger_arguments import TaggerArguments, TaggerTrainingArguments
 from hfcap.training.tagger_features import TaggerFeatures, build_tagger, cache_tagger_features
 from hfcap.training.tagger_steps import head_start, positive_weights
@@ -157,7 +157,10 @@ def out_of_fold(args, model, caches, splits, labels: np.ndarray, seed: int) -> n
     all_features = np.concatenate([own.read(i).numpy() for own in pooled for i in range(len(own))])
     image_ids = [image_id for rows in splits for image_id in rows["image_id"]]
     folds, logits = fold_of(labels, seed), np.empty(labels.shape)
-    collator = LabelCollator(None, labels_by_id(image_ids, labels))
+
+    def part(chosen: np.ndarray) -> LabeledImages:
+        return LabeledImages(Photos([image_ids[i] for i in chosen], all_features[chosen]), labels[chosen])
+
     for fold in range(NUM_FOLDS):
         train, held = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
         start_head(model, head_start(labels[train], args.tag_loss))
@@ -167,11 +170,11 @@ def out_of_fold(args, model, caches, splits, labels: np.ndarray, seed: int) -> n
                 positive_weights(labels[train]) if args.tag_loss == "weighted" else None,
                 2.0 if args.tag_loss == "focal" else 0.0,
                 args=training_arguments(args, scratch, seed),
-                train_dataset=Photos([image_ids[i] for i in train], all_features[train]),
-                data_collator=collator,
+                train_dataset=part(train),
+                data_collator=LabelCollator(None),
             )
             trainer.train()
-            logits[held] = trainer.predict(Photos([image_ids[i] for i in held], all_features[held])).predictions
+            logits[held] = trainer.predict(part(held)).predictions
     return logits
 
 
