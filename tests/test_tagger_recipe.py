@@ -67,10 +67,12 @@ def test_a_run_leaves_a_stock_classifier_with_figures_and_card(finished):
     card = ModelCard.load(run / "README.md")
     (index,) = card.data.to_dict()["model-index"]
     values = {one["metrics"][0]["name"]: one["metrics"][0]["value"] for one in index["results"]}
-    values = values or {}
+    assert values["mean average precision"] == round(metrics["metrics"]["map"]["value"], 4)
     assert card.data.pipeline_tag == "image-classification"
     assert f"{metrics['metrics']['map']['value']:.3f}" in card.text
     assert "not safe" in card.text
+    assert str(finished) not in card.text  # where the policy lay is nobody's business
+    assert (run / "model" / "policy.yaml").read_text() == POLICY
 
 
 def test_own_words_of_a_card_are_kept(finished):

@@ -26,7 +26,6 @@ def save_tagger(
     image_processor: BaseImageProcessor,
     data: Mapping[str, LabeledImages],
     parts: Mapping[str, LabeledPart],
-    policy_file: str | Path,
 ) -> dict[str, Any]:
     """Calibrate the trained classifier and save it as a stock one; all processes call it, the main one writes.
 
@@ -45,7 +44,7 @@ def save_tagger(
         if trainer.is_world_process_zero():
             image_processor.save_pretrained(folder)
             write_calibration(folder, record)
-            (folder / runs.POLICY_YAML).write_bytes(Path(policy_file).read_bytes())
+            (folder / runs.POLICY_YAML).write_bytes((run.folder / runs.POLICY_YAML).read_bytes())
     trainer.accelerator.wait_for_everyone()
     return record
 

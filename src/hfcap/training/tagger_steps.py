@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, set_seed
 from transformers.image_processing_utils import BaseImageProcessor
 
 from hfcap import runs
-from hfcap.atomic_files import write_json
+from hfcap.atomic_files import write_atomic, write_json
 from hfcap.data.caption_dataset import CaptionDataset
 from hfcap.distributed import use_all_cores
 from hfcap.errors import ConfigError
@@ -85,6 +85,12 @@ def open_tagger_run(
         use_all_cores()
         rows, is_done = start_run(folder, arguments)
         yield TaggerRun(folder, data_args, tagger_args, args, rows, is_done)
+
+
+def keep_policy(run: TaggerRun, policy_file: Path) -> None:
+    """Copy the policy into the run folder: the file may be edited while the run trains, and `model/` gets a copy."""
+    content = policy_file.read_bytes()
+    main_process_decides(lambda: str(write_atomic(run.folder / runs.POLICY_YAML, content)))
 
 
 def label_parts(
@@ -172,9 +178,7 @@ def prepare_tagger(
         accept_pooled_features(model)
     views = {name: getattr(run.data, name) for name in ("mirror", "crop", "color_jitter")} | {"seed": run.args.seed}
     data = {
-        name: LabeledImages(
-            CaptionDataset(part.rows, caches[name], **(views if name == "train" else {})), part.labels
-        )
+        name: LabeledImages(CaptionDataset(part.rows, caches[name], **(views if name == "train" else {})), part.labels)
         for name, part in parts.items()
     }
     return model, image_processor, data
