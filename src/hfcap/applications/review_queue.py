@@ -172,8 +172,10 @@ def picture_path(row: dict[str, Any], tags_path: str | os.PathLike) -> Path:
     """Find the picture of a row: at its path, or from the folder of `tags.jsonl`.
 
     Raises:
-        ValueError: it is not there, or is another picture than the one that was tagged.
+        ValueError: it is not there, is another picture than the one that was tagged, or has no file of its own.
     """
+    if not row["path"]:
+        raise ValueError("it is no file but part of a parquet file or tar shard; tag a folder of pictures to see them")
     for path in (Path(row["path"]), Path(tags_path).parent / row["path"]):
         if path.is_file():
             if image_sha256(path.as_posix()) != row["image_sha256"]:
