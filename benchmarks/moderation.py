@@ -1,6 +1,8 @@
 r"""Moderation tags on Flickr8k: a tagger against keywords on captions, out of fold, with intervals.
 
     python benchmarks/moderation.py --data FOLDER --policy configs/policy/flickr8k.yaml --encoder FOLDER
+    # a head with a hidden layer
+    python benchmarks/moderation.py … --hidden 256
     # on a captioner's encoder and its cached features, with keywords on its captions as well
     python benchmarks/moderation.py --data FOLDER --policy configs/policy/flickr8k.yaml --model RUN \
         --captions RUN/captions.jsonl
@@ -21,6 +23,9 @@ from tempfile import TemporaryDirectory
 
 import datasets
 import numpy as np
+import torch
+from torch import nn
+from transformers import set_seed
 
 from hfcap.applications.policy import Policy, read_policy
 from hfcap.atomic_files import write_json
@@ -31,7 +36,7 @@ from hfcap.metrics.binomial import exact_interval, wilson_interval
 from hfcap.metrics.ranking import average_precision, draws, log_loss, reliability, with_interval
 from hfcap.models.image_classifier import accept_pooled_features, body, start_head
 from hfcap.training.tag_calibration import apply_isotonic, fit_isotonic, fit_temperature, sigmoid
-from hfcap.training.tagger import LabelCollator, TaggerTrainer, labels_by_id
+from hfcap.training.tagger import LabelCollator, LabeledImages, TaggerTrainer
 from hfcap.training.tagger_arguments import TaggerArguments, TaggerTrainingArguments
 from hfcap.training.tagger_features import TaggerFeatures, build_tagger, cache_tagger_features
 from hfcap.training.tagger_steps import head_start, positive_weights
@@ -55,7 +60,8 @@ def main() -> None:
     in_validation = np.arange(len(image_ids)) >= len(splits[0])
     named = np.array([[[bool(policy.tags[tag].words_in(c)) for c in own] for tag in tags] for own in captions])
     labels = labels_of(named.sum(axis=2))  # (N, T, 5) -> (N, T)
-    figures: dict = {"num_photos": len(labels), "encoder": args.model or args.encoder, "tag_loss": args.tag_loss}
+    figures: dict = {"num_photos": len(labels), "encoder": args.model or args.encoder}
+    figures |= {"tag_loss": args.tag_loss, "hidden": args.hidden}
 
     model, caches = features(args, tags, splits)
     logits = [out_of_fold(args, model, caches, splits, labels, seed) for seed in range(args.seeds)]
@@ -75,7 +81,8 @@ def main() -> None:
     if args.captions:
         figures["captioner"] = keywords_of_model(args, policy, tags, image_ids, scores, labels, in_validation)
     if args.nsfw:
-        figures["open_nsfw"] = open_nsfw(args.nsfw, image_ids, scores, labels, tags.index(NSFW_TAG))
+        slices = {name: np.array([name in policy.slices_in(own) for own in captions]) for name in policy.slices}
+        figures["open_nsfw"] = open_nsfw(args.nsfw, image_ids, scores, labels, tags.index(NSFW_TAG), slices)
     if args.output:
         write_json(args.output, figures)
     print(table(figures))
@@ -92,6 +99,7 @@ def parse() -> argparse.Namespace:
     source.add_argument("--model", help="captioner whose encoder and cached features are taken")
     parser.add_argument("--captions", help="JSONL of the captioner's captions (captions.jsonl of its run)")
     parser.add_argument("--cache_dir", default="outputs/features")
+    parser.add_argument("--hidden", type=int, default=0, help="units of a hidden layer of the head (default: 0, none)")
     parser.add_argument("--tag_loss", choices=("plain", "weighted", "focal"), default="plain")
     parser.add_argument("--epochs", type=float, default=20)
     parser.add_argument("--learning_rate", type=float, default=3e-3)
@@ -142,8 +150,6 @@ class Photos:
         return len(self.image_ids)
 
     def __getitem__(self, key):
-        import torch
-
         index = key[1] if isinstance(key, tuple) else key
         return {
             "image_id": self.image_ids[index],
@@ -157,9 +163,16 @@ def out_of_fold(args, model, caches, splits, labels: np.ndarray, seed: int) -> n
     all_features = np.concatenate([own.read(i).numpy() for own in pooled for i in range(len(own))])
     image_ids = [image_id for rows in splits for image_id in rows["image_id"]]
     folds, logits = fold_of(labels, seed), np.empty(labels.shape)
-    collator = LabelCollator(None, labels_by_id(image_ids, labels))
+
+    def part(chosen: np.ndarray) -> LabeledImages:
+        return LabeledImages(Photos([image_ids[i] for i in chosen], all_features[chosen]), labels[chosen])
+
     for fold in range(NUM_FOLDS):
         train, held = np.flatnonzero(folds != fold), np.flatnonzero(folds == fold)
+        if args.hidden:  # measured here only: no stock class has such a head
+            set_seed(seed)
+            sizes = all_features.shape[1], args.hidden, labels.shape[1]
+            model.classifier = nn.Sequential(nn.Linear(*sizes[:2]), nn.GELU(), nn.Linear(*sizes[1:]))
         start_head(model, head_start(labels[train], args.tag_loss))
         with TemporaryDirectory() as scratch:
             trainer = TaggerTrainer(
@@ -167,11 +180,11 @@ def out_of_fold(args, model, caches, splits, labels: np.ndarray, seed: int) -> n
                 positive_weights(labels[train]) if args.tag_loss == "weighted" else None,
                 2.0 if args.tag_loss == "focal" else 0.0,
                 args=training_arguments(args, scratch, seed),
-                train_dataset=Photos([image_ids[i] for i in train], all_features[train]),
-                data_collator=collator,
+                train_dataset=part(train),
+                data_collator=LabelCollator(None),
             )
             trainer.train()
-            logits[held] = trainer.predict(Photos([image_ids[i] for i in held], all_features[held])).predictions
+            logits[held] = trainer.predict(part(held)).predictions
     return logits
 
 
@@ -314,19 +327,27 @@ def keywords_of_model(args, policy: Policy, tags, image_ids, scores, labels, in_
     return result
 
 
-def open_nsfw(path: str, image_ids: list[str], scores: np.ndarray, labels: np.ndarray, tag: int) -> dict:
-    """Average precision of open_nsfw for bare skin on the photos of its file, and the tagger's."""
+def open_nsfw(
+    path: str, image_ids: list[str], scores: np.ndarray, labels: np.ndarray, tag: int, slices: dict[str, np.ndarray]
+) -> dict:
+    """Average precision of open_nsfw for bare skin on the photos of its file, the tagger's, and who scores a half."""
     by_id = {row["image_id"]: row["scores"][NSFW_TAG] for row, _ in read_jsonl(path)}
-    here = [i for i, image_id in enumerate(image_ids) if image_id in by_id and not np.isnan(labels[i, tag])]
+    scored = [i for i, image_id in enumerate(image_ids) if image_id in by_id]
+    here = [i for i in scored if not np.isnan(labels[i, tag])]
     found, truth, own = np.array([by_id[image_ids[i]] for i in here]), labels[here, tag] > 0, scores[here, tag]
     times = draws(len(here))
+    half = np.array([by_id[image_ids[i]] >= 0.5 for i in scored])
+    inside = {name: half[chosen[scored]] for name, chosen in slices.items()}
     return {
         "num_photos": len(here),
         "with": int(truth.sum()),
         "open_nsfw": interval_of(found, truth, times),
         "tagger": interval_of(own, truth, times),
-        "half_or_more_without": proportion(int((found[~truth] >= 0.5).sum()), int((~truth).sum())),
-        "half_or_more_with": proportion(int((found[truth] >= 0.5).sum()), int(truth.sum())),
+        "half_or_more": {
+            "with": proportion(int((found[truth] >= 0.5).sum()), int(truth.sum())),
+            "without": proportion(int((found[~truth] >= 0.5).sum()), int((~truth).sum())),
+            **{name: proportion(int(own.sum()), len(own)) for name, own in inside.items()},
+        },
     }
 
 

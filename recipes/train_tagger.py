@@ -32,7 +32,7 @@ from hfcap.training.data_arguments import DataArguments
 from hfcap.training.parsing import parse_arguments
 from hfcap.training.tagger_arguments import TaggerArguments, TaggerTrainingArguments
 from hfcap.training.tagger_results import close_tagger_run, figures_table, finish_tagger_run, save_tagger
-from hfcap.training.tagger_steps import label_parts, make_trainer, open_tagger_run, prepare_tagger
+from hfcap.training.tagger_steps import keep_policy, label_parts, make_trainer, open_tagger_run, prepare_tagger
 
 
 def main(argv: list[str] | None = None) -> Path:
@@ -49,14 +49,15 @@ def main(argv: list[str] | None = None) -> Path:
         policy_file = find_config(run.tagger.policy)
         policy = read_policy(policy_file)
         tags = [tag.name for tag in policy.tags.values() if tag.scorer is None]
-        origin = {"path": run.tagger.policy, "sha256": policy.sha256}
+        origin = {"path": policy_file.name, "sha256": policy.sha256}
         parts = label_parts(run, tags, policy.labels_from_captions, origin)
+        keep_policy(run, policy_file)
         model, image_processor, data = prepare_tagger(run, tags, parts)
 
         # ---- train, calibrate, judge
         trainer = make_trainer(run, model, image_processor, data, parts)
         trainer.train(resume_from_checkpoint=last_complete_checkpoint(run.args.output_dir))
-        calibration = save_tagger(run, trainer, image_processor, data, parts, policy_file)
+        calibration = save_tagger(run, trainer, image_processor, data, parts)
         record = finish_tagger_run(run, trainer, data, parts, calibration, origin)
         if record is not None:
             write_tagger_card(run.folder)

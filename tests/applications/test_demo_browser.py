@@ -3,6 +3,7 @@
 Needs `pip install playwright` (its client alone, no browser of its own), Debian's chromium and, for axe-core, npm.
 """
 
+import json
 import shutil
 import subprocess
 import sys
@@ -13,6 +14,9 @@ import torch
 from test_demo import free_port
 
 from hfcap.applications.rows import empty_row, read_rows, write_rows
+from hfcap.content_hashes import file_sha256
+from moderation_rows import row, write_policy
+from moderation_rows import write_rows as write_tags
 from tiny.captioners import build_joined, captions_of
 
 pytestmark = pytest.mark.slow
@@ -64,12 +68,26 @@ def alts(place):
 
 
 @pytest.fixture(scope="module")
-def address(place):
+def tags(place):
+    """Two pictures that may show smoking; the page of all windows decides on them."""
+    policy, rows = write_policy(place), []
+    for name, score in (("pipe", 0.9), ("steam", 0.8)):
+        shutil.copy(place / "a.png", place / f"{name}.png")
+        decision = {"smoking": "review", "weapon": "none"}
+        rows.append(
+            row(policy, name, {"smoking": score, "weapon": 0.1}, path=f"{name}.png", decision=decision)
+            | {"image_sha256": file_sha256(place / f"{name}.png")}
+        )
+    return write_tags(place / "tags.jsonl", rows)
+
+
+@pytest.fixture(scope="module")
+def address(place, tags):
     """The address of a running demo; it ends behind the last test."""
     pytest.importorskip("gradio", reason='needs pip install "hfcap[demo]"')
     write_rows(place / "alts.jsonl", [])
     command = [sys.executable, "-m", "hfcap.cli", "demo", "--model", "run", "--review", "alts.jsonl"]
-    command += ["--port", str(free_port())]
+    command += ["--tags", "tags.jsonl", "--port", str(free_port())]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=place) as process:
         yield process.stdout.readline().split()[0]
         process.terminate()
@@ -172,6 +190,45 @@ def test_review_accept_edit_undo_in_two_windows(address, browser, place, alts):
     assert decisions(alts) == [("accepted", "Proposal 1."), ("skipped", None), ("decorative", None)]
 
 
+def tab_to(page, name):
+    """Press Tab until what is called `name` has the focus."""
+    for _ in range(100):
+        page.keyboard.press("Tab")
+        focused = "e => [e.ariaLabel, e.innerText, e.labels?.[0]?.innerText].map(t => (t ?? '').trim())"
+        if name in page.evaluate(f"({focused})(document.activeElement)"):
+            return
+    raise AssertionError(f"no {name} in 100 presses of Tab")
+
+
+def test_moderation_by_keyboard_alone_blurred_until_asked_for(address, browser, place):
+    page, _ = opened(browser, address)
+    picture = page.locator("#moderation-picture img")
+
+    def press(name, status):
+        tab_to(page, name)
+        page.keyboard.press("Enter")
+        wait_for_text(page, "#moderation-status [role=status]", status)
+
+    tab_to(page, "Moderation")
+    page.keyboard.press("Enter")
+    wait_for_text(page, "#moderation-item h2", "pipe, may show: smoking")
+    assert picture.get_attribute("alt") == "The picture to decide on, blurred: pipe"
+    press("Show the original", "The picture is shown as it is.")
+    assert picture.get_attribute("alt") == "The picture to decide on, as it is: pipe"
+    press("Disagree", "Not saved: give a reason")
+    tab_to(page, "Reason, needed unless you agree")
+    page.keyboard.type("a pencil")
+    press("Disagree", "Disagree: pipe, smoking. 1 decided now, 1 waiting.")
+    wait_for_text(page, "#moderation-item h2", "steam, may show: smoking")
+    page.get_by_alt_text("The picture to decide on, blurred: steam").wait_for()
+    press("Undo", "Undone: pipe, smoking. 0 decided now, 2 waiting.")
+    page.get_by_alt_text("The picture to decide on, blurred: pipe").wait_for()
+    press("Agree: it shows that", "Agree: pipe, smoking. 1 decided now, 1 waiting.")
+    lines = [json.loads(line) for line in (place / "decisions.jsonl").read_text().splitlines()]
+    assert [line["kind"] for line in lines] == ["decision", "undo", "decision"]
+    assert [line.get("reason") for line in lines] == ["a pencil", None, ""]
+
+
 def test_axe_finds_nothing_serious_but_gradios_upload_button(address, browser, place, alts, axe):
     for scheme in ("light", "dark"):
         page, _ = opened(browser, address, color_scheme=scheme, viewport={"width": 390, "height": 844})
@@ -184,9 +241,19 @@ def test_axe_finds_nothing_serious_but_gradios_upload_button(address, browser, p
         page.get_by_role("tab", name="Review").click()
         wait_for_text(page, "#review-row h2", "a.html")
         found["Review"] = serious(page, axe)
+        open_last_tab(page, "Moderation")
+        wait_for_text(page, "#moderation-item h2", "may show: smoking")
+        found["Moderation"] = serious(page, axe)
         expected = {"Describe": OF_GRADIO, "Describe, with a photo": set(), "Suggest": OF_GRADIO, "Review": set()}
+        expected["Moderation"] = set()
         assert found == expected, scheme
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
+
+
+def open_last_tab(page, name):
+    """Open a tab that a phone shows in a menu."""
+    page.locator(".overflow-menu > button").click()
+    page.locator(".overflow-dropdown button").filter(has_text=name).click()
 
 
 def serious(page, axe):

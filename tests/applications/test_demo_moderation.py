@@ -75,6 +75,16 @@ def test_decisions_reach_the_log_and_a_reason_that_is_missing_is_said(opened):
     assert kinds()[-2:] == ["decision", "undo"]
 
 
+def test_a_decision_of_another_window_stays(opened):
+    queue, policy = opened
+    shown_in_both = queue.next_item()
+    queue.decide(shown_in_both, "agree")
+    item, status, *_ = tab.answered(
+        queue, policy, lambda item, text: tab.decided(queue, item, "disagree", text), shown_in_both, "a pencil"
+    )
+    assert "decided elsewhere meanwhile" in status and item.row["image_id"] == "<b>" and kinds() == ["decision"]
+
+
 def test_the_end_says_what_no_tag_means(opened):
     queue, policy = opened
     for _ in range(2):

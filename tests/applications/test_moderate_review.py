@@ -265,6 +265,8 @@ def test_a_picture_is_shown_blurred_and_the_original_only_on_o(tags, policy, tmp
     assert "is not the picture that was tagged" in answer(tags, policy, "o")
     picture.unlink()
     assert "no picture at photos/a.png" in answer(tags, policy, "b")
+    tags.rows["a"]["path"] = ""  # of a source without files
+    assert "part of a parquet file or tar shard" in answer(tags, policy, "b")
     (tmp_path / "photos" / "a.png").write_bytes(b"no picture")
     with pytest.raises(ValueError, match="cannot be read"):
         blurred_jpeg(picture)

@@ -265,6 +265,15 @@ def test_many_labels_without_a_policy_and_a_captioner_as_tagger_are_refused(tmp_
         tags_of(str(tmp_path / "captioner"), None)
 
 
+def test_two_labels_of_one_name_are_refused_where_the_tag_is_used(tmp_path):
+    save_tagger(tmp_path / "twice", tags=["star", "Heart", "heart ", "red"])
+    with refused(option="tagger", says="2 of its labels are the tag heart"):
+        tags_of(str(tmp_path / "twice"), None)
+    policy = tmp_path / "policy.yaml"
+    policy.write_text("tags:\n  red: {means: a red shape, words: [red], target: {queue: 10%}, action: review}\n")
+    assert len(tags_of(str(tmp_path / "twice"), read_policy(policy))) == 4
+
+
 @pytest.mark.parametrize("arguments", [[], ["photo.jpg", "--data", "folder"], ["--data", "folder", "--keep_both"]])
 def test_photos_or_a_source_not_both_nor_neither(arguments, tagger, capsys):
     with pytest.raises(SystemExit) as ended:

@@ -60,7 +60,8 @@ def test_weights_that_change_on_the_way_leave_no_folder(tagger, tmp_path, monkey
 
 
 @pytest.mark.slow
-def test_a_tagger_is_pushed_with_its_card(tagger, tmp_path):
+def test_a_tagger_is_pushed_with_a_card_and_tags_from_the_hub_as_here(tagger, scene_rows, tmp_path):
+    """The run was stopped before its card was written."""
     records = tmp_path / "run"
     shutil.copytree(tagger, records / "model")
     tags = {tag: {"with": 3, "left_out": 1} for tag in TAGS}
@@ -93,6 +94,17 @@ def test_a_tagger_is_pushed_with_its_card(tagger, tmp_path):
         done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
         assert done.returncode == 0, done.stderr[-2000:]
         files = hub.files("models/user/tagger")
+        scene_rows[0]["image"].save(tmp_path / "photo.png")
+        command = [sys.executable, "-m", "hfcap.cli", "moderate", "tag", str(tmp_path / "photo.png")]
+        command += ["--tagger", "user/tagger", "--output", str(tmp_path / "hub.jsonl")]
+        done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
+        assert done.returncode == 0, done.stderr[-2000:]
+    cli.main(["moderate", "tag", *command[5:6], "--tagger", str(records), "--output", str(tmp_path / "here.jsonl")])
+    there, here = (json.loads((tmp_path / name).read_text()) for name in ("hub.jsonl", "here.jsonl"))
+    assert there["policy"]["sha256"] == here["policy"]["sha256"]
+    for key in ("scores", "probabilities"):  # which differ: the calibration is there, too
+        assert there[key] == pytest.approx(here[key], abs=1e-5)
+    assert there["scores"] != there["probabilities"]
     card = files["README.md"].decode()
     assert 'model="user/tagger"' in card
     assert "license: mit" in card

@@ -65,7 +65,9 @@ def moderation_tab(queue: ReviewQueue, policy: Policy) -> None:
 
 
 def decided(queue: ReviewQueue, item: Item, answer: str, reason: str) -> str:
-    """Record a decision, and say so. Raises as `ReviewQueue.decide` does."""
+    """Record a decision, and say so; one of another window stays. Raises as `ReviewQueue.decide` does."""
+    if queue.is_decided(item):
+        return f"{item.row['image_id']}, {item.tag.replace('_', ' ')}, was decided elsewhere meanwhile. That stays."
     queue.decide(item, answer, reason)
     return f"{answer.replace('_', ' ').capitalize()}: {item.row['image_id']}, {item.tag.replace('_', ' ')}."
 

@@ -72,7 +72,7 @@ class ReviewQueue:
 
     def waiting(self) -> list[Key]:
         """Return (image id, tag) of the items without a decision that were not skipped, in order."""
-        return [key for key in self._order if not self._is_decided(key) and key not in self._skipped]
+        return [key for key in self._order if not self._has_decision(key) and key not in self._skipped]
 
     def decide(self, item: Item, answer: str, reason: str = "") -> None:
         """Record what a person decides.
@@ -106,6 +106,10 @@ class ReviewQueue:
         )
         self._done.append((row["image_id"], item.tag))
 
+    def is_decided(self, item: Item) -> bool:
+        """Whether an item has a decision by now: another window of the demo may have been first."""
+        return self._has_decision((item.row["image_id"], item.tag))
+
     def undo(self) -> Key | None:
         """Undo the last decision of this session and return its (image id, tag); None where there is none."""
         if not self._done:
@@ -138,7 +142,7 @@ class ReviewQueue:
             return tag in self.thresholds.by_tag and self._score(key) >= self.thresholds.by_tag[tag]
         return self.tags.rows[image_id].get("decision", {}).get(tag, "review") != "none"
 
-    def _is_decided(self, key: Key) -> bool:
+    def _has_decision(self, key: Key) -> bool:
         return key in self.log.states and self.log.states[key].is_decided
 
     def _is_appealed(self, key: Key) -> bool:
@@ -168,8 +172,10 @@ def picture_path(row: dict[str, Any], tags_path: str | os.PathLike) -> Path:
     """Find the picture of a row: at its path, or from the folder of `tags.jsonl`.
 
     Raises:
-        ValueError: it is not there, or is another picture than the one that was tagged.
+        ValueError: it is not there, is another picture than the one that was tagged, or has no file of its own.
     """
+    if not row["path"]:
+        raise ValueError("it is no file but part of a parquet file or tar shard; tag a folder of pictures to see them")
     for path in (Path(row["path"]), Path(tags_path).parent / row["path"]):
         if path.is_file():
             if image_sha256(path.as_posix()) != row["image_sha256"]:

@@ -108,6 +108,8 @@ def _checked(entry: dict[str, Any], where: str) -> dict[str, Any]:
     wrong += [key for key in ("path", "image_sha256") if not isinstance(row[key], str)]
     wrong += [key for key in ("path", "sha256") if not isinstance(dict(row["policy"] or {}).get(key), str)]
     wrong += [key for key in ("probabilities", "decision", "evidence") if not isinstance(row.get(key, {}), dict)]
+    if row["policy"] is None:
+        raise ConfigError("tagged without a policy", option=where, fix="tag the pictures again with --policy")
     if wrong:
         raise ConfigError(f"{wrong[0]} is {shown(row.get(wrong[0]))}", option=where, fix="tag the pictures again")
     for what in ("scores", "probabilities"):

@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
+from transformers.utils import cached_file
 
 from hfcap import runs
 from hfcap.applications.opennsfw import OpenNsfw
@@ -22,7 +23,7 @@ from hfcap.generation.caption import DataWait, caption_rows, read_ahead
 from hfcap.generation.inputs import caption_prompt
 from hfcap.models.image_classifier import MULTI_LABEL, classify
 from hfcap.models.pretrained import loading, pretrained_config
-from hfcap.training.tag_calibration import read_temperatures, sigmoid
+from hfcap.training.tag_calibration import CALIBRATION_JSON, read_temperatures, sigmoid
 
 # A first sorting by the calibrated probability, until `hfcap moderate threshold` finds thresholds from labels.
 REVIEW, UNSURE = 0.5, 0.1
@@ -36,17 +37,30 @@ def find_policy(tagger: str, given: str | None) -> Policy | None:
     Raises:
         ConfigError: it cannot be read.
     """
-    if given is not None:
-        return read_policy(given)
-    own = Path(tagger) / runs.POLICY_YAML
-    return read_policy(own) if own.is_file() else None
+    own = tagger_file(tagger, runs.POLICY_YAML) if given is None else given
+    return None if own is None else read_policy(own)
+
+
+def tagger_file(tagger: str, name: str) -> Path | None:
+    """Find a file that stands beside a tagger's weights, in a folder or on the Hub; None where there is none.
+
+    Raises:
+        ConfigError: the Hub cannot be asked.
+    """
+    if Path(tagger).is_dir():
+        path = Path(tagger, name)
+        return path if path.is_file() else None
+    with loading("tagger", tagger):
+        found = cached_file(tagger, name, _raise_exceptions_for_missing_entries=False)
+    return None if found is None else Path(found)
 
 
 def tags_of(tagger: str, policy: Policy | None) -> list[str]:
     """Names of the classifier's labels as tags, in the order of its logits, checked against the policy.
 
     Raises:
-        ConfigError: there is no classifier; it and the policy do not match; too many labels without a policy.
+        ConfigError: there is no classifier; it and the policy do not match; two labels of one name; too many labels
+            without a policy.
     """
     config = pretrained_config("tagger", tagger)
     if not (config.architectures or [""])[0].endswith("ForImageClassification"):
@@ -62,7 +76,9 @@ def tags_of(tagger: str, policy: Policy | None) -> list[str]:
             raise ConfigError(
                 f"it has {len(names)} labels", option="tagger", got=tagger, fix="name those that count with --policy"
             )
+        _check_distinct(tagger, names, names)
         return names
+    _check_distinct(tagger, names, policy.tags)
     missing = [tag.name for tag in policy.tags.values() if tag.scorer is None and tag.name not in names]
     if missing:
         raise ConfigError(
@@ -72,6 +88,18 @@ def tags_of(tagger: str, policy: Policy | None) -> list[str]:
             fix="train the tagger by this policy, or name its labels in the policy",
         )
     return names
+
+
+def _check_distinct(tagger: str, names: Sequence[str], used: Iterable[str]) -> None:
+    """ImageNet has two labels `crane`, and two `maillot`: one score would silently stand for the other."""
+    repeated = next((name for name in used if names.count(name) > 1), None)
+    if repeated is not None:
+        raise ConfigError(
+            f"{names.count(repeated)} of its labels are the tag {repeated}",
+            option="tagger",
+            got=tagger,
+            fix="give them different names in id2label of its config.json",
+        )
 
 
 @dataclass
@@ -196,13 +224,14 @@ def load_tagger(
             source, config=config, dtype=torch.float32, use_safetensors=True
         )
         image_processor = AutoImageProcessor.from_pretrained(source, backend="pil")
+    calibration = tagger_file(source, CALIBRATION_JSON)
     needs_scorer = policy is not None and any(tag.scorer for tag in policy.tags.values())
     return Tagger(
         model.to(device).eval(),
         image_processor,
         names,
         names if policy is None else list(policy.tags),
-        read_temperatures(Path(source), names) if Path(source).is_dir() else None,
+        None if calibration is None else read_temperatures(calibration.parent, names),
         policy,
         OpenNsfw() if needs_scorer else None,
         captioner,

@@ -144,12 +144,18 @@ def tagger_metadata(name: str, run: Mapping[str, Any], metrics: Mapping[str, Any
 
 
 def copy_tagger_records(run: Path, folder: Path) -> None:
-    """Copy card, figures and settings into an export; what only this machine knows stays behind."""
+    """Copy card, figures and settings into an export; what only this machine knows stays behind.
+
+    A run that was stopped before its card was written gets one here.
+    """
     if not (run / runs.METRICS_JSON).is_file():
         return
-    for name in (runs.CARD_README, runs.METRICS_JSON):
-        write_atomic(folder / name, (run / name).read_bytes())
+    write_atomic(folder / runs.METRICS_JSON, (run / runs.METRICS_JSON).read_bytes())
     write_json(folder / runs.RUN_JSON, public_record(runs.read_run(run / runs.RUN_JSON)))
+    if (run / runs.CARD_README).is_file():
+        write_atomic(folder / runs.CARD_README, (run / runs.CARD_README).read_bytes())
+    else:
+        write_tagger_card(run, folder)
 
 
 def _own_words(card: Path) -> str:

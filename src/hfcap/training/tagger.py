@@ -1,6 +1,6 @@
 """`TaggerTrainer`: the HF Trainer for multi-label image classifiers, with a loss over known labels alone."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -53,31 +53,44 @@ def tag_loss(
     return total / (known.sum().clamp(min=1) if num_items_in_batch is None else num_items_in_batch)
 
 
+class LabeledImages(torch.utils.data.Dataset):
+    """A data set of images with their labels beside them, by row: image ids may repeat between splits.
+
+    Args:
+        images: `CaptionDataset`, or another data set that takes `index` and `(epoch, index)`.
+        labels: (N, T) 1, 0 or NaN, in the order of its rows.
+    """
+
+    def __init__(self, images: CaptionDataset, labels: np.ndarray):
+        self.images = images
+        self.labels = torch.from_numpy(np.nan_to_num(labels, nan=IGNORE_INDEX).astype(np.float32))
+
+    def __len__(self) -> int:
+        """Count the images."""
+        return len(self.images)
+
+    def __getitem__(self, key: int | tuple[int, int]) -> dict:
+        """Return the item of an image with `labels` (T,) float32, -100 where the image is left out."""
+        return self.images[key] | {"labels": self.labels[key[1] if isinstance(key, tuple) else key]}
+
+
 @dataclass
 class LabelCollator:
     """Collate rows into `pixel_values` (B, 3, H, W), or (B, D) of cached features, and `labels` (B, T), float32.
 
     Args:
-        image_processor: of the classifier.
-        labels: (T,) of each picture by image id, -100 where it is left out.
+        image_processor: of the classifier; None where all rows have cached features.
     """
 
     image_processor: object
-    labels: Mapping[str, torch.Tensor]
 
     def __call__(self, rows: Sequence[dict]) -> dict[str, torch.Tensor]:
-        """Collate `rows`."""
-        labels = torch.stack([self.labels[row["image_id"]] for row in rows])
+        """Collate items of `LabeledImages`."""
+        labels = torch.stack([row["labels"] for row in rows])
         if "vision_features" in rows[0]:
             return {"pixel_values": torch.cat([row["vision_features"] for row in rows]), "labels": labels}
         pixels = self.image_processor([row["image"] for row in rows], return_tensors="pt")["pixel_values"]
         return {"pixel_values": pixels.to(memory_format=torch.channels_last), "labels": labels}
-
-
-def labels_by_id(image_ids: Sequence[str], labels: np.ndarray) -> dict[str, torch.Tensor]:
-    """Return the labels (T,) float32 of each picture, NaN replaced by -100."""
-    filled = torch.from_numpy(np.nan_to_num(labels, nan=IGNORE_INDEX).astype(np.float32))
-    return dict(zip(image_ids, filled, strict=True))
 
 
 class TaggerTrainer(FiniteTrainer):
@@ -102,7 +115,7 @@ class TaggerTrainer(FiniteTrainer):
         # `Trainer` would hand the number of labels to models that do not know what it is.
         self.model_accepts_loss_kwargs = False
 
-    def _get_train_sampler(self, train_dataset: CaptionDataset | None = None) -> EpochSampler:
+    def _get_train_sampler(self, train_dataset: LabeledImages | None = None) -> EpochSampler:
         check_whole_batch(len(self.train_dataset), self.args)
         return EpochSampler(len(self.train_dataset), self.args.seed)
 

@@ -10,12 +10,11 @@ from transformers.image_processing_utils import BaseImageProcessor
 from hfcap import provenance, runs
 from hfcap.atomic_files import write_json
 from hfcap.content_hashes import captioner_hashes
-from hfcap.data.caption_dataset import CaptionDataset
 from hfcap.metrics.ranking import over_tags, reliability, tag_figures
 from hfcap.models.model_utils import full_precision
 from hfcap.training.checkpoints import atomic_folder
 from hfcap.training.tag_calibration import calibrate, sigmoid, write_calibration
-from hfcap.training.tagger import TaggerTrainer
+from hfcap.training.tagger import LabeledImages, TaggerTrainer
 from hfcap.training.tagger_steps import LabeledPart, TaggerRun
 
 TAGGER_TASK = "image-classification"  # key `task` of a tagger's metrics.json
@@ -25,9 +24,8 @@ def save_tagger(
     run: TaggerRun,
     trainer: TaggerTrainer,
     image_processor: BaseImageProcessor,
-    data: Mapping[str, CaptionDataset],
+    data: Mapping[str, LabeledImages],
     parts: Mapping[str, LabeledPart],
-    policy_file: str | Path,
 ) -> dict[str, Any]:
     """Calibrate the trained classifier and save it as a stock one; all processes call it, the main one writes.
 
@@ -46,12 +44,12 @@ def save_tagger(
         if trainer.is_world_process_zero():
             image_processor.save_pretrained(folder)
             write_calibration(folder, record)
-            (folder / runs.POLICY_YAML).write_bytes(Path(policy_file).read_bytes())
+            (folder / runs.POLICY_YAML).write_bytes((run.folder / runs.POLICY_YAML).read_bytes())
     trainer.accelerator.wait_for_everyone()
     return record
 
 
-def tag_logits(trainer: TaggerTrainer, data: CaptionDataset) -> np.ndarray:
+def tag_logits(trainer: TaggerTrainer, data: LabeledImages) -> np.ndarray:
     """Return the logits (N, T) of a data set in the precision that the model is saved in; all processes call it."""
     trainer.model.eval()
     with full_precision(trainer.model):
@@ -61,7 +59,7 @@ def tag_logits(trainer: TaggerTrainer, data: CaptionDataset) -> np.ndarray:
 def finish_tagger_run(
     run: TaggerRun,
     trainer: TaggerTrainer,
-    data: Mapping[str, CaptionDataset],
+    data: Mapping[str, LabeledImages],
     parts: Mapping[str, LabeledPart],
     calibration: Mapping[str, Any],
     policy: Mapping[str, Any],

@@ -14,7 +14,7 @@ from transformers import PreTrainedModel, set_seed
 from transformers.image_processing_utils import BaseImageProcessor
 
 from hfcap import runs
-from hfcap.atomic_files import write_json
+from hfcap.atomic_files import write_atomic, write_json
 from hfcap.data.caption_dataset import CaptionDataset
 from hfcap.distributed import use_all_cores
 from hfcap.errors import ConfigError
@@ -25,7 +25,7 @@ from hfcap.training.data_arguments import DataArguments
 from hfcap.training.engine import current_backend
 from hfcap.training.run_folder import run_lock, start_run
 from hfcap.training.tag_labels import check_classes, label_rows, split_for_calibration, unmeasured
-from hfcap.training.tagger import LabelCollator, TaggerTrainer, labels_by_id
+from hfcap.training.tagger import LabelCollator, LabeledImages, TaggerTrainer
 from hfcap.training.tagger_arguments import TaggerArguments, TaggerTrainingArguments, check_tagger
 from hfcap.training.tagger_features import TaggerFeatures, build_tagger, cache_tagger_features
 
@@ -85,6 +85,12 @@ def open_tagger_run(
         use_all_cores()
         rows, is_done = start_run(folder, arguments)
         yield TaggerRun(folder, data_args, tagger_args, args, rows, is_done)
+
+
+def keep_policy(run: TaggerRun, policy_file: Path) -> None:
+    """Copy the policy into the run folder: the file may be edited while the run trains, and `model/` gets a copy."""
+    content = policy_file.read_bytes()
+    main_process_decides(lambda: str(write_atomic(run.folder / runs.POLICY_YAML, content)))
 
 
 def label_parts(
@@ -151,7 +157,7 @@ def _keep_or_compare(path: Path, record: Mapping[str, Any]) -> None:
 
 def prepare_tagger(
     run: TaggerRun, tags: Sequence[str], parts: Mapping[str, LabeledPart]
-) -> tuple[PreTrainedModel, BaseImageProcessor, dict[str, CaptionDataset]]:
+) -> tuple[PreTrainedModel, BaseImageProcessor, dict[str, LabeledImages]]:
     """Build the classifier, and the data set of each part; with `feature_cache` the encoder runs here, once.
 
     Raises:
@@ -172,7 +178,7 @@ def prepare_tagger(
         accept_pooled_features(model)
     views = {name: getattr(run.data, name) for name in ("mirror", "crop", "color_jitter")} | {"seed": run.args.seed}
     data = {
-        name: CaptionDataset(part.rows, caches[name], **(views if name == "train" else {}))
+        name: LabeledImages(CaptionDataset(part.rows, caches[name], **(views if name == "train" else {})), part.labels)
         for name, part in parts.items()
     }
     return model, image_processor, data
@@ -194,13 +200,10 @@ def make_trainer(
     run: TaggerRun,
     model: PreTrainedModel,
     image_processor: BaseImageProcessor,
-    data: Mapping[str, CaptionDataset],
+    data: Mapping[str, LabeledImages],
     parts: Mapping[str, LabeledPart],
 ) -> TaggerTrainer:
     """Build the trainer of a run."""
-    labels = {}
-    for part in parts.values():
-        labels |= labels_by_id(part.rows["image_id"], part.labels)
     return TaggerTrainer(
         model,
         positive_weights(parts["train"].labels) if run.args.tag_loss == "weighted" else None,
@@ -208,6 +211,6 @@ def make_trainer(
         args=run.args,
         train_dataset=data["train"],
         eval_dataset=data["evaluation"],
-        data_collator=LabelCollator(image_processor, labels),
+        data_collator=LabelCollator(image_processor),
         callbacks=run_callbacks(run.args),
     )
