@@ -88,8 +88,9 @@ function centerCrop({ data, width, height }, toHeight, toWidth) {
 function valueOfByte(settings, channel) {
   const of = (value) => Math.fround(Array.isArray(value) ? value[channel] : value);
   return Float32Array.from({ length: 256 }, (_, byte) => {
-    const scaled = settings.do_rescale ? Math.fround(byte * settings.rescale_factor) : byte;
-    if (!settings.do_normalize) return scaled;
-    return Math.fround(scaled - of(settings.image_mean)) / of(settings.image_std);
+    let value = settings.do_rescale ? Math.fround(byte * settings.rescale_factor) : byte;
+    if (settings.do_rescale && settings.rescale_offset) value = Math.fround(value - 1);
+    if (settings.do_normalize) value = Math.fround(Math.fround(value - of(settings.image_mean)) / of(settings.image_std));
+    return settings.include_top ? value / of(settings.image_std) : value;
   });
 }
