@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageFilter
 
+from hfcap.content_hashes import file_sha256
 from hfcap.data.pictures import load_picture
+from hfcap.hub.onnx_quantization import quantize
 from hfcap.ondevice import Captioner
 from hfcap.ondevice.web_page import find_archives, write_page
 from tiny.onnx_export import change, make_export
@@ -154,6 +156,26 @@ def test_captions_are_those_of_python_and_all_is_local(site, photos, served, pag
     assert not others
 
 
+@pytest.mark.parametrize(("variant", "dtype", "suffix"), [("float16", "fp16", "_fp16"), ("int8", "q8", "_quantized")])
+def test_quantized_variants_are_loaded_by_their_names(
+    packages, photos, served, page, tmp_path, variant, dtype, suffix
+):
+    """Operators of the variants, and the files that transformers.js asks for."""
+    folder = make_export(tmp_path / "model")
+    settings = json.loads((folder / "hfcap_ondevice.json").read_text(encoding="utf-8"))
+    graphs = settings["variants"]["none"]
+    for name in graphs:
+        source, target = folder / "onnx" / f"{name}.onnx", folder / "onnx" / f"{name}{suffix}.onnx"
+        quantize(source, target, variant)
+        source.unlink()
+        graphs[name] = {"file": f"onnx/{target.name}", "bytes": target.stat().st_size, "sha256": file_sha256(target)}
+    change(folder, "hfcap_ondevice", variants={variant: graphs})
+    change(folder, "config", **{"transformers.js_config": {"dtype": dtype}})
+    write_page(folder, packages)
+    open_page(page, served(folder))
+    assert read_captions(page, photos) == Captioner(folder).caption(photos, num_beams=1)
+
+
 def test_photos_are_decoded_as_by_pillow(site, photos, served, page):
     for photo in photos:
         shutil.copy(photo, site / photo.name)
@@ -174,7 +196,8 @@ def test_people_can_use_it(site, photos, served, page, packages, tmp_path, width
     (tmp_path / "text.jpg").write_text("no photo")
     captions = read_captions(page, [*photos[:2], tmp_path / "text.jpg"])
     assert page.text_content("#status") == "3 photos done. 1 file could not be read."
-    assert "cannot be read as a photo" in page.text_content(".failed .message")
+    said = "This file cannot be read as a photo: save it as JPEG or PNG and choose it again."
+    assert page.text_content(".failed .message") == said
     page.focus("#photo-1")
     page.keyboard.press("End")
     page.keyboard.type(" by hand")

@@ -384,8 +384,9 @@ def _summary(record: dict[str, Any]) -> str:
     captions = record["captions"]
     if record["format"] == "onnx":
         return (
-            f"{record['model_type']} as ONNX ({', '.join(record['dtypes'])}); in float32 the tokens of "
-            f"{captions['compared']} captions equal at batch size 1 and 3 ({captions['of']})."
+            f"{record['model_type']} as ONNX ({', '.join(record['dtypes'])}); in float32 pixels and tokens of "
+            f"{captions['compared']} captions equal, greedy and by the shipped settings, at batch size 1 and 3 "
+            f"({captions['of']})."
         )
     judged = f"{captions['compared']} captions equal, greedy and by the shipped settings"
     if "cider_before" in captions:

@@ -1,8 +1,8 @@
 """Pixel values from pictures: the image processors of transformers (their Pillow backend) in Pillow and NumPy.
 
 Followed step by step are `PilBackend._preprocess` of `transformers.image_processing_backends` (5.24), the resizing of
-`ConvNextImageProcessorPil` and the scaling of `EfficientNetImageProcessorPil`; `tests/ondevice/test_image_processing.py`
-compares every value.
+`ConvNextImageProcessorPil` and the scaling of `EfficientNetImageProcessorPil`. Every value is compared by
+`tests/ondevice/test_image_processing.py`.
 """
 
 import math
