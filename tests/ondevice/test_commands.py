@@ -124,6 +124,12 @@ def test_what_an_export_cannot_do_is_one_line(folder, capsys, words, says):
     assert exit_.value.code == 2 and error.startswith("error: ") and says in error
 
 
+@pytest.mark.parametrize("command", [("caption",), ("alt", "suggest", "--output", "a.jsonl")])
+def test_what_no_extra_would_help_is_refused_before_one_is_asked_for(folder, command):
+    done = without_torch(*command, "--data", "photos", "--model", "export")
+    assert done.returncode == 2 and "an ONNX export captions photos" in done.stderr
+
+
 def test_torch_commands_refuse_an_export(folder):
     with refused(option="model", says="an ONNX export"):
         load_captioner("export")

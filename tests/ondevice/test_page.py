@@ -75,11 +75,16 @@ def served():
 
 
 @pytest.fixture(scope="module")
-def browser():
+def playwright():
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+        yield playwright
+
+
+@pytest.fixture(scope="module")
+def browser(playwright):
+    browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    yield browser
+    browser.close()
 
 
 @pytest.fixture
@@ -174,6 +179,22 @@ def test_quantized_variants_are_loaded_by_their_names(
     write_page(folder, packages)
     open_page(page, served(folder))
     assert read_captions(page, photos) == Captioner(folder).caption(photos, num_beams=1)
+
+
+def test_webgpu_gives_the_same_captions(site, photos, served, playwright):
+    """In software, which takes no graphics card."""
+    flags = ["--no-sandbox", "--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"]
+    browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+    try:
+        page = browser.new_page()
+        page.set_default_timeout(LONGEST)
+        open_page(page, served(site))
+        if not page.evaluate("(async () => Boolean(await navigator.gpu?.requestAdapter()))()"):
+            pytest.skip("this Chromium has no WebGPU in software")
+        assert page.text_content("#status").startswith("The model is ready (WebGPU)")
+        assert read_captions(page, photos) == Captioner(site).caption(photos, num_beams=1)
+    finally:
+        browser.close()
 
 
 def test_photos_are_decoded_as_by_pillow(site, photos, served, page):
