@@ -13,6 +13,7 @@ from hfcap.content_hashes import weights_sha256
 from hfcap.errors import ConfigError
 from hfcap.extras import EXTRAS
 from hfcap.generation.loading import load_captioner
+from hfcap.hub.export import export_run
 from hfcap.ondevice import Captioner
 from refusals import refused
 from tiny.onnx_export import change, make_export
@@ -133,6 +134,8 @@ def test_what_no_extra_would_help_is_refused_before_one_is_asked_for(folder, com
 def test_torch_commands_refuse_an_export(folder):
     with refused(option="model", says="an ONNX export"):
         load_captioner("export")
+    with refused(option="model", says="an ONNX export"):
+        export_run("export", "again", "onnx")
 
 
 @pytest.mark.parametrize(
