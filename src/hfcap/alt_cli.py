@@ -132,6 +132,9 @@ def suggest(args: argparse.Namespace) -> None:
 
             suggest_alts(args)
         else:
+            from hfcap.generation.captioners import refuse_onnx
+
+            refuse_onnx(args.model)
             from hfcap.applications.suggest_data import suggest_for_data
 
             suggest_for_data(args)

@@ -16,7 +16,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 
 import yaml
 
-LFS_SUFFIXES = (".safetensors", ".parquet", ".bin", ".tar")
+LFS_SUFFIXES = (".safetensors", ".onnx", ".parquet", ".bin", ".tar")
 TIME = "2025-01-01T00:00:00.000Z"
 
 

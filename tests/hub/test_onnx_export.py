@@ -7,7 +7,6 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
-import torch
 
 pytest.importorskip("onnxruntime")
 onnx = pytest.importorskip("onnx")
@@ -20,6 +19,7 @@ from transformers import AutoModelForImageTextToText  # noqa: E402
 from hfcap import cli, runs  # noqa: E402
 from hfcap.content_hashes import file_sha256  # noqa: E402
 from hfcap.errors import VerificationError  # noqa: E402
+from hfcap.generation.loading import load_captioner  # noqa: E402
 from hfcap.hub import onnx_export, onnx_format, onnx_snapshot  # noqa: E402
 from hfcap.hub.card import write_shipped_card  # noqa: E402
 from hfcap.hub.card_check import check_card  # noqa: E402
@@ -75,18 +75,14 @@ def encoder_decoder(build_small, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def written(build_small, tmp_path_factory):
-    """What wrote the LLaVA export of a folder: format, folder, and what PyTorch says of four pictures."""
-    from hfcap.data.scenes import load_scenes
-
-    folder = tmp_path_factory.mktemp("llava")
-    model, processor = build_small("llava", pixel_shuffle_factor=2)
-    model.generation_config.update(num_beams=2, early_stopping=True, max_new_tokens=8)
-    form = OnnxFormat(model, processor, 18)
-    rows = load_scenes("validation", 4, "caption", image_size=32)
-    expected = form.expect([row["image"].convert("RGB") for row in rows])
-    form.write(folder)
-    return form, folder, expected
+def written(encoder_decoder, pictures, tmp_path_factory):
+    """The same export in float32: its format, folder, four pictures, and what PyTorch says of them."""
+    run, exported = encoder_decoder
+    folder = shutil.copytree(exported, tmp_path_factory.mktemp("written") / "export")
+    form = OnnxFormat(*load_captioner(str(run / runs.MODEL)), 18)
+    form.graphs = ENCODER_DECODER
+    form.list_variants(folder, ["none"])
+    return form, folder, pictures[:4], form.expect(pictures[:4])
 
 
 def read(folder, name):
@@ -139,7 +135,8 @@ def test_the_record_says_what_was_verified_and_what_variants_cost(encoder_decode
     record = read(folder, "verification.json")
     assert (record["format"], record["class"]) == ("onnx", "HfcapEncoderDecoderModel")
     assert record["captions"] == {"compared": 8, "of": "8 pictures of scenes, validation"}
-    assert record["dtypes"] == ["fp16", "q8", "fp32"]
+    assert record["dtypes"] == ["fp16", "q8", "fp32"] and record["num_beams"] == 2
+    assert all(milliseconds > 0 for milliseconds in record["cpu_milliseconds"].values())
     assert set(record["costs"]) == {"float16", "int8"}
     for cost in record["costs"].values():
         assert cost["num_images"] == 12 and cost["ci95"][0] <= cost["difference"] <= cost["ci95"][1]
@@ -158,7 +155,9 @@ def test_the_card_says_what_loads_and_what_variants_cost(encoder_decoder, scene_
     record = read(folder, "verification.json")
     for row, dtype, variant in zip(rows, record["dtypes"], ("float16", "int8", "none"), strict=True):
         size = sum(found["bytes"] for found in record["files"][variant].values()) / 1e6
-        assert row.startswith(f"| {dtype} | {size:.1f} |")
+        milliseconds = record["cpu_milliseconds"][variant]
+        cider = record["costs"].get(variant, {"b": record["costs"]["int8"]["a"]})["b"]
+        assert row.startswith(f"| {dtype} | {size:.1f} | {milliseconds:.0f} | {100 * cider:.1f} |")
         cost = record["costs"].get(variant)
         assert f"| {0 - 100 * cost['difference']:.2f} |" in row if cost else "the captions of PyTorch" in row
     assert check_card(ready / "README.md") == ([], [])
@@ -174,49 +173,47 @@ def test_variants_are_smaller(encoder_decoder):
     assert weights("_fp16") < 0.6 * weights("") and weights("_quantized") < 0.4 * weights("")
 
 
-def test_llava_in_a_clean_process_says_what_pytorch_says(written):
-    form, folder, expected = written
-    found = form.load(folder, expected)
-    assert form.compare(expected, found) == []
-    assert found["modules"] == []
-    assert len({tuple(row) for row in expected["greedy"]["1"]}) > 1  # the picture matters
-    # Where transformers.js looks for the class that joins tokenizer and image processor.
-    assert read(folder, "preprocessor_config.json")["processor_class"] == "LlavaProcessor"
-    processor = read(folder, "processor_config.json")
-    assert processor["num_additional_image_tokens"] == form.model.config.image_seq_length
-    assert read(folder, "tokenizer_config.json")["chat_template"] == form.processor.chat_template
-    assert read(folder, "hfcap_ondevice.json")["prompt_ids"] == form.prefix(_blank()).input_ids
+def test_a_clean_process_says_what_pytorch_says(written):
+    form, folder, images, expected = written
+    found = form.load(folder, images)
+    assert form.compare(expected, found) == [] and found["modules"] == []
+    assert len({sample["caption"] for sample in beams(expected, "1")}) > 1  # the picture matters
+    assert expected["captions"]["greedy search"] != expected["captions"]["the shipped settings"]
 
 
-def _blank():
-    from PIL import Image
-
-    return Image.new("RGB", (32, 32))
+def beams(found, batch_size):
+    return found["captions"]["the shipped settings"][batch_size]
 
 
 @pytest.mark.parametrize(
-    ("key", "spoil", "says"),
+    ("spoil", "says"),
     [
-        ("greedy", lambda value: value["3"][1].append(5), "greedy tokens at batch size 3, picture 2"),
-        ("texts", lambda value: value.__setitem__(0, "man 's"), "text of caption, picture 1"),
-        ("log_probabilities", lambda value: value[2].__setitem__(0, -40.0), "log-probabilities of caption 3"),
-        ("modules", lambda value: value.append("torch"), "torch was imported"),
+        (lambda found: beams(found, "3")[1].update(tokens=[5]), "tokens by the shipped settings at batch size 3, pic"),
+        (
+            lambda found: beams(found, "1")[0].update(caption="man 's"),
+            "caption by the shipped settings at batch size 1",
+        ),
+        (
+            lambda found: found["captions"]["greedy search"]["1"][2].update(log_probabilities=[-40.0]),
+            "log-probabilities by greedy search at batch size 1, picture 3",
+        ),
+        (lambda found: found["prompt_ids"].append(1), "prompt ids"),
+        (lambda found: found["pixel_values"][3, 0].fill(0), "pixel values of picture 4"),
+        (lambda found: found["modules"].append("torch"), "torch was imported"),
     ],
 )
-def test_each_difference_is_named(written, key, spoil, says):
-    form, _, expected = written
-    found = {name: copy.deepcopy(expected[name]) for name in ("greedy", "texts", "log_probabilities")} | {
-        "modules": []
-    }
+def test_each_difference_is_named(written, spoil, says):
+    form, _, _, expected = written
+    found = copy.deepcopy(expected) | {"modules": []}
     assert form.compare(expected, found) == []
-    spoil(found[key])
+    spoil(found)
     (problem,) = form.compare(expected, found)
     assert says in problem
 
 
-@pytest.mark.parametrize("graph", LLAVA)
+@pytest.mark.parametrize("graph", ENCODER_DECODER)
 def test_other_weights_are_noticed(written, tmp_path, graph):
-    form, folder, expected = written
+    form, folder, images, expected = written
     spoiled = shutil.copytree(folder, tmp_path / "spoiled")
     path = spoiled / "onnx" / f"{graph}.onnx"
     model = onnx.load(path)
@@ -224,39 +221,47 @@ def test_other_weights_are_noticed(written, tmp_path, graph):
     values = numpy_helper.to_array(largest)
     largest.CopyFrom(numpy_helper.from_array(np.flip(values).copy(), largest.name))
     onnx.save(model, path)
-    assert form.compare(expected, form.load(spoiled, expected))
+    form.list_variants(spoiled, ["none"])
+    assert form.compare(expected, form.load(spoiled, images))
 
 
 def test_a_graph_that_was_cut_off_is_one_line(written, tmp_path):
-    form, folder, expected = written
+    form, folder, images, _ = written
     half = shutil.copytree(folder, tmp_path / "half")
-    path = half / "onnx" / "vision_encoder.onnx"
+    path = half / "onnx" / "encoder_model.onnx"
     path.write_bytes(path.read_bytes()[:2000])
-    with refused(VerificationError, says=("clean process", "vision_encoder.onnx")):
-        form.load(half, expected)
+    with refused(VerificationError, says=("clean process", "encoder_model.onnx")):
+        form.load(half, images)
     (half / "tokenizer.json").unlink()
-    path.write_bytes((folder / "onnx" / "vision_encoder.onnx").read_bytes())
+    path.write_bytes((folder / "onnx" / "encoder_model.onnx").read_bytes())
     with refused(VerificationError, says="clean process"):
-        form.load(half, expected)
+        form.load(half, images)
 
 
-@pytest.mark.parametrize("name", ["torch.nn", "transformers", "hfcap.models"])
+@pytest.mark.parametrize("name", ["torch.nn", "transformers", "hfcap.models", "hfcap.generation.caption"])
 def test_the_clean_process_cannot_import(name):
     with pytest.raises(ModuleNotFoundError, match="blocked"):
         onnx_snapshot._Blocked().find_spec(name)
 
 
 def test_a_variant_that_costs_too_much_is_refused(written, scene_rows, monkeypatch, tmp_path):
-    form, folder, _ = written
+    form, folder, _, _ = written
     spoiled = shutil.copytree(folder, tmp_path / "spoiled")
     rows = [{"image": row["image"].convert("RGB"), "captions": row["captions"]} for row in scene_rows][:6]
     said = {"none": ["a red square"] * 6, "float16": ["a red square"] * 6, "int8": ["blue"] * 6}
     monkeypatch.setattr(onnx_export._Judge, "_captions", lambda judge, variant: said[variant])
     rows = [{**row, "captions": ["a red square", "one red square"]} for row in rows[:3]] + rows[3:]
-    with refused(VerificationError, option="--quantize", got="int8", says=("float16", "it costs 0.00", "1.0 allowed")):
+    with refused(
+        VerificationError, option="--quantize", got="int8", says=("float16", "it costs 0.00", "more than 1.0")
+    ):
         onnx_export._add_variants(spoiled, form, ["int8"], rows, "ptb")
     costs = onnx_export._add_variants(spoiled, form, ["float16"], rows, "ptb")
     assert costs["float16"]["difference"] == 0 and costs["float16"]["same_captions"] == 1
+
+
+def test_the_worse_end_of_the_interval_decides():
+    assert onnx_export.is_small({"difference": -0.002, "ci95": [-0.01, 0.006]})
+    assert not onnx_export.is_small({"difference": 0.002, "ci95": [-0.011, 0.02]})
 
 
 def test_what_cannot_be_exported_is_refused_by_name(build, scene_rows, monkeypatch):
@@ -326,6 +331,7 @@ BERT |= {"intermediate_size": 64, "max_position_embeddings": 64, "initializer_ra
         ("encoder_decoder", {"num_bridge_layers": 2}),
         ("encoder_decoder", {"decoder": BERT}),
         ("llava", {"stock": True}),
+        ("llava", {"encoder": TINY_ENCODER, "pixel_shuffle_factor": 2}),
         ("llava", {"image_position_embeddings": True, "decoder": LIVELY_DECODERS["encoder_decoder"]}),
     ],
 )
@@ -334,17 +340,30 @@ def test_other_parts_say_what_pytorch_says(build, pictures, tmp_path, monkeypatc
     stock, decoder = options.pop("stock", False), options.pop("decoder", None)
     if decoder:
         monkeypatch.setitem(LIVELY_DECODERS, family, decoder)
-    model, processor = build(family, encoder=LIVELY_VIT, **options)
+    model, processor = build(family, **{"encoder": LIVELY_VIT} | options)
     if stock:  # loaded, since some buffers of `to_stock` have no values
         shipped, processor = to_stock(model, processor)
         shipped.save_pretrained(tmp_path / "stock")
         model = AutoModelForImageTextToText.from_pretrained(tmp_path / "stock").eval()
     model.generation_config.update(num_beams=2, early_stopping=True, max_new_tokens=8)
     form = OnnxFormat(model, processor, 18)
-    with torch.inference_mode():
-        expected = form.expect(pictures)
+    expected = form.expect(pictures)
     folder = tmp_path / "export"
     folder.mkdir()
     form.write(folder)
-    assert form.compare(expected, form.load(folder, expected)) == []
+    assert form.compare(expected, form.load(folder, pictures)) == []
     assert form.graphs == (LLAVA if family == "llava" else ENCODER_DECODER)
+    if family == "llava":
+        check_llava_settings(folder, form)
+
+
+def check_llava_settings(folder, form):
+    # Where transformers.js looks for the class that joins tokenizer and image processor.
+    assert read(folder, "preprocessor_config.json")["processor_class"] == "LlavaProcessor"
+    processor = read(folder, "processor_config.json")
+    assert processor["num_additional_image_tokens"] == form.model.config.image_seq_length
+    assert read(folder, "tokenizer_config.json")["chat_template"] == form.processor.chat_template
+    image_token_id = read(folder, "hfcap_ondevice.json")["image_token_id"]
+    assert (
+        read(folder, "hfcap_ondevice.json")["prompt_ids"].count(image_token_id) == form.model.config.image_seq_length
+    )

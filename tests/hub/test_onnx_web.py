@@ -1,19 +1,25 @@
 """The JavaScript of a card runs in node as printed, and says what hfcap says."""
 
+import json
 import shutil
 import subprocess
+import sys
 
 import pytest
+import yaml
 
 pytest.importorskip("onnxruntime")
 pytest.importorskip("onnxscript")
 
+from hfcap import runs
 from hfcap.generation.caption import caption_rows
-from hfcap.generation.inputs import caption_prompt
+from hfcap.generation.inputs import caption_prompt, keep_caption_prompt
 from hfcap.generation.loading import load_captioner
 from hfcap.hub.export import export_run
 from hfcap.hub.snapshot import GREEDY
 from hfcap.hub.usage import web_code
+from hub.local_hub import LocalHub
+from hub.test_publish import client, judge_run
 from tiny.captioners import TINY_ENCODER
 
 PACKAGE = "@huggingface/transformers@4.3.2"
@@ -37,9 +43,13 @@ def node_folder(tmp_path_factory):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("family", ["encoder_decoder", "llava"])
-def test_the_snippet_of_the_card_says_what_hfcap_says(make_run, pictures, node_folder, family):
-    run = make_run(family, name=f"run-{family}", encoder=TINY_ENCODER)
+@pytest.mark.parametrize(("family", "options"), [("encoder_decoder", {}), ("llava", {"pixel_shuffle_factor": 2})])
+def test_the_snippet_of_the_card_says_what_hfcap_says(make_run, pictures, node_folder, family, options):
+    run = make_run(family, name=f"run-{family}", encoder=TINY_ENCODER, **options)
+    if family == "llava":  # a prompt that looks like a special token, which finds no picture
+        _, processor = load_captioner(str(run / runs.MODEL))
+        keep_caption_prompt(processor, "What is <image> in it?")
+        processor.save_pretrained(run / runs.MODEL)
     shutil.rmtree(node_folder / "user", ignore_errors=True)
     export_run(run, node_folder / "user" / "dogs", "onnx")
     model, processor = load_captioner(str(run / "model"))
@@ -53,3 +63,43 @@ def test_the_snippet_of_the_card_says_what_hfcap_says(make_run, pictures, node_f
         done = subprocess.run(["node", "snippet.mjs"], cwd=node_folder, capture_output=True, text=True)
         assert done.returncode == 0, done.stderr
         assert done.stdout.strip() == caption
+
+
+# As printed in the card, with a Hub of this machine in the place of the real one.
+LOCAL_HUB = 'import {{ env }} from "@huggingface/transformers";\nenv.remoteHost = "{url}/";\nenv.useFSCache = false;\n'
+
+
+@pytest.mark.slow
+def test_a_branch_of_graphs_beside_the_weights(make_run, pictures, scene_rows, node_folder, tmp_path):
+    """`hfcap push` twice, then the card's own code in node and in Python without torch, over HTTP."""
+    run = make_run("encoder_decoder", encoder=TINY_ENCODER)
+    model, processor = load_captioner(str(run / "model"))
+    judge_run(run, scene_rows, caption_rows(model, processor, scene_rows))
+    expected = caption_rows(model, processor, [{"image": picture} for picture in pictures], **GREEDY)
+    with LocalHub() as hub:
+        push = [sys.executable, "-m", "hfcap.cli", "push", str(run), "--repo", "user/dogs", "--license", "mit"]
+        variants = ["--format", "onnx", "--revision", "onnx", "--quantize", "none", "float16"]
+        for options in ([], variants):
+            environment = client(hub, tmp_path / "home")
+            done = subprocess.run([*push, *options], env=environment, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+        main, branch = set(hub.files("models/user/dogs")), hub.files("models/user/dogs", "onnx")
+        assert "model.safetensors" in main and not any(name.startswith("onnx/") for name in main)
+        graphs = {f"onnx/{graph}_model{kind}.onnx" for graph in ("encoder", "decoder") for kind in ("", "_fp16")}
+        graphs = {name.replace("decoder_model", "decoder_model_merged") for name in graphs}
+        assert graphs <= set(branch) and "model.safetensors" not in branch
+        card = branch["README.md"].decode()
+        snippet = card.split("```js\n")[1].split("```")[0]
+        (node_folder / "snippet.mjs").write_text(LOCAL_HUB.format(url=hub.url) + snippet)
+        for picture, caption in zip(pictures[:2], expected, strict=False):
+            picture.save(node_folder / "PHOTO.jpg", format="PNG")
+            done = subprocess.run(["node", "snippet.mjs"], cwd=node_folder, capture_output=True, text=True)
+            assert done.returncode == 0, done.stderr
+            assert done.stdout.strip() == caption
+    metadata = yaml.safe_load(card.split("---")[1])
+    assert (metadata["library_name"], metadata["license"]) == ("transformers.js", "mit")
+    assert 'pipeline("image-to-text", "user/dogs", { revision: "onnx" })' in snippet
+    assert "hf download user/dogs --revision onnx --local-dir captioner" in card
+    assert "| fp32 |" in card and "| fp16 |" in card
+    assert str(run) not in card
+    assert json.loads(branch["verification.json"])["weights_hash"]

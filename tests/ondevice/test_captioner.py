@@ -5,6 +5,7 @@ import subprocess
 import sys
 
 import numpy as np
+import onnx
 import pytest
 from PIL import Image
 
@@ -165,6 +166,13 @@ def break_graph(folder):
     path.write_bytes(b"\0" * path.stat().st_size)
 
 
+def raise_opset(folder):
+    path = folder / "onnx" / "decoder_model_merged.onnx"
+    model = onnx.load(path)
+    model.opset_import[0].version = 99
+    onnx.save(model, path)
+
+
 @pytest.mark.parametrize(
     ("break_it", "says"),
     [
@@ -182,7 +190,9 @@ def break_graph(folder):
         (lambda folder: (folder / "tokenizer.json").write_text("{}"), "no tokenizer"),
         (lambda folder: (folder / "onnx" / "encoder_model.onnx").unlink(), "encoder_model.onnx is missing"),
         (lambda folder: (folder / "onnx" / "encoder_model.onnx").write_bytes(b"half"), "it has 4 bytes of"),
+        (lambda folder: (folder / "hfcap_ondevice.json").write_text('{"layout'), "a part of one; write it again"),
         (break_graph, "cannot load it"),
+        (raise_opset, "its operator set is 99, and the newest known one "),
     ],
 )
 def test_a_folder_that_is_wrong_is_one_line(tmp_path, break_it, says):

@@ -13,6 +13,7 @@ from hfcap.content_hashes import weights_sha256
 from hfcap.errors import ConfigError
 from hfcap.extras import EXTRAS
 from hfcap.generation.loading import load_captioner
+from hfcap.hub.export import export_run
 from hfcap.ondevice import Captioner
 from refusals import refused
 from tiny.onnx_export import change, make_export
@@ -124,9 +125,17 @@ def test_what_an_export_cannot_do_is_one_line(folder, capsys, words, says):
     assert exit_.value.code == 2 and error.startswith("error: ") and says in error
 
 
+@pytest.mark.parametrize("command", [("caption",), ("alt", "suggest", "--output", "a.jsonl")])
+def test_what_no_extra_would_help_is_refused_before_one_is_asked_for(folder, command):
+    done = without_torch(*command, "--data", "photos", "--model", "export")
+    assert done.returncode == 2 and "an ONNX export captions photos" in done.stderr
+
+
 def test_torch_commands_refuse_an_export(folder):
     with refused(option="model", says="an ONNX export"):
         load_captioner("export")
+    with refused(option="model", says="an ONNX export"):
+        export_run("export", "again", "onnx")
 
 
 @pytest.mark.parametrize(

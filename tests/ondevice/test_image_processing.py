@@ -7,6 +7,7 @@ from transformers import (
     BitImageProcessorPil,
     CLIPImageProcessorPil,
     ConvNextImageProcessorPil,
+    EfficientNetImageProcessorPil,
     MobileNetV2ImageProcessorPil,
     SiglipImageProcessorPil,
     ViTImageProcessorPil,
@@ -25,6 +26,13 @@ STOCK = {
     "crop of less": MobileNetV2ImageProcessorPil(size={"shortest_edge": 15}, crop_size={"height": 32, "width": 21}),
     "ConvNeXt": ConvNextImageProcessorPil(size={"shortest_edge": 32}),
     "ConvNeXt 384": ConvNextImageProcessorPil(size={"shortest_edge": 384}),
+    "EfficientNet": EfficientNetImageProcessorPil(size={"height": 26, "width": 24}),
+    "EfficientNet offset": EfficientNetImageProcessorPil(
+        size={"height": 9, "width": 9}, do_center_crop=True, rescale_factor=1 / 127.5, rescale_offset=True
+    ),
+    "EfficientNet without": EfficientNetImageProcessorPil(
+        size={"height": 9, "width": 9}, do_rescale=False, rescale_offset=True, include_top=False
+    ),
     "as it is": ViTImageProcessorPil(do_resize=False, do_rescale=False, do_normalize=False),
 }
 
@@ -50,7 +58,7 @@ def test_every_processor_that_is_listed_does_what_the_general_one_does():
     import transformers
     from transformers.image_processing_backends import PilBackend
 
-    own = {"ConvNextImageProcessor", "MobileNetV2ImageProcessor"}  # compared above
+    own = {"ConvNextImageProcessor", "MobileNetV2ImageProcessor", "EfficientNetImageProcessor"}  # compared above
     for name in set(PROCESSORS) - own:
         stock = getattr(transformers, f"{name}Pil")
         assert stock._preprocess is PilBackend._preprocess and stock.resize is PilBackend.resize, name
@@ -59,7 +67,7 @@ def test_every_processor_that_is_listed_does_what_the_general_one_does():
 @pytest.mark.parametrize(
     ("changes", "option"),
     [
-        ({"image_processor_type": "EfficientNetImageProcessor"}, "image_processor_type"),
+        ({"image_processor_type": "DonutImageProcessor"}, "image_processor_type"),
         ({"image_processor_type": None}, "image_processor_type"),
         ({"do_pad": True}, "do_pad"),
         ({"image_mean": "absent"}, "image_processor"),

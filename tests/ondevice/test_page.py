@@ -13,7 +13,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms, ImageFilter
 
+from hfcap.content_hashes import file_sha256
 from hfcap.data.pictures import load_picture
+from hfcap.hub.onnx_quantization import quantize
 from hfcap.ondevice import Captioner
 from hfcap.ondevice.web_page import find_archives, write_page
 from tiny.onnx_export import change, make_export
@@ -73,11 +75,16 @@ def served():
 
 
 @pytest.fixture(scope="module")
-def browser():
+def playwright():
     with sync_api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
-        yield browser
-        browser.close()
+        yield playwright
+
+
+@pytest.fixture(scope="module")
+def browser(playwright):
+    browser = playwright.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox"])
+    yield browser
+    browser.close()
 
 
 @pytest.fixture
@@ -154,6 +161,42 @@ def test_captions_are_those_of_python_and_all_is_local(site, photos, served, pag
     assert not others
 
 
+@pytest.mark.parametrize(("variant", "dtype", "suffix"), [("float16", "fp16", "_fp16"), ("int8", "q8", "_quantized")])
+def test_quantized_variants_are_loaded_by_their_names(
+    packages, photos, served, page, tmp_path, variant, dtype, suffix
+):
+    """Operators of the variants, and the files that transformers.js asks for."""
+    folder = make_export(tmp_path / "model")
+    settings = json.loads((folder / "hfcap_ondevice.json").read_text(encoding="utf-8"))
+    graphs = settings["variants"]["none"]
+    for name in graphs:
+        source, target = folder / "onnx" / f"{name}.onnx", folder / "onnx" / f"{name}{suffix}.onnx"
+        quantize(source, target, variant)
+        source.unlink()
+        graphs[name] = {"file": f"onnx/{target.name}", "bytes": target.stat().st_size, "sha256": file_sha256(target)}
+    change(folder, "hfcap_ondevice", variants={variant: graphs})
+    change(folder, "config", **{"transformers.js_config": {"dtype": dtype}})
+    write_page(folder, packages)
+    open_page(page, served(folder))
+    assert read_captions(page, photos) == Captioner(folder).caption(photos, num_beams=1)
+
+
+def test_webgpu_gives_the_same_captions(site, photos, served, playwright):
+    """In software, which takes no graphics card."""
+    flags = ["--no-sandbox", "--enable-unsafe-webgpu", "--use-webgpu-adapter=swiftshader"]
+    browser = playwright.chromium.launch(executable_path=CHROMIUM, args=flags)
+    try:
+        page = browser.new_page()
+        page.set_default_timeout(LONGEST)
+        open_page(page, served(site))
+        if not page.evaluate("(async () => Boolean(await navigator.gpu?.requestAdapter()))()"):
+            pytest.skip("this Chromium has no WebGPU in software")
+        assert page.text_content("#status").startswith("The model is ready (WebGPU)")
+        assert read_captions(page, photos) == Captioner(site).caption(photos, num_beams=1)
+    finally:
+        browser.close()
+
+
 def test_photos_are_decoded_as_by_pillow(site, photos, served, page):
     for photo in photos:
         shutil.copy(photo, site / photo.name)
@@ -174,7 +217,8 @@ def test_people_can_use_it(site, photos, served, page, packages, tmp_path, width
     (tmp_path / "text.jpg").write_text("no photo")
     captions = read_captions(page, [*photos[:2], tmp_path / "text.jpg"])
     assert page.text_content("#status") == "3 photos done. 1 file could not be read."
-    assert "cannot be read as a photo" in page.text_content(".failed .message")
+    said = "This file cannot be read as a photo: save it as JPEG or PNG and choose it again."
+    assert page.text_content(".failed .message") == said
     page.focus("#photo-1")
     page.keyboard.press("End")
     page.keyboard.type(" by hand")

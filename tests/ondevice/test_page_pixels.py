@@ -99,6 +99,13 @@ def test_pixel_values_are_those_of_python(tmp_path):
         },
         {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 16}, "crop_pct": 0.875},
         {"image_processor_type": "ConvNextImageProcessor", "size": {"shortest_edge": 384}, "crop_pct": 0.875},
+        {
+            "image_processor_type": "EfficientNetImageProcessor",
+            "size": {"height": 9, "width": 7},
+            "rescale_factor": 1 / 127.5,
+            "rescale_offset": True,
+            "include_top": True,
+        },
         {"image_processor_type": "ViTImageProcessor", "do_resize": False, "size": {}, "do_normalize": False},
     ]
     sizes = [(40, 30), (17, 61), (9, 8)]

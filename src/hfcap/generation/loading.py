@@ -32,6 +32,17 @@ from hfcap.ondevice.folder import is_onnx_folder
 from hfcap.origins import adapter_base
 
 
+def refuse_graphs(source: str) -> None:
+    """Raise ConfigError where a model folder is an ONNX export, which has no weights for torch."""
+    if is_onnx_folder(source):
+        raise ConfigError(
+            "an ONNX export, which `hfcap caption` and `hfcap alt suggest` run; this needs the weights themselves",
+            option="model",
+            got=source,
+            fix="pass the run or the model folder that it was exported from",
+        )
+
+
 def captioner_type(source: str, revision: str | None = None) -> str:
     """Read the model type of a saved captioner, which `hfcap.models.model_types` knows, from its configuration alone.
 
@@ -62,13 +73,7 @@ def load_captioner(
             image processor does not have.
     """
     source = runs.resolve_model(source).path
-    if is_onnx_folder(source):
-        raise ConfigError(
-            "an ONNX export, which `hfcap caption` and `hfcap alt suggest` run; this needs the weights themselves",
-            option="model",
-            got=source,
-            fix="pass the run or the model folder that it was exported from",
-        )
+    refuse_graphs(source)
     check_checkpoint(source)
     base, revision = adapter_base(source)
     is_adapter = base is not None

@@ -47,7 +47,10 @@ class CardData:
         captions_hash: of the captions that `habits` and `samples` are of; None if unknown.
         dtype_change: of an export in another dtype `{"before", "after", "num_images", "cider_before", "cider_after"}`.
         oldest_transformers: of an export, the oldest release that is known to load it.
-        variants: of an ONNX export, `{"dtype", "bytes", "cost"}` each; `cost` is None for float32.
+        variants: of an ONNX export, `{"dtype", "bytes", "cpu_milliseconds", "cider", "cost"}` each: the median CPU
+            time of a caption on one thread; raw CIDEr, None where none was measured; `cost` is None for float32.
+        num_beams: of an ONNX export, the beams that times and CIDEr are measured with.
+        revision: of a repository, the branch; None for `main`.
     """
 
     name: str
@@ -67,6 +70,8 @@ class CardData:
     dtype_change: dict[str, Any] | None = None
     oldest_transformers: str | None = None
     variants: list[dict[str, Any]] | None = None
+    num_beams: int | None = None
+    revision: str | None = None
 
 
 def read_card_data(folder: Path, recorded: bool | None = None) -> CardData:

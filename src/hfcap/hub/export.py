@@ -27,7 +27,7 @@ from hfcap.checkpoint_files import check_checkpoint
 from hfcap.content_hashes import captioner_hashes
 from hfcap.errors import ConfigError, VerificationError
 from hfcap.generation.inputs import caption_prompt
-from hfcap.generation.loading import captioner_type, load_processor
+from hfcap.generation.loading import captioner_type, load_processor, refuse_graphs
 from hfcap.hub import remote_code, verify
 from hfcap.hub.adapters import (
     ADAPTER_CONFIG,
@@ -255,6 +255,7 @@ def _load_model(source: Source, base: Base | None) -> tuple[PreTrainedModel, Pro
 
 def _load_as_saved(weights: str) -> tuple[PreTrainedModel, ProcessorMixin]:
     """Model in its own dtype and with its own settings, both untouched, and processor."""
+    refuse_graphs(weights)
     check_checkpoint(weights)
     captioner_type(weights)
     model = AutoModelForImageTextToText.from_pretrained(weights, use_safetensors=True).eval()
@@ -384,8 +385,9 @@ def _summary(record: dict[str, Any]) -> str:
     captions = record["captions"]
     if record["format"] == "onnx":
         return (
-            f"{record['model_type']} as ONNX ({', '.join(record['dtypes'])}); in float32 the tokens of "
-            f"{captions['compared']} captions equal at batch size 1 and 3 ({captions['of']})."
+            f"{record['model_type']} as ONNX ({', '.join(record['dtypes'])}); in float32 pixels and tokens of "
+            f"{captions['compared']} captions equal, greedy and by the shipped settings, at batch size 1 and 3 "
+            f"({captions['of']})."
         )
     judged = f"{captions['compared']} captions equal, greedy and by the shipped settings"
     if "cider_before" in captions:

@@ -5,7 +5,9 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -14,22 +16,32 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from transformers import GenerationConfig, LogitsProcessorList, PreTrainedModel, ProcessorMixin
+from transformers import PreTrainedModel, ProcessorMixin
 
 from hfcap.atomic_files import write_json
+from hfcap.data.reading import loads_of
 from hfcap.errors import ConfigError, VerificationError
-from hfcap.generation.caption import generate_tokens
 from hfcap.generation.inputs import CaptionPrefix, caption_prompt, encode_prefix
 from hfcap.generation.loading import complete_settings
-from hfcap.generation.settings import end_token_ids, fresh_settings
-from hfcap.generation.word_probabilities import ForcedTokens
-from hfcap.hub.onnx_files import GRAPHS, ONDEVICE_JSON, list_files, ondevice_settings, write_settings
+from hfcap.generation.settings import change_decoding
+from hfcap.generation.word_probabilities import scored_caption_stream
+from hfcap.hub.onnx_files import (
+    GRAPHS,
+    ONDEVICE_JSON,
+    image_settings,
+    list_files,
+    ondevice_settings,
+    shipped_decoding,
+    write_settings,
+)
 from hfcap.models.model_types import MODEL_TYPES, spec_of
 
 EXTRA = ("onnx", "onnxscript", "onnxruntime")
 # The exporter of torch writes no lower one; the highest that onnxruntime's releases for the web read.
 OPSETS = range(18, 22)
 BATCH_SIZES = (1, 3)
+# Decoding that is compared, as changes of the shipped settings: these themselves (beams), and what a browser does.
+WAYS = {"the shipped settings": {}, "greedy search": {"num_beams": 1}}
 # Log-probabilities of a caption's tokens may differ by so much: sums in another order round otherwise.
 TOLERANCE = 1e-3
 CLEAN_PROCESS = Path(__file__).with_name("onnx_snapshot.py")
@@ -66,18 +78,25 @@ class OnnxFormat:
     """A captioner as ONNX graphs with what transformers.js and `hfcap.ondevice` need around them.
 
     Like every export format it has `write`, `load` in a clean process, and `compare` of what was loaded with what is
-    in memory: here tokens of captions, their log-probabilities, and texts.
+    in memory: here pixel values, the prompt, and captions with their tokens and log-probabilities.
 
     Args:
         model: the captioner, of a type that `check_onnx` lets pass; it becomes float32.
         processor: its processor.
         opset: version of the ONNX operators.
+
+    Raises:
+        ConfigError: an image processor or a decoding setting that `hfcap.ondevice` does not follow.
     """
 
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, opset: int):
+        from hfcap.ondevice.image_processing import ImageProcessor
+        from hfcap.ondevice.settings import read_decoding
+
         self.model, self.processor, self.opset = model.float(), processor, opset
         complete_settings(model, processor)
-        self.greedy = fresh_settings(model, num_beams=1, max_new_tokens=model.generation_config.max_new_tokens)
+        read_decoding(shipped_decoding(model))
+        ImageProcessor(image_settings(processor))
         self.graphs: list[str] = []
 
     @torch.inference_mode()
@@ -88,57 +107,51 @@ class OnnxFormat:
             images: RGB.
 
         Returns:
-            `pixel_values` (N, 3, H, W); `greedy`, token ids by batch size; `scored`, the token ids by the shipped
-            settings; their `log_probabilities`; `tokens`, rows of token ids, and `texts`, what they say.
+            `pixel_values` (N, 3, H, W) float32; `prompt_ids`; `captions[way][batch size]`, for `WAYS` and
+            `BATCH_SIZES`, a list of `hfcap.samples.Sample` as JSON.
         """
-        prefixes = [self.prefix(image) for image in images]
-        shipped = copy.deepcopy(self.model.generation_config)
-        shipped.num_return_sequences = 1
-        greedy = {str(size): self._tokens(prefixes, self.greedy, size) for size in BATCH_SIZES}
-        scored = self._tokens(prefixes, shipped, 1)
-        tokens = [row for rows in (*greedy.values(), scored) for row in rows]
-        decode = self.processor.tokenizer.decode
+        prefixes = [self._prefix(image) for image in images]
+        pixels = [np.asarray(prefix.vision["pixel_values"], np.float32) for prefix in prefixes]
         return {
-            "pixel_values": stack_pixels(prefixes),
-            "greedy": greedy,
-            "scored": scored,
-            "log_probabilities": [self._score(*pair) for pair in zip(prefixes, scored, strict=True)],
-            "tokens": tokens,
-            "texts": [decode(row, skip_special_tokens=True) for row in tokens],
+            "pixel_values": np.concatenate(pixels),
+            "prompt_ids": prefixes[0].input_ids,
+            "captions": {
+                way: {str(size): self._captions(images, size, changes) for size in BATCH_SIZES}
+                for way, changes in WAYS.items()
+            },
         }
 
-    def prefix(self, image: Image.Image) -> CaptionPrefix:
+    def _prefix(self, image: Image.Image) -> CaptionPrefix:
         """Pixels of a picture, and the tokens before its caption."""
         return encode_prefix(self.processor, self.model.config, {"image": image}, caption_prompt(self.processor))
 
-    def _tokens(
-        self, prefixes: Sequence[CaptionPrefix], settings: GenerationConfig, batch_size: int
-    ) -> list[list[int]]:
-        """Token ids of captions, each up to its end token."""
-        rows = [
-            row
-            for start in range(0, len(prefixes), batch_size)
-            for row in generate_tokens(
-                self.model, self.processor, prefixes[start : start + batch_size], copy.deepcopy(settings)
-            )
-        ]
-        return [up_to_end(row, end_token_ids(settings)) for row in rows]
+    def _captions(
+        self, images: Sequence[Image.Image], batch_size: int, changes: Mapping[str, Any]
+    ) -> list[dict[str, Any]]:
+        loads, prompt = loads_of([{"image": image} for image in images]), caption_prompt(self.processor)
+        with self._decoding(changes):
+            return [
+                asdict(sample)
+                for _, sample in scored_caption_stream(self.model, self.processor, loads, prompt, batch_size)
+            ]
 
-    def _score(self, prefix: CaptionPrefix, tokens: Sequence[int]) -> list[float]:
-        """Log-probability of each token of a caption, with no token ruled out."""
-        settings = copy.deepcopy(self.greedy)
-        settings.update(suppress_tokens=None, max_new_tokens=len(tokens))
-        forced = ForcedTokens(torch.tensor([tokens]))
-        processors = LogitsProcessorList([forced])
-        generate_tokens(self.model, self.processor, [prefix], settings, logits_processor=processors)
-        return torch.cat(forced.log_probabilities).tolist()
+    @contextmanager
+    def _decoding(self, changes: Mapping[str, Any]) -> Iterator[None]:
+        """Let the model decode with changed settings."""
+        shipped = self.model.generation_config
+        self.model.generation_config = copy.deepcopy(shipped)
+        try:
+            change_decoding(self.model, changes)
+            yield
+        finally:
+            self.model.generation_config = shipped
 
     def write(self, folder: Path) -> None:
         """Write the float32 graphs and all settings."""
         from hfcap.hub.onnx_graphs import write_graphs
 
         (folder / GRAPHS).mkdir()
-        size = self.prefix(Image.new("RGB", (32, 32))).vision["pixel_values"].shape[-2:]
+        size = self._prefix(Image.new("RGB", (32, 32))).vision["pixel_values"].shape[-2:]
         self.graphs = write_graphs(self.model, size, folder / GRAPHS, self.opset)
         write_settings(self.model, self.processor, folder)
         self.list_variants(folder, ["none"])
@@ -148,82 +161,55 @@ class OnnxFormat:
         settings = ondevice_settings(self.model, self.processor, self.opset)
         write_json(folder / ONDEVICE_JSON, settings | {"variants": list_files(folder, self.graphs, variants)})
 
-    def load(self, folder: Path, expected: dict[str, Any]) -> dict[str, Any]:
-        """Do in a clean process what `expect` did: greedy captions, scores of the others, texts of tokens."""
-        with TemporaryDirectory(prefix="hfcap-verify-") as scratch:
-            pixels = Path(scratch, "pixels.npy")
-            np.save(pixels, expected["pixel_values"])
-            return self.ask(folder, "none", pixels, BATCH_SIZES, scored=expected["scored"], texts=expected["tokens"])
-
-    def ask(
-        self,
-        folder: Path,
-        variant: str,
-        pixels: Path,
-        batch_sizes: Iterable[int],
-        scored: Sequence[Sequence[int]] = (),
-        texts: Sequence[Sequence[int]] = (),
-    ) -> dict[str, Any]:
-        """Run `hfcap.hub.onnx_snapshot` on an export; torch, transformers and hfcap cannot be imported there.
-
-        Args:
-            folder: the export.
-            variant: which of its graphs.
-            pixels: .npy file of the pictures.
-            batch_sizes: of the greedy captions.
-            scored: captions to score, as token ids.
-            texts: token ids to decode.
+    def load(self, folder: Path, images: Sequence[Image.Image]) -> dict[str, Any]:
+        """Do in a clean process what `expect` did; see `hfcap.hub.onnx_snapshot`.
 
         Raises:
             VerificationError: that process could not load the export, or not caption with it.
         """
-        request = {
-            "folder": str(folder.resolve()),
-            "variant": variant,
-            "pixel_values": str(pixels),
-            "batch_sizes": list(batch_sizes),
-            "ends": end_token_ids(self.greedy),
-            "never": self.greedy.suppress_tokens or [],
-            "limit": self.greedy.max_new_tokens,
-            "scored": list(scored),
-            "texts": list(texts),
-            "num_threads": torch.get_num_threads(),
-        }
-        return run_clean_process(request)
+        with TemporaryDirectory(prefix="hfcap-verify-") as scratch:
+            pictures = [str(Path(scratch, f"{number}.png")) for number in range(len(images))]
+            for image, path in zip(images, pictures, strict=True):
+                image.save(path)
+            pixels = Path(scratch, "pixels.npy")
+            request = {
+                "folder": str(folder.resolve()),
+                "pictures": pictures,
+                "pixel_values": str(pixels),
+                "batch_sizes": BATCH_SIZES,
+                "ways": WAYS,
+                "num_threads": torch.get_num_threads(),
+            }
+            return run_clean_process(request) | {"pixel_values": np.load(pixels)}
 
-    def compare(self, expected: dict[str, Any], found: dict[str, Any]) -> list[str]:
+    def compare(self, expected: Mapping[str, Any], found: Mapping[str, Any]) -> list[str]:
         """Say how what `load` found differs from what `expect` saw, a line each."""
         problems = [f"{name} was imported in the clean process" for name in found["modules"]]
-        for size, rows in expected["greedy"].items():
-            problems += _different_rows(f"greedy tokens at batch size {size}", rows, found["greedy"][size])
-        problems += _different_rows("text of caption", expected["texts"], found["texts"])
-        pairs = zip(expected["log_probabilities"], found["log_probabilities"], strict=True)
-        for number, (before, after) in enumerate(pairs, 1):
-            error = float(np.abs(np.subtract(before, after)).max())
-            if not error <= TOLERANCE:
-                problems.append(
-                    f"log-probabilities of caption {number} differ by {error:.2g}, more than the {TOLERANCE} allowed"
-                )
+        if expected["prompt_ids"] != found["prompt_ids"]:
+            problems.append(f"prompt ids: before {expected['prompt_ids']}, after {found['prompt_ids']}")
+        pixels = zip(expected["pixel_values"], found["pixel_values"], strict=True)
+        problems += [
+            f"pixel values of picture {number} differ"
+            for number, pair in enumerate(pixels, 1)
+            if not np.array_equal(*pair)
+        ]
+        for way, captions in expected["captions"].items():
+            for size, samples in captions.items():
+                what = f"by {way} at batch size {size}, picture"
+                pairs = zip(samples, found["captions"][way][size], strict=True)
+                for number, (before, after) in enumerate(pairs, 1):
+                    problems += _different_samples(f"{what} {number}", before, after)
         return problems
 
 
-def _different_rows(what: str, expected: Sequence, found: Sequence) -> list[str]:
-    return [
-        f"{what}, picture {number}: before {before!r}, after {after!r}"
-        for number, (before, after) in enumerate(zip(expected, found, strict=True), 1)
-        if before != after
-    ]
-
-
-def stack_pixels(prefixes: Sequence[CaptionPrefix]) -> np.ndarray:
-    """Pixels of pictures, (N, 3, H, W) float32."""
-    return np.concatenate([np.asarray(prefix.vision["pixel_values"], np.float32) for prefix in prefixes])
-
-
-def up_to_end(tokens: Sequence[int], ends: Sequence[int]) -> list[int]:
-    """Tokens up to the first that ends a caption, that one included: behind it is padding."""
-    place = next((place for place, token in enumerate(tokens, 1) if token in ends), len(tokens))
-    return list(tokens[:place])
+def _different_samples(what: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    for part in ("tokens", "caption"):
+        if list(before[part]) != list(after[part]):
+            return [f"{part} {what}: before {before[part]!r}, after {after[part]!r}"]
+    error = float(np.abs(np.subtract(before["log_probabilities"], after["log_probabilities"])).max())
+    if not error <= TOLERANCE:
+        return [f"log-probabilities {what}: differ by {error:.2g}, more than the {TOLERANCE} allowed"]
+    return []
 
 
 def run_clean_process(request: dict[str, Any]) -> dict[str, Any]:

@@ -1,24 +1,29 @@
-"""Snapshot of an ONNX export in a clean process: greedy tokens, logits of given captions, texts of tokens.
+"""Snapshot of an ONNX export in a clean process: what `hfcap.ondevice` makes of pictures there.
 
-Run as a script (`python -P onnx_snapshot.py REQUEST.json`) it reads an export with onnxruntime, tokenizers and NumPy
-alone and writes down what they say. torch, transformers and hfcap cannot be imported there.
+Run as a script (`python -P onnx_snapshot.py REQUEST.json`) it captions as people do who installed
+`hfcap[ondevice]`: torch and transformers cannot be imported, nor any part of hfcap that works with them.
 """
 
 import json
 import sys
 import traceback
-from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-BLOCKED = ("torch", "transformers", "hfcap")
+BLOCKED = ("torch", "transformers", "hfcap.generation", "hfcap.hub", "hfcap.models", "hfcap.training")
+
+
+def is_blocked(name: str) -> bool:
+    """Whether a module is one of `BLOCKED`, or a part of one."""
+    return any(name == one or name.startswith(f"{one}.") for one in BLOCKED)
 
 
 class _Blocked:
     """An import hook before all others: what `BLOCKED` names is not available."""
 
     def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in BLOCKED:
+        if is_blocked(name):
             raise ModuleNotFoundError(f"No module named {name!r} (blocked: an ONNX export must work without it)")
 
 
@@ -26,149 +31,46 @@ if __name__ == "__main__":
     sys.meta_path.insert(0, _Blocked())
 
 import numpy as np  # noqa: E402
-import onnxruntime  # noqa: E402
-from tokenizers import Tokenizer  # noqa: E402
 
-PAST, PRESENT = "past_key_values", "present"
-
-
-class Graphs:
-    """The graphs of one variant of an export.
-
-    Args:
-        folder: the export.
-        settings: its `hfcap_ondevice.json`.
-        variant: key of `settings["variants"]`.
-        num_threads: threads of one operation.
-    """
-
-    def __init__(self, folder: Path, settings: dict[str, Any], variant: str, num_threads: int = 1):
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads, options.log_severity_level = num_threads, 3
-        self.sessions = {
-            name: onnxruntime.InferenceSession(str(folder / found["file"]), options, ["CPUExecutionProvider"])
-            for name, found in settings["variants"][variant].items()
-        }
-        self.image_token_id = settings["image_token_id"]
-        self.decoder = self.sessions["decoder_model_merged"]
-        self.inputs = {one.name: one for one in self.decoder.get_inputs()}
-        self.outputs = [one.name for one in self.decoder.get_outputs()]
-
-    def encode(self, pixel_values: np.ndarray) -> np.ndarray:
-        """Give what the decoder attends to, or the features in place of image tokens, of (B, 3, H, W) float32."""
-        name = "encoder_model" if self.image_token_id is None else "vision_encoder"
-        return self.sessions[name].run(None, {"pixel_values": pixel_values})[0]
-
-    def begin(self, features: np.ndarray, tokens: np.ndarray) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Run the decoder from its start; see `step`."""
-        past = {
-            name: np.zeros((len(tokens), one.shape[1], 0, one.shape[3]), np.float32)
-            for name, one in self.inputs.items()
-            if name.startswith(PAST)
-        }
-        return self.step(features, tokens, past, 0)
-
-    def step(
-        self, features: np.ndarray, tokens: np.ndarray, past: dict[str, np.ndarray], length: int
-    ) -> tuple[np.ndarray, dict[str, np.ndarray]]:
-        """Run the decoder on (B, T) tokens after `length` others; give logits (B, T, V) and the longer cache."""
-        batch_size, num_tokens = tokens.shape
-        given = {
-            "input_ids": tokens,
-            "encoder_hidden_states": features,
-            "attention_mask": np.ones((batch_size, length + num_tokens), np.int64),
-            "position_ids": np.arange(length, length + num_tokens)[None].repeat(batch_size, 0),
-        }
-        if "inputs_embeds" in self.inputs:
-            embeddings = self.sessions["embed_tokens"].run(None, {"input_ids": tokens})[0]
-            embeddings[tokens == self.image_token_id] = features.reshape(-1, features.shape[-1])[
-                : int((tokens == self.image_token_id).sum())
-            ]
-            given["inputs_embeds"] = embeddings
-        given = {name: value for name, value in given.items() if name in self.inputs}
-        found = dict(zip(self.outputs, self.decoder.run(None, given | past), strict=True))
-        return found["logits"], {name: found[name.replace(PAST, PRESENT)] for name in past}
-
-
-def greedy(
-    graphs: Graphs,
-    pixel_values: np.ndarray,
-    prompt: Sequence[int],
-    ends: Sequence[int],
-    never: Sequence[int],
-    limit: int,
-) -> list[list[int]]:
-    """Give the most probable token, one after another, until one of `ends` (included) or `limit` tokens.
-
-    Args:
-        graphs: of the captioner.
-        pixel_values: (B, 3, H, W) float32.
-        prompt: tokens before each caption.
-        ends: tokens that end a caption.
-        never: tokens that no caption has.
-        limit: most tokens of a caption.
-    """
-    features = graphs.encode(np.ascontiguousarray(pixel_values))
-    tokens = np.array([list(prompt)] * len(features))
-    logits, past = graphs.begin(features, tokens)
-    captions: list[list[int]] = [[] for _ in features]
-    is_done = np.zeros(len(features), bool)
-    for length in range(tokens.shape[1], tokens.shape[1] + limit):
-        scores = logits[:, -1]
-        scores[:, list(never)] = -np.inf
-        chosen = scores.argmax(-1)
-        for row in np.flatnonzero(~is_done):
-            captions[row].append(int(chosen[row]))
-        is_done |= np.isin(chosen, list(ends))
-        if is_done.all():
-            break
-        logits, past = graphs.step(features, chosen[:, None], past, length)
-    return captions
-
-
-def log_probabilities(graphs: Graphs, pixel_values: np.ndarray, prompt: Sequence[int], caption: Sequence[int]) -> list:
-    """Log-probability of each token of a caption of (1, 3, H, W) pixels, with no token ruled out."""
-    features = graphs.encode(np.ascontiguousarray(pixel_values))
-    logits, past = graphs.begin(features, np.array([list(prompt)]))
-    rows, length = [logits[0, -1]], len(prompt)
-    for place, token in enumerate(caption[:-1]):
-        logits, past = graphs.step(features, np.array([[token]]), past, length + place)
-        rows.append(logits[0, -1])
-    scores = np.stack(rows).astype(np.float64)
-    scores -= scores.max(-1, keepdims=True)
-    logs = scores - np.log(np.exp(scores).sum(-1, keepdims=True))
-    return logs[np.arange(len(caption)), list(caption)].tolist()
+from hfcap.data.reading import PictureRows, loads_of  # noqa: E402
+from hfcap.ondevice import Captioner  # noqa: E402
 
 
 def answer(request: dict[str, Any]) -> dict[str, Any]:
-    """Do what a request asks of an export.
+    """Caption the pictures of a request.
 
     Args:
-        request: `folder`; `variant`; `pixel_values`, an .npy file (N, 3, H, W); `batch_sizes`; `ends`, `never` and
-            `limit` of `greedy`; `scored`, N captions as token ids; `texts`, token ids to decode.
+        request: `folder`; `pictures`, files; `pixel_values`, .npy file to write; `batch_sizes`; `ways`, changes of the
+            decoding settings by name; `num_threads`.
+
+    Returns:
+        `captions[way][batch size]`, a list of `hfcap.samples.Sample` as JSON; `prompt_ids`, the tokens before a
+        caption, written by the chat template where there is one; `modules`, those of `BLOCKED` that were imported.
     """
-    folder = Path(request["folder"])
-    settings = json.loads((folder / "hfcap_ondevice.json").read_text(encoding="utf-8"))
-    graphs = Graphs(folder, settings, request["variant"], request["num_threads"])
-    pixels, prompt = np.load(request["pixel_values"], mmap_mode="r"), settings["prompt_ids"]
-    search = {name: request[name] for name in ("ends", "never", "limit")}
-    decode = Tokenizer.from_file(str(folder / "tokenizer.json")).decode  # special tokens are left out
+    captioner = Captioner(request["folder"], request["num_threads"])
+    rows = PictureRows(request["pictures"])
+    np.save(request["pixel_values"], np.stack([captioner.image_processor(row["image"]) for row in rows]))
     return {
-        "greedy": {
-            str(size): [
-                row
-                for start in range(0, len(pixels), size)
-                for row in greedy(graphs, pixels[start : start + size], prompt, **search)
-            ]
-            for size in request["batch_sizes"]
+        "captions": {
+            way: {
+                str(size): [
+                    asdict(sample) for _, sample in captioner.scored_stream(loads_of(rows), batch_size=size, **changes)
+                ]
+                for size in request["batch_sizes"]
+            }
+            for way, changes in request["ways"].items()
         },
-        "log_probabilities": [
-            log_probabilities(graphs, picture[None], prompt, caption)
-            for picture, caption in zip(pixels, request["scored"], strict=False)  # none, or one each
-        ],
-        "texts": [decode(row) for row in request["texts"]],
-        "modules": sorted({name.split(".")[0] for name in sys.modules} & set(BLOCKED)),
+        "prompt_ids": _prompt_ids(captioner),
+        "modules": sorted(filter(is_blocked, sys.modules)),
     }
+
+
+def _prompt_ids(captioner: Captioner) -> list[int]:
+    recorded, image_token_id = captioner.prompt_ids(), captioner.image_token_id
+    if image_token_id is None:
+        return recorded
+    length = recorded.count(image_token_id)
+    return captioner.tokenizer.prompt_ids(captioner.caption_prompt, image_token_id, length)
 
 
 def main(request_file: str) -> None:

@@ -49,7 +49,8 @@ def publish(run: str | Path, target: Target, given: Mapping[str, Any] | None = N
         given["more"] = {key: value for key, value in said.more.items() if not key.startswith("license_")}
     with TemporaryDirectory(prefix="hfcap-publish-") as scratch:
         ready = export_run(run, Path(scratch) / "ready", **export_options)
-        write_shipped_card(records, ready, shipped_card_data(card_data, ready, target.repo_id), replace(said, **given))
+        card_data = shipped_card_data(card_data, ready, target.repo_id, target.revision)
+        write_shipped_card(records, ready, card_data, replace(said, **given))
         done = push_folder(ready, target, f"Upload {card_data.name}")
     print(done)
     return done
@@ -75,32 +76,37 @@ def _dtype_change(captions: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _onnx_variants(record: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Size and cost of each variant of an ONNX export; see `CardData.variants`."""
+    """Size, time, CIDEr and cost of each variant of an ONNX export; see `CardData.variants`."""
+    costs = record["costs"]
+    float32 = next((cost["a"] for cost in costs.values()), None)
     return [
         {
             "dtype": dtype,
             "bytes": sum(file["bytes"] for file in files.values()),
-            "cost": record["costs"].get(variant),
+            "cpu_milliseconds": record["cpu_milliseconds"][variant],
+            "cider": costs[variant]["b"] if variant in costs else float32,
+            "cost": costs.get(variant),
         }
         for dtype, (variant, files) in zip(record["dtypes"], record["files"].items(), strict=True)
     ]
 
 
-def shipped_card_data(card_data: CardData, export: Path, repo_id: str) -> CardData:
-    """The card data of a run's export: how it loads, and what its own files say."""
+def shipped_card_data(card_data: CardData, export: Path, repo_id: str, revision: str = "main") -> CardData:
+    """The card data of a run's export: how it loads from a branch of a repository, and what its own files say."""
     record = json.loads((export / VERIFICATION).read_text(encoding="utf-8"))
     settings = {}
     if record["format"] == "adapter":
         settings = json.loads((export / ADAPTER_CONFIG).read_text(encoding="utf-8"))
     base = settings.get("base_model_name_or_path")
     is_onnx = record["format"] == "onnx"  # without tensors to count: they are those of the run
-    own = {"variants": _onnx_variants(record)} if is_onnx else weight_data(export)
+    own = {"variants": _onnx_variants(record), "num_beams": record["num_beams"]} if is_onnx else weight_data(export)
     own["model_type"] = record["model_type"]
     return replace(
         card_data,
         **own,
         name=repo_id.split("/")[-1],
         weights=repo_id,
+        revision=None if revision == "main" else revision,
         artifact=record["artifact"],
         form=record["format"],
         base=base,

@@ -99,8 +99,8 @@ def read_settings_file(folder: Path, name: str) -> dict[str, Any]:
     path = need_file(folder, name)
     try:
         return read_object(path)
-    except ValueError as error:
-        raise ConfigError(str(error)) from None
+    except ValueError:
+        raise ConfigError("no JSON object, or a part of one", option=str(path), fix=_AGAIN) from None
 
 
 def _variant(folder: Path, variants: Mapping[str, Any], wanted: str | None) -> str:

@@ -1,6 +1,7 @@
 """The graphs of an ONNX export in onnxruntime: picture encoder, decoder with its cache of keys and values."""
 
 import os
+import re
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,8 @@ from hfcap.errors import ConfigError
 from hfcap.ondevice.folder import OnnxFolder
 
 _PAST, _PRESENT = "past_key_values.", "present."
+# onnxruntime's own words for an operator set that is newer than it is.
+_NEWER_OPSET = re.compile(r"Opset (\d+) is under development.* is till opset (\d+)", re.DOTALL)
 _DTYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
@@ -29,13 +32,18 @@ def open_graph(path: Path, num_threads: int | None = None) -> onnxruntime.Infere
     try:
         return onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
     except Exception as error:  # onnxruntime's own errors have no common class besides this one
-        reason = " ".join(str(error).split()).removeprefix("[ONNXRuntimeError] : ")
         raise ConfigError(
-            f"onnxruntime {onnxruntime.__version__} cannot load it: {reason[:300]}",
+            f"onnxruntime {onnxruntime.__version__} cannot load it: {_reason(error)}",
             option="model",
             got=str(path),
             fix="export the model again, or install a newer onnxruntime",
         ) from None
+
+
+def _reason(error: Exception) -> str:
+    if found := _NEWER_OPSET.search(str(error)):
+        return f"its operator set is {found[1]}, and the newest known one {found[2]}"
+    return " ".join(str(error).split()).removeprefix("[ONNXRuntimeError] : ")[:300]
 
 
 def _num_cores() -> int:

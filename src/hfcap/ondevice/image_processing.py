@@ -1,7 +1,8 @@
 """Pixel values from pictures: the image processors of transformers (their Pillow backend) in Pillow and NumPy.
 
-Followed step by step are `PilBackend._preprocess` of `transformers.image_processing_backends` (5.24) and the resizing
-of `ConvNextImageProcessorPil`; `tests/ondevice/test_image_processing.py` compares every value.
+Followed step by step are `PilBackend._preprocess` of `transformers.image_processing_backends` (5.24), the resizing of
+`ConvNextImageProcessorPil` and the scaling of `EfficientNetImageProcessorPil`. Every value is compared by
+`tests/ondevice/test_image_processing.py`.
 """
 
 import math
@@ -13,11 +14,13 @@ from PIL import Image
 
 from hfcap.errors import ConfigError
 
-# Image processors that are this procedure and no other; ConvNeXt's differs in `_convnext_resize` alone.
+# Image processors that are this procedure and no other; ConvNeXt's differs in `_convnext_resize` alone, EfficientNet's
+# in `rescale_offset` and `include_top`, settings that the others do not have.
 CONVNEXT = "ConvNextImageProcessor"
 PROCESSORS = (
     *("ViTImageProcessor", "CLIPImageProcessor", "SiglipImageProcessor", "DeiTImageProcessor", "BlipImageProcessor"),
     *("BitImageProcessor", "MobileNetV1ImageProcessor", "MobileNetV2ImageProcessor", "PvtImageProcessor", CONVNEXT),
+    "EfficientNetImageProcessor",
 )
 _WANTED = ("do_resize", "size", "resample", "do_rescale", "rescale_factor", "do_normalize", "image_mean", "image_std")
 # At which size a ConvNeXt processor stops cropping.
@@ -61,10 +64,13 @@ class ImageProcessor:
         values = np.asarray(image).transpose(2, 0, 1)
         if settings["do_rescale"]:
             values = (values.astype(np.float64) * settings["rescale_factor"]).astype(np.float32)
+            values -= 1 if settings.get("rescale_offset") else 0
         values = values.astype(np.float32)
+        mean, std = (_per_channel(settings[name]) for name in ("image_mean", "image_std"))
         if settings["do_normalize"]:
-            mean, std = (_per_channel(settings[name]) for name in ("image_mean", "image_std"))
             values = (values - mean) / std
+        if settings.get("include_top"):  # as the classifiers of this family were trained
+            values = values / std
         return np.ascontiguousarray(values)
 
     def _resize(self, image: Image.Image) -> Image.Image:

@@ -10,12 +10,18 @@ const MAX_PIXELS = 120_000_000;
  *
  * @param {Blob} file
  * @returns {Promise<{data: Uint8ClampedArray, width: number, height: number}>} RGB, three bytes per pixel
+ * @throws {Error} with a message for people, where the browser cannot decode the file
  */
 export async function decode(file) {
   // Pillow does not apply color profiles; browsers do unless told otherwise.
-  const bitmap = await createImageBitmap(file, { colorSpaceConversion: "none", imageOrientation: "from-image" });
+  const options = { colorSpaceConversion: "none", imageOrientation: "from-image" };
+  const bitmap = await createImageBitmap(file, options).catch(() => {
+    throw new Error("This file cannot be read as a photo: save it as JPEG or PNG and choose it again.");
+  });
   const { width, height } = bitmap;
-  if (width * height > MAX_PIXELS) throw new Error(`${width} x ${height} pixels are too many for a browser`);
+  if (width * height > MAX_PIXELS) {
+    throw new Error(`This photo has ${width} x ${height} pixels, too many for a browser: make it smaller and choose it again.`);
+  }
   const context = new OffscreenCanvas(width, height).getContext("2d", { willReadFrequently: true });
   context.fillStyle = "white";
   context.fillRect(0, 0, width, height);
@@ -88,8 +94,9 @@ function centerCrop({ data, width, height }, toHeight, toWidth) {
 function valueOfByte(settings, channel) {
   const of = (value) => Math.fround(Array.isArray(value) ? value[channel] : value);
   return Float32Array.from({ length: 256 }, (_, byte) => {
-    const scaled = settings.do_rescale ? Math.fround(byte * settings.rescale_factor) : byte;
-    if (!settings.do_normalize) return scaled;
-    return Math.fround(scaled - of(settings.image_mean)) / of(settings.image_std);
+    let value = settings.do_rescale ? Math.fround(byte * settings.rescale_factor) : byte;
+    if (settings.do_rescale && settings.rescale_offset) value = Math.fround(value - 1);
+    if (settings.do_normalize) value = Math.fround(Math.fround(value - of(settings.image_mean)) / of(settings.image_std));
+    return settings.include_top ? value / of(settings.image_std) : value;
   });
 }

@@ -74,7 +74,7 @@ async function caption(file) {
   try {
     image = await decode(file);
   } catch (error) {
-    throw new PageError(`This file cannot be read as a photo (${error.message}).`);
+    throw new PageError(error.message);
   }
   const { values, height, width } = pixelValues(image, settings.image_processor);
   const inputs = { pixel_values: new Tensor("float32", values, [1, 3, height, width]) };
