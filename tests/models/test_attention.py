@@ -10,8 +10,8 @@ from hfcap.models import HfcapLlavaForConditionalGeneration
 from hfcap.models.attention import PACKED_SDPA, uses_packed_sdpa
 from hfcap.models.model_types import PACKABLE_DECODERS
 from hfcap.training.loss import token_loss
+from hfcap.training.model_inputs import model_inputs
 from hfcap.training.packing import pack_references, packed_attention_mask, pad_rows, shared_prefix
-from hfcap.training.trainer import model_inputs
 from tiny.parts import BOS, EOS, IMAGE_ID, PAD, build_encoder, build_llava, enlarge_new_parts, random_images
 
 # Prompts of two lengths, one to three references, so that some rows are padded.

@@ -6,6 +6,7 @@ from torch.nn.attention.flex_attention import BlockMask, create_mask
 
 from hfcap.data.caption_dataset import CaptionDataset
 from hfcap.training.collators import CaptionCollator
+from hfcap.training.model_inputs import model_inputs
 from hfcap.training.packing import (
     join_images,
     may_attend,
@@ -15,7 +16,6 @@ from hfcap.training.packing import (
     packed_length,
     pad_rows,
 )
-from hfcap.training.trainer import model_inputs
 
 
 def test_each_reference_restarts_after_the_prefix():

@@ -57,10 +57,11 @@ def generate(
     if model.config.is_encoder_decoder:
         images = next(iter(inputs.values()))
         prefix_mask = torch.ones(len(images), 0, dtype=torch.bool, device=images.device)
+        position = prefix_mask.sum(-1, keepdim=True)
     else:
-        inputs = prefill(model, inputs)
+        inputs, position = prefill(model, inputs)
         prefix_mask = inputs["attention_mask"][:, :-1].bool()
-    with candidates_share_prefix(model, SharedPrefixBeams(prefix_mask, width)):
+    with candidates_share_prefix(model, SharedPrefixBeams(prefix_mask, position, width)):
         return model.generate(**inputs, **generate_kwargs)
 
 
@@ -109,26 +110,27 @@ def can_share_prefix(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor],
     )
 
 
-def prefill(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> dict:
+def prefill(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> tuple[dict, torch.Tensor]:
     """Run picture and prompt, all but its last token, once per image, by the model's own forward.
 
     Returns:
         Arguments for `generate`: `input_ids` (B, L), `attention_mask` (B, L), and the cache of L - 1 tokens under the
-        name that this version of transformers gives it.
+        name that this version of transformers gives it. And the position of the last token, (B, 1) int64.
     """
-    inputs = dict(inputs)
+    spec, inputs = spec_of(model.config), dict(inputs)
     input_ids, attention_mask = inputs.pop("input_ids"), inputs.pop("attention_mask")
-    position_ids = (attention_mask.cumsum(-1) - 1).clamp(min=0)
+    position = attention_mask[:, :-1].sum(-1, keepdim=True)
+    if spec.token_types:
+        inputs[spec.token_types] = inputs[spec.token_types][:, :-1]
+    if not spec.mrope:  # else the model derives positions from token types and picture sizes
+        inputs["position_ids"] = (attention_mask[:, :-1].cumsum(-1) - 1).clamp(min=0)
     outputs = model(
-        input_ids=input_ids[:, :-1],
-        attention_mask=attention_mask[:, :-1],
-        position_ids=position_ids[:, :-1],
-        logits_to_keep=1,
-        use_cache=True,
-        **inputs,
+        input_ids=input_ids[:, :-1], attention_mask=attention_mask[:, :-1], logits_to_keep=1, use_cache=True, **inputs
     )
+    if spec.mrope:
+        position = position + model.base_model.rope_deltas
     caches = {name: value for name, value in outputs.items() if isinstance(value, Cache)}
-    return {"input_ids": input_ids, "attention_mask": attention_mask} | caches
+    return {"input_ids": input_ids, "attention_mask": attention_mask} | caches, position
 
 
 class SharedPrefixBeams:
@@ -136,14 +138,15 @@ class SharedPrefixBeams:
 
     Args:
         prefix_mask: (B, P) bool, the cached prefix without its padding.
+        position: (B, 1) int64, of the first token behind it.
         width: candidates an image, K.
     """
 
-    def __init__(self, prefix_mask: torch.Tensor, width: int):
+    def __init__(self, prefix_mask: torch.Tensor, position: torch.Tensor, width: int):
         self.size = (len(prefix_mask), width)
         self.own = torch.eye(width, dtype=torch.bool, device=prefix_mask.device).expand(len(prefix_mask), -1, -1)
         self.seen = prefix_mask[:, None].expand(-1, width, -1)  # (B, K, P), from now on (B, K, P + K * steps)
-        self.position = prefix_mask.sum(-1, keepdim=True)  # (B, 1)
+        self.position = position
 
     def reorder(self, beam_idx: torch.Tensor) -> None:
         """Let candidate i continue candidate `beam_idx[i]`, in the place of `Cache.reorder_cache`; (B K,) int64."""

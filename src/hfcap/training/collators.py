@@ -13,7 +13,7 @@ from hfcap.errors import ConfigError
 from hfcap.generation.inputs import CaptionPrefix, encode_prefix, end_token_id, join_vision
 from hfcap.models.model_types import ModelTypeSpec, is_packable, spec_of
 from hfcap.plain_text import encode_captions
-from hfcap.training.packing import join_images, pack_references, pad_rows
+from hfcap.training.packing import PREFIX_SEGMENT, join_images, pack_references, pad_rows
 
 
 def check_positions(model: PreTrainedModel | PeftModel, collator: "CaptionCollator") -> None:
@@ -160,7 +160,8 @@ class CaptionCollator:
 
     def _text_row(self, prefix: CaptionPrefix, targets: Sequence[list[int]]) -> dict[str, list[int]]:
         row = pack_references(prefix.input_ids, targets)
-        if self.spec.token_types:  # one target: models with token types are not packable
-            rest = len(row["input_ids"]) - len(prefix.token_types)
-            row[self.spec.token_types] = prefix.token_types + [self.spec.caption_token_type] * rest
+        if self.spec.token_types:
+            shared = prefix.token_types[: row["segment_ids"].count(PREFIX_SEGMENT)]
+            rest = len(row["input_ids"]) - len(shared)
+            row[self.spec.token_types] = shared + [self.spec.caption_token_type] * rest
         return row

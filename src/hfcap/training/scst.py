@@ -33,9 +33,10 @@ from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.data_arguments import DataArguments
 from hfcap.training.engine import current_backend
+from hfcap.training.model_inputs import model_inputs
 from hfcap.training.packing import IGNORE_INDEX
 from hfcap.training.settings_checks import check_model
-from hfcap.training.trainer import CaptionTrainer, model_inputs
+from hfcap.training.trainer import CaptionTrainer
 
 # No caption holds it, so it is worth points only as the end of one.
 END_WORD = "endofcaption"
