@@ -220,7 +220,8 @@ def test_tokens_behind_other_prefixes_are_those_of_stock_generate(name):
     for search in ("samples", "beam 4, two of them"):
         expected, tokens, rows = both(model, inputs, **SEARCHES[search])
         assert torch.equal(tokens, expected)
-        assert rows == {3}
+        # A window counts tokens, and those of other candidates lie between: then stock `generate` does it.
+        assert rows == ({3 * 4} if "short window" in name else {3})
     _, other, _ = both(model, inputs | {"pixel_values": -inputs["pixel_values"]}, **SEARCHES[search])
     assert not torch.equal(tokens, other)
 

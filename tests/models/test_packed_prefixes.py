@@ -10,9 +10,12 @@ import pytest
 import torch
 
 from hfcap.models.attention import uses_packed_sdpa
+from hfcap.training.arguments import ModelArguments
+from hfcap.training.build import choose_kernels
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.loss import token_loss
 from hfcap.training.model_inputs import model_inputs
+from refusals import refused
 from tiny.parts import PAD
 from tiny.prefixes import CONFIGS, TARGETS, build_prefixed, prefixes_of
 
@@ -58,7 +61,8 @@ def packed_step(model, images_a_row):
 def test_loss_and_every_gradient_are_those_of_stock_forwards(name, attention):
     model = build_prefixed(name).train()
     expected, separate = stock_step(model, collator_of(model).spec)
-    model.set_attn_implementation("eager" if attention == "eager" else "sdpa")
+    if attention == "eager":
+        model.set_attn_implementation("eager")  # else SDPA, where the type has it
     for images_a_row in (None, [2, 1]):
         if attention == "packed sdpa":
             with uses_packed_sdpa(model):
@@ -71,3 +75,35 @@ def test_loss_and_every_gradient_are_those_of_stock_forwards(name, attention):
         floor = 1e-3 * max(gradient.norm() for gradient in separate.values())
         for parameter, gradient in separate.items():
             assert (packed[parameter] - gradient).norm() <= 1e-5 * max(gradient.norm(), floor), parameter
+
+
+def test_a_window_shorter_than_a_row_is_refused_where_all_layers_share_a_mask():
+    model = build_prefixed("paligemma 2")
+    model.config.text_config.sliding_window = 21
+    prefix, targets = prefixes_of(model)[2], TARGETS[2]  # 19 tokens, and 5 of the longest reference
+    with refused(option="packing", says=("23 positions", "window of 21", "packing: never")):
+        model_inputs(collator_of(model).collate([prefix], [targets]), model)
+    model_inputs(collator_of(model).collate([prefix], [targets[:2]]), model)
+
+
+@pytest.mark.parametrize("name", [name for name in CONFIGS if not name.startswith("qwen")])
+@torch.no_grad()
+def test_flex_attention_gives_the_same_logits(name):
+    """Uncompiled, and forward alone: there is no backward of it on a CPU."""
+    model = build_prefixed(name).eval()
+    batch = collator_of(model).collate(prefixes_of(model), TARGETS, [2, 1])
+    logits = []
+    for attention in (None, "flex_attention"):
+        if attention is not None:
+            model.set_attn_implementation({"text_config": attention})
+        with torch.compiler.set_stance("force_eager"):
+            inputs = model_inputs(batch, model)
+            del inputs["labels"]
+            logits.append(model(**inputs).logits)
+    torch.testing.assert_close(*logits, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl"])
+def test_flex_attention_is_refused_where_transformers_does_not_have_it(name):
+    with refused(option="attn_implementation", got="flex_attention", says=(name, "transformers")):
+        choose_kernels(build_prefixed(name), ModelArguments(attn_implementation="flex_attention"))

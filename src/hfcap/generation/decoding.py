@@ -22,7 +22,7 @@ from contextlib import contextmanager
 import torch
 from peft import PeftModel
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 from transformers.generation import GenerationMode
 from transformers.modeling_outputs import BaseModelOutput, ModelOutput
 
@@ -98,7 +98,7 @@ def can_share_prefix(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor],
         is_packable(model.config)
         and spec_of(model.config).generate_by is None  # elsewhere another forward than the model's is called
         and decoder._attn_implementation in ("sdpa", "eager")
-        and all(type(layer) is DynamicLayer for layer in DynamicCache(config=decoder).layers)  # no sliding windows
+        and all(_sees_all(layer, inputs, config) for layer in DynamicCache(config=decoder).layers)
         and config.get_generation_mode() in SEARCHES
         and config.guidance_scale in (None, 1)  # it runs the model once more in each step
         and config.use_cache is not False
@@ -110,27 +110,47 @@ def can_share_prefix(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor],
     )
 
 
+def _sees_all(layer: CacheLayerMixin, inputs: Mapping[str, torch.Tensor], config: GenerationConfig) -> bool:
+    """Whether the layer that has such a cache lets every token see all before it, as far as this search goes."""
+    if type(layer) is DynamicSlidingWindowLayer and config.max_new_tokens is not None:
+        return inputs["input_ids"].shape[1] + config.max_new_tokens <= layer.sliding_window
+    return type(layer) is DynamicLayer
+
+
 def prefill(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> tuple[dict, torch.Tensor]:
-    """Run picture and prompt, all but its last token, once per image, by the model's own forward.
+    """Run picture and prompt once per image, by the model's own forward; the cache is left without the last token.
+
+    That token runs where its prefix is read in both directions, since the others see it, and is left out elsewhere.
 
     Returns:
         Arguments for `generate`: `input_ids` (B, L), `attention_mask` (B, L), and the cache of L - 1 tokens under the
         name that this version of transformers gives it. And the position of the last token, (B, 1) int64.
     """
     spec, inputs = spec_of(model.config), dict(inputs)
-    input_ids, attention_mask = inputs.pop("input_ids"), inputs.pop("attention_mask")
-    position = attention_mask[:, :-1].sum(-1, keepdim=True)
-    if spec.token_types:
-        inputs[spec.token_types] = inputs[spec.token_types][:, :-1]
+    input_ids, attention_mask = inputs["input_ids"], inputs["attention_mask"]
+    length = input_ids.shape[1] - (spec.two_way != "prefix")
+    for name in ("input_ids", "attention_mask", spec.token_types):
+        if name is not None:
+            inputs[name] = inputs[name][:, :length]
     if not spec.mrope:  # else the model derives positions from token types and picture sizes
-        inputs["position_ids"] = (attention_mask[:, :-1].cumsum(-1) - 1).clamp(min=0)
-    outputs = model(
-        input_ids=input_ids[:, :-1], attention_mask=attention_mask[:, :-1], logits_to_keep=1, use_cache=True, **inputs
-    )
+        inputs["position_ids"] = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+    outputs = model(**inputs, logits_to_keep=1, use_cache=True)
+    caches = {name: _without_windows(value) for name, value in outputs.items() if isinstance(value, Cache)}
+    if length == input_ids.shape[1]:
+        for cache in caches.values():
+            cache.crop(-1)
+    position = attention_mask[:, :-1].sum(-1, keepdim=True)
     if spec.mrope:
         position = position + model.base_model.rope_deltas
-    caches = {name: value for name, value in outputs.items() if isinstance(value, Cache)}
     return {"input_ids": input_ids, "attention_mask": attention_mask} | caches, position
+
+
+def _without_windows(cache: Cache) -> DynamicCache:
+    """Hold the same keys and values without sliding windows, which count the tokens of all candidates."""
+    whole = DynamicCache()
+    for number, layer in enumerate(cache.layers):
+        whole.update(layer.keys, layer.values, number)
+    return whole
 
 
 class SharedPrefixBeams:

@@ -57,6 +57,9 @@ class ModelTypeSpec:
         token_types: name of the per-token input that the processor computes for the prompt and the collator goes on
             for the caption (PaliGemma: prefix or suffix; Gemma 3 and Qwen: which tokens are an image).
         caption_token_type: its value for caption tokens.
+        two_way: what is read in both directions: the tokens of the "image", or the whole "prefix" with the prompt. Its
+            tokens are those whose type is not `caption_token_type`.
+        mask_per_layer_type: the model takes a dictionary of masks, one for each kind of layer (`layer_types`).
         mrope: positions have three dimensions (M-RoPE), which the model's `get_rope_index` derives from token types
             and picture sizes.
         packable: language models (their `model_type`) with which packed rows give the loss and the gradient of
@@ -87,6 +90,8 @@ class ModelTypeSpec:
     end_token: str | None = None
     token_types: str | None = None
     caption_token_type: int = 0
+    two_way: Literal["image", "prefix"] | None = None
+    mask_per_layer_type: bool = True
     mrope: bool = False
     packable: tuple[str, ...] = ()
     logits: Literal["targets", "text"] = "targets"
@@ -150,14 +155,22 @@ MODEL_TYPES: dict[str, ModelTypeSpec] = {
     "internvl": ModelTypeSpec(**_LLAVA_PARTS, packable=PACKABLE_DECODERS, needs_torchvision=True),
     "qwen2_5_vl": ModelTypeSpec(**_QWEN_VL, packable=("qwen2_5_vl_text",)),
     "qwen3_vl": ModelTypeSpec(**_QWEN_VL, packable=("qwen3_vl_text",)),
-    # The picture (in PaliGemma the whole prefix) is read in both directions: a mask of packed rows would lose that.
-    "gemma3": ModelTypeSpec(**_LLAVA_PARTS, token_types="token_type_ids", oldest_transformers=OLDEST_TRANSFORMERS),
+    "gemma3": ModelTypeSpec(
+        **_LLAVA_PARTS,
+        token_types="token_type_ids",
+        two_way="image",
+        packable=("gemma3_text",),
+        oldest_transformers=OLDEST_TRANSFORMERS,
+    ),
     "paligemma": ModelTypeSpec(
         **_LLAVA_PARTS,
         prompt="text",
         image_token_in_text=True,
         token_types="token_type_ids",
         caption_token_type=1,
+        two_way="prefix",
+        packable=("gemma", "gemma2"),
+        mask_per_layer_type=False,
         feature_input="pixel_values",
         oldest_transformers=OLDEST_TRANSFORMERS,
     ),

@@ -13,7 +13,7 @@ from hfcap.errors import ConfigError
 from hfcap.generation.inputs import CaptionPrefix, encode_prefix, end_token_id, join_vision
 from hfcap.models.model_types import ModelTypeSpec, is_packable, spec_of
 from hfcap.plain_text import encode_captions
-from hfcap.training.packing import PREFIX_SEGMENT, join_images, pack_references, pad_rows
+from hfcap.training.packing import join_images, pack_references, pad_rows
 
 
 def check_positions(model: PreTrainedModel | PeftModel, collator: "CaptionCollator") -> None:
@@ -159,9 +159,9 @@ class CaptionCollator:
         return self.collate(prefixes, [self.targets(row["captions"]) for row in rows], images_a_row)
 
     def _text_row(self, prefix: CaptionPrefix, targets: Sequence[list[int]]) -> dict[str, list[int]]:
-        row = pack_references(prefix.input_ids, targets)
+        row = pack_references(prefix.input_ids, targets, whole_prefix=self.spec.two_way == "prefix")
         if self.spec.token_types:
-            shared = prefix.token_types[: row["segment_ids"].count(PREFIX_SEGMENT)]
+            shared = prefix.token_types if self.spec.two_way == "prefix" else prefix.token_types[:-1]
             rest = len(row["input_ids"]) - len(shared)
             row[self.spec.token_types] = shared + [self.spec.caption_token_type] * rest
         return row
