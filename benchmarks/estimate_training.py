@@ -102,7 +102,6 @@ class Shapes:
     projector: int
     lm: Stack
     image_tokens: int
-    packable: bool = True
 
 
 # By the part of a configuration's name that says which model it trains.
@@ -115,7 +114,6 @@ SHAPES = {
         4 * (4096 * 4096 + 4096 * 2048),
         gated(28, 2048, 6144, 2048, 1024, 151936),
         192 + 2,
-        packable=False,
     ),
     "siglip2_smollm2_135m": Shapes(vit(196), 3072 * 576 + 576**2, gated(30, 576, 1536, 576, 192, 49153), 49),
     "siglip2_qwen3_0_6b": Shapes(vit(196), 3072 * 1024 + 1024**2, gated(28, 1024, 3072, 2048, 1024, 151670), 49),
@@ -147,10 +145,9 @@ def estimate(name: str) -> Estimate:
     lora = strategy == "qlora"
     images = TRAIN_IMAGES[name.split("_")[0]] * settings["num_train_epochs"]
     references = settings.get("references", REFERENCES)
-    # Packed, a picture is one row; otherwise each of its references is.
-    rows = 1 if shapes.packable else references
-    text = PROMPT_TOKENS * bool(settings.get("prompt") or "stage2" in name) + references // rows * CAPTION_TOKENS
-    lm_tokens, encoder_tokens = rows * (shapes.image_tokens + text), rows * shapes.encoder.tokens
+    # Packed: a picture is one row.
+    text = PROMPT_TOKENS * bool(settings.get("prompt") or "stage2" in name) + references * CAPTION_TOKENS
+    lm_tokens, encoder_tokens = shapes.image_tokens + text, shapes.encoder.tokens
     checkpointing = bool(settings.get("gradient_checkpointing"))
 
     encoder, lm = shapes.encoder, shapes.lm
@@ -173,8 +170,7 @@ def estimate(name: str) -> Estimate:
     # Forward, gradient of inputs, gradient of weights, forward again.
     lm_passes = 2 + trains_lm + checkpointing
     encoder_passes = 1 + trains_encoder * (2 + checkpointing)
-    row_tokens = lm_tokens // rows
-    flops = 2 * lm_passes * (lm.matrices() * lm_tokens + 2 * lm.layers * lm.attention * row_tokens * lm_tokens)
+    flops = 2 * lm_passes * (lm.matrices() * lm_tokens + 2 * lm.layers * lm.attention * lm_tokens**2)
     flops += 2 * (2 + trains_lm) * lm.vocabulary * lm.width * references * CAPTION_TOKENS
     flops += (
         2

@@ -10,8 +10,8 @@ from hfcap.models import HfcapLlavaForConditionalGeneration
 from hfcap.models.attention import PACKED_SDPA, uses_packed_sdpa
 from hfcap.models.model_types import PACKABLE_DECODERS
 from hfcap.training.loss import token_loss
-from hfcap.training.packing import pack_references, packed_attention_mask, pad_rows, shared_prefix
-from hfcap.training.trainer import model_inputs
+from hfcap.training.model_inputs import model_inputs
+from hfcap.training.packing import PackedRows, pack_references, packed_attention_mask, pad_rows, shared_prefix
 from tiny.parts import BOS, EOS, IMAGE_ID, PAD, build_encoder, build_llava, enlarge_new_parts, random_images
 
 # Prompts of two lengths, one to three references, so that some rows are padded.
@@ -112,8 +112,8 @@ def test_captions_within_it_are_stock():
 
 def test_the_mask_of_the_last_queries_is_that_of_all_without_the_first():
     batch = build_batch()
-    segments, images = batch["segment_ids"], batch["image_ids"]
-    first = shared_prefix(segments)
+    rows = PackedRows(batch["segment_ids"], batch["image_ids"])
+    first = shared_prefix(rows.segment_ids)
     assert first == 1 + IMAGE_TOKENS
-    whole = packed_attention_mask(segments, images)
-    assert torch.equal(packed_attention_mask(segments, images, first_query=first), whole[:, :, first:])
+    whole = packed_attention_mask(rows)
+    assert torch.equal(packed_attention_mask(rows, first_query=first), whole[:, :, first:])

@@ -42,6 +42,7 @@ from tiny.parts import (
     random_images,
     random_words,
 )
+from tiny.prefixes import CONFIGS, build_prefixed, prompts_of
 
 MAX_NEW_TOKENS = 9
 IDS = {"decoder_start_token_id": BOS, "pad_token_id": PAD, "eos_token_id": EOS}
@@ -209,6 +210,20 @@ def test_tokens_of_further_types_are_those_of_stock_generate(build):
     expected, tokens, rows = both(model, inputs_of(model), num_beams=4, num_return_sequences=2)
     assert torch.equal(tokens, expected)
     assert rows == {3}
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_tokens_behind_other_prefixes_are_those_of_stock_generate(name):
+    """Positions in three dimensions, prefixes that are read in both directions; padding, and pictures of any shape."""
+    model = build_prefixed(name).eval()
+    inputs = prompts_of(model)
+    for search in ("samples", "beam 4, two of them"):
+        expected, tokens, rows = both(model, inputs, **SEARCHES[search])
+        assert torch.equal(tokens, expected)
+        # A window counts tokens, and those of other candidates lie between: then stock `generate` does it.
+        assert rows == ({3 * 4} if "short window" in name else {3})
+    _, other, _ = both(model, inputs | {"pixel_values": -inputs["pixel_values"]}, **SEARCHES[search])
+    assert not torch.equal(tokens, other)
 
 
 def test_greedy_is_stock_generate(model):

@@ -10,8 +10,8 @@ from hfcap.generation.caption import caption_rows
 from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
 from hfcap.training.build import build_captioner
 from hfcap.training.collators import CaptionCollator, check_positions
+from hfcap.training.model_inputs import model_inputs
 from hfcap.training.tokenizer_training import train_tokenizer
-from hfcap.training.trainer import model_inputs
 from refusals import refused
 from tiny.captioners import TINY_ENCODER, TINY_GPT2, TINY_LLAMA, build_joined
 from tiny.training import loads_whole

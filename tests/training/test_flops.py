@@ -13,9 +13,9 @@ from hfcap.generation.loading import load_captioner
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.flops import needed_flops
 from hfcap.training.loss import token_loss
+from hfcap.training.model_inputs import model_inputs
 from hfcap.training.strategies import apply_strategy
 from hfcap.training.throughput import measure_matmul
-from hfcap.training.trainer import model_inputs
 
 
 def forward_of(model, processor, rows):

@@ -22,7 +22,7 @@ from contextlib import contextmanager
 import torch
 from peft import PeftModel
 from transformers import DynamicCache, GenerationConfig, PreTrainedModel
-from transformers.cache_utils import Cache, DynamicLayer
+from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 from transformers.generation import GenerationMode
 from transformers.modeling_outputs import BaseModelOutput, ModelOutput
 
@@ -57,10 +57,11 @@ def generate(
     if model.config.is_encoder_decoder:
         images = next(iter(inputs.values()))
         prefix_mask = torch.ones(len(images), 0, dtype=torch.bool, device=images.device)
+        position = prefix_mask.sum(-1, keepdim=True)
     else:
-        inputs = prefill(model, inputs)
+        inputs, position = prefill(model, inputs)
         prefix_mask = inputs["attention_mask"][:, :-1].bool()
-    with candidates_share_prefix(model, SharedPrefixBeams(prefix_mask, width)):
+    with candidates_share_prefix(model, SharedPrefixBeams(prefix_mask, position, width)):
         return model.generate(**inputs, **generate_kwargs)
 
 
@@ -97,7 +98,7 @@ def can_share_prefix(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor],
         is_packable(model.config)
         and spec_of(model.config).generate_by is None  # elsewhere another forward than the model's is called
         and decoder._attn_implementation in ("sdpa", "eager")
-        and all(type(layer) is DynamicLayer for layer in DynamicCache(config=decoder).layers)  # no sliding windows
+        and all(_sees_all(layer, inputs, config) for layer in DynamicCache(config=decoder).layers)
         and config.get_generation_mode() in SEARCHES
         and config.guidance_scale in (None, 1)  # it runs the model once more in each step
         and config.use_cache is not False
@@ -109,26 +110,47 @@ def can_share_prefix(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor],
     )
 
 
-def prefill(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> dict:
-    """Run picture and prompt, all but its last token, once per image, by the model's own forward.
+def _sees_all(layer: CacheLayerMixin, inputs: Mapping[str, torch.Tensor], config: GenerationConfig) -> bool:
+    """Whether the layer that has such a cache lets every token see all before it, as far as this search goes."""
+    if type(layer) is DynamicSlidingWindowLayer and config.max_new_tokens is not None:
+        return inputs["input_ids"].shape[1] + config.max_new_tokens <= layer.sliding_window
+    return type(layer) is DynamicLayer
+
+
+def prefill(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> tuple[dict, torch.Tensor]:
+    """Run picture and prompt once per image, by the model's own forward; the cache is left without the last token.
+
+    That token runs where its prefix is read in both directions, since the others see it, and is left out elsewhere.
 
     Returns:
         Arguments for `generate`: `input_ids` (B, L), `attention_mask` (B, L), and the cache of L - 1 tokens under the
-        name that this version of transformers gives it.
+        name that this version of transformers gives it. And the position of the last token, (B, 1) int64.
     """
-    inputs = dict(inputs)
-    input_ids, attention_mask = inputs.pop("input_ids"), inputs.pop("attention_mask")
-    position_ids = (attention_mask.cumsum(-1) - 1).clamp(min=0)
-    outputs = model(
-        input_ids=input_ids[:, :-1],
-        attention_mask=attention_mask[:, :-1],
-        position_ids=position_ids[:, :-1],
-        logits_to_keep=1,
-        use_cache=True,
-        **inputs,
-    )
-    caches = {name: value for name, value in outputs.items() if isinstance(value, Cache)}
-    return {"input_ids": input_ids, "attention_mask": attention_mask} | caches
+    spec, inputs = spec_of(model.config), dict(inputs)
+    input_ids, attention_mask = inputs["input_ids"], inputs["attention_mask"]
+    length = input_ids.shape[1] - (spec.two_way != "prefix")
+    for name in ("input_ids", "attention_mask", spec.token_types):
+        if name is not None:
+            inputs[name] = inputs[name][:, :length]
+    if not spec.mrope:  # else the model derives positions from token types and picture sizes
+        inputs["position_ids"] = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
+    outputs = model(**inputs, logits_to_keep=1, use_cache=True)
+    caches = {name: _without_windows(value) for name, value in outputs.items() if isinstance(value, Cache)}
+    if length == input_ids.shape[1]:
+        for cache in caches.values():
+            cache.crop(-1)
+    position = attention_mask[:, :-1].sum(-1, keepdim=True)
+    if spec.mrope:
+        position = position + model.base_model.rope_deltas
+    return {"input_ids": input_ids, "attention_mask": attention_mask} | caches, position
+
+
+def _without_windows(cache: Cache) -> DynamicCache:
+    """Hold the same keys and values without sliding windows, which count the tokens of all candidates."""
+    whole = DynamicCache()
+    for number, layer in enumerate(cache.layers):
+        whole.update(layer.keys, layer.values, number)
+    return whole
 
 
 class SharedPrefixBeams:
@@ -136,14 +158,15 @@ class SharedPrefixBeams:
 
     Args:
         prefix_mask: (B, P) bool, the cached prefix without its padding.
+        position: (B, 1) int64, of the first token behind it.
         width: candidates an image, K.
     """
 
-    def __init__(self, prefix_mask: torch.Tensor, width: int):
+    def __init__(self, prefix_mask: torch.Tensor, position: torch.Tensor, width: int):
         self.size = (len(prefix_mask), width)
         self.own = torch.eye(width, dtype=torch.bool, device=prefix_mask.device).expand(len(prefix_mask), -1, -1)
         self.seen = prefix_mask[:, None].expand(-1, width, -1)  # (B, K, P), from now on (B, K, P + K * steps)
-        self.position = prefix_mask.sum(-1, keepdim=True)  # (B, 1)
+        self.position = position
 
     def reorder(self, beam_idx: torch.Tensor) -> None:
         """Let candidate i continue candidate `beam_idx[i]`, in the place of `Cache.reorder_cache`; (B K,) int64."""

@@ -113,10 +113,13 @@ def _leave_out_prefix(layer: nn.Module) -> list[torch.utils.hooks.RemovableHandl
 def eager_sdpa(model: nn.Module) -> Iterator[None]:
     """Within this context nothing of `model` is compiled, and stock SDPA attends, whatever does so in training.
 
-    `generate` sees a new shape at every step, and an evaluation at every batch: each would be compiled again.
+    `generate` sees a new shape at every step, and an evaluation at every batch: each would be compiled again. Types
+    without SDPA (Gemma 2) attend eagerly.
     """
     in_training = model.config.get_text_config(decoder=True)._attn_implementation
-    attention = _attends_by(model, "sdpa") if in_training in ("flex_attention", PACKED_SDPA) else nullcontext()
+    attention = nullcontext()
+    if in_training in ("flex_attention", PACKED_SDPA):
+        attention = _attends_by(model, "sdpa" if model.get_decoder()._supports_sdpa else "eager")
     with attention, torch.compiler.set_stance("force_eager") if is_compiled(model) else nullcontext():
         yield
 

@@ -57,6 +57,11 @@ class ModelTypeSpec:
         token_types: name of the per-token input that the processor computes for the prompt and the collator goes on
             for the caption (PaliGemma: prefix or suffix; Gemma 3 and Qwen: which tokens are an image).
         caption_token_type: its value for caption tokens.
+        two_way: what is read in both directions: the tokens of the "image", or the whole "prefix" with the prompt. Its
+            tokens are those whose type is not `caption_token_type`.
+        mask_per_layer_type: the model takes a dictionary of masks, one for each kind of layer (`layer_types`).
+        mrope: positions have three dimensions (M-RoPE), which the model's `get_rope_index` derives from token types
+            and picture sizes.
         packable: language models (their `model_type`) with which packed rows give the loss and the gradient of
             separate rows; shown for each by a test.
         logits: for which positions the head computes vocabulary logits while training: the "targets" (the model, or a
@@ -85,6 +90,9 @@ class ModelTypeSpec:
     end_token: str | None = None
     token_types: str | None = None
     caption_token_type: int = 0
+    two_way: Literal["image", "prefix"] | None = None
+    mask_per_layer_type: bool = True
+    mrope: bool = False
     packable: tuple[str, ...] = ()
     logits: Literal["targets", "text"] = "targets"
     generate_drops_last: bool = False
@@ -118,12 +126,12 @@ _IDEFICS3 = {
     "lm": ("model.text_model.", "lm_head."),
     "packable": PACKABLE_DECODERS,
 }
-# Their positions are three-dimensional and follow from the types of the tokens: not packed.
 _QWEN_VL = {
     "encoder": ("model.visual.",),
     "projector": ("model.visual.merger.", "model.visual.deepstack_merger_list."),
     "lm": ("model.language_model.", "lm_head."),
     "token_types": "mm_token_type_ids",
+    "mrope": True,
     "needs_torchvision": True,
 }
 
@@ -145,16 +153,24 @@ MODEL_TYPES: dict[str, ModelTypeSpec] = {
     "smolvlm": ModelTypeSpec(**_IDEFICS3, needs_torchvision=True),
     "llava_onevision": ModelTypeSpec(**_LLAVA_PARTS, packable=PACKABLE_DECODERS, needs_torchvision=True),
     "internvl": ModelTypeSpec(**_LLAVA_PARTS, packable=PACKABLE_DECODERS, needs_torchvision=True),
-    "qwen2_5_vl": ModelTypeSpec(**_QWEN_VL),
-    "qwen3_vl": ModelTypeSpec(**_QWEN_VL),
-    # The picture (in PaliGemma the whole prefix) is read in both directions: a mask of packed rows would lose that.
-    "gemma3": ModelTypeSpec(**_LLAVA_PARTS, token_types="token_type_ids", oldest_transformers=OLDEST_TRANSFORMERS),
+    "qwen2_5_vl": ModelTypeSpec(**_QWEN_VL, packable=("qwen2_5_vl_text",)),
+    "qwen3_vl": ModelTypeSpec(**_QWEN_VL, packable=("qwen3_vl_text",)),
+    "gemma3": ModelTypeSpec(
+        **_LLAVA_PARTS,
+        token_types="token_type_ids",
+        two_way="image",
+        packable=("gemma3_text",),
+        oldest_transformers=OLDEST_TRANSFORMERS,
+    ),
     "paligemma": ModelTypeSpec(
         **_LLAVA_PARTS,
         prompt="text",
         image_token_in_text=True,
         token_types="token_type_ids",
         caption_token_type=1,
+        two_way="prefix",
+        packable=("gemma", "gemma2"),
+        mask_per_layer_type=False,
         feature_input="pixel_values",
         oldest_transformers=OLDEST_TRANSFORMERS,
     ),

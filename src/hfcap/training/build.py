@@ -98,7 +98,8 @@ def choose_kernels(model: PreTrainedModel | PeftModel, model_args: ModelArgument
     Neither is saved, and captioning does without them (`hfcap.models.attention.eager_sdpa`).
 
     Raises:
-        ConfigError: FlexAttention for a language model with which it was not shown to give the gradient of SDPA.
+        ConfigError: FlexAttention for a language model with which it was not shown to give the gradient of SDPA, or
+            for which transformers does not have it.
     """
     if model_args.attn_implementation == "flex_attention":
         if not is_packable(model.config):
@@ -110,7 +111,15 @@ def choose_kernels(model: PreTrainedModel | PeftModel, model_args: ModelArgument
                 got="flex_attention",
                 fix="remove it",
             )
-        model.set_attn_implementation({"text_config": "flex_attention"})
+        try:
+            model.set_attn_implementation({"text_config": "flex_attention"})
+        except ValueError as error:
+            raise ConfigError(
+                f"transformers does not have it for {model.config.model_type}",
+                option="attn_implementation",
+                got="flex_attention",
+                fix="remove it",
+            ) from error
     if model_args.compile_layers:
         compile_layers(model)
 

@@ -9,11 +9,12 @@ from torch import nn
 
 from hfcap.models.attention import uses_packed_sdpa
 from hfcap.training.loss import token_loss
+from hfcap.training.model_inputs import model_inputs
 from hfcap.training.packing import IGNORE_INDEX, PREFIX_SEGMENT
 from hfcap.training.reference_lengths import measure_references
 from hfcap.training.strategies import parameter_table
 from hfcap.training.throughput import count_batch, peak_memory_gib
-from hfcap.training.trainer import CaptionTrainer, model_inputs
+from hfcap.training.trainer import CaptionTrainer
 
 BYTES_PER_TRAINED_PARAMETER = 12  # its gradient and AdamW's two moments, float32 each
 

@@ -18,9 +18,16 @@ start anew with each image, and nothing looks across images; the pair (image, se
                                 image_ids     0  0  0  0  0  0  0 | 1  1  1  1 | 2 …
                                 segment_ids   0  0  1  1  1  2  2 | 0  0  1  1 | 0 …
                                 position_ids  0  1  2  3  4  2  3 | 0  1  2  3 | 0 …
+
+Where the whole prefix is read in both directions (PaliGemma), its first tokens see the last one. It stands there once
+more, in a segment of its own (E): no reference sees it, since each has its copy.
+
+                                input_ids    p0 p1 p2 | p2 a  b | p2 c |
+                                segment_ids   0  0  E | 1  1  1 | 2  2 |
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 
 import torch
 from torch.nn.attention.flex_attention import BlockMask, create_block_mask
@@ -28,18 +35,23 @@ from torch.nn.attention.flex_attention import BlockMask, create_block_mask
 IGNORE_INDEX = -100
 PREFIX_SEGMENT = 0
 PADDING_SEGMENT = -1
+PREFIX_END_SEGMENT = -2
 
 
-def pack_references(prefix_ids: Sequence[int], targets: Sequence[Sequence[int]]) -> dict[str, list[int]]:
+def pack_references(
+    prefix_ids: Sequence[int], targets: Sequence[Sequence[int]], whole_prefix: bool = False
+) -> dict[str, list[int]]:
     """Lay the references of one image behind their common prefix.
 
     Args:
         prefix_ids: token ids before the caption, at least one (a decoder's start token at the least).
         targets: token ids of each reference, EOS included.
+        whole_prefix: the last prefix token also ends the prefix, which reads itself in both directions.
 
     Returns:
         `input_ids`, `position_ids`, `segment_ids`, `image_ids` (all 0) and `shift_labels`, lists of the same length L,
-        where L = `packed_length(…)`. `shift_labels[i]` is what position i must predict, -100 for nothing.
+        where L = `packed_length(…)`, and one more with `whole_prefix`. `shift_labels[i]` is what position i must
+        predict, -100 for nothing.
 
     Raises:
         ValueError: no prefix token, no target, or an empty target.
@@ -55,6 +67,9 @@ def pack_references(prefix_ids: Sequence[int], targets: Sequence[Sequence[int]])
         "segment_ids": [PREFIX_SEGMENT] * len(shared),
         "shift_labels": [IGNORE_INDEX] * len(shared),
     }
+    if whole_prefix:
+        end = {"input_ids": last, "position_ids": len(shared), "segment_ids": PREFIX_END_SEGMENT}
+        row = {key: [*values, end.get(key, IGNORE_INDEX)] for key, values in row.items()}
     for segment, target in enumerate(targets, start=PREFIX_SEGMENT + 1):
         row["input_ids"] += [last, *target[:-1]]
         row["position_ids"] += range(len(shared), len(shared) + len(target))
@@ -103,35 +118,67 @@ def shared_prefix(segment_ids: torch.Tensor) -> int:
     return int((segment_ids != PREFIX_SEGMENT).int().argmax(dim=1).min())
 
 
+@dataclass(frozen=True)
+class PackedRows:
+    """What a mask of packed rows follows from; all tensors are (B, L).
+
+    Attributes:
+        segment_ids: int64, 0 for the prefix, 1, 2, … for the references, -1 for padding, -2 for the last token of a
+            prefix that is read in both directions.
+        image_ids: int64, which image of the row, -1 for padding.
+        position_ids: int64, in one dimension; needed for a sliding window alone.
+        is_two_way: bool, tokens that are read in both directions: each run of them sees itself whole. None: there are
+            no such.
+    """
+
+    segment_ids: torch.Tensor
+    image_ids: torch.Tensor
+    position_ids: torch.Tensor | None = None
+    is_two_way: torch.Tensor | None = None
+
+
 def may_attend(
-    segment_ids: torch.Tensor, image_ids: torch.Tensor
+    rows: PackedRows, sliding_window: int | None = None
 ) -> Callable[[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]:
     """Give the one rule of packed rows as FlexAttention's `mask_mod(batch, head, query, key) -> bool`.
 
     A query sees the keys of its own image that stand before it or where it is, if they are in the prefix or in its own
-    segment. Padding is an image of its own, so that no row of the softmax is empty.
-
-    Args:
-        segment_ids: (B, L) int64: 0 for the prefix, 1, 2, … for the references, -1 for padding.
-        image_ids: (B, L) int64: which image of the row, -1 for padding.
+    segment, less than `sliding_window` positions away, and those of its own run of tokens that are read in both
+    directions. Padding is an image of its own, so that no row of the softmax is empty.
     """
+    segment_ids, image_ids, position_ids = rows.segment_ids, rows.image_ids, rows.position_ids
+    runs = None if rows.is_two_way is None else _number_runs(rows.is_two_way)
 
     def rule(batch, head, query, key):
         of_query, of_key = segment_ids[batch, query], segment_ids[batch, key]
-        same_image = image_ids[batch, query] == image_ids[batch, key]
-        return same_image & ((of_query == of_key) | (of_key == PREFIX_SEGMENT)) & (query >= key)
+        allowed = ((of_query == of_key) | (of_key == PREFIX_SEGMENT)) & (query >= key)
+        if sliding_window is not None:
+            allowed = allowed & (position_ids[batch, query] - position_ids[batch, key] < sliding_window)
+        if runs is not None:
+            allowed = allowed | ((runs[batch, query] == runs[batch, key]) & (runs[batch, query] > 0))
+        return allowed & (image_ids[batch, query] == image_ids[batch, key])
 
     return rule
 
 
+def _number_runs(is_member: torch.Tensor) -> torch.Tensor:
+    """Number the runs of True in each row of (B, L) from 1; 0 between them."""
+    is_first = is_member.clone()
+    is_first[:, 1:] &= ~is_member[:, :-1]
+    return is_first.cumsum(dim=1) * is_member
+
+
 def packed_attention_mask(
-    segment_ids: torch.Tensor, image_ids: torch.Tensor, dtype: torch.dtype = torch.float32, first_query: int = 0
+    rows: PackedRows,
+    sliding_window: int | None = None,
+    dtype: torch.dtype = torch.float32,
+    first_query: int = 0,
 ) -> torch.Tensor:
     """Build the additive attention mask of packed rows, for SDPA and eager attention.
 
     Args:
-        segment_ids: (B, L) int64, see `may_attend`.
-        image_ids: (B, L) int64.
+        rows: what the mask follows from.
+        sliding_window: of the layers that the mask is for; None: they see all positions.
         dtype: floating dtype of the mask, the one of the model's hidden states.
         first_query: the mask is for queries from this position on.
 
@@ -139,21 +186,22 @@ def packed_attention_mask(
         (B, 1, L - first_query, L): 0 where query (third axis) may look at key (fourth axis), the dtype's minimum
         elsewhere.
     """
-    size, length = segment_ids.shape
-    batch = torch.arange(size, device=segment_ids.device)[:, None, None]
-    token = torch.arange(length, device=segment_ids.device)
+    size, length = rows.segment_ids.shape
+    device = rows.segment_ids.device
+    batch = torch.arange(size, device=device)[:, None, None]
+    token = torch.arange(length, device=device)
     query = token[first_query:, None]
-    allowed = may_attend(segment_ids, image_ids)(batch, None, query, token)  # (B, queries, L)
-    mask = torch.zeros(allowed.shape, dtype=dtype, device=segment_ids.device)
+    allowed = may_attend(rows, sliding_window)(batch, None, query, token)  # (B, queries, L)
+    mask = torch.zeros(allowed.shape, dtype=dtype, device=device)
     return mask.masked_fill_(~allowed, torch.finfo(dtype).min)[:, None]
 
 
-def packed_block_mask(segment_ids: torch.Tensor, image_ids: torch.Tensor) -> BlockMask:
+def packed_block_mask(rows: PackedRows, sliding_window: int | None = None) -> BlockMask:
     """Build the same mask for FlexAttention, which skips blocks of tokens where nobody sees anybody.
 
     The cost of attention grows with what is seen, not with the square of the row, and no (L, L) tensor of scores
     exists; the rule itself is evaluated for all pairs, once a batch for all layers.
     """
-    size, length = segment_ids.shape
-    rule = may_attend(segment_ids, image_ids)
-    return create_block_mask(rule, size, None, length, length, device=segment_ids.device)
+    size, length = rows.segment_ids.shape
+    rule = may_attend(rows, sliding_window)
+    return create_block_mask(rule, size, None, length, length, device=rows.segment_ids.device)

@@ -22,8 +22,7 @@ from hfcap.distributed import all_processes_join, prepare_fsdp
 from hfcap.errors import ConfigError, WorkError
 from hfcap.generation.sharded import caption_sharded
 from hfcap.metrics import compute_metrics
-from hfcap.models.attention import PACKED_SDPA, eager_sdpa, uses_packed_sdpa
-from hfcap.models.model_types import is_packable, spec_of
+from hfcap.models.attention import eager_sdpa, uses_packed_sdpa
 from hfcap.models.model_utils import full_precision, keep_frozen_in_eval
 from hfcap.training.arguments import CaptionTrainingArguments
 from hfcap.training.callbacks import SampleCaptions, run_callbacks
@@ -33,13 +32,8 @@ from hfcap.training.finite import FiniteTrainer
 from hfcap.training.flops import needed_flops
 from hfcap.training.loss import token_loss
 from hfcap.training.metric_choice import text_metrics
-from hfcap.training.packing import (
-    IGNORE_INDEX,
-    PADDING_SEGMENT,
-    packed_attention_mask,
-    packed_block_mask,
-    shared_prefix,
-)
+from hfcap.training.model_inputs import model_inputs
+from hfcap.training.packing import IGNORE_INDEX
 from hfcap.training.plan import describe_references, train_sampler
 from hfcap.training.strategies import parameter_groups
 from hfcap.training.throughput import (
@@ -63,35 +57,6 @@ logger = logging.getLogger(__name__)
 
 # How long a process that is out of memory waits for the others to be so too: longer than a step takes.
 JOIN_TIME = timedelta(minutes=2)
-
-
-def model_inputs(batch: dict[str, torch.Tensor], model: PreTrainedModel) -> dict[str, torch.Tensor]:
-    """Turn a collated batch into the model's arguments and `labels`.
-
-    The mask is built here, on the device, from `segment_ids` and `image_ids`, where the model can be packed: a
-    `BlockMask` for FlexAttention, else 4-D, without the rows that `packed_sdpa` does not need; for other models it is
-    (B, L). Where the head can run on target positions alone it does, and `labels` are the (N,) targets in the order of
-    the model's (N, vocabulary) logits; elsewhere they are (B, L) for logits of (B, L, vocabulary).
-    """
-    spec, packable = spec_of(model.config), is_packable(model.config)
-    attention = model.config.get_text_config(decoder=True)._attn_implementation
-    inputs = dict(batch)
-    segment_ids, image_ids, labels = (inputs.pop(name) for name in ("segment_ids", "image_ids", "shift_labels"))
-    prefix = "decoder_" if spec.layout == "encoder_decoder" else ""
-    if not packable:
-        mask = (segment_ids != PADDING_SEGMENT).long()
-    elif attention == "flex_attention":
-        mask = packed_block_mask(segment_ids, image_ids)
-    else:
-        first_query = shared_prefix(segment_ids) if attention == PACKED_SDPA else 0
-        mask = packed_attention_mask(segment_ids, image_ids, model.dtype, first_query)
-    inputs[f"{prefix}attention_mask"] = mask
-    if spec.logits == "targets" and (packable or spec.layout == "decoder_only"):
-        keep = labels != IGNORE_INDEX
-        inputs[f"{prefix}logits_to_keep"], labels = keep, labels[keep]
-    elif spec.logits == "text":
-        inputs[f"{prefix}logits_to_keep"] = labels.shape[1]
-    return inputs | {"labels": labels, "use_cache": False}
 
 
 class _StepEnd(TrainerCallback):
