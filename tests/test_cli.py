@@ -1,6 +1,7 @@
 """`hfcap score` on files: figures, comparison, saved document frequencies, one-line errors; and its old name."""
 
 import hashlib
+import importlib.metadata
 import json
 import re
 import struct
@@ -43,6 +44,13 @@ def files(tmp_path):
         for name, captions in (("good", GOOD), ("bad", BAD))
     }
     return systems | {"references": write_lines(tmp_path / "references.jsonl", references)}
+
+
+def test_the_command_says_its_version(capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"hfcap {importlib.metadata.version('hfcap')}\n"
 
 
 def test_figures_are_those_of_the_metrics(files, tmp_path, capsys):

@@ -11,6 +11,7 @@ import argparse
 import sys
 from collections.abc import Sequence
 
+from hfcap import __version__
 from hfcap.alt_cli import add_alt_commands
 from hfcap.cli_options import (
     add_data_options,
@@ -117,6 +118,7 @@ def add_caption_command(commands: argparse._SubParsersAction) -> None:
 def make_parser() -> argparse.ArgumentParser:
     """Build the parser of all commands."""
     parser = argparse.ArgumentParser(prog="hfcap", description=__doc__.splitlines()[0])
+    parser.add_argument("--version", action="version", version=f"hfcap {__version__}")
     commands = parser.add_subparsers(dest="command", required=True)
 
     add_caption_command(commands)
