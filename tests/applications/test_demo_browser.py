@@ -232,6 +232,7 @@ def test_moderation_by_keyboard_alone_blurred_until_asked_for(address, browser, 
 def test_axe_finds_nothing_serious_but_gradios_upload_button(address, browser, place, alts, axe):
     for scheme in ("light", "dark"):
         page, _ = opened(browser, address, color_scheme=scheme, viewport={"width": 390, "height": 844})
+        page.locator("#describe-photo button.upload-container").wait_for()  # seconds, on a busy machine
         found = {"Describe": serious(page, axe)}
         page.locator("#describe-photo input[type=file]").set_input_files(place / "a.png")
         page.locator("#description h3").wait_for()
