@@ -135,13 +135,15 @@ def review(args: argparse.Namespace) -> None:
     from hfcap.applications.review_queue import ReviewQueue, appeal
     from hfcap.applications.tag_review import review_tags
     from hfcap.applications.tag_rows import read_tags
-    from hfcap.applications.threshold_file import read_thresholds
+    from hfcap.applications.threshold_file import read_thresholds, tags_without_threshold
 
     if args.appeal is not None and args.tag is None:
         raise ConfigError("an appeal is about one tag", option="--appeal", got=args.appeal, fix="pass --tag")
     tags = read_tags(args.tags)
     policy, names = tags.read_policy(args.policy), tags.chosen(args.tag)
     thresholds = read_thresholds(args.thresholds, tags) if args.thresholds else None
+    if args.appeal is None and (note := tags_without_threshold(thresholds, names)) is not None:
+        print(note, file=sys.stderr)
     with only_writer(args.decisions):
         log = read_decisions(args.decisions, policy.sha256)
         if log.num_torn:

@@ -9,12 +9,13 @@ from hfcap import cli
 from hfcap.applications.decisions import read_decisions
 from hfcap.applications.moderation_page import report_lines, write_moderation_page
 from hfcap.applications.moderation_report import moderation_record
+from hfcap.applications.moderation_texts import NO_SLICE
 from hfcap.applications.review_queue import ReviewQueue, appeal
-from hfcap.applications.tag_labels import read_labels
+from hfcap.applications.tag_labels import Label, Labels, read_labels
 from hfcap.applications.tag_rows import read_tags
 from hfcap.applications.threshold_file import Thresholds
 from hfcap.content_hashes import file_sha256
-from hfcap.metrics.binomial import lower_bound, wilson_interval
+from hfcap.metrics.binomial import lower_bound, upper_bound, wilson_interval
 from moderation_rows import labels_text, made_up, row, write_policy, write_rows
 
 # image id: (score, truth, caption)
@@ -56,6 +57,18 @@ def decided(tags, thresholds):
     assert queue.next_item().row["image_id"] == "c"
     queue.decide(queue.next_item(), "disagree", "right")
     return log
+
+
+def test_no_yes_among_few_labels_is_not_none_at_all_and_without_captions_no_slice_is_told(made):
+    tags, policy, _ = made
+    for entry in tags.rows.values():
+        entry["caption"] = None
+    labels = Labels("l.csv", tuple(Label(image_id, "smoking", False, 0.5) for image_id in list(tags.rows)[:4]))
+    record = moderation_record(tags, policy, labels)
+    low, high = record["tags"]["smoking"]["positives"]["ci95"]
+    assert (low, high) == (0, pytest.approx(len(tags.rows) * upper_bound(0, 4, 0.975)))
+    lines = report_lines(record)
+    assert f"  {NO_SLICE}" in lines and not any("slice child" in line for line in lines)
 
 
 def test_figures_are_those_counted_by_hand(made):

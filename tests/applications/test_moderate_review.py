@@ -17,7 +17,7 @@ from hfcap.applications.decisions import read_decisions
 from hfcap.applications.review_queue import BLURRED_PIXELS, ReviewQueue, appeal, blurred_jpeg
 from hfcap.applications.tag_review import review_tags
 from hfcap.applications.tag_rows import read_tags
-from hfcap.applications.threshold_file import Thresholds
+from hfcap.applications.threshold_file import Thresholds, tags_without_threshold
 from hfcap.content_hashes import file_sha256
 from moderation_rows import row, write_policy, write_rows
 from refusals import refused
@@ -86,6 +86,14 @@ def test_without_thresholds_the_rows_say_what_goes_to_a_person(policy):
     ]
     tags = read_tags(write_rows(policy_folder(policy) / "tags.jsonl", rows))
     assert ReviewQueue(tags, log_of(tags), ("smoking",)).waiting() == [("c", "smoking"), ("b", "smoking")]
+
+
+def test_tags_that_have_no_threshold_are_named():
+    thresholds = Thresholds("t.json", {"smoking": 0.3})
+    assert tags_without_threshold(thresholds, ("smoking",)) is tags_without_threshold(None, ("weapon",)) is None
+    assert "no threshold for weapon" in tags_without_threshold(thresholds, ("smoking", "weapon"))
+    with refused(option="t.json", says="no threshold for weapon"):
+        tags_without_threshold(thresholds, ("weapon",))
 
 
 def test_a_decision_says_what_it_was_about(tags, policy):

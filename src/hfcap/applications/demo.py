@@ -66,11 +66,13 @@ def moderation_queue(args: Namespace) -> "Iterator[tuple[ReviewQueue, Policy] | 
     from hfcap.applications.decisions import read_decisions
     from hfcap.applications.review_queue import ReviewQueue
     from hfcap.applications.tag_rows import read_tags
-    from hfcap.applications.threshold_file import read_thresholds
+    from hfcap.applications.threshold_file import read_thresholds, tags_without_threshold
 
     tags = read_tags(args.tags)
     policy = tags.read_policy(args.policy)
     thresholds = read_thresholds(args.thresholds, tags) if args.thresholds else None
+    if (note := tags_without_threshold(thresholds, tags.names)) is not None:
+        print(note, file=sys.stderr)
     decisions = args.decisions or DECISIONS
     with only_writer(decisions):
         log = read_decisions(decisions, policy.sha256)

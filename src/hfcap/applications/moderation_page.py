@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from hfcap.applications.moderation_texts import NO_TAG, may_show, percent, proportion
+from hfcap.applications.moderation_texts import NO_SLICE, NO_TAG, may_show, percent, proportion
 from hfcap.atomic_files import write_atomic
 from hfcap.errors import beginning
 from hfcap.report import page_environment
@@ -45,6 +45,9 @@ def report_lines(record: Mapping[str, Any]) -> list[str]:
     for tag, entry in record["tags"].items():
         lines += ["", f"{may_show(tag)} ({beginning(entry['means'], 100)})"]
         lines += [f"  {line}" for line in _tag_lines(entry)]
+        if entry["slices"] and not any(figures["num_pictures"] for figures in entry["slices"].values()):
+            lines.append(f"  {NO_SLICE}")
+            continue
         for name, figures in entry["slices"].items():
             if not figures["num_pictures"]:
                 lines.append(f"  slice {name}: no picture")

@@ -12,7 +12,7 @@ from hfcap.applications.tag_sample import estimated_positives
 from hfcap.applications.threshold_file import Thresholds
 from hfcap.applications.thresholds import counts, halves, num_at_or_above, precision_at, recall_at
 from hfcap.content_hashes import file_sha256
-from hfcap.metrics.binomial import wilson_interval
+from hfcap.metrics.binomial import upper_bound, wilson_interval
 
 SCHEMA_VERSION = 1
 QUEUES = (0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1.0)  # lengths of the curve, as shares of all pictures
@@ -82,6 +82,8 @@ def _label_figures(
         return figures
     scores = sorted((row["scores"][tag] for row in tags.rows.values()), reverse=True)
     value, low, high = estimated_positives(own, len(scores))
+    if not answers[True]:  # a normal interval would be 0 to 0, and nobody has looked at all of them
+        high = len(scores) * upper_bound(*counts(own), 0.975)
     figures["positives"] = {"value": value, "ci95": [low, min(high, float(len(scores)))]}
     if threshold is not None:
         # Labels that a threshold was chosen on would flatter it.

@@ -87,3 +87,18 @@ def read_thresholds(path: str | os.PathLike, tags: Tags) -> Thresholds:
             reason = f"made for another {what} than that of {tags.path}"
             raise ConfigError(reason, option=str(path), fix="run `hfcap moderate threshold` again")
     return Thresholds(str(path), by_tag, by_labels, labels_sha256)
+
+
+def tags_without_threshold(thresholds: Thresholds | None, names: tuple[str, ...]) -> str | None:
+    """Say which of the tags have no threshold, so that none of their pictures is in the queue; None where all have.
+
+    Raises:
+        ConfigError: none of them has one.
+    """
+    missing = [] if thresholds is None else [name for name in names if name not in thresholds.by_tag]
+    if not missing:
+        return None
+    reason = f"no threshold for {', '.join(missing)}"
+    if len(missing) == len(names):
+        raise ConfigError(reason, option=thresholds.path, fix="label more pictures, or leave --thresholds out")
+    return f"{thresholds.path}: {reason}, whose pictures are not in the queue"
