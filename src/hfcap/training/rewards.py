@@ -10,8 +10,7 @@ It is called with keywords: `captions` (N str), `ended` (N bool: whether the cap
 more for the better. Settings name it `MODULE:FUNCTION`, or one of `REWARDS`.
 
 Similar pictures, and why a caption should not fit them: Wang et al., "Compare and Reweight: Distinctive Image
-Captioning Using Similar Images Sets" (CIDErBtw), ECCV 2020; Shi et al., "Partial Off-Policy Learning: Balance Accuracy
-and Diversity for Human-Oriented Image Captioning", ICCV 2021.
+Captioning Using Similar Images Sets" (CIDErBtw), ECCV 2020.
 """
 
 import importlib
