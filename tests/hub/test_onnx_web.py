@@ -66,7 +66,7 @@ def test_the_snippet_of_the_card_says_what_hfcap_says(make_run, pictures, node_f
 
 
 # As printed in the card, with a Hub of this machine in the place of the real one.
-LOCAL_HUB = 'import {{ env }} from "@huggingface/transformers";\nenv.remoteHost = "{url}/";\nenv.useFSCache = false;\n'
+LOCAL_HUB = 'import {{ env }} from "@huggingface/transformers";\nenv.remoteHost = "{url}/";\nenv.cacheDir = "./hub";\n'
 
 
 @pytest.mark.slow
