@@ -30,7 +30,8 @@ from hfcap.hub.formats import to_stock  # noqa: E402
 from hfcap.hub.onnx_export import OnnxOptions  # noqa: E402
 from hfcap.hub.onnx_files import cleans_up  # noqa: E402
 from hfcap.hub.onnx_format import OnnxFormat, check_onnx  # noqa: E402
-from hfcap.hub.publish import shipped_card_data  # noqa: E402
+from hfcap.hub.publish import publish, shipped_card_data  # noqa: E402
+from hfcap.hub.push import Target  # noqa: E402
 from hub.conftest import write_records  # noqa: E402
 from hub.test_publish import judge_run  # noqa: E402
 from refusals import refused  # noqa: E402
@@ -282,6 +283,8 @@ def test_wrong_wishes_are_refused_before_anything_is_traced(make_run, tmp_path):
     run = make_run()
     with refused(option="--quantize, --opset and --data", says="--format onnx"):
         export_run(run, tmp_path / "ready", onnx=OnnxOptions())
+    with refused(option="--revision", got="onnx", says="--repo user/dogs-onnx"):
+        publish(run, Target("user/dogs", revision="onnx"), format="onnx")
     with refused(option="--dtype", got="float16", fix="pass --quantize float16 or int8"):
         export_run(run, tmp_path / "ready", "onnx", dtype="float16")
     with refused(option="--quantize", got="int4", wanted="one or more of none, float16, int8"):
