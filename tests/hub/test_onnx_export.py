@@ -30,7 +30,8 @@ from hfcap.hub.formats import to_stock  # noqa: E402
 from hfcap.hub.onnx_export import OnnxOptions  # noqa: E402
 from hfcap.hub.onnx_files import cleans_up  # noqa: E402
 from hfcap.hub.onnx_format import OnnxFormat, check_onnx  # noqa: E402
-from hfcap.hub.publish import shipped_card_data  # noqa: E402
+from hfcap.hub.publish import publish, shipped_card_data  # noqa: E402
+from hfcap.hub.push import Target  # noqa: E402
 from hub.conftest import write_records  # noqa: E402
 from hub.test_publish import judge_run  # noqa: E402
 from refusals import refused  # noqa: E402
@@ -252,16 +253,21 @@ def test_a_variant_that_costs_too_much_is_refused(written, scene_rows, monkeypat
     monkeypatch.setattr(onnx_export._Judge, "_captions", lambda judge, variant: said[variant])
     rows = [{**row, "captions": ["a red square", "one red square"]} for row in rows[:3]] + rows[3:]
     with refused(
-        VerificationError, option="--quantize", got="int8", says=("float16", "it costs 0.00", "more than 1.0")
+        VerificationError,
+        option="--quantize",
+        got="int8",
+        says=("float16", "it costs 0.00", "more than the 1.0 allowed"),
     ):
         onnx_export._add_variants(spoiled, form, ["int8"], rows, "ptb")
     costs = onnx_export._add_variants(spoiled, form, ["float16"], rows, "ptb")
     assert costs["float16"]["difference"] == 0 and costs["float16"]["same_captions"] == 1
 
 
-def test_the_worse_end_of_the_interval_decides():
-    assert onnx_export.is_small({"difference": -0.002, "ci95": [-0.01, 0.006]})
-    assert not onnx_export.is_small({"difference": 0.002, "ci95": [-0.011, 0.02]})
+def test_the_figure_decides_and_a_wide_interval_is_said():
+    pairs = ((-0.002, -0.01), (-0.01, -0.02), (-0.011, -0.02))
+    sure, unsure, dear = ({"difference": lost, "ci95": [low, 0.02]} for lost, low in pairs)
+    assert onnx_export.is_small(sure) and onnx_export.is_small(unsure) and not onnx_export.is_small(dear)
+    assert onnx_export.said_doubt(sure) == "" and "more than 1.0 cannot be excluded" in onnx_export.said_doubt(unsure)
 
 
 def test_what_cannot_be_exported_is_refused_by_name(build, scene_rows, monkeypatch):
@@ -282,6 +288,8 @@ def test_wrong_wishes_are_refused_before_anything_is_traced(make_run, tmp_path):
     run = make_run()
     with refused(option="--quantize, --opset and --data", says="--format onnx"):
         export_run(run, tmp_path / "ready", onnx=OnnxOptions())
+    with refused(option="--revision", got="onnx", says="--repo user/dogs-onnx"):
+        publish(run, Target("user/dogs", revision="onnx"), format="onnx")
     with refused(option="--dtype", got="float16", fix="pass --quantize float16 or int8"):
         export_run(run, tmp_path / "ready", "onnx", dtype="float16")
     with refused(option="--quantize", got="int4", wanted="one or more of none, float16, int8"):

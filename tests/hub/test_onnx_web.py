@@ -66,29 +66,29 @@ def test_the_snippet_of_the_card_says_what_hfcap_says(make_run, pictures, node_f
 
 
 # As printed in the card, with a Hub of this machine in the place of the real one.
-LOCAL_HUB = 'import {{ env }} from "@huggingface/transformers";\nenv.remoteHost = "{url}/";\nenv.useFSCache = false;\n'
+LOCAL_HUB = 'import {{ env }} from "@huggingface/transformers";\nenv.remoteHost = "{url}/";\nenv.cacheDir = "./hub";\n'
 
 
 @pytest.mark.slow
-def test_a_branch_of_graphs_beside_the_weights(make_run, pictures, scene_rows, node_folder, tmp_path):
-    """`hfcap push` twice, then the card's own code in node and in Python without torch, over HTTP."""
+def test_graphs_are_pushed_beside_the_weights(make_run, pictures, scene_rows, node_folder, tmp_path):
+    """`hfcap push` twice, then the card's own code in node, over HTTP."""
     run = make_run("encoder_decoder", encoder=TINY_ENCODER)
     model, processor = load_captioner(str(run / "model"))
     judge_run(run, scene_rows, caption_rows(model, processor, scene_rows))
     expected = caption_rows(model, processor, [{"image": picture} for picture in pictures], **GREEDY)
     with LocalHub() as hub:
-        push = [sys.executable, "-m", "hfcap.cli", "push", str(run), "--repo", "user/dogs", "--license", "mit"]
-        variants = ["--format", "onnx", "--revision", "onnx", "--quantize", "none", "float16"]
-        for options in ([], variants):
+        push = [sys.executable, "-m", "hfcap.cli", "push", str(run), "--license", "mit", "--repo"]
+        variants = ["--format", "onnx", "--quantize", "none", "float16"]
+        for options in (["user/dogs"], ["user/dogs-onnx", *variants]):
             environment = client(hub, tmp_path / "home")
             done = subprocess.run([*push, *options], env=environment, capture_output=True, text=True)
             assert done.returncode == 0, done.stderr
-        main, branch = set(hub.files("models/user/dogs")), hub.files("models/user/dogs", "onnx")
-        assert "model.safetensors" in main and not any(name.startswith("onnx/") for name in main)
+        assert "model.safetensors" in hub.files("models/user/dogs")
+        files = hub.files("models/user/dogs-onnx")
         graphs = {f"onnx/{graph}_model{kind}.onnx" for graph in ("encoder", "decoder") for kind in ("", "_fp16")}
         graphs = {name.replace("decoder_model", "decoder_model_merged") for name in graphs}
-        assert graphs <= set(branch) and "model.safetensors" not in branch
-        card = branch["README.md"].decode()
+        assert graphs <= set(files) and "model.safetensors" not in files
+        card = files["README.md"].decode()
         snippet = card.split("```js\n")[1].split("```")[0]
         (node_folder / "snippet.mjs").write_text(LOCAL_HUB.format(url=hub.url) + snippet)
         for picture, caption in zip(pictures[:2], expected, strict=False):
@@ -98,8 +98,8 @@ def test_a_branch_of_graphs_beside_the_weights(make_run, pictures, scene_rows, n
             assert done.stdout.strip() == caption
     metadata = yaml.safe_load(card.split("---")[1])
     assert (metadata["library_name"], metadata["license"]) == ("transformers.js", "mit")
-    assert 'pipeline("image-to-text", "user/dogs", { revision: "onnx" })' in snippet
-    assert "hf download user/dogs --revision onnx --local-dir captioner" in card
+    assert 'pipeline("image-to-text", "user/dogs-onnx")' in snippet
+    assert "hf download user/dogs-onnx --local-dir captioner" in card
     assert "| fp32 |" in card and "| fp16 |" in card
     assert str(run) not in card
-    assert json.loads(branch["verification.json"])["weights_hash"]
+    assert json.loads(files["verification.json"])["weights_hash"]

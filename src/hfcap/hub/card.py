@@ -128,7 +128,7 @@ def render_card(given: Given, metrics: Mapping[str, Any], run: Mapping[str, Any]
             needs_hfcap=needs_hfcap(card_data),
             loading=_loading(card_data),
             usage=usage_code(card_data.model_type, card_data.prompt) if card_data.model_type in MODEL_TYPES else None,
-            web=_web(card_data),
+            web=web_code(card_data.model_type, card_data.prompt, card_data.weights) if card_data.variants else None,
             procedure=_procedure(run),
             hardware=_hardware(run["machine"]),
             compute=_compute(run),
@@ -140,13 +140,6 @@ def _loading(card_data: CardData) -> str:
     """More arguments of `from_pretrained`."""
     revision = f', revision="{card_data.revision}"' if card_data.revision else ""
     return revision + (", trust_remote_code=True" if card_data.form == "remote-code" else "")
-
-
-def _web(card_data: CardData) -> str | None:
-    """JavaScript that loads an ONNX export."""
-    if card_data.variants is None:
-        return None
-    return web_code(card_data.model_type, card_data.prompt, card_data.weights, card_data.revision)
 
 
 def read_given(card: Path, run: Mapping[str, Any], card_data: CardData) -> Given:

@@ -32,6 +32,13 @@ def publish(run: str | Path, target: Target, given: Mapping[str, Any] | None = N
         VerificationError: the export is not what it must be.
         WorkError: the upload failed.
     """
+    if export_options.get("format") == "onnx" and target.revision != "main":
+        raise ConfigError(
+            "transformers.js looks for a pipeline's files on main, whatever the revision",
+            option="--revision",
+            got=target.revision,
+            fix=f"remove it, and pass --repo {target.repo_id}-onnx where {target.repo_id} has other weights",
+        )
     records = find_source(run).run
     for name in (runs.RUN_JSON, runs.METRICS_JSON):
         if not (records / name).is_file():

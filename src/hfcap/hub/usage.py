@@ -27,19 +27,19 @@ tokens = model.generate(**inputs{settings})[0{behind}]
 caption = processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
 """
 
-# JavaScript; `{weights}` is the repository, quoted, and `{options}` the branch where it is not main.
+# JavaScript; `{weights}` is the repository.
 WEB_CAPTION = """\
 import {{ pipeline }} from "@huggingface/transformers";
 
-const captioner = await pipeline("image-to-text", {weights}{options});
+const captioner = await pipeline("image-to-text", "{weights}");
 const [{{ generated_text }}] = await captioner("PHOTO.jpg");
 console.log(generated_text.trim());
 """
 WEB_CHAT = """\
 import {{ AutoModelForImageTextToText, AutoProcessor, load_image }} from "@huggingface/transformers";
 
-const processor = await AutoProcessor.from_pretrained({weights}{options});
-const model = await AutoModelForImageTextToText.from_pretrained({weights}{options});
+const processor = await AutoProcessor.from_pretrained("{weights}");
+const model = await AutoModelForImageTextToText.from_pretrained("{weights}");
 const content = [{content}];
 const prompt = processor.apply_chat_template([{{ role: "user", content }}], {{ add_generation_prompt: true }});
 const inputs = await processor(await load_image("PHOTO.jpg"), prompt);
@@ -49,21 +49,18 @@ console.log(processor.batch_decode(caption, {{ skip_special_tokens: true }})[0].
 """
 
 
-def web_code(model_type: str, prompt: str | None, weights: str, revision: str | None = None) -> str:
+def web_code(model_type: str, prompt: str | None, weights: str) -> str:
     """JavaScript that captions one image with transformers.js.
 
     Args:
         model_type: of the captioner that was exported to ONNX.
         prompt: the instruction it was trained with, or None.
         weights: repository that it is loaded from.
-        revision: branch, if another than `main`.
     """
-    place = {"weights": json.dumps(weights)}
-    place["options"] = f", {{ revision: {json.dumps(revision)} }}" if revision else ""
     if spec_of_type(model_type).prompt != "chat":
-        return WEB_CAPTION.format(**place)
+        return WEB_CAPTION.format(weights=weights)
     items = ['{ type: "image" }', *([f'{{ type: "text", text: {json.dumps(prompt)} }}'] if prompt else [])]
-    return WEB_CHAT.format(**place, content=", ".join(items))
+    return WEB_CHAT.format(weights=weights, content=", ".join(items))
 
 
 def usage_code(model_type: str, prompt: str | None) -> str:
