@@ -4,6 +4,8 @@
     python benchmarks/train_throughput.py --image_tokens 576 --vocab_size 49152 --memory
     python benchmarks/train_throughput.py --family encoder_decoder --frozen_encoder
     python benchmarks/train_throughput.py --frozen_encoder --native
+    python benchmarks/train_throughput.py --image_tokens 256 --native qwen3_vl
+    python benchmarks/train_throughput.py --image_tokens 256 --native gemma3
 
 Both ways start from the same weights and take the same optimizer steps over the same pictures and captions, so their
 losses must agree, step by step; the benchmark stops where they do not. The models are random and, by default, small
@@ -86,7 +88,7 @@ def train_once(way: str, settings: Settings, folder: str) -> Round:
     found = Round(times, losses, peak_memory_gib())
     if way == "hfcap":
         found.tokens = trainer.throughput.total.tokens / trainer.throughput.total.images
-        if settings.family == "llava":
+        if settings.family == "llava" and not settings.is_other_type:
             found.needed_flops = needed_flops(settings, trainer.data_collator.prefix_length(None))
     return found
 

@@ -103,7 +103,7 @@ def test_flex_attention_gives_the_same_logits(name):
     torch.testing.assert_close(*logits, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
 def test_flex_attention_is_refused_where_transformers_does_not_have_it(name):
     with refused(option="attn_implementation", got="flex_attention", says=(name, "transformers")):
         choose_kernels(build_prefixed(name), ModelArguments(attn_implementation="flex_attention"))

@@ -153,6 +153,7 @@ MODEL_TYPES: dict[str, ModelTypeSpec] = {
     "smolvlm": ModelTypeSpec(**_IDEFICS3, needs_torchvision=True),
     "llava_onevision": ModelTypeSpec(**_LLAVA_PARTS, packable=PACKABLE_DECODERS, needs_torchvision=True),
     "internvl": ModelTypeSpec(**_LLAVA_PARTS, packable=PACKABLE_DECODERS, needs_torchvision=True),
+    "qwen2_vl": ModelTypeSpec(**_QWEN_VL, packable=("qwen2_vl_text",)),
     "qwen2_5_vl": ModelTypeSpec(**_QWEN_VL, packable=("qwen2_5_vl_text",)),
     "qwen3_vl": ModelTypeSpec(**_QWEN_VL, packable=("qwen3_vl_text",)),
     "gemma3": ModelTypeSpec(
