@@ -15,6 +15,7 @@ from hfcap.training.build import choose_kernels
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.loss import token_loss
 from hfcap.training.model_inputs import model_inputs
+from hfcap.training.throughput import count_batch
 from refusals import refused
 from tiny.parts import PAD
 from tiny.prefixes import CONFIGS, TARGETS, build_prefixed, prefixes_of
@@ -56,15 +57,18 @@ def packed_step(model, images_a_row):
     return loss.item(), gradients_of(model)
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "packed sdpa", "eager"])
+@pytest.mark.parametrize("attention", ["sdpa", "packed sdpa", "packed sdpa, checkpointing", "eager"])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_loss_and_every_gradient_are_those_of_stock_forwards(name, attention):
     model = build_prefixed(name).train()
     expected, separate = stock_step(model, collator_of(model).spec)
     if attention == "eager":
         model.set_attn_implementation("eager")  # else SDPA, where the type has it
+    if "checkpointing" in attention:
+        # Renamed in transformers 5.23.
+        (getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable)()
     for images_a_row in (None, [2, 1]):
-        if attention == "packed sdpa":
+        if "packed" in attention:
             with uses_packed_sdpa(model):
                 loss, packed = packed_step(model, images_a_row)
         else:
@@ -75,6 +79,15 @@ def test_loss_and_every_gradient_are_those_of_stock_forwards(name, attention):
         floor = 1e-3 * max(gradient.norm() for gradient in separate.values())
         for parameter, gradient in separate.items():
             assert (packed[parameter] - gradient).norm() <= 1e-5 * max(gradient.norm(), floor), parameter
+
+
+def test_the_end_of_a_prefix_does_not_count_as_a_caption():
+    model = build_prefixed("paligemma")
+    batch = collator_of(model).collate(prefixes_of(model), TARGETS, [2, 1])
+    captions, images, tokens, _ = count_batch(batch).tolist()
+    assert (captions, images) == (10, 3)
+    targets = sum(len(target) for references in TARGETS for target in references)
+    assert tokens == targets + sum(len(prefix.input_ids) for prefix in prefixes_of(model))
 
 
 def test_a_window_shorter_than_a_row_is_refused_where_all_layers_share_a_mask():
