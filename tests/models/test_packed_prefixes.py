@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from hfcap.models.attention import uses_packed_sdpa
+from hfcap.models.model_types import is_packable
 from hfcap.training.arguments import ModelArguments
 from hfcap.training.build import choose_kernels
 from hfcap.training.collators import CaptionCollator
@@ -94,9 +95,19 @@ def test_a_window_shorter_than_a_row_is_refused_where_all_layers_share_a_mask():
     model = build_prefixed("paligemma 2")
     model.config.text_config.sliding_window = 21
     prefix, targets = prefixes_of(model)[2], TARGETS[2]  # 19 tokens, and 5 of the longest reference
-    with refused(option="packing", says=("23 positions", "window of 21", "packing: never")):
+    with refused(option="prompt", says=("23 positions", "window of 21", "max_caption_tokens")):
         model_inputs(collator_of(model).collate([prefix], [targets]), model)
     model_inputs(collator_of(model).collate([prefix], [targets[:2]]), model)
+
+
+def test_a_picture_that_fills_the_window_is_not_packed_and_has_the_stock_loss():
+    """PaliGemma 2 with pictures of 896 pixels."""
+    model = build_prefixed("paligemma 2")
+    model.config.text_config.sliding_window = 16
+    assert not is_packable(model.config)
+    expected, _ = stock_step(model, collator_of(model).spec)
+    loss, _ = packed_step(model, None)
+    assert loss == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", [name for name in CONFIGS if not name.startswith("qwen")])

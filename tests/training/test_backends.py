@@ -172,7 +172,10 @@ def test_packed_rows_of_other_prefixes(tmp_path, one_process):
     cells = [f"{family}/{strategy}" for family in PREFIXED for strategy in ("full", "qlora")]
     for cell, result in launch_from_the_same_base("ddp", tmp_path, one_process, cells).items():
         assert_engine_ran("ddp", result)
-        assert_same(result, one_process(cell, 2))
+        expected = one_process(cell, 2)
+        assert result["losses"] == pytest.approx(expected["losses"], rel=1e-5)
+        assert result["grad_norms"] == pytest.approx(expected["grad_norms"], rel=1e-4)
+        assert result["captions"] == expected["captions"]
 
 
 @pytest.mark.slow

@@ -248,8 +248,15 @@ def spec_of(config: PreTrainedConfig) -> ModelTypeSpec:
 
 
 def is_packable(config: PreTrainedConfig) -> bool:
-    """Whether packed rows are known to give the gradient of separate rows with this captioner's language model."""
-    return config.get_text_config(decoder=True).model_type in spec_of(config).packable
+    """Whether packed rows are known to give the gradient of separate rows with this captioner's language model.
+
+    Where all layers share one mask, a picture must leave room in their sliding window (PaliGemma 2 with 896 pixels
+    does not).
+    """
+    spec, language_model = spec_of(config), config.get_text_config(decoder=True)
+    window = None if spec.mask_per_layer_type else getattr(language_model, "sliding_window", None)
+    has_room = window is None or language_model.num_image_tokens < window
+    return has_room and language_model.model_type in spec.packable
 
 
 def oldest_transformers(config: PreTrainedConfig) -> str:

@@ -81,8 +81,8 @@ def packed_masks(rows: PackedRows, model: PreTrainedModel | PeftModel) -> Mask |
         raise ConfigError(
             f"a row has {positions} positions, beyond {config.model_type}'s sliding window of "
             f"{config.sliding_window}, and {model.config.model_type} takes one mask for all layers",
-            option="packing",
-            fix="use pictures with fewer tokens, or set packing: never",
+            option="prompt",
+            fix="shorten it, or lower max_caption_tokens",
         )
     return {kind: build(window) for kind, window in windows.items()}
 
