@@ -4,6 +4,8 @@
     python benchmarks/train_throughput.py --image_tokens 576 --vocab_size 49152 --memory
     python benchmarks/train_throughput.py --family encoder_decoder --frozen_encoder
     python benchmarks/train_throughput.py --frozen_encoder --native
+    python benchmarks/train_throughput.py --image_tokens 256 --native qwen3_vl
+    python benchmarks/train_throughput.py --image_tokens 256 --native gemma3
 
 Both ways start from the same weights and take the same optimizer steps over the same pictures and captions, so their
 losses must agree, step by step; the benchmark stops where they do not. The models are random and, by default, small
@@ -13,7 +15,8 @@ ratio of CPU seconds, of all threads, is for machines that others use at the sam
 
 Where there is a GPU it is used; docs/benchmarks.md has the sizes of a SigLIP-L/16-384 with language models of 0.5 and
 1.7 B. `needed_tflops` a second is what learning from the pictures takes (`training_ways.needed_flops`), `mfu` its part
-of the device's measured rate of matrix products. --alone leaves the stock way out.
+of the device's measured rate of matrix products. --alone leaves the stock way out. For Qwen3-VL and Gemma 3 both ways
+are counted by `hfcap.training.flops`: `flops_ratio` is how many times faster operations alone would make it.
 
 --memory runs one step of each way in a process of its own: the peak resident size less what the built model takes.
 The last line is JSON.
@@ -36,9 +39,10 @@ import numpy as np
 import psutil
 import torch
 from training_ways import DEVICE, WAYS, Settings, needed_flops, trainer_of
-from transformers import PrinterCallback, TrainerCallback, logging
+from transformers import PrinterCallback, Trainer, TrainerCallback, logging
 
 from hfcap.distributed import use_all_cores
+from hfcap.training.flops import needed_flops as counted_flops
 from hfcap.training.throughput import measure_matmul, peak_memory_gib
 
 
@@ -63,7 +67,7 @@ class StepTimes(TrainerCallback):
 
 @dataclass
 class Round:
-    """What one training of one way gave; the last two, of a picture, are known of hfcap's way alone."""
+    """What one training of one way gave; the last two, of a picture, are not known of every way."""
 
     times: StepTimes
     losses: list[float]
@@ -86,9 +90,20 @@ def train_once(way: str, settings: Settings, folder: str) -> Round:
     found = Round(times, losses, peak_memory_gib())
     if way == "hfcap":
         found.tokens = trainer.throughput.total.tokens / trainer.throughput.total.images
-        if settings.family == "llava":
+        if settings.is_other_type:
+            found.needed_flops = trainer.throughput.flops_a_token * found.tokens
+        elif settings.family == "llava":
             found.needed_flops = needed_flops(settings, trainer.data_collator.prefix_length(None))
+    elif settings.is_other_type:
+        found.needed_flops = stock_flops(trainer, settings)
     return found
+
+
+def stock_flops(trainer: Trainer, settings: Settings) -> float:
+    """Count what learning from the first picture takes in the stock way, a row per caption."""
+    batch = trainer.data_collator([trainer.train_dataset[index] for index in range(settings.references)])
+    batch = {name: value.to(trainer.model.device) for name, value in batch.items()}
+    return counted_flops(trainer.model, lambda: trainer.model(**batch))
 
 
 def compare_speed(settings: Settings, ways: Sequence[str]) -> dict:
@@ -133,6 +148,8 @@ def compare_speed(settings: Settings, ways: Sequence[str]) -> dict:
             "cpu_seconds_ratio": round(cpu["stock"] / cpu["hfcap"], 2),
             "largest_loss_difference": max(differences),
         }
+        if settings.is_other_type:
+            result["flops_ratio"] = round(rounds["stock"].needed_flops / rounds["hfcap"].needed_flops, 2)
     return result
 
 

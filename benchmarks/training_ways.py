@@ -3,6 +3,7 @@
 import tempfile
 from dataclasses import dataclass, field
 
+import native_ways
 import numpy as np
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
@@ -16,6 +17,7 @@ from transformers import (
     LlavaProcessor,
     PreTrainedModel,
     PreTrainedTokenizerFast,
+    ProcessorMixin,
     Seq2SeqTrainer,
     Seq2SeqTrainingArguments,
     SiglipVisionConfig,
@@ -37,11 +39,12 @@ from hfcap.models import (
     HfcapLlavaProcessor,
     add_image_token,
 )
-from hfcap.models.model_types import spec_of_type
+from hfcap.models.model_types import spec_of, spec_of_type
 from hfcap.models.vision_features import accept_cached_features
 from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments, loader_workers
 from hfcap.training.build import choose_kernels
 from hfcap.training.collators import CaptionCollator
+from hfcap.training.strategies import part_of
 from hfcap.training.trainer import CaptionTrainer
 
 PATCH = 16
@@ -79,7 +82,15 @@ class Settings:
     no_cache: bool = field(
         default=False, metadata={"help": "hfcap's way runs the frozen encoder in each step as well"}
     )
-    native: bool = field(default=False, metadata={"help": "hfcap's way trains the stock model class as well"})
+    native: str = field(
+        default="no",
+        metadata={
+            "nargs": "?",
+            "const": "stock",
+            "choices": ("no", "stock", "qwen3_vl", "gemma3"),
+            "help": "hfcap's way trains the stock model class of the family as well, or both ways train another one",
+        },
+    )
     precision: str = field(default="float32", metadata={"choices": ("float32", "bfloat16")})
     attn_implementation: str = field(
         default="sdpa", metadata={"choices": ("sdpa", "flex_attention"), "help": "hfcap's way; on a GPU"}
@@ -118,8 +129,13 @@ class Settings:
 
     @property
     def image_size(self) -> int:
-        """Side of the pictures in pixels."""
-        return PATCH * int(self.image_tokens**0.5)
+        """Side of the pictures in pixels; Qwen3-VL makes a token of 2 x 2 patches."""
+        return PATCH * int(self.image_tokens**0.5) * (2 if self.native == "qwen3_vl" else 1)
+
+    @property
+    def is_other_type(self) -> bool:
+        """Whether both ways train a type of `native_ways`."""
+        return self.native in native_ways.BUILDERS
 
 
 def build_tokenizer(vocab_size: int) -> PreTrainedTokenizerFast:
@@ -166,7 +182,7 @@ def build_llava(settings: Settings, way: str):
     images = build_image_processor(settings)
     processor = HfcapLlavaProcessor(images, tokenizer, image_seq_length=settings.image_tokens)
     model.model.vision_tower.requires_grad_(not settings.frozen_encoder)
-    if way == "hfcap" and not settings.native:
+    if way == "hfcap" and settings.native == "no":
         return model, processor
     config = LlavaConfig(
         vision_config=vision,
@@ -196,12 +212,21 @@ def build_encoder_decoder(settings: Settings, way: str):
     decoder = AutoModelForCausalLM.from_config(config)
     model = HfcapEncoderDecoderModel.from_parts(encoder, decoder, decoder_start_token_id=1, **ids)
     processor = HfcapEncoderDecoderProcessor(build_image_processor(settings), tokenizer)
-    if way == "stock" or settings.native:
+    if way == "stock" or settings.native == "stock":
         stock = VisionEncoderDecoderModel(encoder=encoder, decoder=decoder)
         stock.enc_to_dec_proj = model.enc_to_dec_proj
         stock.config.pad_token_id, stock.config.decoder_start_token_id = 0, 1
         model = stock
     model.encoder.requires_grad_(not settings.frozen_encoder)
+    return model, processor
+
+
+def build_other_type(settings: Settings, way: str):
+    """Model and processor of a type of `native_ways`; both ways train the same class."""
+    model, processor = native_ways.build_native(settings, build_tokenizer(settings.vocab_size))
+    spec = spec_of(model.config)
+    for name, parameter in model.named_parameters():
+        parameter.requires_grad_(not (settings.frozen_encoder and part_of(name, spec) == "encoder"))
     return model, processor
 
 
@@ -222,15 +247,15 @@ class Pairs(torch.utils.data.Dataset):
         return {"image": self.rows[row]["image"], "caption": caption}
 
 
-def llava_pair_collator(processor: LlavaProcessor):
+def chat_pair_collator(processor: ProcessorMixin):
     """Padded rows of image, prompt, caption and EOS; the caption and EOS are learned."""
     prompt = prompt_text(processor, spec_of_type("llava"), PROMPT)
 
     def collate(pairs: list[dict]) -> dict[str, torch.Tensor]:
         texts = [f"{prompt}{pair['caption']}<eos>" for pair in pairs]
-        batch = processor(images=[pair["image"] for pair in pairs], text=texts, padding=True, return_tensors="pt")
+        batch = processor(images=[[pair["image"]] for pair in pairs], text=texts, padding=True, return_tensors="pt")
         labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
-        prompt_length = len(processor(images=pairs[0]["image"], text=prompt)["input_ids"][0])
+        prompt_length = len(processor(images=[[pairs[0]["image"]]], text=[prompt])["input_ids"][0])
         labels[:, :prompt_length] = -100
         return {**batch, "labels": labels}
 
@@ -282,7 +307,7 @@ def stock_trainer(settings: Settings, model: PreTrainedModel, processor, rows) -
     encoder_decoder = settings.family == "encoder_decoder"
     trainer_class = Seq2SeqTrainer if encoder_decoder else Trainer
     arguments_class = Seq2SeqTrainingArguments if encoder_decoder else TrainingArguments
-    collator = (encoder_decoder_pair_collator if encoder_decoder else llava_pair_collator)(processor)
+    collator = (encoder_decoder_pair_collator if encoder_decoder else chat_pair_collator)(processor)
     rows_a_step = settings.images * settings.references
     args = arguments_class(
         **common_arguments(settings, rows_a_step, settings.stock_accumulation),
@@ -320,6 +345,8 @@ def hfcap_trainer(settings: Settings, model: PreTrainedModel, processor, rows, f
 def trainer_of(way: str, settings: Settings, folder: str) -> Trainer:
     """Build one way anew: model, data, trainer."""
     build = build_llava if settings.family == "llava" else build_encoder_decoder
+    if settings.is_other_type:
+        build = build_other_type
     with torch.device(DEVICE):
         model, processor = build(settings, way)
     rows = build_rows(settings)

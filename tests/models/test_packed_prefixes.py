@@ -10,11 +10,13 @@ import pytest
 import torch
 
 from hfcap.models.attention import uses_packed_sdpa
+from hfcap.models.model_types import is_packable
 from hfcap.training.arguments import ModelArguments
 from hfcap.training.build import choose_kernels
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.loss import token_loss
 from hfcap.training.model_inputs import model_inputs
+from hfcap.training.throughput import count_batch
 from refusals import refused
 from tiny.parts import PAD
 from tiny.prefixes import CONFIGS, TARGETS, build_prefixed, prefixes_of
@@ -56,15 +58,18 @@ def packed_step(model, images_a_row):
     return loss.item(), gradients_of(model)
 
 
-@pytest.mark.parametrize("attention", ["sdpa", "packed sdpa", "eager"])
+@pytest.mark.parametrize("attention", ["sdpa", "packed sdpa", "packed sdpa, checkpointing", "eager"])
 @pytest.mark.parametrize("name", CONFIGS)
 def test_loss_and_every_gradient_are_those_of_stock_forwards(name, attention):
     model = build_prefixed(name).train()
     expected, separate = stock_step(model, collator_of(model).spec)
     if attention == "eager":
         model.set_attn_implementation("eager")  # else SDPA, where the type has it
+    if "checkpointing" in attention:
+        # Renamed in transformers 5.23.
+        (getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable)()
     for images_a_row in (None, [2, 1]):
-        if attention == "packed sdpa":
+        if "packed" in attention:
             with uses_packed_sdpa(model):
                 loss, packed = packed_step(model, images_a_row)
         else:
@@ -77,13 +82,32 @@ def test_loss_and_every_gradient_are_those_of_stock_forwards(name, attention):
             assert (packed[parameter] - gradient).norm() <= 1e-5 * max(gradient.norm(), floor), parameter
 
 
+def test_the_end_of_a_prefix_does_not_count_as_a_caption():
+    model = build_prefixed("paligemma")
+    batch = collator_of(model).collate(prefixes_of(model), TARGETS, [2, 1])
+    captions, images, tokens, _ = count_batch(batch).tolist()
+    assert (captions, images) == (10, 3)
+    targets = sum(len(target) for references in TARGETS for target in references)
+    assert tokens == targets + sum(len(prefix.input_ids) for prefix in prefixes_of(model))
+
+
 def test_a_window_shorter_than_a_row_is_refused_where_all_layers_share_a_mask():
     model = build_prefixed("paligemma 2")
     model.config.text_config.sliding_window = 21
     prefix, targets = prefixes_of(model)[2], TARGETS[2]  # 19 tokens, and 5 of the longest reference
-    with refused(option="packing", says=("23 positions", "window of 21", "packing: never")):
+    with refused(option="prompt", says=("23 positions", "window of 21", "max_caption_tokens")):
         model_inputs(collator_of(model).collate([prefix], [targets]), model)
     model_inputs(collator_of(model).collate([prefix], [targets[:2]]), model)
+
+
+def test_a_picture_that_fills_the_window_is_not_packed_and_has_the_stock_loss():
+    """PaliGemma 2 with pictures of 896 pixels."""
+    model = build_prefixed("paligemma 2")
+    model.config.text_config.sliding_window = 16
+    assert not is_packable(model.config)
+    expected, _ = stock_step(model, collator_of(model).spec)
+    loss, _ = packed_step(model, None)
+    assert loss == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.parametrize("name", [name for name in CONFIGS if not name.startswith("qwen")])
@@ -103,7 +127,7 @@ def test_flex_attention_gives_the_same_logits(name):
     torch.testing.assert_close(*logits, atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", ["qwen2_5_vl", "qwen3_vl"])
+@pytest.mark.parametrize("name", ["qwen2_vl", "qwen2_5_vl", "qwen3_vl"])
 def test_flex_attention_is_refused_where_transformers_does_not_have_it(name):
     with refused(option="attn_implementation", got="flex_attention", says=(name, "transformers")):
         choose_kernels(build_prefixed(name), ModelArguments(attn_implementation="flex_attention"))

@@ -14,7 +14,9 @@ from transformers import (
     LlavaOnevisionVideoProcessor,
     Qwen2_5_VLConfig,
     Qwen2_5_VLProcessor,
+    Qwen2VLConfig,
     Qwen2VLImageProcessorPil,
+    Qwen2VLProcessor,
     Qwen2VLVideoProcessor,
     Qwen3VLConfig,
     Qwen3VLProcessor,
@@ -52,6 +54,22 @@ def build_smolvlm(captions):
 def _qwen_ids(tokenizer):
     names = ("vision_start", "vision_end", "image", "video")
     return {f"{n}_token_id": tokenizer.convert_tokens_to_ids(t) for n, t in zip(names, QWEN_TOKENS, strict=True)}
+
+
+def build_qwen2_vl(captions):
+    tokenizer = tokenizer_of(captions, *QWEN_TOKENS)
+    vision = {"depth": 2, "embed_dim": 32, "mlp_ratio": 2, "num_heads": 2, "patch_size": 8, "hidden_size": 32}
+    text = {**QWEN2, "vocab_size": len(tokenizer), "rope_parameters": QWEN_ROPE, **ids_of(tokenizer)}
+    config = Qwen2VLConfig(
+        vision_config={**vision, "initializer_range": 0.2},
+        text_config=text | {"model_type": "qwen2_vl_text"},
+        **_qwen_ids(tokenizer),
+    )
+    limits = {"patch_size": 8, "min_pixels": 16 * 16, "max_pixels": SIDE * SIDE}
+    processor = Qwen2VLProcessor(
+        Qwen2VLImageProcessorPil(**limits), tokenizer, Qwen2VLVideoProcessor(**limits), chat_template=QWEN_CHAT
+    )
+    return config, processor
 
 
 def build_qwen2_5_vl(captions):
@@ -186,6 +204,7 @@ def build_gemma3(captions):
 
 BUILDERS = {
     "smolvlm": build_smolvlm,
+    "qwen2_vl": build_qwen2_vl,
     "qwen2_5_vl": build_qwen2_5_vl,
     "qwen3_vl": build_qwen3_vl,
     "llava_onevision": build_llava_onevision,

@@ -1,7 +1,14 @@
 """Tiny captioners whose prefix has positions in three dimensions or is read in both directions, without processors."""
 
 import torch
-from transformers import AutoModelForImageTextToText, Gemma3Config, PaliGemmaConfig, Qwen2_5_VLConfig, Qwen3VLConfig
+from transformers import (
+    AutoModelForImageTextToText,
+    Gemma3Config,
+    PaliGemmaConfig,
+    Qwen2_5_VLConfig,
+    Qwen2VLConfig,
+    Qwen3VLConfig,
+)
 
 from hfcap.generation.inputs import CaptionPrefix, join_vision
 from hfcap.models.model_types import spec_of
@@ -24,6 +31,12 @@ TARGETS = (
     [[20, EOS]],
     [[21, 22, EOS], [23, EOS], [EOS], [24, 25, 26, 27, EOS], [28, EOS], [29, 30, EOS], [31, EOS]],
 )
+
+
+def qwen2_vl():
+    vision = {"depth": 2, "embed_dim": 32, "mlp_ratio": 2, "num_heads": 2, "patch_size": 8, "hidden_size": 32}
+    text = {**QWEN2, **IDS, "model_type": "qwen2_vl_text", "rope_parameters": ROPE}
+    return Qwen2VLConfig(vision_config={**vision, "initializer_range": 0.2}, text_config=text, **QWEN)
 
 
 def qwen2_5_vl():
@@ -53,6 +66,7 @@ def paligemma(text_type, **more):
 
 
 CONFIGS = {
+    "qwen2_vl": qwen2_vl,
     "qwen2_5_vl": qwen2_5_vl,
     "qwen3_vl": qwen3_vl,
     "gemma3": lambda: gemma3(sliding_window=64),

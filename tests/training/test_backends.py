@@ -52,13 +52,17 @@ ENGINES["two nodes"] = ("multi_node.yaml", ENGINES["ddp"][1])
 NODES = {"two nodes": 2}
 NO_QLORA = ("fsdp2",)
 WITH_BATCH_NORM = "cnn_encoder_decoder"
+# Positions in three dimensions, and prefixes read in both directions; two of them have processors for video.
+PREFIXED = ["native_paligemma"]
+if importlib.util.find_spec("torchvision"):
+    PREFIXED += ["native_gemma3", "native_qwen3_vl"]
 
 
 @pytest.fixture(scope="module")
 def one_process(tmp_path_factory):
     """Results of one process by cell and number of steps, run here when they are first asked for."""
     root = tmp_path_factory.mktemp("one")
-    for family in (*FAMILIES, WITH_BATCH_NORM):
+    for family in (*FAMILIES, WITH_BATCH_NORM, *PREFIXED):
         backend_run.save_base(root / family, family)
 
     @cache
@@ -161,6 +165,17 @@ def test_every_cell(engine, tmp_path, one_process):
     resumed = ("llava/full", "llava/lora" if engine in NO_QLORA else "llava/qlora")
     for cell, result in launch(ENGINES[engine][0], tmp_path, 4, resumed).items():
         assert_same(result, one_process(cell, 4))
+
+
+@pytest.mark.slow
+def test_packed_rows_of_other_prefixes(tmp_path, one_process):
+    cells = [f"{family}/{strategy}" for family in PREFIXED for strategy in ("full", "qlora")]
+    for cell, result in launch_from_the_same_base("ddp", tmp_path, one_process, cells).items():
+        assert_engine_ran("ddp", result)
+        expected = one_process(cell, 2)
+        assert result["losses"] == pytest.approx(expected["losses"], rel=1e-5)
+        assert result["grad_norms"] == pytest.approx(expected["grad_norms"], rel=1e-4)
+        assert result["captions"] == expected["captions"]
 
 
 @pytest.mark.slow

@@ -111,16 +111,16 @@ def can_share_prefix(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor],
 
 
 def _sees_all(layer: CacheLayerMixin, inputs: Mapping[str, torch.Tensor], config: GenerationConfig) -> bool:
-    """Whether the layer that has such a cache lets every token see all before it, as far as this search goes."""
+    """Whether every token sees all before it in the layer with this cache: no window, or one wider than the search."""
     if type(layer) is DynamicSlidingWindowLayer and config.max_new_tokens is not None:
         return inputs["input_ids"].shape[1] + config.max_new_tokens <= layer.sliding_window
     return type(layer) is DynamicLayer
 
 
 def prefill(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> tuple[dict, torch.Tensor]:
-    """Run picture and prompt once per image, by the model's own forward; the cache is left without the last token.
+    """Run picture and prompt, all but its last token, once per image, by the model's own forward.
 
-    That token runs where its prefix is read in both directions, since the others see it, and is left out elsewhere.
+    Where the prefix is read in both directions, the others see the last token: it runs, and leaves the cache again.
 
     Returns:
         Arguments for `generate`: `input_ids` (B, L), `attention_mask` (B, L), and the cache of L - 1 tokens under the
@@ -128,7 +128,8 @@ def prefill(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> tuple
     """
     spec, inputs = spec_of(model.config), dict(inputs)
     input_ids, attention_mask = inputs["input_ids"], inputs["attention_mask"]
-    length = input_ids.shape[1] - (spec.two_way != "prefix")
+    whole = spec.two_way == "prefix"
+    length = input_ids.shape[1] if whole else input_ids.shape[1] - 1
     for name in ("input_ids", "attention_mask", spec.token_types):
         if name is not None:
             inputs[name] = inputs[name][:, :length]
@@ -136,7 +137,7 @@ def prefill(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> tuple
         inputs["position_ids"] = (inputs["attention_mask"].cumsum(-1) - 1).clamp(min=0)
     outputs = model(**inputs, logits_to_keep=1, use_cache=True)
     caches = {name: _without_windows(value) for name, value in outputs.items() if isinstance(value, Cache)}
-    if length == input_ids.shape[1]:
+    if whole:
         for cache in caches.values():
             cache.crop(-1)
     position = attention_mask[:, :-1].sum(-1, keepdim=True)
@@ -145,8 +146,10 @@ def prefill(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> tuple
     return {"input_ids": input_ids, "attention_mask": attention_mask} | caches, position
 
 
-def _without_windows(cache: Cache) -> DynamicCache:
-    """Hold the same keys and values without sliding windows, which count the tokens of all candidates."""
+def _without_windows(cache: Cache) -> Cache:
+    """Give a cache with the same keys and values and no sliding windows, which count the tokens of all candidates."""
+    if all(type(layer) is DynamicLayer for layer in cache.layers):
+        return cache
     whole = DynamicCache()
     for number, layer in enumerate(cache.layers):
         whole.update(layer.keys, layer.values, number)

@@ -153,6 +153,7 @@ MODEL_TYPES: dict[str, ModelTypeSpec] = {
     "smolvlm": ModelTypeSpec(**_IDEFICS3, needs_torchvision=True),
     "llava_onevision": ModelTypeSpec(**_LLAVA_PARTS, packable=PACKABLE_DECODERS, needs_torchvision=True),
     "internvl": ModelTypeSpec(**_LLAVA_PARTS, packable=PACKABLE_DECODERS, needs_torchvision=True),
+    "qwen2_vl": ModelTypeSpec(**_QWEN_VL, packable=("qwen2_vl_text",)),
     "qwen2_5_vl": ModelTypeSpec(**_QWEN_VL, packable=("qwen2_5_vl_text",)),
     "qwen3_vl": ModelTypeSpec(**_QWEN_VL, packable=("qwen3_vl_text",)),
     "gemma3": ModelTypeSpec(
@@ -247,8 +248,15 @@ def spec_of(config: PreTrainedConfig) -> ModelTypeSpec:
 
 
 def is_packable(config: PreTrainedConfig) -> bool:
-    """Whether packed rows are known to give the gradient of separate rows with this captioner's language model."""
-    return config.get_text_config(decoder=True).model_type in spec_of(config).packable
+    """Whether packed rows are known to give the gradient of separate rows with this captioner's language model.
+
+    Where all layers share one mask, a picture must leave room in their sliding window (PaliGemma 2 with 896 pixels
+    does not).
+    """
+    spec, language_model = spec_of(config), config.get_text_config(decoder=True)
+    window = None if spec.mask_per_layer_type else getattr(language_model, "sliding_window", None)
+    has_room = window is None or language_model.num_image_tokens < window
+    return has_room and language_model.model_type in spec.packable
 
 
 def oldest_transformers(config: PreTrainedConfig) -> str:

@@ -167,9 +167,9 @@ class CaptionCollator:
         return self.collate(prefixes, [self.targets(row["captions"]) for row in rows], images_a_row)
 
     def _text_row(self, prefix: CaptionPrefix, targets: Sequence[list[int]]) -> dict[str, list[int]]:
-        row = pack_references(prefix.input_ids, targets, whole_prefix=self.spec.two_way == "prefix")
+        whole_prefix = self.packable and self.spec.two_way == "prefix"
+        row = pack_references(prefix.input_ids, targets, whole_prefix)
         if self.spec.token_types:
-            shared = prefix.token_types if self.spec.two_way == "prefix" else prefix.token_types[:-1]
-            rest = len(row["input_ids"]) - len(shared)
-            row[self.spec.token_types] = shared + [self.spec.caption_token_type] * rest
+            rest = len(row["input_ids"]) - len(prefix.token_types)
+            row[self.spec.token_types] = prefix.token_types + [self.spec.caption_token_type] * rest
         return row

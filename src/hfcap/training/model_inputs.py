@@ -81,8 +81,8 @@ def packed_masks(rows: PackedRows, model: PreTrainedModel | PeftModel) -> Mask |
         raise ConfigError(
             f"a row has {positions} positions, beyond {config.model_type}'s sliding window of "
             f"{config.sliding_window}, and {model.config.model_type} takes one mask for all layers",
-            option="packing",
-            fix="use pictures with fewer tokens, or set packing: never",
+            option="prompt",
+            fix="shorten it, or lower max_caption_tokens",
         )
     return {kind: build(window) for kind, window in windows.items()}
 
@@ -97,9 +97,9 @@ def sliding_windows(config: PreTrainedConfig) -> dict[str, int | None]:
 def mrope_position_ids(batch: dict[str, torch.Tensor], model: PreTrainedModel | PeftModel) -> torch.Tensor:
     """Positions of packed rows in three dimensions (temporal, height, width), by the model's own `get_rope_index`.
 
-    It numbers a row as if one text followed the picture: right for the prefix and the first reference. Text goes on by
-    one a token, however long. So a token of any reference has the position that stands there for its place behind the
-    prefix, which is what `position_ids` counts; and each image of a row starts from 0.
+    It numbers a row as if all references were one text, which is right for the prefix and the first of them. Text
+    counts by one per token. So every token takes the number at the place that `position_ids` gives it, counted from
+    the first token of its image; and each image of a row starts from 0.
 
     Args:
         batch: collated, `position_ids` (B, L) in one dimension.

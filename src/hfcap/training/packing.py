@@ -46,7 +46,7 @@ def pack_references(
     Args:
         prefix_ids: token ids before the caption, at least one (a decoder's start token at the least).
         targets: token ids of each reference, EOS included.
-        whole_prefix: the last prefix token also ends the prefix, which reads itself in both directions.
+        whole_prefix: keep the last prefix token in the prefix as well, because the prefix is read in both directions.
 
     Returns:
         `input_ids`, `position_ids`, `segment_ids`, `image_ids` (all 0) and `shift_labels`, lists of the same length L,
@@ -68,8 +68,10 @@ def pack_references(
         "shift_labels": [IGNORE_INDEX] * len(shared),
     }
     if whole_prefix:
-        end = {"input_ids": last, "position_ids": len(shared), "segment_ids": PREFIX_END_SEGMENT}
-        row = {key: [*values, end.get(key, IGNORE_INDEX)] for key, values in row.items()}
+        row["input_ids"].append(last)
+        row["position_ids"].append(len(shared))
+        row["segment_ids"].append(PREFIX_END_SEGMENT)
+        row["shift_labels"].append(IGNORE_INDEX)
     for segment, target in enumerate(targets, start=PREFIX_SEGMENT + 1):
         row["input_ids"] += [last, *target[:-1]]
         row["position_ids"] += range(len(shared), len(shared) + len(target))
