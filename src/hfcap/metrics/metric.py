@@ -23,12 +23,14 @@ class Options:
         reference_length: BLEU's: "closest", "shortest" or "average"; see `bleu_statistics`.
         idf: document frequencies for CIDEr, or a file of them; None takes them from the references.
         clip_model: folder or Hub id of the CLIP model of CLIPScore.
+        meteor: what aligns captions for METEOR: "python", or for checking the original "jar", which needs Java.
     """
 
     tokenizer: str = "ptb"
     reference_length: str = "closest"
     idf: DocumentFrequencies | str | os.PathLike | None = None
     clip_model: str = CLIP_MODEL
+    meteor: str = "python"
 
     @cached_property
     def frequencies(self) -> DocumentFrequencies | None:
