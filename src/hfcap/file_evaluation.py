@@ -70,6 +70,7 @@ def score_files(args: Namespace) -> None:
         "idf": None if args.idf is None else Path(args.idf),
         "tokenizer": args.tokenizer,
         "clip_model": args.clip_model,
+        "meteor": args.meteor,
     }
     if args.images is not None and args.report is None and not needs_images(metrics):
         raise ConfigError(
@@ -224,7 +225,7 @@ def _pictures(metrics: Sequence[str], load_image: LoadImage | None, image_ids: S
 
 def _record(args: Namespace, metrics: Sequence[str], pairs: Pairs, figures: dict[str, Any]) -> dict[str, Any]:
     """Arguments of `runs.write_metrics`; as a mapping also what the report shows."""
-    options = Options(tokenizer=args.tokenizer, clip_model=args.clip_model)
+    options = Options(tokenizer=args.tokenizer, clip_model=args.clip_model, meteor=args.meteor)
     rests_on = [metric.record(options) for metric in choose_metrics(metrics, options)]
     columns = zip(pairs.image_ids, pairs.references, strict=True)
     fingerprint = runs.data_fingerprint({"image_id": image_id, "captions": texts} for image_id, texts in columns)

@@ -19,6 +19,11 @@ def score(args: argparse.Namespace) -> None:
             got=args.clip_model,
             fix="add --metrics clip_score, or remove it",
         )
+    if args.meteor is not None and "meteor" not in metric_names(args.metrics):
+        raise ConfigError(
+            "METEOR is not asked for", option="--meteor", got=args.meteor, fix="add --metrics meteor, or remove it"
+        )
+    args.meteor = args.meteor or "python"
     args.clip_model = CLIP_MODEL if args.clip_model is None else args.clip_model
     score_files(args)
 
@@ -54,6 +59,11 @@ def add_score_command(commands: argparse._SubParsersAction) -> None:
         "--clip_model",
         "--clip-model",
         help="folder or Hub id of the CLIP model of clip_score and ref_clip_score (default: OpenAI's ViT-B/32)",
+    )
+    command.add_argument(
+        "--meteor",
+        choices=("python", "jar"),
+        help="what aligns captions for METEOR: python (default), or the original jar, which needs Java, for checking",
     )
     command.add_argument(
         "--tokenizer",

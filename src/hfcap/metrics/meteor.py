@@ -49,7 +49,9 @@ def meteor_statistics(corpus: Corpus) -> np.ndarray:
     paraphrases = Paraphrases(load_table(jar.parent / "data" / "paraphrase-en.gz"), words)
     sentences = [_sentence(*parts) for parts in zip(words, paraphrases.phrases, strict=True)]
     candidates = sentences[-len(corpus) :]
-    kin = _find_kin({word for one in candidates for word in one.places}, {word for one in words for word in one}, wordnet)
+    kin = _find_kin(
+        {word for one in candidates for word in one.places}, {word for one in words for word in one}, wordnet
+    )
     rows, image = [], np.repeat(np.arange(len(corpus)), [len(references) for references in corpus.references])
     for reference, number in zip(sentences, image.tolist(), strict=False):
         candidate = candidates[number]
@@ -79,7 +81,7 @@ def _find_kin(
             by_synset[one].append(word)
     kin = {}
     for word in candidate_words:
-        found = {other: (STEM,) for other in by_stem[stem(word)]}
+        found = dict.fromkeys(by_stem[stem(word)], (STEM,))
         for other in {other for one in synsets[word] for other in by_synset[one]}:
             found[other] = (*found.get(other, ()), SYNONYM)
         kin[word] = {**found, word: (EXACT,)}
@@ -97,7 +99,11 @@ def _load_stemmer():
 
 
 def _count(
-    candidate: Sequence[str], reference: Sequence[str], matches: list[Match], chunks: int, function_words: frozenset[str]
+    candidate: Sequence[str],
+    reference: Sequence[str],
+    matches: list[Match],
+    chunks: int,
+    function_words: frozenset[str],
 ) -> list[int]:
     """Give the 23 statistics of one alignment."""
     in_candidate = [word in function_words for word in candidate]
@@ -105,7 +111,10 @@ def _count(
     counts = [len(candidate), len(reference), sum(in_candidate), sum(in_reference), *[0] * 16, chunks, 0, 0]
     for start, kind, begin, words, length in matches:
         first = 4 + 4 * kind
-        function, reference_function = sum(in_candidate[begin : begin + words]), sum(in_reference[start : start + length])
+        function, reference_function = (
+            sum(in_candidate[begin : begin + words]),
+            sum(in_reference[start : start + length]),
+        )
         counts[first] += words - function
         counts[first + 1] += length - reference_function
         counts[first + 2] += function
@@ -181,4 +190,5 @@ METEOR = Metric(
     statistics=_statistics,
     combine=lambda sums, num_images: meteor_from_statistics(sums)[..., None],
     require=_require,
+    record=lambda options: {"meteor_aligner": options.meteor},
 )

@@ -55,6 +55,7 @@ def jar_statistics(corpus: Corpus) -> np.ndarray:
     statistics = np.array([answer.split() for answer in answers], dtype=np.float64)
     return statistics.reshape(len(lines), NUM_STATISTICS)
 
+
 def check_java() -> None:
     """Raise MeteorUnavailableError where there is no Java."""
     if shutil.which("java") is None:

@@ -51,9 +51,7 @@ def load_table(source: Path) -> np.ndarray:
 
 def _compile_table(source: Path) -> np.ndarray:
     with gzip.open(source, "rt", encoding="utf-8", newline="\n") as lines:
-        hashes = np.fromiter(
-            (_hash_phrase(line) for number, line in enumerate(lines) if number % 3), dtype=np.uint64
-        )
+        hashes = np.fromiter((_hash_phrase(line) for number, line in enumerate(lines) if number % 3), dtype=np.uint64)
     pairs = hashes.reshape(-1, 2)
     return np.ascontiguousarray(pairs[np.argsort(pairs[:, 0], kind="stable")].T)
 

@@ -12,7 +12,17 @@ from functools import cached_property
 from pathlib import Path
 
 _PLAIN = re.compile(r"[a-z0-9 ]*").fullmatch
-_QUOTES = (("``", '"'), ("''", '"'), ("`", "'"), ("‘", "'"), ("’", "'"), ("“", '"'), ("”", '"'), ("–", "-"), ("--", "-"))
+_QUOTES = (
+    ("``", '"'),
+    ("''", '"'),
+    ("`", "'"),
+    ("‘", "'"),
+    ("’", "'"),
+    ("“", '"'),
+    ("”", '"'),
+    ("–", "-"),
+    ("--", "-"),
+)
 _SYMBOL = re.compile(r"([^a-z0-9À-ÖØ-öø-ɏЀ-ӿ\s.',-])")  # letters of other scripts are words of their own
 _HYPHEN = re.compile(r"([\w.])-(\w)")
 _DOTS = re.compile(r"(\.{2,})")
@@ -25,7 +35,16 @@ _KEEP_STOP_BEFORE_NUMBERS = {"pp."}
 
 # WordNet's detachment of endings, in its order: nouns, verbs, adjectives.
 _ENDINGS = (
-    *(("s", ""), ("ses", "s"), ("xes", "x"), ("zes", "z"), ("ches", "ch"), ("shes", "sh"), ("men", "man"), ("ies", "y")),
+    *(
+        ("s", ""),
+        ("ses", "s"),
+        ("xes", "x"),
+        ("zes", "z"),
+        ("ches", "ch"),
+        ("shes", "sh"),
+        ("men", "man"),
+        ("ies", "y"),
+    ),
     *(("es", "e"), ("es", ""), ("ed", "e"), ("ed", ""), ("ing", "e"), ("ing", "")),
     *(("er", ""), ("est", ""), ("er", "e"), ("est", "e")),
 )
