@@ -47,7 +47,7 @@ def aligned(candidate: str, reference: str) -> tuple[list[tuple[int, ...]], int]
     [
         ("a dog", "no cat", [], 0),
         ("travelers", "traveling", [(0, 1, 0, 1, 1)], 1),
-        # A word matched by two kinds, or in two places, competes with itself: alone it is left out, beside another not.
+        # A word matched by two kinds, or in two places, competes with itself: it is left out unless beside another.
         ("hydrant", "hydrants", [], 0),
         ("zebra hydrant", "zebra hydrants", [(0, 1, 0, 1, 0), (1, 1, 1, 1, 1)], 1),
         ("hydrant zebra", "hydrants zebra", [(0, 1, 0, 1, 1), (1, 1, 1, 1, 0)], 1),

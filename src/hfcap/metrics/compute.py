@@ -20,9 +20,11 @@ def compute_metrics(
         predictions: N captions, one per image, as the model wrote them (tokenization happens here).
         references: for each image, its reference captions.
         metrics: any of "bleu" (four values), "meteor" (needs the extra `hfcap[meteor]`), "rouge_l", "cider",
-            "cider_d", "clip_score" and "ref_clip_score" (need `images`).
+            "cider_d", "clip_score" and "ref_clip_score" (need `images`), "chair" (needs `chair_synonyms`; lower is
+            better).
         images: N pictures, for the metrics that look at them: anything `hfcap.data.pictures.load_picture` takes.
-        options: `tokenizer`, `reference_length`, `idf`, `clip_model`, `meteor`; see `hfcap.metrics.metric.Options`.
+        options: `tokenizer`, `reference_length`, `idf`, `clip_model`, `meteor`, `chair_synonyms`, `objects`; see
+            `hfcap.metrics.metric.Options`.
 
     Returns:
         {"bleu_1": float, ..., "cider": float} and, for each key, "<key>_per_image": list of N floats in the order

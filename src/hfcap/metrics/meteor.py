@@ -1,8 +1,8 @@
 """METEOR 1.5 for English, in Python.
 
 Denkowski and Lavie, "Meteor universal: language specific translation evaluation for any target language", WMT 2014.
-A candidate is aligned with each of its references (`meteor_alignment.py`), and the counts of the best one are kept; the
-score is a formula of these, and the corpus score the same formula of their sums.
+A candidate is aligned with each of its references (`meteor_alignment.py`); the counts of the best one are kept, the
+score is a formula of these, and the corpus score that formula of their sums.
 
 Needs `pip install "hfcap[meteor]"`: word lists and paraphrases come with pycocoevalcap. The option `meteor="jar"` has
 its jar do the alignment, for checking, and needs Java.
