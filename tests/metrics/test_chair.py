@@ -51,7 +51,8 @@ def test_shares_of_captions_and_of_mentions(synonyms):
 
 
 def test_instances_of_a_file(tmp_path, synonyms):
-    lines = [{"image_id": str(n), "caption": c, "captions": r} for n, (c, r) in enumerate(zip(CAPTIONS, REFERENCES))]
+    rows = zip(CAPTIONS, REFERENCES, strict=True)
+    lines = [{"image_id": str(n), "caption": caption, "captions": texts} for n, (caption, texts) in enumerate(rows)]
     captions = tmp_path / "captions.jsonl"
     captions.write_text("".join(json.dumps(line) + "\n" for line in lines))
     instances = {
@@ -60,16 +61,8 @@ def test_instances_of_a_file(tmp_path, synonyms):
         "annotations": [{"image_id": 0, "category_id": 7}],
     }
     (tmp_path / "instances.json").write_text(json.dumps(instances))
-    command = [
-        "score",
-        str(captions),
-        "--references",
-        str(captions),
-        "--metrics",
-        "chair",
-        "--chair_synonyms",
-        synonyms,
-    ]
+    command = ["score", str(captions), "--references", str(captions), "--metrics", "chair"]
+    command += ["--chair_synonyms", synonyms]
     with_instances = [*command, "--instances", str(tmp_path / "instances.json"), "--output", str(tmp_path / "m.json")]
     run_command(*with_instances)
     record = json.loads((tmp_path / "m.json").read_text())

@@ -6,7 +6,7 @@ share of invented ones among all objects named, CHAIR-s the share of captions wi
 
 The list is the user's: `chair_synonyms` is a file of one line per object, its name and its synonyms separated by
 commas. That of the paper has the 80 objects of COCO (`data/synonyms.txt` of LisaAnne/Hallucination on GitHub, BSD
-2-Clause). Base forms and compounds ("hot dog" is no dog) are WordNet's, from the data of `pip install "hfcap[meteor]"`.
+2-Clause). Base forms and compounds ("hot dog" is no dog) are WordNet's: `pip install "hfcap[meteor]"` brings them.
 """
 
 import os
