@@ -4,7 +4,7 @@
 
 `ratings.jsonl` has one caption per line, {"image": id, "caption": text, "ratings": [numbers]}; an image may have
 several captions, and a caption several ratings. References are read as by `hfcap score`. As papers on caption metrics
-do, each rating is paired with the value of its caption. CIDEr takes its document frequencies from the references given.
+do, each rating is paired with the value of its caption. CIDEr takes its document frequencies from these references.
 The intervals come from 1,000 bootstrap samples of the images, drawn with all their captions and ratings. A metric of
 which less is better is negated. Prints a table, and one JSON line last. Needs `pip install "hfcap[benchmarks]"`.
 """

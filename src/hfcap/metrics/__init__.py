@@ -68,7 +68,8 @@ def path(name: str) -> str:
     Raises:
         ValueError: no such module.
     """
-    names = [file.stem for file in (Path(__file__).parent / "evaluate_modules").glob("[!_]*.py")]
+    folder = Path(__file__).parent / "evaluate_modules"
+    names = [metric.key for metric in METRICS if (folder / f"{metric.key}.py").exists()]
     if name not in names:
-        raise ValueError(f"no module {name!r}; wanted one of {', '.join(sorted(names))}")
-    return str(Path(__file__).parent / "evaluate_modules" / f"{name}.py")
+        raise ValueError(f"no module {name!r}; wanted one of {', '.join(names)}")
+    return str(folder / f"{name}.py")
