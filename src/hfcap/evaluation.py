@@ -121,6 +121,7 @@ def evaluate_captioner(
     tokenizer: str = "ptb",
     metrics: Sequence[str] = DEFAULT_METRICS,
     clip_model: str = CLIP_MODEL,
+    chair_synonyms: str | None = None,
     **generate_kwargs,
 ) -> Evaluation:
     """Caption every image of `data` and compare with all its references.
@@ -137,12 +138,12 @@ def evaluate_captioner(
         tokenizer: of the metrics; see `hfcap.metrics.tokenizers`.
         metrics: names of the metrics, as for `compute_metrics`.
         clip_model: folder or Hub id of the model of CLIPScore.
+        chair_synonyms: file of the words for each object of CHAIR.
         generate_kwargs: override the model's `generation_config`.
     """
     captions = caption_sharded(model, processor, data, prompt, batch_size, progress, **generate_kwargs)
-    return judge(
-        captions, data.with_images, recorded_settings(model, **generate_kwargs), tokenizer, metrics, clip_model
-    )
+    decoding = recorded_settings(model, **generate_kwargs)
+    return judge(captions, data.with_images, decoding, tokenizer, metrics, clip_model, chair_synonyms)
 
 
 def judge(
@@ -152,6 +153,7 @@ def judge(
     tokenizer: str = "ptb",
     metrics: Sequence[str] = DEFAULT_METRICS,
     clip_model: str = CLIP_MODEL,
+    chair_synonyms: str | None = None,
 ) -> Evaluation:
     """Compare captions with rows `{image_id, captions}` in the same order; metrics of images want `image` in them."""
     kept = [name for name in references.column_names if name in ("image_id", "captions", "held_out")]
@@ -163,7 +165,7 @@ def judge(
             row["wrong_facts"] = wrong_facts(row["caption"], scene_from_json(scene), row["captions"])
     texts = [row["captions"] for row in rows]
     images = undecoded(references)["image"] if needs_images(metrics) else None
-    options = Options(tokenizer=tokenizer, clip_model=clip_model)
+    options = Options(tokenizer=tokenizer, clip_model=clip_model, chair_synonyms=chair_synonyms)
     scored = score(Inputs(captions, texts, options, images), metrics)
     per_image = {
         key: values for scores in scored for key, values in zip(scores.keys, scores.per_image.T.tolist(), strict=True)

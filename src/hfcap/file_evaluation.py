@@ -24,6 +24,7 @@ from hfcap.metrics import (
     metric_names,
     needs_images,
 )
+from hfcap.metrics.chair import read_instances
 from hfcap.predictions import JSONL_SUFFIXES, Pairs, Row, pair, picture_names, read_predictions, read_references
 from hfcap.report import Example, write_report
 
@@ -70,6 +71,8 @@ def score_files(args: Namespace) -> None:
         "idf": None if args.idf is None else Path(args.idf),
         "tokenizer": args.tokenizer,
         "clip_model": args.clip_model,
+        "meteor": args.meteor,
+        "chair_synonyms": args.chair_synonyms,
     }
     if args.images is not None and args.report is None and not needs_images(metrics):
         raise ConfigError(
@@ -95,13 +98,16 @@ def score_files(args: Namespace) -> None:
         pairs = systems[-1]
         if args.save_idf is not None:
             document_frequencies(pairs.references, args.tokenizer).save(args.save_idf)
+        if args.instances is not None:
+            yardstick["objects"] = read_instances(args.instances, pairs.image_ids)
         shared = {"images": _pictures(metrics, load_image, pairs.image_ids), **yardstick}
         figures = [confidence_intervals(p.candidates, p.references, metrics, **shared) for p in systems]
         if len(systems) == 2:
             candidates = [p.candidates for p in systems]
             differences = compare_systems(*candidates, pairs.references, metrics, **shared)
     _print_figures(paths, systems, figures[-1], differences)
-    records = [_record(args, metrics, p, figure) for p, figure in zip(systems, figures, strict=True)]
+    options = Options(**yardstick)
+    records = [_record(args, metrics, options, p, figure) for p, figure in zip(systems, figures, strict=True)]
     if args.output is not None:
         runs.write_metrics(args.output, **records[-1])
     if args.report is not None:
@@ -222,9 +228,10 @@ def _pictures(metrics: Sequence[str], load_image: LoadImage | None, image_ids: S
     return Pictures(load_image, image_ids)
 
 
-def _record(args: Namespace, metrics: Sequence[str], pairs: Pairs, figures: dict[str, Any]) -> dict[str, Any]:
+def _record(
+    args: Namespace, metrics: Sequence[str], options: Options, pairs: Pairs, figures: dict[str, Any]
+) -> dict[str, Any]:
     """Arguments of `runs.write_metrics`; as a mapping also what the report shows."""
-    options = Options(tokenizer=args.tokenizer, clip_model=args.clip_model)
     rests_on = [metric.record(options) for metric in choose_metrics(metrics, options)]
     columns = zip(pairs.image_ids, pairs.references, strict=True)
     fingerprint = runs.data_fingerprint({"image_id": image_id, "captions": texts} for image_id, texts in columns)

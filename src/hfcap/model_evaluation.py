@@ -27,7 +27,13 @@ from hfcap.processes import join_processes
 from hfcap.training.argument_checks import check_minima
 from hfcap.training.arguments import TOKENIZER_HELP
 from hfcap.training.data_arguments import SourceArguments
-from hfcap.training.metric_choice import CLIP_MODEL_HELP, METRICS_HELP, check_metrics, metric_options
+from hfcap.training.metric_choice import (
+    CHAIR_SYNONYMS_HELP,
+    CLIP_MODEL_HELP,
+    METRICS_HELP,
+    check_metrics,
+    metric_options,
+)
 from hfcap.training.parsing import parse_arguments
 from hfcap.training.run_rows import load_evaluation_split
 
@@ -46,6 +52,7 @@ class EvaluationArguments:
     tokenizer: Literal["ptb", "intl", "zh", "char"] = field(default="ptb", metadata={"help": TOKENIZER_HELP})
     metrics: str = field(default=",".join(DEFAULT_METRICS), metadata={"help": METRICS_HELP})
     clip_model: str = field(default=CLIP_MODEL, metadata={"help": CLIP_MODEL_HELP})
+    chair_synonyms: str | None = field(default=None, metadata={"help": CHAIR_SYNONYMS_HELP})
     num_beams: int | None = field(
         default=None, metadata={"min": 1, "help": "Beams of beam search (default: the model's own setting)."}
     )

@@ -174,6 +174,8 @@ def _facts(metrics: Mapping[str, Any], details: Mapping[str, Any] | None) -> lis
         "tokenizer of the metrics": metrics["tokenizer"],
         "document frequencies": metrics["idf"],
         "CLIP model": metrics.get("clip_model"),
+        "objects of CHAIR from": metrics.get("chair_against"),
+        "METEOR aligned by": metrics.get("meteor_aligner"),
         "images left out (no caption)": metrics.get("num_missing"),
         **(details or {}),
     }

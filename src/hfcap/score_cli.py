@@ -19,6 +19,16 @@ def score(args: argparse.Namespace) -> None:
             got=args.clip_model,
             fix="add --metrics clip_score, or remove it",
         )
+    if args.meteor is not None and "meteor" not in metric_names(args.metrics):
+        raise ConfigError(
+            "METEOR is not asked for", option="--meteor", got=args.meteor, fix="add --metrics meteor, or remove it"
+        )
+    for option, value in (("chair_synonyms", args.chair_synonyms), ("instances", args.instances)):
+        if value is not None and "chair" not in metric_names(args.metrics):
+            raise ConfigError(
+                "CHAIR is not asked for", option=f"--{option}", got=value, fix="add --metrics chair, or remove it"
+            )
+    args.meteor = args.meteor or "python"
     args.clip_model = CLIP_MODEL if args.clip_model is None else args.clip_model
     score_files(args)
 
@@ -54,6 +64,23 @@ def add_score_command(commands: argparse._SubParsersAction) -> None:
         "--clip_model",
         "--clip-model",
         help="folder or Hub id of the CLIP model of clip_score and ref_clip_score (default: OpenAI's ViT-B/32)",
+    )
+    command.add_argument(
+        "--meteor",
+        choices=("python", "jar"),
+        help="what aligns captions for METEOR: python (default), or the original jar, which needs Java, for checking",
+    )
+    command.add_argument(
+        "--chair_synonyms",
+        "--chair-synonyms",
+        metavar="FILE",
+        help="words for each object of chair, a line per object: its name and synonyms, separated by commas",
+    )
+    command.add_argument(
+        "--instances",
+        metavar="FILE",
+        help="COCO instances JSON: for chair, objects annotated in the images are there too (default: those that the "
+        "references name)",
     )
     command.add_argument(
         "--tokenizer",

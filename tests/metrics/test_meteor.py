@@ -1,11 +1,12 @@
-"""METEOR: the formula on statistics of the jar, the errors where it cannot run, and the original itself (slow)."""
+"""METEOR: the formula on statistics of the jar, the errors where it cannot run, and both aligners compared (slow)."""
 
 import importlib.util
 import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
-from make_golden import made_captions, original_meteor, original_tokens
+from make_golden import made_captions, original_meteor, original_tokens, read_images
 
 from hfcap.errors import WorkError
 from hfcap.metrics import compute_metrics, confidence_intervals
@@ -24,6 +25,8 @@ STATISTICS = """
 SCORES = [0.27709302903911487, 0.0, 0.0, 1.0, 1.0, 0.0]
 CORPUS_SCORE = 0.3898408397569076
 
+CAPTIONS = Path(__file__).parents[3] / "shared" / "data" / "coco" / "captions_val2017.json"
+
 missing = shutil.which("java") is None or importlib.util.find_spec("pycocoevalcap") is None
 needs_original = pytest.mark.skipif(missing, reason="METEOR needs Java and pycocoevalcap")
 
@@ -35,10 +38,19 @@ def test_formula_equals_the_jar():
     assert float(meteor_from_statistics(statistics.sum(axis=0))) == pytest.approx(CORPUS_SCORE, abs=1e-15)
 
 
+def test_an_unknown_aligner_and_one_without_its_metric_are_refused(tmp_path):
+    with refused(option="meteor", got="ruby", wanted="python or jar"):
+        compute_metrics(["a"], [["a"]], ("meteor",), meteor="ruby")
+    (tmp_path / "c.jsonl").write_text('{"image_id": "1", "caption": "a dog", "captions": ["a dog"]}\n')
+    with refused(option="--meteor", got="jar", fix="add --metrics meteor, or remove it"):
+        run_command("score", str(tmp_path / "c.jsonl"), "--references", str(tmp_path / "c.jsonl"), "--meteor", "jar")
+
+
 def test_without_java_one_clear_error(monkeypatch):
     monkeypatch.setenv("PATH", "")
-    with refused(MeteorUnavailableError, option="meteor", says="`java`", fix="install a Java runtime (8 or newer)"):
-        compute_metrics(["a"], [["a"]], ("meteor",))
+    fix = "install a Java runtime (8 or newer), or use --meteor python"
+    with refused(MeteorUnavailableError, option="meteor", says="`java`", fix=fix):
+        compute_metrics(["a"], [["a"]], ("meteor",), meteor="jar")
 
 
 def test_without_java_the_command_line_says_so_in_one_line(monkeypatch, tmp_path):
@@ -46,7 +58,7 @@ def test_without_java_the_command_line_says_so_in_one_line(monkeypatch, tmp_path
     (tmp_path / "c.jsonl").write_text('{"image_id": "1", "caption": "a dog", "captions": ["a dog"]}\n')
     command = ["score", str(tmp_path / "c.jsonl"), "--references", str(tmp_path / "c.jsonl")]
     with refused(MeteorUnavailableError, option="meteor"):  # with its fields
-        run_command(*command, "--metrics", "meteor")
+        run_command(*command, "--metrics", "meteor", "--meteor", "jar")
 
 
 def test_without_the_package_one_clear_error(monkeypatch):
@@ -64,18 +76,32 @@ def test_a_failing_jar_is_one_clear_error(monkeypatch, tmp_path):
     fake.chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
     with refused(WorkError, option="meteor", says=("code 1 and 0 answers for 1 images", "Could not reserve")):
-        compute_metrics(["a"], [["a"]], ("meteor",))
+        compute_metrics(["a"], [["a"]], ("meteor",), meteor="jar")
 
 
 @pytest.mark.slow
 @needs_original
 def test_equal_to_pycocoevalcap():
     candidates, references = made_captions()
-    result = compute_metrics(candidates, references, ("meteor",))
+    result = compute_metrics(candidates, references, ("meteor",), meteor="jar")
     flat = iter(original_tokens([caption for captions in references for caption in captions]))
     tokenized = [[next(flat) for _ in captions] for captions in references]
     original = original_meteor(original_tokens(candidates), tokenized)
     assert result["meteor"] == pytest.approx(original["value"], abs=1e-9)
     assert result["meteor_per_image"] == pytest.approx(original["per_image"], abs=1e-9)
-    low, high = confidence_intervals(candidates, references, ("meteor",))["meteor"]["ci95"]
+    low, high = confidence_intervals(candidates, references, ("meteor",), meteor="jar")["meteor"]["ci95"]
     assert low < result["meteor"] < high
+
+
+@pytest.mark.slow
+@needs_original
+@pytest.mark.skipif(not CAPTIONS.exists(), reason=f"no captions at {CAPTIONS}")
+def test_the_two_aligners_agree_on_photos(tmp_path_factory, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.getbasetemp()))
+    images = read_images(CAPTIONS)[:1000]
+    candidates, references = [captions[0] for captions in images], [captions[1:] for captions in images]
+    ours = compute_metrics(candidates, references, ("meteor",))
+    jar = compute_metrics(candidates, references, ("meteor",), meteor="jar")
+    difference = np.abs(np.subtract(ours["meteor_per_image"], jar["meteor_per_image"]))
+    assert abs(ours["meteor"] - jar["meteor"]) < 5e-4
+    assert (difference < 1e-6).mean() > 0.975

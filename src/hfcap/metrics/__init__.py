@@ -12,6 +12,7 @@ from .choice import (
     display_order,
     for_people,
     headline,
+    lower_is_better,
     metric_names,
     needs_images,
     value_keys,
@@ -45,6 +46,7 @@ __all__ = [
     "document_frequencies",
     "for_people",
     "headline",
+    "lower_is_better",
     "metric_names",
     "needs_images",
     "path",
@@ -66,7 +68,8 @@ def path(name: str) -> str:
     Raises:
         ValueError: no such module.
     """
-    names = [metric.key for metric in METRICS if "images" not in metric.needs]
+    folder = Path(__file__).parent / "evaluate_modules"
+    names = [metric.key for metric in METRICS if (folder / f"{metric.key}.py").exists()]
     if name not in names:
         raise ValueError(f"no module {name!r}; wanted one of {', '.join(names)}")
-    return str(Path(__file__).parent / "evaluate_modules" / f"{name}.py")
+    return str(folder / f"{name}.py")

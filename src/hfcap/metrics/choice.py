@@ -3,6 +3,7 @@
 from collections.abc import Iterable, Sequence
 
 from .bleu import BLEU
+from .chair import CHAIR
 from .cider import CIDER, CIDER_D
 from .clip_metrics import CLIP_SCORE, REF_CLIP_SCORE
 from .meteor import METEOR
@@ -10,7 +11,7 @@ from .metric import Metric, Options
 from .rouge_l import ROUGE_L
 
 # In the order in which people see them.
-METRICS = (CIDER, CIDER_D, BLEU, METEOR, ROUGE_L, CLIP_SCORE, REF_CLIP_SCORE)
+METRICS = (CIDER, CIDER_D, BLEU, METEOR, ROUGE_L, CLIP_SCORE, REF_CLIP_SCORE, CHAIR)
 DEFAULT_METRICS = ("bleu", "rouge_l", "cider")
 
 
@@ -44,6 +45,11 @@ def value_keys(names: Sequence[str]) -> tuple[str, ...]:
 def needs_images(names: Sequence[str]) -> list[str]:
     """Those of these names whose metric looks at the images."""
     return [metric.key for metric in METRICS if metric.key in names and "images" in metric.needs]
+
+
+def lower_is_better(key: str) -> bool:
+    """Whether the better of two values of this key is the lower one; False for keys of no metric."""
+    return any(key in metric.names and not metric.greater_is_better for metric in METRICS)
 
 
 def display_name(key: str) -> str:

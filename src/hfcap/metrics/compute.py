@@ -19,10 +19,12 @@ def compute_metrics(
     Args:
         predictions: N captions, one per image, as the model wrote them (tokenization happens here).
         references: for each image, its reference captions.
-        metrics: any of "bleu" (four values), "meteor" (needs Java and the extra `hfcap[meteor]`), "rouge_l", "cider",
-            "cider_d", "clip_score" and "ref_clip_score" (need `images`).
+        metrics: any of "bleu" (four values), "meteor" (needs the extra `hfcap[meteor]`), "rouge_l", "cider",
+            "cider_d", "clip_score" and "ref_clip_score" (need `images`), "chair" (needs `chair_synonyms`; lower is
+            better).
         images: N pictures, for the metrics that look at them: anything `hfcap.data.pictures.load_picture` takes.
-        options: `tokenizer`, `reference_length`, `idf`, `clip_model`; see `hfcap.metrics.metric.Options`.
+        options: `tokenizer`, `reference_length`, `idf`, `clip_model`, `meteor`, `chair_synonyms`, `objects`; see
+            `hfcap.metrics.metric.Options`.
 
     Returns:
         {"bleu_1": float, ..., "cider": float} and, for each key, "<key>_per_image": list of N floats in the order
@@ -32,7 +34,7 @@ def compute_metrics(
         ValueError: unknown metric or tokenizer, no images, differing lengths, an image without references, "meteor" or
             document frequencies with another tokenizer than theirs, a metric of images without them.
         TypeError: something that is not a string where a caption is wanted, or an unknown option.
-        MeteorUnavailableError: "meteor" without Java or without the extra.
+        MeteorUnavailableError: "meteor" without the extra, or its jar without Java.
         ConfigError: a CLIP model that cannot be loaded.
     """
     result: dict[str, float | list[float]] = {}

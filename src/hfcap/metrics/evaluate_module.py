@@ -57,7 +57,7 @@ class CaptionMetric(evaluate.Metric):
             first=next(iter(metric.names)),
             key=metric.key,
             maximum=metric.maximum,
-            skip="  # doctest: +SKIP" if metric.key == "meteor" else "",  # which needs Java
+            skip="  # doctest: +SKIP" if metric.key == "meteor" else "",  # which needs an extra
         )
         return evaluate.MetricInfo(
             description=inspect.getdoc(self),

@@ -1,33 +1,31 @@
-"""METEOR 1.5, aligned by the jar that comes with pycocoevalcap, scored here.
+"""METEOR 1.5 for English, in Python.
 
 Denkowski and Lavie, "Meteor universal: language specific translation evaluation for any target language", WMT 2014.
-The jar gives, for each image, the counts of the best reference; the score is a formula of these, and the corpus score
-the same formula of their sums. Everything is sent in one go to one process, which is read until it ends, so there is
-no dialogue that could break off.
+A candidate is aligned with each of its references (`meteor_alignment.py`); the counts of the best one are kept, the
+score is a formula of these, and the corpus score that formula of their sums.
 
-Needs Java and `pip install "hfcap[meteor]"`.
+Needs `pip install "hfcap[meteor]"`: word lists and paraphrases come with pycocoevalcap. The option `meteor="jar"` has
+its jar do the alignment, for checking, and needs Java.
 """
 
 import importlib.util
-import shutil
-import subprocess
-from pathlib import Path
+from collections import defaultdict
+from collections.abc import Iterable, Mapping, Sequence
 
 import numpy as np
 
-from hfcap.errors import ConfigError, WorkError
+from hfcap.errors import ConfigError
 
 from .corpus import Corpus
+from .meteor_alignment import EXACT, STEM, SYNONYM, Match, Sentence, align
+from .meteor_jar import NUM_STATISTICS, MeteorUnavailableError, check_java, find_jar, jar_statistics
+from .meteor_paraphrases import Paraphrases, load_table
+from .meteor_words import WordNet, normalize, read_function_words
 from .metric import Inputs, Metric, Options
 
 # Parameters of METEOR 1.5 for English: exact, stem, synonym and paraphrase matches weigh this much.
 _WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])
 _ALPHA, _BETA, _GAMMA, _DELTA = 0.85, 0.20, 0.60, 0.75
-_NUM_STATISTICS = 23
-
-
-class MeteorUnavailableError(ConfigError):
-    """METEOR cannot run here; the message says what to install."""
 
 
 def meteor_statistics(corpus: Corpus) -> np.ndarray:
@@ -42,29 +40,94 @@ def meteor_statistics(corpus: Corpus) -> np.ndarray:
         chunks (0 where all words match in one), matched words in candidate and reference.
 
     Raises:
-        MeteorUnavailableError: Java or pycocoevalcap is missing.
-        WorkError: the jar failed; the message holds its last words.
+        MeteorUnavailableError: pycocoevalcap or snowballstemmer is missing.
     """
-    jar = _find_jar()
-    lines = []
-    for candidate, references in zip(corpus.candidates, corpus.references, strict=True):
-        # As the original does: its own separator and double spaces must not stand in the candidate.
-        candidate = candidate.replace("|||", "").replace("  ", " ")
-        lines.append(" ||| ".join(["SCORE", *references, candidate]) + "\n")
-    command = ["java", "-Xmx2G", "-Dfile.encoding=UTF-8", "-jar", jar.name, "-", "-", "-stdio", "-l", "en", "-norm"]
-    finished = subprocess.run(command, cwd=jar.parent, input="".join(lines).encode(), capture_output=True, check=False)
-    answers = finished.stdout.decode().splitlines()
-    if finished.returncode != 0 or len(answers) != len(lines):
-        last_words = finished.stderr.decode(errors="replace").strip()[-500:]
-        raise WorkError(
-            f"its jar ended with code {finished.returncode} and {len(answers)} answers for {len(lines)} images "
-            f"({last_words or 'no error output'})",
-            option="meteor",
-            fix="make sure that 2 GB of memory are free",
+    jar = find_jar()
+    wordnet, function_words = WordNet(jar), read_function_words(jar)
+    captions = [caption for references in corpus.references for caption in references] + corpus.candidates
+    words = list(map(normalize, captions))
+    paraphrases = Paraphrases(load_table(jar.parent / "data" / "paraphrase-en.gz"), words)
+    sentences = [_sentence(*parts) for parts in zip(words, paraphrases.phrases, strict=True)]
+    candidates = sentences[-len(corpus) :]
+    kin = _find_kin(
+        {word for one in candidates for word in one.places}, {word for one in words for word in one}, wordnet
+    )
+    rows, image = [], np.repeat(np.arange(len(corpus)), [len(references) for references in corpus.references])
+    for reference, number in zip(sentences, image.tolist(), strict=False):
+        candidate = candidates[number]
+        matches, chunks = align(candidate, reference, kin, paraphrases.partners)
+        rows.append(_count(candidate.words, reference.words, matches, chunks, function_words))
+    statistics = _without_whole_matches(np.array(rows, dtype=np.float64).reshape(-1, NUM_STATISTICS))
+    return statistics[_first_best(meteor_from_statistics(statistics), image)]
+
+
+def _sentence(words: Sequence[str], phrases: Mapping[int, list[tuple[int, int]]]) -> Sentence:
+    places: dict[str, list[int]] = {}
+    for place, word in enumerate(words):
+        places.setdefault(word, []).append(place)
+    return Sentence(words, places, phrases)
+
+
+def _find_kin(
+    candidate_words: Iterable[str], vocabulary: Iterable[str], wordnet: WordNet
+) -> dict[str, dict[str, tuple[int, ...]]]:
+    """For each word of the candidates, the words of the vocabulary that match it, with the kinds of match."""
+    stem = _load_stemmer()
+    by_stem, by_synset, synsets = defaultdict(list), defaultdict(list), {}
+    for word in sorted(vocabulary):
+        by_stem[stem(word)].append(word)
+        synsets[word] = wordnet.synset_ids(word)
+        for one in synsets[word]:
+            by_synset[one].append(word)
+    kin = {}
+    for word in candidate_words:
+        found = dict.fromkeys(by_stem[stem(word)], (STEM,))
+        for other in {other for one in synsets[word] for other in by_synset[one]}:
+            found[other] = (*found.get(other, ()), SYNONYM)
+        kin[word] = {**found, word: (EXACT,)}
+    return kin
+
+
+def _load_stemmer():
+    try:
+        import snowballstemmer
+    except ModuleNotFoundError as error:
+        raise MeteorUnavailableError(
+            "snowballstemmer is missing", option="meteor", fix='pip install "hfcap[meteor]"'
+        ) from error
+    return snowballstemmer.stemmer("english").stemWord
+
+
+def _count(
+    candidate: Sequence[str],
+    reference: Sequence[str],
+    matches: list[Match],
+    chunks: int,
+    function_words: frozenset[str],
+) -> list[int]:
+    """Give the 23 statistics of one alignment."""
+    in_candidate = [word in function_words for word in candidate]
+    in_reference = [word in function_words for word in reference]
+    counts = [len(candidate), len(reference), sum(in_candidate), sum(in_reference), *[0] * 16, chunks, 0, 0]
+    for start, kind, begin, words, length in matches:
+        first = 4 + 4 * kind
+        function, reference_function = (
+            sum(in_candidate[begin : begin + words]),
+            sum(in_reference[start : start + length]),
         )
-    statistics = np.array([answer.split() for answer in answers], dtype=np.float64)
-    statistics = statistics.reshape(len(lines), _NUM_STATISTICS)
-    return _without_whole_matches(statistics)
+        counts[first] += words - function
+        counts[first + 1] += length - reference_function
+        counts[first + 2] += function
+        counts[first + 3] += reference_function
+        counts[21] += words
+        counts[22] += length
+    return counts
+
+
+def _first_best(scores: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """Give the row of the highest score of each image, the first of equal ones."""
+    order = np.lexsort((-np.arange(len(scores)), scores, image))
+    return order[np.flatnonzero(np.diff(image[order], append=-1))]
 
 
 def _without_whole_matches(statistics: np.ndarray) -> np.ndarray:
@@ -101,27 +164,9 @@ def meteor_from_statistics(statistics: np.ndarray) -> np.ndarray:
     return np.where(some, f_mean * (1 - penalty), 0.0)
 
 
-def _find_jar() -> Path:
-    if shutil.which("java") is None:
-        raise MeteorUnavailableError(
-            "no `java` on the PATH", option="meteor", fix="install a Java runtime (8 or newer)"
-        )
-    if importlib.util.find_spec("pycocoevalcap") is None:
-        raise MeteorUnavailableError(
-            "its jar comes with pycocoevalcap, which is missing", option="meteor", fix='pip install "hfcap[meteor]"'
-        )
-    spec = importlib.util.find_spec("pycocoevalcap.meteor")
-    folders = [] if spec is None else spec.submodule_search_locations or []
-    for folder in folders:
-        jar = Path(folder) / "meteor-1.5.jar"
-        if jar.exists():
-            return jar
-    raise MeteorUnavailableError(
-        "the installed pycocoevalcap has no meteor/meteor-1.5.jar", option="meteor", wanted="pycocoevalcap>=1.2"
-    )
-
-
 def _statistics(inputs: Inputs) -> np.ndarray:
+    if inputs.options.meteor == "jar":
+        return _without_whole_matches(jar_statistics(inputs.corpus))
     return meteor_statistics(inputs.corpus)
 
 
@@ -130,7 +175,13 @@ def _require(options: Options) -> None:
         raise ConfigError(
             "meteor is for English only", option="tokenizer", got=options.tokenizer, wanted="ptb", fix="remove meteor"
         )
-    _find_jar()
+    if options.meteor not in ("python", "jar"):
+        raise ConfigError(option="meteor", got=options.meteor, wanted="python or jar")
+    find_jar()
+    if options.meteor == "jar":
+        check_java()
+    elif importlib.util.find_spec("snowballstemmer") is None:
+        _load_stemmer()
 
 
 METEOR = Metric(
@@ -139,4 +190,5 @@ METEOR = Metric(
     statistics=_statistics,
     combine=lambda sums, num_images: meteor_from_statistics(sums)[..., None],
     require=_require,
+    record=lambda options: {"meteor_aligner": options.meteor},
 )

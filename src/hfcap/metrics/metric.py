@@ -23,12 +23,18 @@ class Options:
         reference_length: BLEU's: "closest", "shortest" or "average"; see `bleu_statistics`.
         idf: document frequencies for CIDEr, or a file of them; None takes them from the references.
         clip_model: folder or Hub id of the CLIP model of CLIPScore.
+        meteor: what aligns captions for METEOR: "python", or for checking the original "jar", which needs Java.
+        chair_synonyms: file of the words for each object of CHAIR; see `hfcap.metrics.chair`.
+        objects: for CHAIR, the objects annotated in each of the N images; None where the references alone say it.
     """
 
     tokenizer: str = "ptb"
     reference_length: str = "closest"
     idf: DocumentFrequencies | str | os.PathLike | None = None
     clip_model: str = CLIP_MODEL
+    meteor: str = "python"
+    chair_synonyms: str | os.PathLike | None = None
+    objects: Sequence[Iterable[str]] | None = None
 
     @cached_property
     def frequencies(self) -> DocumentFrequencies | None:
@@ -80,6 +86,7 @@ class Metric:
             image's values; of all, those of the corpus.
         needs: what it compares captions with.
         maximum: largest value.
+        greater_is_better: False where a lower value is the better one.
         scale: factor where people read a value; one other than 100 must be in `names` too, as tables are headed x 100.
         require: raises ConfigError or ValueError where these options, or this machine, do not suffice for it.
         record: what `metrics.json` keeps of what its values rest on.
@@ -91,6 +98,7 @@ class Metric:
     combine: Callable[[np.ndarray, int], np.ndarray] = mean
     needs: tuple[Literal["references", "images"], ...] = ("references",)
     maximum: float = 1.0
+    greater_is_better: bool = True
     scale: float = 100.0
     require: Callable[[Options], Any] = lambda options: None
     record: Callable[[Options], dict[str, Any]] = lambda options: {}

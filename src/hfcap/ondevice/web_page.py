@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
 
+from hfcap.cache_folder import cache_folder
 from hfcap.errors import ConfigError
 from hfcap.ondevice.folder import is_onnx_folder, read_onnx_folder
 
@@ -91,7 +92,7 @@ def write_page(folder: str | os.PathLike, packages: str | os.PathLike | None = N
 
 def npm_cache() -> Path:
     """Folder of archives that npm fetched."""
-    return Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser() / "hfcap" / "npm"
+    return cache_folder() / "npm"
 
 
 def find_archives(packages: str | os.PathLike | None) -> list[Path]:

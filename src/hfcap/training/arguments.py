@@ -9,7 +9,7 @@ import torch
 from transformers import TrainingArguments
 
 from hfcap.errors import ConfigError
-from hfcap.metrics import CLIP_MODEL, DEFAULT_METRICS, value_keys
+from hfcap.metrics import CLIP_MODEL, DEFAULT_METRICS, lower_is_better, value_keys
 from hfcap.models.precision import fast_bfloat16
 from hfcap.training.argument_checks import (
     TAGGING_FIGURES,
@@ -21,7 +21,13 @@ from hfcap.training.argument_checks import (
     check_schedule,
 )
 from hfcap.training.data_arguments import DataArguments
-from hfcap.training.metric_choice import CLIP_MODEL_HELP, METRICS_HELP, check_metrics, text_metrics
+from hfcap.training.metric_choice import (
+    CHAIR_SYNONYMS_HELP,
+    CLIP_MODEL_HELP,
+    METRICS_HELP,
+    check_metrics,
+    text_metrics,
+)
 
 
 @dataclass
@@ -282,6 +288,7 @@ class CaptionTrainingArguments(RunArguments):
     )
     metrics: str = field(default=",".join(DEFAULT_METRICS), metadata={"help": METRICS_HELP})
     clip_model: str = field(default=CLIP_MODEL, metadata={"help": CLIP_MODEL_HELP})
+    chair_synonyms: str | None = field(default=None, metadata={"help": CHAIR_SYNONYMS_HELP})
     metric_for_best_model: str | None = field(
         default="cider", metadata={"help": "Metric that selects the best checkpoint."}
     )
@@ -318,6 +325,9 @@ class CaptionTrainingArguments(RunArguments):
     )
 
     def __post_init__(self):
+        best = (self.metric_for_best_model or "").removeprefix("eval_")
+        if self.greater_is_better is None and lower_is_better(best):
+            self.greater_is_better = False  # transformers takes the greater value of all but a loss
         super().__post_init__()
         check_metrics(self, self.rewards_use_clip)
         check_best_metric(self.metric_for_best_model, ("loss", *value_keys(text_metrics(self))))

@@ -1,4 +1,4 @@
-"""Settings `metrics`, `tokenizer` and `clip_model` of recipes: help texts and checks."""
+"""Settings `metrics`, `tokenizer`, `clip_model` and `chair_synonyms` of recipes: help texts and checks."""
 
 from typing import Any
 
@@ -9,21 +9,25 @@ METRICS_HELP = (
     f"Metrics of evaluations, separated by commas: some of {', '.join(metric.key for metric in METRICS)}. Those that "
     "look at the images are computed at the end of a run only."
 )
+CHAIR_SYNONYMS_HELP = (
+    "File of the words for each object of chair, a line per object: its name and synonyms, separated by commas."
+)
 CLIP_MODEL_HELP = "Folder or Hub id of the CLIP model of clip_score and ref_clip_score."
 
 
 def check_metrics(args, uses_clip: bool = False) -> None:
-    """Check the fields `metrics`, `tokenizer` and `clip_model` of a dataclass of arguments.
+    """Check the fields `metrics`, `tokenizer`, `clip_model` and `chair_synonyms` of a dataclass of arguments.
 
     Args:
         args: the dataclass.
         uses_clip: whether something beside the metrics needs `clip_model`.
 
     Raises:
-        ConfigError: an unknown metric, one that cannot be computed here, or a `clip_model` that none uses.
+        ConfigError: an unknown metric, one that cannot be computed here, or a `clip_model` or `chair_synonyms`
+            that none uses.
     """
     try:
-        choose_metrics(metric_names(args.metrics), Options(tokenizer=args.tokenizer, clip_model=args.clip_model))
+        choose_metrics(metric_names(args.metrics), _options(args))
     except ConfigError:
         raise
     except ValueError as error:
@@ -35,11 +39,27 @@ def check_metrics(args, uses_clip: bool = False) -> None:
             got=args.clip_model,
             fix="add clip_score to metrics, or remove it",
         )
+    if args.chair_synonyms is not None and "chair" not in metric_names(args.metrics):
+        raise ConfigError(
+            "chair is not among metrics",
+            option="chair_synonyms",
+            got=args.chair_synonyms,
+            fix="add chair to metrics, or remove it",
+        )
+
+
+def _options(args) -> Options:
+    return Options(tokenizer=args.tokenizer, clip_model=args.clip_model, chair_synonyms=args.chair_synonyms)
 
 
 def metric_options(args) -> dict[str, Any]:
     """What `evaluate_captioner` and `judge` take of a dataclass of arguments to compute its metrics."""
-    return {"tokenizer": args.tokenizer, "metrics": metric_names(args.metrics), "clip_model": args.clip_model}
+    return {
+        "tokenizer": args.tokenizer,
+        "metrics": metric_names(args.metrics),
+        "clip_model": args.clip_model,
+        "chair_synonyms": args.chair_synonyms,
+    }
 
 
 def text_metrics(args) -> list[str]:

@@ -31,7 +31,7 @@ from hfcap.training.collators import CaptionCollator
 from hfcap.training.finite import FiniteTrainer
 from hfcap.training.flops import needed_flops
 from hfcap.training.loss import token_loss
-from hfcap.training.metric_choice import text_metrics
+from hfcap.training.metric_choice import metric_options, text_metrics
 from hfcap.training.model_inputs import model_inputs
 from hfcap.training.packing import IGNORE_INDEX
 from hfcap.training.plan import describe_references, train_sampler
@@ -325,7 +325,8 @@ class CaptionTrainer(FiniteTrainer):
         names = text_metrics(self.args)
         if not names:
             return {}
-        scores = compute_metrics(captions, list(rows["captions"]), names, tokenizer=self.args.tokenizer)
+        options = metric_options(self.args) | {"metrics": names}
+        scores = compute_metrics(captions, list(rows["captions"]), **options)
         return {key: value for key, value in scores.items() if not key.endswith("_per_image")}
 
     def _load_from_checkpoint(self, resume_from_checkpoint, model=None) -> None:

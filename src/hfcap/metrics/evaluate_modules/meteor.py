@@ -6,7 +6,7 @@ from hfcap.metrics import evaluate_module, meteor
 class Meteor(evaluate_module.CaptionMetric):
     """METEOR 1.5 as COCO caption evaluation reports it.
 
-    An alignment by exact words, stems, synonyms and paraphrases. Needs Java and `pip install "hfcap[meteor]"`.
+    An alignment by exact words, stems, synonyms and paraphrases. Needs `pip install "hfcap[meteor]"`.
     """
 
     metric = meteor.METEOR
