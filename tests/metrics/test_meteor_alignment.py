@@ -87,7 +87,6 @@ def jar(tmp_path):
     with zipfile.ZipFile(path, "w") as archive:
         archive.writestr("synonym/english.synsets", "woman\n1 2\nman\n3\npasse\n4\npass\n5\nglas\n6\nbe\n7\n")
         archive.writestr("synonym/english.exceptions", "be\nis are\n")
-        archive.writestr("synonym/english.relations", "1\n9\n")
         archive.writestr("function/english.words", "the\na\n")
     return path
 
