@@ -180,7 +180,16 @@ def raise_opset(folder):
         (lambda folder: (folder / "hfcap_ondevice.json").write_text("{"), "hfcap_ondevice.json"),
         (lambda folder: change(folder, "hfcap_ondevice", schema_version=9), "schema_version is 9"),
         (lambda folder: change(folder, "hfcap_ondevice", layout="ctc"), "'ctc'"),
-        (lambda folder: change(folder, "hfcap_ondevice", variants={}), "variants"),
+        (lambda folder: change(folder, "hfcap_ondevice", layout=["ctc"]), "no usable layout;"),
+        (lambda folder: change(folder, "hfcap_ondevice", variants={}), "no usable variants;"),
+        (lambda folder: change(folder, "hfcap_ondevice", variants=["none"]), "no usable variants;"),
+        (
+            lambda folder: change(folder, "hfcap_ondevice", variants={"none": {"encoder_model": {"file": "a.onnx"}}}),
+            "no graph encoder_model",
+        ),
+        (lambda folder: change(folder, "hfcap_ondevice", decoding=None, image_processor=[]), "decoding, image_proc"),
+        (lambda folder: change(folder, "hfcap_ondevice", prompt_ids=[]), "no usable prompt_ids"),
+        (lambda folder: change(folder, "hfcap_ondevice", decoding=DECODING | {"eos_token_id": "</s>"}), "token ids"),
         (
             lambda folder: change(folder, "hfcap_ondevice", decoding=DECODING | {"do_sample": True}),
             "do_sample",
@@ -234,3 +243,28 @@ def test_an_image_processor_of_another_kind_is_refused(tmp_path):
         Captioner(folder)
     with refused(option="image_processor_type"):
         ImageProcessor({})
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "wanted"),
+    [
+        ("num_beams", "3", "1 or more"),
+        ("min_new_tokens", -3, "0 or more"),
+        ("min_length", "x", "0 or more"),
+        ("no_repeat_ngram_size", 2.5, "0 or more"),
+        ("length_penalty", float("nan"), "a number"),
+        ("repetition_penalty", "1.2", "a number"),
+        ("suppress_tokens", [-1], "token ids"),
+        ("eos_token_id", "</s>", "token ids"),
+        ("length", 8, "caption with the run that was exported"),
+    ],
+)
+def test_a_decoding_setting_that_is_wrong_is_one_line(name, value, wanted):
+    with refused(says=(name, wanted)):
+        read_decoding(DECODING).changed({name: value})
+
+
+def test_a_dtype_for_each_graph_is_for_javascript_alone(tmp_path):
+    folder = make_export(tmp_path / "export")
+    change(folder, "config", **{"transformers.js_config": {"dtype": {"encoder_model": "fp32"}}})
+    Captioner(folder, num_threads=1)

@@ -105,6 +105,7 @@ SETTINGS = {
     "two ends": {"eos_token_id": (END, OTHER_END), "num_beams": 3, "early_stopping": True},
     "two ends greedy": {"eos_token_id": (END, OTHER_END)},
     "suppressed": {"suppress_tokens": (3, 4, 5), "num_beams": 3},
+    "ids outside the vocabulary": {"suppress_tokens": (3, 9999), "eos_token_id": (END, 9999), "min_new_tokens": 3},
     "one token": {"max_new_tokens": 1, "num_beams": 3},
     "all": {"num_beams": 5, "length_penalty": 0.7, "no_repeat_ngram_size": 3, "repetition_penalty": 1.2},
 }

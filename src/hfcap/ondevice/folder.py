@@ -4,6 +4,7 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from hfcap.errors import ConfigError
@@ -18,7 +19,16 @@ GRAPHS = {
     "encoder_decoder": ("encoder_model", "decoder_model_merged"),
     "decoder_only": ("vision_encoder", "embed_tokens", "decoder_model_merged"),
 }
-_WANTED = ("layout", "decoding", "image_processor", "prompt_ids", "image_token_id", "variants")
+# What captioning reads of hfcap_ondevice.json, and of the description of a graph, with the kind of each.
+_WANTED = {
+    "layout": str,
+    "decoding": dict,
+    "image_processor": dict,
+    "prompt_ids": list,
+    "image_token_id": (int, NoneType),
+    "variants": dict,
+}
+_WANTED_OF_GRAPH = {"file": str, "bytes": int}
 _AGAIN = "write it again with `hfcap export RUN --format onnx --to FOLDER`"
 
 
@@ -68,11 +78,11 @@ def read_onnx_folder(name: str | os.PathLike, variant: str | None = None) -> Onn
             wanted=str(SCHEMA_VERSION),
             fix="install the hfcap that wrote it, or export the model again",
         )
-    missing = [key for key in _WANTED if key not in settings or (key == "variants" and not settings[key])]
-    missing += [] if settings.get("variants", True) else ["variants"]
+    missing = _unusable(settings, _WANTED)
+    missing += [key for key in ("prompt_ids", "variants") if key not in missing and not settings[key]]
     if missing or settings["layout"] not in GRAPHS:
         raise ConfigError(
-            f"no {', '.join(missing)}" if missing else f"layout {settings['layout']!r}",
+            f"no usable {', '.join(missing)}" if missing else f"layout {settings['layout']!r}",
             option=str(folder / ONDEVICE_JSON),
             fix=_AGAIN,
         )
@@ -80,7 +90,11 @@ def read_onnx_folder(name: str | os.PathLike, variant: str | None = None) -> Onn
     described = settings["variants"][chosen]
     graphs = {}
     for graph in GRAPHS[settings["layout"]]:
-        if graph not in described:
+        if (
+            not isinstance(described, dict)
+            or not isinstance(described.get(graph), dict)
+            or _unusable(described[graph], _WANTED_OF_GRAPH)
+        ):
             raise ConfigError(f"no graph {graph}", option=str(folder / ONDEVICE_JSON), fix=_AGAIN)
         graphs[graph] = _whole_file(folder, described[graph])
     return OnnxFolder(folder, settings, chosen, graphs)
@@ -103,13 +117,20 @@ def read_settings_file(folder: Path, name: str) -> dict[str, Any]:
         raise ConfigError("no JSON object, or a part of one", option=str(path), fix=_AGAIN) from None
 
 
+def _unusable(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> list[str]:
+    return [key for key, kind in wanted.items() if key not in found or not isinstance(found[key], kind)]
+
+
 def _variant(folder: Path, variants: Mapping[str, Any], wanted: str | None) -> str:
     if wanted is not None and wanted not in variants:
         raise ConfigError(option="variant", got=wanted, wanted=f"one of {', '.join(variants)}")
     if wanted is not None:
         return wanted
     config = read_settings_file(folder, "config.json")
-    recommended = VARIANTS.get(config.get("transformers.js_config", {}).get("dtype", "fp32"))
+    javascript = config.get("transformers.js_config")
+    dtype = javascript.get("dtype", "fp32") if isinstance(javascript, dict) else "fp32"
+    # transformers.js also takes a dtype for each graph, which people write by hand.
+    recommended = VARIANTS.get(dtype) if isinstance(dtype, str) else None
     return recommended if recommended in variants else next(iter(variants))
 
 

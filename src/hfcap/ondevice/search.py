@@ -45,7 +45,8 @@ def process_scores(
     Returns:
         (B, V) float32.
     """
-    num_tokens, ends = tokens.shape[1], list(settings.eos_token_id)
+    num_tokens = tokens.shape[1]
+    ends = [token for token in settings.eos_token_id if token < scores.shape[1]]
     if settings.repetition_penalty != 1.0:
         penalty = np.float32(settings.repetition_penalty)
         found = np.take_along_axis(scores, tokens, axis=1)
@@ -59,8 +60,9 @@ def process_scores(
     least = settings.min_length - prompt_length if settings.min_new_tokens is None else settings.min_new_tokens
     if num_tokens - prompt_length < least:
         scores[:, ends] = -np.inf
-    if settings.suppress_tokens:
-        scores[:, list(settings.suppress_tokens)] = -np.inf
+    # Like `generate`, which passes over ids that the vocabulary does not have.
+    suppressed = [token for token in settings.suppress_tokens if token < scores.shape[1]]
+    scores[:, suppressed] = -np.inf
     return scores
 
 

@@ -1,5 +1,6 @@
 """Decoding settings of an ONNX export: those of a generation config that captioning without torch follows."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, fields, replace
 from difflib import get_close_matches
@@ -16,6 +17,8 @@ _NOT_FOLLOWED = {
     **dict.fromkeys(("exponential_decay_length_penalty", "begin_suppress_tokens", "stop_strings", "constraints")),
     **dict.fromkeys(("force_words_ids", "watermarking_config", "dola_layers", "prompt_lookup_num_tokens")),
 }
+# Settings that are whole numbers, with the least of each.
+_WHOLE = {"num_beams": 1, "max_new_tokens": 1, "min_new_tokens": 0, "min_length": 0, "no_repeat_ngram_size": 0}
 
 
 @dataclass(frozen=True)
@@ -38,10 +41,16 @@ class DecodingSettings:
     suppress_tokens: tuple[int, ...] = ()
 
     def __post_init__(self):
-        for name in ("num_beams", "max_new_tokens"):
+        for name, least in _WHOLE.items():
             value = getattr(self, name)
-            if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-                raise ConfigError(option=name, got=value, wanted="a whole number, 1 or more")
+            if name == "min_new_tokens" and value is None:
+                continue
+            if isinstance(value, bool) or not isinstance(value, int) or value < least:
+                raise ConfigError(option=name, got=value, wanted=f"a whole number, {least} or more")
+        for name in ("length_penalty", "repetition_penalty"):
+            value = getattr(self, name)
+            if isinstance(value, bool) or not isinstance(value, (int, float)) or not math.isfinite(value):
+                raise ConfigError(option=name, got=value, wanted="a number")
         if not self.repetition_penalty > 0:
             raise ConfigError(option="repetition_penalty", got=self.repetition_penalty, wanted="above 0")
         if self.early_stopping not in (True, False, "never"):
@@ -62,14 +71,16 @@ class DecodingSettings:
             if name not in known:
                 close = get_close_matches(name, known, n=1)
                 fix = f"did you mean {close[0]!r}?" if close else "remove it"
+                if name == "length":  # of captioners in torch
+                    fix = "remove it, or caption with the run that was exported"
                 raise ConfigError("captioning without torch has no such setting", option=name, fix=fix)
         if "num_beams" in changes:
-            changes = {"early_stopping": changes["num_beams"] > 1} | changes
+            changes = {"early_stopping": changes["num_beams"] != 1} | changes
             if changes["num_beams"] == 1:
                 changes = {"length_penalty": 1.0} | changes
         for name in ("eos_token_id", "suppress_tokens"):
             if name in changes:
-                changes[name] = _ids(changes[name])
+                changes[name] = _ids(name, changes[name])
         return replace(self, **changes)
 
 
@@ -89,10 +100,12 @@ def read_decoding(decoding: Mapping[str, Any]) -> DecodingSettings:
         raise ConfigError("no token ends a caption", option="eos_token_id", fix="set it and export again")
     known = {field.name for field in fields(DecodingSettings)}
     own = {name: value for name, value in decoding.items() if name in known and value is not None}
-    return DecodingSettings(
-        **own | {"eos_token_id": _ids(own["eos_token_id"]), "suppress_tokens": _ids(own.get("suppress_tokens") or ())}
-    )
+    ids = {name: _ids(name, own.get(name, ())) for name in ("eos_token_id", "suppress_tokens")}
+    return DecodingSettings(**own | ids)
 
 
-def _ids(value: int | list[int] | tuple[int, ...]) -> tuple[int, ...]:
-    return (value,) if isinstance(value, int) else tuple(value)
+def _ids(name: str, value: int | list[int] | tuple[int, ...]) -> tuple[int, ...]:
+    ids = tuple(value) if isinstance(value, (list, tuple)) else (value,)
+    if not all(isinstance(one, int) and not isinstance(one, bool) and one >= 0 for one in ids):
+        raise ConfigError(option=name, got=value, wanted="token ids, 0 or more")
+    return ids
