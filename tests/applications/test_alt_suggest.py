@@ -54,7 +54,7 @@ def captions(monkeypatch):
     """Replace the captioner's words, and count the pictures that it is asked about."""
     asked = []
 
-    def stream(_model, _processor, loads, _prompt, _batch_size, skip, _waiting):
+    def stream(_model, _processor, loads, _prompt, _batch_size, skip, *_):
         for index, load in enumerate(loads):
             asked.append(image_of(load))
             try:
