@@ -198,6 +198,32 @@ def test_a_sidecar_is_written_beside_the_photo_and_never_over_another(photo, cap
     assert sidecar.read_text() == sidecar_text("Mine.")
 
 
+def more_rows(photo, **changes):
+    """Add a row like the one of `photo`, of another document."""
+    rows = photo.with_name("alts.jsonl")
+    fields = json.loads(rows.read_text().splitlines()[0])
+    with open(rows, "a") as file:
+        file.write(json.dumps(fields | changes) + "\n")
+
+
+def test_a_photo_with_two_alts_gets_none_of_them_and_counts_once(photo, capsys):
+    more_rows(photo, id="b")
+    more_rows(photo, id="c", alt="A cat.")
+    assert apply("--metadata", "sidecar") == 1
+    shown = capsys.readouterr().err
+    assert "refused -a.jpg: its metadata holds one alt, and 2 are decided: 'A <dog> & “cat”.', 'A cat.'" in shown
+    assert "1 file refused" in shown and not photo.with_name("-a.jpg.xmp").exists()
+
+
+def test_a_file_that_is_no_picture_gets_no_sidecar(photo, capsys):
+    secret = photo.with_name("passwd")
+    secret.write_text("root")
+    more_rows(photo, id="b", image="passwd", image_sha256=file_sha256(secret))
+    assert apply("--metadata", "sidecar") == 1
+    assert "refused passwd: it is no picture that can be read" in capsys.readouterr().err
+    assert not photo.with_name("passwd.xmp").exists() and photo.with_name("-a.jpg.xmp").exists()
+
+
 def test_another_picture_under_the_name_is_refused(photo, capsys):
     photo.write_bytes(b"other pixels")
     assert apply("--metadata", "sidecar") == 1

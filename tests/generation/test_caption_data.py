@@ -221,7 +221,7 @@ def test_bad_pictures_are_skipped_and_named(captioner, files, tmp_path, capsys):
     run(tmp_path, captioner[2], tmp_path / "out.jsonl")
     printed = capsys.readouterr()
     assert len(rows_of(tmp_path / "out.jsonl")) == NUM_IMAGES - 1
-    assert f"skipped {tmp_path}/0.tar, sample photo3: UnidentifiedImageError" in printed.err
+    assert f"skipped {tmp_path}/0.tar, sample photo3: no picture, or a format that cannot be read\n" in printed.err
     assert "1 picture could not be read: photo3" in printed.err
 
 

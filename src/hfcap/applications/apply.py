@@ -239,11 +239,14 @@ def apply_rows(rows: Sequence[dict[str, Any]], ways: Sequence[str], dry_run: boo
         if change is not None:
             sys.stdout.write(for_terminal(change.diff))
             num_files, num_alts = num_files + 1, num_alts + change.num_alts
+    of_photos: dict[str, list[dict[str, Any]]] = {}
     for row in [row for of_file in by_file.values() for row in of_file] if ways else ():
+        of_photos.setdefault(row.get("image") or "", []).append(row)
+    for image, of_photo in of_photos.items():
         try:
-            num_photos += _write_metadata(row, rows, ways, dry_run)
+            num_photos += _write_metadata(of_photo, rows, ways, dry_run)
         except (DocumentError, OSError) as error:
-            _say_refused(row["image"], error)
+            _say_refused(image, error)
             refused += 1
     done = "would be written" if dry_run else "written"
     into = f"{counted(num_files, 'file')}, {num_photos} into metadata of photos"
@@ -257,11 +260,17 @@ def apply_rows(rows: Sequence[dict[str, Any]], ways: Sequence[str], dry_run: boo
     return refused
 
 
-def _write_metadata(row: dict[str, Any], rows: Sequence[dict[str, Any]], ways: Sequence[str], dry_run: bool) -> int:
-    photo = photo_of(row)
-    if photo is None:
+def _write_metadata(
+    of_photo: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]], ways: Sequence[str], dry_run: bool
+) -> int:
+    found = [(row, photo) for row in of_photo if (photo := photo_of(row)) is not None]
+    if not found:
         return 0
-    alt, count = collapsed(row["alt"]), 0
+    alts = list(dict.fromkeys(collapsed(row["alt"]) for row, _ in found))
+    if len(alts) > 1:  # two documents may use a photo for different things
+        shown = ", ".join(repr(alt[:60]) for alt in alts[:2])
+        raise DocumentError(f"its metadata holds one alt, and {len(alts)} are decided: {shown}; none is written")
+    (row, photo), alt, count = found[0], alts[0], 0
     for way in ways:
         if dry_run:
             print(f"{sidecar_of(photo) if way == 'sidecar' else photo}: {printable(alt)}")

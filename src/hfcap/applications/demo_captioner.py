@@ -86,7 +86,7 @@ def _refusal_of(path: str | None) -> Callable[[int, Exception], NoReturn]:
 
     def refuse(_index: int, error: Exception) -> NoReturn:
         is_large = isinstance(error, Image.DecompressionBombError)
-        why = "it has too many pixels" if is_large else why_unreadable(Path(path), error)
+        why = "it has too many pixels" if is_large else why_unreadable(error)
         raise WorkError(f"This photo cannot be read: {why}. Choose another one.") from error
 
     return refuse

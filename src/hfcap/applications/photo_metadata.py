@@ -10,6 +10,9 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
+from PIL import Image
+
+from hfcap.applications.images import PHOTOS
 from hfcap.applications.texts import DocumentError
 from hfcap.content_hashes import file_sha256
 from hfcap.errors import ConfigError
@@ -62,7 +65,7 @@ def photo_of(row: dict[str, Any]) -> Path | None:
     """Return the photo whose metadata a row is about; None for a picture in an archive, or without an alt.
 
     Raises:
-        DocumentError: the photo is gone, or another one now.
+        DocumentError: the photo is gone, another one now, or no picture at all: a document may name any file.
     """
     image = row.get("image")
     if not image or row["status"] not in ("accepted", "edited") or ("!" in image and not Path(image).is_file()):
@@ -71,7 +74,19 @@ def photo_of(row: dict[str, Any]) -> Path | None:
         raise DocumentError(f"{image} is gone")
     if row.get("image_sha256") not in (None, file_sha256(image)):
         raise DocumentError(f"{image} is another picture now; run `hfcap alt suggest` again")
+    if not _is_picture(Path(image)):
+        raise DocumentError("it is no picture that can be read; its metadata is left alone")
     return Path(image)
+
+
+def _is_picture(path: Path) -> bool:
+    if path.suffix.lower() in (*PHOTOS, ".svg"):  # of some formats Pillow opens none
+        return True
+    try:
+        with Image.open(path):
+            return True
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
+        return False
 
 
 def write_sidecar(photo: Path, alt: str) -> bool:

@@ -10,6 +10,7 @@ from hfcap.applications.lint import alt_findings
 from hfcap.applications.pictures import collapsed
 from hfcap.applications.rows import PENDING, SKIPPED, check_characters, read_rows, write_rows
 from hfcap.applications.signature import signed
+from hfcap.applications.spreadsheets import plain_cell, safe_cell
 from hfcap.atomic_files import write_atomic
 from hfcap.errors import ConfigError, as_config_error, printable
 
@@ -29,7 +30,6 @@ COLUMNS = (
     "alt",
 )
 DECISIONS = {"accept": "accepted", "edit": "edited", "decorative": "decorative", "skip": SKIPPED}
-_FORMULA = ("=", "+", "-", "@", "\t", "\r")  # what a spreadsheet takes for the beginning of one
 
 
 def decided(row: dict[str, Any], status: str, alt: str | None = None) -> dict[str, Any]:
@@ -144,17 +144,8 @@ def export_csv(rows: Sequence[dict[str, Any]], path: str) -> Path:
     for row in rows:
         values = row | (row.get("context") or {}) | {"decision": names.get(row["status"], "")}
         values["notes"] = "; ".join(row.get("notes") or ())
-        writer.writerow([_safe(str("" if values.get(name) is None else values[name])) for name in COLUMNS])
+        writer.writerow([safe_cell(str("" if values.get(name) is None else values[name])) for name in COLUMNS])
     return write_atomic(path, "\ufeff" + text.getvalue())  # the mark tells Excel that it is UTF-8
-
-
-def _safe(cell: str) -> str:
-    """Return a cell that no spreadsheet runs as a formula: text from a page may begin like one."""
-    return "'" + cell if cell.startswith(_FORMULA) else cell
-
-
-def _plain(cell: str) -> str:
-    return cell[1:] if cell[:1] == "'" and cell[1:].startswith(_FORMULA) else cell
 
 
 def import_csv(rows: Sequence[dict[str, Any]], path: str) -> tuple[list[dict[str, Any]], int]:
@@ -176,7 +167,7 @@ def import_csv(rows: Sequence[dict[str, Any]], path: str) -> tuple[list[dict[str
     changed = 0
     for line in reader:
         where = f"{path}, line {reader.line_num}"
-        row_id, decision = _plain(line["id"] or ""), (line["decision"] or "").strip().lower()
+        row_id, decision = plain_cell(line["id"] or ""), (line["decision"] or "").strip().lower()
         if not decision:
             continue
         if row_id not in found:
@@ -185,7 +176,7 @@ def import_csv(rows: Sequence[dict[str, Any]], path: str) -> tuple[list[dict[str
             raise ConfigError(
                 option=f"{where}: decision", got=decision, wanted=f"one of {', '.join(DECISIONS)}, or nothing"
             )
-        row, alt = found[row_id], collapsed(_plain(line["alt"] or ""))
+        row, alt = found[row_id], collapsed(plain_cell(line["alt"] or ""))
         is_edit = decision == "edit" or (decision == "accept" and alt not in ("", row.get("suggestion")))
         with as_config_error(where):
             new = decided(row, "edited" if is_edit else DECISIONS[decision], alt)

@@ -193,6 +193,7 @@ def _captions(args: Namespace, images: Sequence[str], groups: list[list[dict]]) 
 
     from hfcap.data.reading import loads_of
     from hfcap.generation.captioners import load_for_command
+    from hfcap.generation.photos import why_unreadable
     from hfcap.runs import resolve_model
 
     captioner = load_for_command(args, resolve_model(args.model).path)
@@ -201,7 +202,7 @@ def _captions(args: Namespace, images: Sequence[str], groups: list[list[dict]]) 
 
         def skip(index: int, error: Exception) -> None:
             for row in groups[index]:
-                row["notes"].append(f"the picture cannot be read: {type(error).__name__}: {error}"[:300])
+                row["notes"].append(f"the picture cannot be read: {why_unreadable(error)}"[:300])
             progress.update()
 
         for found in captioner.caption_stream(loads_of(ImageRows(images)), args.prompt or None, args.batch_size, skip):

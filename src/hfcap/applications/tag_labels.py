@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from hfcap.applications.spreadsheets import plain_cell, safe_cell
 from hfcap.applications.tag_rows import Tags
 from hfcap.errors import ConfigError, shown
 from hfcap.json_files import read_jsonl, read_text
@@ -132,7 +133,8 @@ def _entries(path: str | os.PathLike) -> Iterator[tuple[dict[str, Any], str]]:
         wanted = "image_id or path, tag, label"
         raise ConfigError(f"columns {', '.join(map(shown, names)) or '(none)'}", option=str(path), wanted=wanted)
     for line in reader:
-        yield line, f"{path}, line {reader.line_num}"
+        named = {name: plain_cell(line[name]) for name in ("image_id", "path") if line.get(name)}
+        yield line | named, f"{path}, line {reader.line_num}"
 
 
 def labels_csv(lines: Sequence[dict[str, Any]]) -> str:
@@ -140,5 +142,6 @@ def labels_csv(lines: Sequence[dict[str, Any]]) -> str:
     text = io.StringIO()
     writer = csv.DictWriter(text, COLUMNS, lineterminator="\n")
     writer.writeheader()
-    writer.writerows(lines)
+    names = ("image_id", "path", "tag")
+    writer.writerows(line | {name: safe_cell(line[name]) for name in names} for line in lines)
     return "\ufeff" + text.getvalue()

@@ -6,9 +6,9 @@ from os import PathLike
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
-from hfcap.data import formats  # noqa: F401  (registers the plug-ins of further formats)
+from hfcap.data import formats  # which registers the plug-ins of further formats
 
 SIXTEEN_BIT_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 ORIENTATION = 0x0112  # EXIF tag
@@ -42,7 +42,7 @@ def load_picture(image: Image.Image | str | PathLike | bytes | dict) -> Image.Im
 
     """
     if not isinstance(image, Image.Image):
-        with Image.open(io.BytesIO(read_bytes(image))) as opened:
+        with _opened(read_bytes(image)) as opened:
             opened.load()
             return load_picture(opened)
     image = _upright(image)
@@ -55,6 +55,15 @@ def load_picture(image: Image.Image | str | PathLike | bytes | dict) -> Image.Im
     if image.mode == "F":
         image = image.convert("L")
     return image.convert("RGB")
+
+
+def _opened(data: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data))
+    except UnidentifiedImageError:  # Pillow names the address of the buffer, which is another one each time
+        fix = formats.unread_content_fix(data)
+        what = f"no picture that can be read here ({fix})" if fix else "no picture, or a format that cannot be read"
+        raise UnidentifiedImageError(what if data else "an empty file") from None
 
 
 def orientation(image: Image.Image) -> int:

@@ -31,6 +31,7 @@ from hfcap.generation.photos import (
     json_line,
     say_wait,
     say_what_is_odd,
+    why_unreadable,
 )
 from hfcap.generation.resumable_captions import ResumableCaptions
 from hfcap.processes import join_processes, main_process_decides, one_writer
@@ -232,7 +233,7 @@ class MissingRows:
             def skip(number: int, error: Exception) -> None:
                 picture = held.pop(number)
                 self.skipped.append(picture.image_id)
-                reason = printable(f"{type(error).__name__}: {error}")
+                reason = printable(why_unreadable(error))
                 progress.write(f"skipped {printable(picture.where)}: {reason}", file=sys.stderr)
                 progress.update()
 

@@ -236,7 +236,7 @@ def photo_results(
         def skip(index: int, error: Exception) -> None:
             path = photos[index].path
             skipped.append(str(path))
-            progress.write(f"skipped {printable(str(path))}: {why_unreadable(path, error)}", file=sys.stderr)
+            progress.write(f"skipped {printable(str(path))}: {why_unreadable(error)}", file=sys.stderr)
             progress.update()
 
         rows = PictureRows([photo.path for photo in photos])
@@ -251,11 +251,9 @@ def json_line(row: Mapping[str, Any]) -> str:
     return json.dumps(row, ensure_ascii=(sys.stdout.encoding or "ascii").lower().replace("-", "") != "utf8")
 
 
-def why_unreadable(path: Path, error: Exception) -> str:
-    """Say in words why a photo could not be read, from the error that loading it raised."""
-    if not isinstance(error, UnidentifiedImageError):
-        return f"{type(error).__name__}: {error}"
-    return "no picture, or a format that cannot be read" if path.stat().st_size else "an empty file"
+def why_unreadable(error: Exception) -> str:
+    """Say in words why a picture could not be read, from the error that `load_picture` raised."""
+    return str(error) if isinstance(error, UnidentifiedImageError) else f"{type(error).__name__}: {error}"
 
 
 def count(things: Sequence, noun: str = "photo") -> str:
