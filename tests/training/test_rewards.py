@@ -97,6 +97,8 @@ def own_module(tmp_path, monkeypatch):
         "    return [float(text.split()[0] in refs[0]) for text, refs in zip(captions, references)]\n"
         "def one_number(captions, **kwargs):\n    return 1.0\n"
         "def undefined(captions, **kwargs):\n    return [0.0, float('nan')]\n"
+        "def words(captions, **kwargs):\n    return captions\n"
+        "def of_captions_alone(captions):\n    return [1.0] * len(captions)\n"
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
@@ -116,11 +118,21 @@ def test_own_functions_are_rewards_and_the_sum_is_weighted():
 
 @pytest.mark.usefixtures("own_module")
 @pytest.mark.parametrize(
-    ("function", "message"), [("one_number", r"shape \(\) for 2 captions"), ("undefined", "nan for the caption 'b'")]
+    ("function", "message"),
+    [
+        ("one_number", r"shape \(\) for 2 captions"),
+        ("undefined", "nan for the caption 'b'"),
+        ("words", "no numbers: .*'a'; return a list"),
+    ],
 )
 def test_a_function_that_gives_no_numbers_is_named(function, message):
     with pytest.raises(WorkError, match=f"reward own_rewards:{function}: .*{message}"):
         score(f"own_rewards:{function}", ["a", "b"], ["1", "2"])
+
+
+def test_numbers_of_a_model_are_taken_as_they_are():
+    scores = torch.tensor([1.0, -0.5], dtype=torch.bfloat16, requires_grad=True)
+    assert Reward("mine", lambda **_: scores)(["a", "b"]).tolist() == [1.0, -0.5]
 
 
 def test_a_reward_that_never_changes_is_an_error():
@@ -140,6 +152,11 @@ def test_a_reward_that_never_changes_is_an_error():
         ({"rewards": ["cider_d", "cider"]}, "cider"),
         ({"rewards": ["own_rewards:missing"]}, "own_rewards:missing"),
         ({"rewards": ["no_such_module:reward"]}, "no_such_module:reward"),
+        ({"rewards": ["own_rewards.py:brevity"]}, "own_rewards.py:brevity"),
+        ({"rewards": ["./own_rewards:brevity"]}, "./own_rewards:brevity"),
+        ({"rewards": [":brevity"]}, ":brevity"),
+        ({"rewards": ["sys:reward"]}, "sys:reward"),
+        ({"rewards": ["own_rewards:of_captions_alone"]}, "own_rewards:of_captions_alone"),
         ({"rewards": ["cider_d", "cider_d"]}, "rewards"),
         ({"rewards": []}, "rewards"),
         ({"reward_weights": [1.0, 2.0]}, "reward_weights"),
