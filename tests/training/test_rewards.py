@@ -9,6 +9,7 @@ from hfcap.data.caption_dataset import CaptionDataset
 from hfcap.data.scenes import load_scenes
 from hfcap.errors import WorkError
 from hfcap.metrics.reward import CiderDReward
+from hfcap.training import rewards as rewards_module
 from hfcap.training import scst
 from hfcap.training.arguments import ModelArguments
 from hfcap.training.collators import CaptionCollator
@@ -16,6 +17,7 @@ from hfcap.training.data_arguments import DataArguments
 from hfcap.training.rewards import Bleu4, LengthBand, Repetition, Reward, build_rewards, weighted_sum
 from hfcap.training.scst import PictureCollator, ScstArguments, ScstTrainer, kl_divergence
 from hfcap.training.strategies import apply_strategy
+from hfcap.training.trainer import CaptionTrainer
 from refusals import refused
 from tiny.native import BUILDERS, PROMPT, build_native
 from tiny.training import STEPS_ALONE
@@ -242,6 +244,16 @@ def check_policy(trainer, monkeypatch):
     expected = torch.stack(of_tokens)
     chosen = torch.tensor([token for tokens in samples for token in tokens])[:, None]
     torch.testing.assert_close(trained[0].gather(1, chosen), expected.gather(1, chosen), rtol=1e-4, atol=1e-4)
+
+
+def test_what_was_learned_may_stay_the_same_when_training_goes_on(build_tiny, scene_rows, tmp_path, monkeypatch):
+    trainer = make_trainer(tmp_path, *build_tiny("llava"), scene_rows, "Describe.")
+    trainer.rewards = [Reward("repetition", lambda captions, **_: [0.0] * len(captions))]
+    monkeypatch.setattr(rewards_module, "PROVEN_AFTER", 6)  # the samples of a step
+    with pytest.raises(WorkError, match="teaches nothing"):
+        trainer.train()
+    monkeypatch.setattr(CaptionTrainer, "train", lambda self, *_, **__: self.rewards[0](["a"] * 6))
+    trainer.train(resume_from_checkpoint="checkpoint-100")
 
 
 @pytest.mark.parametrize("kind", ["whole", "lora"])
