@@ -176,6 +176,11 @@ def test_rewards_that_cannot_be_computed_are_refused(settings, option, tmp_path)
         args.check(DataArguments(), ModelArguments(model="outputs/run"))
 
 
+def test_a_clip_model_that_does_not_load_is_refused(tmp_path):
+    with refused(option="clip_model", got=str(tmp_path)):
+        build_rewards(["clip_score"], ROWS, clip_model=str(tmp_path))
+
+
 def test_divergence_is_that_of_the_definition():
     policy, reference = torch.randn(2, 5, 7).log_softmax(-1)
     expected = torch.distributions.kl_divergence(

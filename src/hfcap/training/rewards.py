@@ -310,9 +310,9 @@ class ClipScore:
     """CLIPScore of a caption and its picture (Hessel et al., EMNLP 2021), 0 to 2.5; each picture is encoded once."""
 
     def __init__(self, clip_model: str, rows: Dataset):
-        from hfcap.metrics.clip_score import ClipScorer  # slow to import
+        from hfcap.metrics.clip_metrics import load_scorer  # slow to import
 
-        self._scorer = ClipScorer.from_pretrained(clip_model)
+        self._scorer = load_scorer(clip_model)
         self._rows = rows
         self._row_of = {image_id: row for row, image_id in enumerate(rows["image_id"])}
         self._features: dict[str, np.ndarray] = {}
