@@ -23,7 +23,7 @@ from tiny.prefixes import CONFIGS, TARGETS, build_prefixed, prefixes_of
 
 
 def collator_of(model):
-    tokenizer = SimpleNamespace(pad_token_id=PAD)
+    tokenizer = SimpleNamespace(pad_token_id=PAD, get_added_vocab=dict)
     return CaptionCollator(SimpleNamespace(tokenizer=tokenizer), model.config)
 
 

@@ -70,8 +70,9 @@ CONFIGS = {
     "qwen2_5_vl": qwen2_5_vl,
     "qwen3_vl": qwen3_vl,
     "gemma3": lambda: gemma3(sliding_window=64),
-    # Shorter than a row: the two kinds of layers need two masks.
-    "gemma3, short window": lambda: gemma3(sliding_window=6),
+    # Shorter than a row: the two kinds of layers need two masks. Shorter than a picture, too: its last token does not
+    # see its first, which sees it.
+    "gemma3, short window": lambda: gemma3(sliding_window=3),
     "paligemma": lambda: paligemma("gemma"),
     "paligemma 2": lambda: paligemma("gemma2", query_pre_attn_scalar=8, sliding_window=64),
 }

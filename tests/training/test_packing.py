@@ -91,7 +91,7 @@ def test_a_prefix_that_is_read_in_both_directions_sees_its_last_token_and_no_ref
     assert torch.equal(visible, expected)
 
 
-def test_a_sliding_window_counts_positions_and_never_parts_a_picture():
+def test_a_sliding_window_counts_positions_back_from_a_token_also_in_a_picture():
     """The picture is tokens 1 to 3, and a second one token 5; the window has 2 positions."""
     row = pack_references([7, 8, 8, 8, 9, 8, 9], [[1, 0], [3, 0]])
     batch = pad_rows([row], pad_token_id=0)
@@ -102,7 +102,7 @@ def test_a_sliding_window_counts_positions_and_never_parts_a_picture():
             [1, 0, 0, 0, 0, 0, 0, 0, 0, 0],
             [1, 1, 1, 1, 0, 0, 0, 0, 0, 0],
             [0, 1, 1, 1, 0, 0, 0, 0, 0, 0],
-            [0, 1, 1, 1, 0, 0, 0, 0, 0, 0],
+            [0, 0, 1, 1, 0, 0, 0, 0, 0, 0],
             [0, 0, 0, 1, 1, 0, 0, 0, 0, 0],
             [0, 0, 0, 0, 1, 1, 0, 0, 0, 0],
             [0, 0, 0, 0, 0, 1, 1, 0, 0, 0],

@@ -9,6 +9,7 @@ from hfcap.data.caption_dataset import CaptionDataset
 from hfcap.data.scenes import load_scenes
 from hfcap.errors import WorkError
 from hfcap.metrics.reward import CiderDReward
+from hfcap.training import rewards as rewards_module
 from hfcap.training import scst
 from hfcap.training.arguments import ModelArguments
 from hfcap.training.collators import CaptionCollator
@@ -16,6 +17,7 @@ from hfcap.training.data_arguments import DataArguments
 from hfcap.training.rewards import Bleu4, LengthBand, Repetition, Reward, build_rewards, weighted_sum
 from hfcap.training.scst import PictureCollator, ScstArguments, ScstTrainer, kl_divergence
 from hfcap.training.strategies import apply_strategy
+from hfcap.training.trainer import CaptionTrainer
 from refusals import refused
 from tiny.native import BUILDERS, PROMPT, build_native
 from tiny.training import STEPS_ALONE
@@ -97,6 +99,8 @@ def own_module(tmp_path, monkeypatch):
         "    return [float(text.split()[0] in refs[0]) for text, refs in zip(captions, references)]\n"
         "def one_number(captions, **kwargs):\n    return 1.0\n"
         "def undefined(captions, **kwargs):\n    return [0.0, float('nan')]\n"
+        "def words(captions, **kwargs):\n    return captions\n"
+        "def of_captions_alone(captions):\n    return [1.0] * len(captions)\n"
     )
     monkeypatch.chdir(tmp_path)
     monkeypatch.syspath_prepend(tmp_path)
@@ -116,11 +120,21 @@ def test_own_functions_are_rewards_and_the_sum_is_weighted():
 
 @pytest.mark.usefixtures("own_module")
 @pytest.mark.parametrize(
-    ("function", "message"), [("one_number", r"shape \(\) for 2 captions"), ("undefined", "nan for the caption 'b'")]
+    ("function", "message"),
+    [
+        ("one_number", r"shape \(\) for 2 captions"),
+        ("undefined", "nan for the caption 'b'"),
+        ("words", "no numbers: .*'a'; return a list"),
+    ],
 )
 def test_a_function_that_gives_no_numbers_is_named(function, message):
     with pytest.raises(WorkError, match=f"reward own_rewards:{function}: .*{message}"):
         score(f"own_rewards:{function}", ["a", "b"], ["1", "2"])
+
+
+def test_numbers_of_a_model_are_taken_as_they_are():
+    scores = torch.tensor([1.0, -0.5], dtype=torch.bfloat16, requires_grad=True)
+    assert Reward("mine", lambda **_: scores)(["a", "b"]).tolist() == [1.0, -0.5]
 
 
 def test_a_reward_that_never_changes_is_an_error():
@@ -140,6 +154,11 @@ def test_a_reward_that_never_changes_is_an_error():
         ({"rewards": ["cider_d", "cider"]}, "cider"),
         ({"rewards": ["own_rewards:missing"]}, "own_rewards:missing"),
         ({"rewards": ["no_such_module:reward"]}, "no_such_module:reward"),
+        ({"rewards": ["own_rewards.py:brevity"]}, "own_rewards.py:brevity"),
+        ({"rewards": ["./own_rewards:brevity"]}, "./own_rewards:brevity"),
+        ({"rewards": [":brevity"]}, ":brevity"),
+        ({"rewards": ["sys:reward"]}, "sys:reward"),
+        ({"rewards": ["own_rewards:of_captions_alone"]}, "own_rewards:of_captions_alone"),
         ({"rewards": ["cider_d", "cider_d"]}, "rewards"),
         ({"rewards": []}, "rewards"),
         ({"reward_weights": [1.0, 2.0]}, "reward_weights"),
@@ -155,6 +174,11 @@ def test_rewards_that_cannot_be_computed_are_refused(settings, option, tmp_path)
     option, got = (option, settings.get(option, args.rewards)) if option in vars(args) else ("rewards", option)
     with refused(option=option, got=got):
         args.check(DataArguments(), ModelArguments(model="outputs/run"))
+
+
+def test_a_clip_model_that_does_not_load_is_refused(tmp_path):
+    with refused(option="clip_model", got=str(tmp_path)):
+        build_rewards(["clip_score"], ROWS, clip_model=str(tmp_path))
 
 
 def test_divergence_is_that_of_the_definition():
@@ -225,6 +249,16 @@ def check_policy(trainer, monkeypatch):
     expected = torch.stack(of_tokens)
     chosen = torch.tensor([token for tokens in samples for token in tokens])[:, None]
     torch.testing.assert_close(trained[0].gather(1, chosen), expected.gather(1, chosen), rtol=1e-4, atol=1e-4)
+
+
+def test_what_was_learned_may_stay_the_same_when_training_goes_on(build_tiny, scene_rows, tmp_path, monkeypatch):
+    trainer = make_trainer(tmp_path, *build_tiny("llava"), scene_rows, "Describe.")
+    trainer.rewards = [Reward("repetition", lambda captions, **_: [0.0] * len(captions))]
+    monkeypatch.setattr(rewards_module, "PROVEN_AFTER", 6)  # the samples of a step
+    with pytest.raises(WorkError, match="teaches nothing"):
+        trainer.train()
+    monkeypatch.setattr(CaptionTrainer, "train", lambda self, *_, **__: self.rewards[0](["a"] * 6))
+    trainer.train(resume_from_checkpoint="checkpoint-100")
 
 
 @pytest.mark.parametrize("kind", ["whole", "lora"])

@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 
 from hfcap.data import picture_checks
 from hfcap.data.picture_cache import cache_folder
+from hfcap.errors import ConfigError
 from hfcap.training import run_folder
 from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
 from hfcap.training.data_arguments import DataArguments
@@ -290,6 +291,25 @@ def test_a_refused_run_does_not_end_the_lock_of_another(tmp_path, monkeypatch):
         for _ in range(2):
             with refused(option="output_dir", says="another process"), run_lock(args):
                 pass
+
+
+@pytest.mark.parametrize("has_trained", [False, True])
+def test_a_run_that_is_refused_before_it_trains_may_be_put_right(tmp_path, scene_rows, has_trained):
+    """As when the parts that `run.json` names cannot be joined."""
+    folder, rows = tmp_path / "run", (scene_rows, scene_rows)
+    with refused(option="image_size"), run_lock(parse(folder)[-1]):
+        begin_or_resume(folder, parse(folder), rows)
+        (folder / "checkpoints" / ("checkpoint-1" if has_trained else "")).mkdir(parents=True)
+        raise ConfigError(option="image_size", got=32)
+    assert folder.exists() == has_trained
+
+
+def test_a_refused_command_leaves_the_run_that_was_there(tmp_path, scene_rows):
+    rows = (scene_rows, scene_rows)
+    assert not begin_or_resume(tmp_path, parse(tmp_path), rows)
+    with refused(option="output_dir"), run_lock(parse(tmp_path)[-1]):
+        begin_or_resume(tmp_path, parse(tmp_path, "--lora_r", "3"), rows)
+    assert (tmp_path / "run.json").is_file()
 
 
 def test_a_run_goes_on_with_its_feature_cache_elsewhere(tmp_path, scene_rows):

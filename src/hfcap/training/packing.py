@@ -145,8 +145,9 @@ def may_attend(
     """Give the one rule of packed rows as FlexAttention's `mask_mod(batch, head, query, key) -> bool`.
 
     A query sees the keys of its own image that stand before it or where it is, if they are in the prefix or in its own
-    segment, less than `sliding_window` positions away, and those of its own run of tokens that are read in both
-    directions. Padding is an image of its own, so that no row of the softmax is empty.
+    segment, and those of its own run of tokens that are read in both directions; of all these, none that stands
+    `sliding_window` positions or more before it, as in stock Gemma 3. Padding is an image of its own, so that no row
+    of the softmax is empty.
     """
     segment_ids, image_ids, position_ids = rows.segment_ids, rows.image_ids, rows.position_ids
     runs = None if rows.is_two_way is None else _number_runs(rows.is_two_way)
@@ -154,10 +155,10 @@ def may_attend(
     def rule(batch, head, query, key):
         of_query, of_key = segment_ids[batch, query], segment_ids[batch, key]
         allowed = ((of_query == of_key) | (of_key == PREFIX_SEGMENT)) & (query >= key)
-        if sliding_window is not None:
-            allowed = allowed & (position_ids[batch, query] - position_ids[batch, key] < sliding_window)
         if runs is not None:
             allowed = allowed | ((runs[batch, query] == runs[batch, key]) & (runs[batch, query] > 0))
+        if sliding_window is not None:
+            allowed = allowed & (position_ids[batch, query] - position_ids[batch, key] < sliding_window)
         return allowed & (image_ids[batch, query] == image_ids[batch, key])
 
     return rule

@@ -14,6 +14,7 @@ Captioning Using Similar Images Sets" (CIDErBtw), ECCV 2020.
 """
 
 import importlib
+import inspect
 import os
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -35,6 +36,7 @@ END_WORD = "endofcaption"
 END_CHARACTER = "\ue000"  # the same for rewards by characters: a private one, so a single token too
 
 REWARDS = ("cider_d", "bleu_4", "clip_score", "length", "repetition", "distinctiveness")
+KEYWORDS = ("captions", "ended", "image_ids", "references")  # that a reward is called with
 NUM_SIMILAR = 5  # pictures that a caption should not fit; as many as CIDErBtw's
 PROVEN_AFTER = 1000  # samples after which a reward that never changed is an error
 
@@ -66,7 +68,7 @@ class Reward:
             WorkError: the function did not return N finite numbers, or its values have been one and the same for
                 `PROVEN_AFTER` samples, so that it teaches nothing.
         """
-        values = np.asarray(self.function(captions=captions, **sampled), dtype=np.float64)
+        values = self._numbers(self.function(captions=captions, **sampled))
         if values.shape != (len(captions),):
             raise WorkError(
                 f"it returned values of shape {values.shape} for {len(captions)} captions",
@@ -84,6 +86,15 @@ class Reward:
         self._check_change(values)
         return values
 
+    def _numbers(self, returned: object) -> np.ndarray:
+        if isinstance(returned, torch.Tensor):  # NumPy takes none on a GPU, in bfloat16 or with a gradient
+            returned = returned.detach().double().cpu()
+        try:
+            return np.asarray(returned, dtype=np.float64)
+        except (TypeError, ValueError) as error:
+            fix = "return a list, an array or a tensor of one number a caption"
+            raise WorkError(f"it returned no numbers: {error}", option=f"reward {self.name}", fix=fix) from error
+
     def _check_change(self, values: np.ndarray) -> None:
         if self._seen >= PROVEN_AFTER and self._least < self._most:
             return
@@ -95,6 +106,10 @@ class Reward:
                 option=f"reward {self.name}",
                 fix="remove it, or start from a captioner whose captions differ in it",
             )
+
+    def trust(self) -> None:
+        """Let the values stay the same from now on: training goes on, and has learned what this reward teaches."""
+        self._seen, self._least, self._most = PROVEN_AFTER, -np.inf, np.inf
 
     def take_figures(self) -> dict[str, float]:
         """Mean and standard deviation of the values since the last call, under the names that TRL logs them by."""
@@ -147,24 +162,43 @@ def import_reward(name: str) -> RewardFunction:
     """Import a function named MODULE:FUNCTION; a module may lie in the working directory.
 
     Raises:
-        ConfigError: it is none of `REWARDS` and not of that form, or there is no such module or function.
+        ConfigError: it is none of `REWARDS` and not of that form, there is no such module or function, or the function
+            does not take the keywords of a reward.
     """
     module_name, separator, function_name = name.partition(":")
-    if not separator:
-        wanted = f"some of {', '.join(REWARDS)}, or MODULE:FUNCTION"
+    is_path = "/" in module_name or module_name.endswith(".py")
+    if not separator or is_path or not all(module_name.split(".")):
+        wanted = f"some of {', '.join(REWARDS)}, or MODULE:FUNCTION, such as own:brevity for a function in own.py"
         raise ConfigError(option="rewards", got=name, wanted=wanted)
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:
         module = importlib.import_module(module_name)
     except ImportError as error:
-        raise ConfigError(
-            str(error), option="rewards", got=name, fix="run in its folder, or put that on PYTHONPATH"
-        ) from error
+        is_missing = error.name is not None and f"{module_name}.".startswith(f"{error.name}.")
+        fix = "run in its folder, or put that on PYTHONPATH" if is_missing else f"fix what {module_name} imports"
+        raise ConfigError(str(error), option="rewards", got=name, fix=fix) from error
     function = getattr(module, function_name, None)
     if not callable(function):
-        raise ConfigError(f"{module.__file__} has no such function", option="rewards", got=name)
+        raise ConfigError(f"module {module_name} has no such function", option="rewards", got=name)
+    _check_keywords(name, function)
     return function
+
+
+def _check_keywords(name: str, function: RewardFunction) -> None:
+    try:
+        signature = inspect.signature(function)
+    except ValueError:  # some functions written in C have none
+        return
+    try:
+        signature.bind(**dict.fromkeys(KEYWORDS))
+    except TypeError as error:
+        raise ConfigError(
+            f"it is called with the keywords {', '.join(KEYWORDS)}: {error}",
+            option="rewards",
+            got=name,
+            fix="name those that it uses, and take the others as **kwargs",
+        ) from error
 
 
 def with_end(caption: str, tokenizer: str = "ptb") -> str:
@@ -276,9 +310,9 @@ class ClipScore:
     """CLIPScore of a caption and its picture (Hessel et al., EMNLP 2021), 0 to 2.5; each picture is encoded once."""
 
     def __init__(self, clip_model: str, rows: Dataset):
-        from hfcap.metrics.clip_score import ClipScorer  # slow to import
+        from hfcap.metrics.clip_metrics import load_scorer  # slow to import
 
-        self._scorer = ClipScorer.from_pretrained(clip_model)
+        self._scorer = load_scorer(clip_model)
         self._rows = rows
         self._row_of = {image_id: row for row, image_id in enumerate(rows["image_id"])}
         self._features: dict[str, np.ndarray] = {}

@@ -70,7 +70,8 @@ def run_lock(args: RunArguments) -> Iterator[None]:
     """Within this context no other process trains in the run folder `args.output_dir`; the main process has the lock.
 
     The lock of a process that died is free. A finished run needs none (several runs may start from it), and a dry run
-    writes nothing.
+    writes nothing. A run that is refused before it has done anything leaves no folder: the command with a setting put
+    right would be refused in it as another run.
 
     Raises:
         ConfigError: another process has the lock.
@@ -80,14 +81,31 @@ def run_lock(args: RunArguments) -> Iterator[None]:
         yield
         return
     lock = FileLock(folder / LOCK)
+    is_new = not (folder / runs.RUN_JSON).exists()
     main_process_decides(lambda: None if is_finished(folder) else _acquire(lock, folder))
     try:
         yield
+    except ConfigError:
+        if lock.is_locked and is_new:
+            _remove_start(folder)
+        raise
     finally:
         if lock.is_locked and [path.name for path in folder.glob("*")] in ([], [LOCK]):  # the run was refused
             (folder / LOCK).unlink()
             folder.rmdir()
         lock.release()
+
+
+def _remove_start(folder: Path) -> None:
+    """Remove what a run writes before it trains, unless there is more in its folder."""
+    if {path.name for path in folder.glob("*")} - {LOCK, runs.RUN_JSON, runs.CHECKPOINTS}:
+        return
+    checkpoints = folder / runs.CHECKPOINTS
+    if checkpoints.is_dir():
+        if any(checkpoints.iterdir()):
+            return
+        checkpoints.rmdir()
+    (folder / runs.RUN_JSON).unlink(missing_ok=True)
 
 
 def _acquire(lock: FileLock, folder: Path) -> None:

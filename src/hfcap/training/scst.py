@@ -258,11 +258,14 @@ class ScstTrainer(CaptionTrainer):
         finally:
             self.data_collator = collator
 
-    def train(self, *args, **kwargs):
+    def train(self, resume_from_checkpoint=None, **kwargs):
         """Train as `CaptionTrainer` does; the model that it began with attends as the one that trains."""
+        if resume_from_checkpoint:
+            for reward in self.rewards:
+                reward.trust()
         is_eager = self._start is not None and not self.args.torch_compile
         with uses_packed_sdpa(self._start) if is_eager else nullcontext():
-            return super().train(*args, **kwargs)
+            return super().train(resume_from_checkpoint, **kwargs)
 
     def sample(self, model: PreTrainedModel, prefixes: Sequence[CaptionPrefix]) -> list[list[int]]:
         """Sample captions from the model's distribution: token ids, (B * num_samples) lists, EOS last if reached."""
