@@ -81,7 +81,7 @@ def test_labels_that_say_nothing_are_refused(tmp_path, two, text, says):
         ({"scores": {"smoking": 0.5}}, "other scores than the first row's"),
         ({"scores": {}}, "scores is {}"),
         ({"policy": {"path": "p", "sha256": "0"}}, "other policy"),
-        ({"policy": None}, "policy is None"),
+        ({"policy": None}, "tagged without a policy"),
         ({"tagger": {"source": "x", "weights_sha256": "0"}}, "other tagger"),
         ({"image_id": "a"}, "twice"),
         ({"decision": {"smoking": "safe"}}, "decision.smoking"),
