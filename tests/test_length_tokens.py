@@ -5,10 +5,13 @@ import pytest
 import torch
 from transformers import AutoTokenizer
 
+from hfcap.data.reading import loads_of
 from hfcap.data.scenes import load_scenes
 from hfcap.generation.caption import caption_stream
 from hfcap.generation.loading import load_captioner
+from hfcap.generation.word_probabilities import scored_caption_stream
 from hfcap.length_tokens import LONGEST, add_length_tokens, count_words, length_token, length_token_ids
+from hfcap.samples import word_log_probabilities
 from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.data_arguments import DataArguments
@@ -60,6 +63,11 @@ def test_captions_have_the_length_asked_for_also_when_saved(family, tmp_path):
             for length in (2, 4, 6)
         ]
         assert said == SAYINGS
+        scored = next(iter(scored_caption_stream(own_model, own_processor, loads_of(rows), PROMPTS[family], length=4)))
+        words = word_log_probabilities(own_processor.tokenizer, scored[1])
+        assert [word for word, _ in words] == SAYINGS[1].split()
+        # The length is no word, and its probability is none of the caption's.
+        assert len(scored[1].tokens) == len(collator.targets([SAYINGS[1]])[0]) - 1
         free = next(iter(caption_stream(own_model, own_processor, rows, **options)))[1]
         assert free in SAYINGS  # and no token shows
     assert length_token_ids(AutoTokenizer.from_pretrained(tmp_path / "model")) == length_token_ids(processor.tokenizer)

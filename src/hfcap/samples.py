@@ -29,10 +29,13 @@ class Sample:
         return sum(self.log_probabilities) / len(self.log_probabilities)
 
 
-def sample_of(text: str, tokens: list[int], logs: list[float], end_ids: Sequence[int]) -> Sample:
-    """Put a sample together; what follows the first of `end_ids` is padding."""
-    length = next((place + 1 for place, token in enumerate(tokens) if token in end_ids), None)
-    return Sample(text.strip(), tuple(tokens[:length]), tuple(logs[:length]), length is None)
+def sample_of(
+    text: str, tokens: list[int], logs: list[float], end_ids: Sequence[int], length_ids: Sequence[int] = ()
+) -> Sample:
+    """Put a sample together: what follows the first of `end_ids` is padding, a first token of `length_ids` no word."""
+    start = int(bool(tokens) and tokens[0] in length_ids)
+    end = next((place + 1 for place, token in enumerate(tokens) if token in end_ids), None)
+    return Sample(text.strip(), tuple(tokens[start:end]), tuple(logs[start:end]), end is None)
 
 
 def word_log_probabilities(tokenizer, sample: Sample) -> list[tuple[str, float]]:
@@ -40,7 +43,7 @@ def word_log_probabilities(tokenizer, sample: Sample) -> list[tuple[str, float]]
 
     A space or a sign counts for the word behind it.
     """
-    special = {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
+    special = set(tokenizer.all_special_ids)
     words = [(found[0], found.end()) for found in re.finditer(r"\w+", tokenizer.decode(sample.tokens, **_PLAIN))]
     values = [0.0] * len(words)
     for place, token in enumerate(sample.tokens):

@@ -68,9 +68,9 @@ def test_a_batch_holds_prompts_of_one_length_and_no_caption_is_lost(build_tiny, 
     model, processor = build_tiny("llava")
     seen, original = [], caption.generate_tokens
 
-    def record(model, processor, prefixes, settings):
+    def record(model, processor, prefixes, *settings):
         seen.append([len(prefix.input_ids) for prefix in prefixes])
-        return original(model, processor, prefixes, settings)
+        return original(model, processor, prefixes, *settings)
 
     monkeypatch.setattr(caption, "generate_tokens", record)
     found = dict(caption_stream(model, processor, rows_with_prompts, "caption", batch_size=2))

@@ -120,7 +120,7 @@ def test_not_one_readable_photo_is_exit_code_1(folder, captioner, capsys):
 
 def test_empty_captions_are_counted_and_shown(folder, captioner, capsys, monkeypatch):
     *_, path = captioner
-    monkeypatch.setattr("hfcap.generation.caption.generate_tokens", lambda _m, _p, prefixes, _s: [[]] * len(prefixes))
+    monkeypatch.setattr("hfcap.generation.caption.generate_tokens", lambda _m, _p, prefixes, *_: [[]] * len(prefixes))
     cli.main(["caption", str(folder), "--model", path])
     shown = capsys.readouterr()
     assert shown.out.splitlines()[0] == f"{folder / 'a' / '1.png'}\t"

@@ -124,7 +124,7 @@ def test_the_share_that_is_cut_is_said_with_the_value_that_cuts_none(build_tiny,
     model, processor = build_tiny("llava")
     rows = with_captions(scene_rows, *[words(2)] * 15, words(30))
     data, collator = CaptionDataset(rows), CaptionCollator(processor, model.config, "caption", max_caption_tokens=20)
-    longest = len(collator.encode([words(30)])[0]) + 1
+    longest = len(collator.whole_targets([words(30)])[0])
     lengths = measure_references(data, collator)
     assert (lengths.number, lengths.cut, lengths.longest) == (16, 1, longest) and longest > 20
     stream = CaptionStream(rows.to_iterable_dataset())
@@ -147,7 +147,7 @@ def test_max_new_tokens_follows_the_references(build_tiny, scene_rows, tmp_path,
     model, processor = build_tiny("llava")
     rows = with_captions(scene_rows, words(2), words(60))
     data, collator = CaptionDataset(rows), CaptionCollator(processor, model.config, "caption", max_caption_tokens=500)
-    needed = len(collator.encode([words(60)])[0]) + 1
+    needed = len(collator.whole_targets([words(60)])[0])
     args = CaptionTrainingArguments(output_dir=str(tmp_path), **STEPS_ALONE)
     model.generation_config.max_new_tokens = 40
     follow_references(model, collator, data, args)

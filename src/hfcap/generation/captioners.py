@@ -55,8 +55,9 @@ class TorchCaptioner:
         """Caption rows, with the log-probabilities; see `hfcap.generation.word_probabilities`."""
         from hfcap.generation.word_probabilities import scored_caption_stream
 
+        length = settings.pop("length", None)
         prompt = self._prepare(prompt, settings)
-        return scored_caption_stream(self.model, self.processor, loads, prompt, batch_size, on_bad_row)
+        return scored_caption_stream(self.model, self.processor, loads, prompt, batch_size, on_bad_row, length)
 
     def _prepare(self, prompt: str | None, settings: dict[str, Any]) -> str | None:
         from hfcap.generation.inputs import caption_prompt

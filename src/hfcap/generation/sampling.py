@@ -17,6 +17,7 @@ from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList,
 from hfcap.generation.caption import decode_stream, generate_tokens
 from hfcap.generation.inputs import CaptionPrefix
 from hfcap.generation.settings import SAMPLING, end_token_ids
+from hfcap.length_tokens import length_token_ids
 from hfcap.samples import Sample, sample_of
 
 
@@ -116,6 +117,8 @@ def sample_stream(
     settings = sampling_settings(model, sampling)
     end_ids = end_token_ids(settings)
 
+    length_ids = length_token_ids(processor.tokenizer) or ()
+
     def decode(batch: list[tuple[int, CaptionPrefix]]) -> list[list[Sample]]:
         shape = (sampling.num_samples, settings.max_new_tokens)
         numbers = np.concatenate([random_numbers(seed, key_of(index), shape) for index, _ in batch])
@@ -125,7 +128,7 @@ def sample_stream(
         tokens = generate_tokens(model, processor, prefixes, settings, logits_processor=processors)
         logs = torch.stack(choice.log_probabilities, dim=1).tolist()
         texts = processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        samples = [sample_of(*parts, end_ids) for parts in zip(texts, tokens, logs, strict=True)]
+        samples = [sample_of(*parts, end_ids, length_ids) for parts in zip(texts, tokens, logs, strict=True)]
         return [samples[i : i + shape[0]] for i in range(0, len(samples), shape[0])]
 
     return decode_stream(model, processor, loads, prompt, batch_size, on_bad_row, decode)

@@ -9,6 +9,7 @@ from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 from hfcap.generation.caption import decode_stream, generate_tokens
 from hfcap.generation.inputs import CaptionPrefix
 from hfcap.generation.settings import end_token_ids
+from hfcap.length_tokens import length_token_ids, requested_token
 from hfcap.samples import Sample, sample_of
 
 
@@ -40,6 +41,7 @@ def scored_caption_stream(
     prompt: str | None = None,
     batch_size: int = 8,
     on_bad_row: Callable[[int, Exception], None] | None = None,
+    length: int | None = None,
 ) -> Iterator[tuple[int, Sample]]:
     """Caption rows as `caption_loaded` does, with the log-probabilities of the tokens.
 
@@ -47,17 +49,18 @@ def scored_caption_stream(
     """
     settings = copy.deepcopy(model.generation_config)
     settings.num_return_sequences = 1
-    end_ids = end_token_ids(settings)
+    end_ids, length_ids = end_token_ids(settings), length_token_ids(processor.tokenizer) or ()
+    first = None if length is None else requested_token(processor.tokenizer, length)
 
     def decode(batch: list[tuple[int, CaptionPrefix]]) -> list[Sample]:
         prefixes = [prefix for _, prefix in batch]
-        tokens = generate_tokens(model, processor, prefixes, settings)
+        tokens = generate_tokens(model, processor, prefixes, settings, first)
         again = copy.deepcopy(settings)
         again.update(num_beams=1, early_stopping=False, length_penalty=1.0, max_new_tokens=len(tokens[0]))
         forced = ForcedTokens(torch.tensor(tokens))
         generate_tokens(model, processor, prefixes, again, logits_processor=LogitsProcessorList([forced]))
         logs = torch.stack(forced.log_probabilities, dim=1).tolist()
         texts = processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)
-        return [sample_of(*parts, end_ids) for parts in zip(texts, tokens, logs, strict=True)]
+        return [sample_of(*parts, end_ids, length_ids) for parts in zip(texts, tokens, logs, strict=True)]
 
     return decode_stream(model, processor, loads, prompt, batch_size, on_bad_row, decode)

@@ -11,6 +11,7 @@ from PIL import Image
 
 from hfcap.data.reading import DataWait, PictureRows, loads_of, read_ahead
 from hfcap.errors import ConfigError
+from hfcap.length_tokens import length_token_ids
 from hfcap.ondevice.folder import read_onnx_folder
 from hfcap.ondevice.graphs import CaptionerGraphs
 from hfcap.ondevice.image_processing import ImageProcessor
@@ -47,6 +48,7 @@ class Captioner:
         self.settings = read_decoding(found.settings["decoding"])
         self.image_processor = ImageProcessor(found.settings["image_processor"])
         self.tokenizer = CaptionTokenizer(found.path)
+        self.length_ids = length_token_ids(self.tokenizer) or ()
         self.caption_prompt: str | None = found.settings.get("caption_prompt")
         self.image_token_id: int | None = found.settings["image_token_id"]
         self._prompt_ids: list[int] = found.settings["prompt_ids"]
@@ -127,7 +129,7 @@ class Captioner:
                 given = np.array([[*own, *tokens[:-1]]])
                 _, logits = self.graphs.begin(row[None], given, self.image_token_id)
                 logs = token_log_probabilities(logits[0, len(own) - 1 :], own.tolist(), tokens, decoding)
-                yield number, sample_of(self.text_of(tokens), tokens, logs, decoding.eos_token_id)
+                yield number, sample_of(self.text_of(tokens), tokens, logs, decoding.eos_token_id, self.length_ids)
 
     def caption_ids(
         self, images: Sequence[Image.Image], prompt: str | None = None, **settings: Any

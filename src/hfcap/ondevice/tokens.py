@@ -49,6 +49,10 @@ class CaptionTokenizer:
         self._cleans = bool(self.settings.get("clean_up_tokenization_spaces"))
         self.chat_template: str | None = self.settings.get("chat_template")
 
+    def get_added_vocab(self) -> dict[str, int]:
+        """Ids of the added tokens, as the tokenizer of transformers gives them."""
+        return {token.content: token_id for token_id, token in self.tokenizer.get_added_tokens_decoder().items()}
+
     def decode(
         self,
         tokens: Sequence[int],
