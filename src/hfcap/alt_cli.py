@@ -78,8 +78,8 @@ def _add_apply(group: argparse._SubParsersAction) -> None:
         "--metadata",
         default="",
         metavar="WAYS",
-        help="also write the alts into the metadata of the photos: sidecar (PHOTO.xmp), embed (by ExifTool), or both, "
-        "separated by a comma",
+        help="also write the alts into the metadata of the photos: sidecar (PHOTO.jpg.xmp), embed (by ExifTool), or "
+        "both, separated by a comma",
     )
     command.set_defaults(run=apply)
 

@@ -177,7 +177,8 @@ def shards_for_captions(data: str, split: str) -> list[Shard]:
             "its images are drawn, not read",
             option="--data",
             got=data,
-            fix="evaluate a model on it with `hfcap evaluate MODEL`",
+            fix="evaluate a captioner on it with `hfcap evaluate MODEL`, or give a folder of them: Python, "
+            'hfcap.load_captions("scenes", "test", num_images=100, style="caption").save_to_disk("FOLDER")',
         )
     with as_config_error("--data"):
         shards = source_shards(data, split, captions_column=NO_CAPTIONS)
