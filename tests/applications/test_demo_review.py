@@ -153,7 +153,10 @@ def test_pictures_are_shown_or_it_is_said_why_not(tmp_path, monkeypatch):
     assert picture.size == (50, 25) and note == ""
     assert picture_of(row(1, image="a.png", image_sha256="0" * 64))[1].startswith("This picture has changed since")
     assert picture_of(row(1)) == (None, "This row has no picture file; decide by its document.")
-    for name, why in (("b.png", "cannot identify image file"), ("none.png", "No such file or directory")):
+    for name, why in (
+        ("b.png", "no picture, or a format that cannot be read"),
+        ("none.png", "No such file or directory"),
+    ):
         picture, note = picture_of(row(1, image=name))
         assert picture is None and note.startswith(f"The picture cannot be shown: {name}: {why}")
 

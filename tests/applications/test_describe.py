@@ -31,7 +31,7 @@ def photos(tmp_path, monkeypatch, scene_rows, build_tiny):
 def captions(monkeypatch):
     """Replace the captioner's words."""
 
-    def stream(_model, processor, loads, _prompt, _batch_size, skip):
+    def stream(_model, processor, loads, _prompt, _batch_size, skip, _length):
         for index, load in enumerate(loads):
             try:
                 load()

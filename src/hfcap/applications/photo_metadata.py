@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
-from PIL import Image
-
 from hfcap.applications.images import PHOTOS
 from hfcap.applications.texts import DocumentError
 from hfcap.content_hashes import file_sha256
@@ -82,6 +80,8 @@ def photo_of(row: dict[str, Any]) -> Path | None:
 def _is_picture(path: Path) -> bool:
     if path.suffix.lower() in (*PHOTOS, ".svg"):  # of some formats Pillow opens none
         return True
+    from PIL import Image  # `hfcap alt check` does without
+
     try:
         with Image.open(path):
             return True

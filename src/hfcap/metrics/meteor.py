@@ -177,10 +177,10 @@ def _require(options: Options) -> None:
         )
     if options.meteor not in ("python", "jar"):
         raise ConfigError(option="meteor", got=options.meteor, wanted="python or jar")
-    find_jar()
     if options.meteor == "jar":
         check_java()
-    elif importlib.util.find_spec("snowballstemmer") is None:
+    find_jar()
+    if options.meteor == "python" and importlib.util.find_spec("snowballstemmer") is None:
         _load_stemmer()
 
 
