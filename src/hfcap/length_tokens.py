@@ -27,16 +27,16 @@ def count_words(caption: str) -> int:
     return sum(any(map(str.isalnum, word)) for word in caption.split())
 
 
-def length_token_ids(tokenizer: "PreTrainedTokenizerBase") -> list[int] | None:
-    """Ids of the tokens of 0 to `LONGEST` words; None for a captioner without them."""
+def length_token_ids(tokenizer: "PreTrainedTokenizerBase") -> list[int]:
+    """Ids of the tokens of 0 to `LONGEST` words; none for a captioner without them."""
     added = tokenizer.get_added_vocab()
     ids = [added.get(length_token(number)) for number in range(LONGEST + 1)]
-    return None if None in ids else ids
+    return [] if None in ids else ids
 
 
 def add_length_tokens(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerBase") -> None:
     """Give a captioner length tokens, with random embeddings, unless it has them."""
-    if length_token_ids(tokenizer) is not None:
+    if length_token_ids(tokenizer):
         return
     tokens = [length_token(number) for number in range(LONGEST + 1)]
     tokenizer.add_tokens(tokens, special_tokens=True)
@@ -51,7 +51,7 @@ def requested_token(tokenizer: "PreTrainedTokenizerBase", num_words: int) -> int
         ConfigError: a captioner without length tokens, or a number that it has no token of its own for.
     """
     ids = length_token_ids(tokenizer)
-    if ids is None:
+    if not ids:
         raise ConfigError(
             "this captioner did not learn lengths",
             option="length",

@@ -21,7 +21,7 @@ from hfcap.generation.inputs import CaptionPrefix, caption_prompt, encode_prefix
 from hfcap.length_tokens import requested_token
 from hfcap.models.attention import eager_sdpa
 from hfcap.models.model_types import spec_of
-from hfcap.models.model_utils import full_precision
+from hfcap.models.model_utils import full_precision, in_eval
 
 MAX_WAITING = 8  # batches' worth of preprocessed rows that wait for others of their length
 
@@ -198,17 +198,13 @@ def decode_stream(
             else:
                 yield index, prefix
 
-    was_training = model.training
-    model.eval()
     batches = batches_by_length(readable(), batch_size)
-    try:
+    with in_eval(model):
         for batch, is_own in lockstep(model, batches if waiting is None else waiting.of(batches)):
             with torch.inference_mode(), full_precision(model):
                 results = decode(batch)
             if is_own:
                 yield from zip([index for index, _ in batch], results, strict=True)
-    finally:
-        model.train(was_training)
 
 
 def batches_by_length(
@@ -233,12 +229,12 @@ def generate_tokens(
     prefixes: Sequence[CaptionPrefix],
     settings: GenerationConfig,
     first_token: int | None = None,
-    **generate_kwargs,
+    logits_processor: Sequence[LogitsProcessor] = (),
 ) -> list[list[int]]:
     """Generate the tokens behind each prefix by `settings` and no others, padding included.
 
     `settings.num_return_sequences` lists of token ids for each prefix, in order. `first_token` is the id that all
-    begin with, where one is given. `generate_kwargs` are what `generate` takes besides settings (`logits_processor`).
+    begin with, where one is given; `logits_processor` is that of `generate`.
     """
     each = settings.num_return_sequences or 1
     tokens = [[]] * (len(prefixes) * each)
@@ -247,12 +243,12 @@ def generate_tokens(
         chosen = [i for i, prefix in enumerate(prefixes) if len(prefix.input_ids) == length]
         inputs = join_vision([prefixes[i].vision for i in chosen])
         inputs |= prompt_inputs(model, processor, [prefixes[i] for i in chosen])
+        processors = LogitsProcessorList(logits_processor)
         if first_token is not None:
-            begin = LogitsProcessorList([FirstToken(first_token, length)])
-            generate_kwargs["logits_processor"] = begin
+            processors.append(FirstToken(first_token, length))
         with eager_sdpa(model), decoding_by(model, settings):
             inputs = {name: value.to(model.device) for name, value in inputs.items()}
-            found = generate(model, inputs, generation_config=settings, **generate_kwargs)
+            found = generate(model, inputs, generation_config=settings, logits_processor=processors)
         places = [i * each + k for i in chosen for k in range(each)]
         for place, row in zip(places, found[:, length:].tolist(), strict=True):
             tokens[place] = row

@@ -35,12 +35,12 @@ class TorchCaptioner:
         batch_size: int = 8,
         on_bad_row: Callable[[int, Exception], None] | None = None,
         waiting: "DataWait | None" = None,
+        length: int | None = None,
         **settings: Any,
     ) -> Iterator[tuple[int, str]]:
         """Caption rows; see `hfcap.generation.caption.caption_loaded`."""
         from hfcap.generation.caption import caption_loaded
 
-        length = settings.pop("length", None)
         prompt = self._prepare(prompt, settings)
         return caption_loaded(self.model, self.processor, loads, prompt, batch_size, on_bad_row, waiting, length)
 
@@ -50,12 +50,12 @@ class TorchCaptioner:
         prompt: str | None = None,
         batch_size: int = 8,
         on_bad_row: Callable[[int, Exception], None] | None = None,
+        length: int | None = None,
         **settings: Any,
     ) -> Iterator[tuple[int, Sample]]:
         """Caption rows, with the log-probabilities; see `hfcap.generation.word_probabilities`."""
         from hfcap.generation.word_probabilities import scored_caption_stream
 
-        length = settings.pop("length", None)
         prompt = self._prepare(prompt, settings)
         return scored_caption_stream(self.model, self.processor, loads, prompt, batch_size, on_bad_row, length)
 

@@ -115,9 +115,7 @@ def sample_stream(
         on_bad_row: as for `caption_stream`.
     """
     settings = sampling_settings(model, sampling)
-    end_ids = end_token_ids(settings)
-
-    length_ids = length_token_ids(processor.tokenizer) or ()
+    end_ids, length_ids = end_token_ids(settings), length_token_ids(processor.tokenizer)
 
     def decode(batch: list[tuple[int, CaptionPrefix]]) -> list[list[Sample]]:
         shape = (sampling.num_samples, settings.max_new_tokens)

@@ -49,7 +49,7 @@ def scored_caption_stream(
     """
     settings = copy.deepcopy(model.generation_config)
     settings.num_return_sequences = 1
-    end_ids, length_ids = end_token_ids(settings), length_token_ids(processor.tokenizer) or ()
+    end_ids, length_ids = end_token_ids(settings), length_token_ids(processor.tokenizer)
     first = None if length is None else requested_token(processor.tokenizer, length)
 
     def decode(batch: list[tuple[int, CaptionPrefix]]) -> list[Sample]:

@@ -48,7 +48,7 @@ class Captioner:
         self.settings = read_decoding(found.settings["decoding"])
         self.image_processor = ImageProcessor(found.settings["image_processor"])
         self.tokenizer = CaptionTokenizer(found.path)
-        self.length_ids = length_token_ids(self.tokenizer) or ()
+        self.length_ids = length_token_ids(self.tokenizer)
         self.caption_prompt: str | None = found.settings.get("caption_prompt")
         self.image_token_id: int | None = found.settings["image_token_id"]
         self._prompt_ids: list[int] = found.settings["prompt_ids"]

@@ -272,8 +272,8 @@ class CaptionTrainingArguments(RunArguments):
     length_tokens: bool = field(
         default=False,
         metadata={
-            "help": "Let captions begin with a token that says their number of words, so that a length can be asked "
-            "for (hfcap caption --length 8)."
+            "help": "Start each caption with a special token for its number of words, so that captions of a requested "
+            "length can be generated (hfcap caption --length 8)."
         },
     )
     encoder_learning_rate: float | None = field(

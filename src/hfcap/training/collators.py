@@ -121,11 +121,11 @@ class CaptionCollator:
         if not captions:
             return []
         end = end_token_id(self.processor, self.config)
-        encoded = encode_captions(self.processor, captions)
-        first = [[] for _ in captions]
-        if self.length_ids is not None:
-            first = [[self.length_ids[min(count_words(caption), LONGEST)]] for caption in captions]
-        return [[*length, *ids, end] for length, ids in zip(first, encoded, strict=True)]
+        targets = [[*ids, end] for ids in encode_captions(self.processor, captions)]
+        if not self.length_ids:
+            return targets
+        lengths = [min(count_words(caption), LONGEST) for caption in captions]
+        return [[self.length_ids[length], *ids] for length, ids in zip(lengths, targets, strict=True)]
 
     def collate(
         self,

@@ -27,7 +27,8 @@ def check_metrics(args, uses_clip: bool = False) -> None:
             that none uses.
     """
     try:
-        choose_metrics(metric_names(args.metrics), _options(args))
+        options = metric_options(args)
+        choose_metrics(options.pop("metrics"), Options(**options))
     except ConfigError:
         raise
     except ValueError as error:
@@ -46,10 +47,6 @@ def check_metrics(args, uses_clip: bool = False) -> None:
             got=args.chair_synonyms,
             fix="add chair to metrics, or remove it",
         )
-
-
-def _options(args) -> Options:
-    return Options(tokenizer=args.tokenizer, clip_model=args.clip_model, chair_synonyms=args.chair_synonyms)
 
 
 def metric_options(args) -> dict[str, Any]:

@@ -73,7 +73,7 @@ class Reward:
             raise WorkError(
                 f"it returned values of shape {values.shape} for {len(captions)} captions",
                 option=f"reward {self.name}",
-                fix="return one number a caption",
+                fix="return one number per caption",
             )
         if not np.isfinite(values).all():
             worst = int(np.flatnonzero(~np.isfinite(values))[0])
@@ -92,7 +92,7 @@ class Reward:
         try:
             return np.asarray(returned, dtype=np.float64)
         except (TypeError, ValueError) as error:
-            fix = "return a list, an array or a tensor of one number a caption"
+            fix = "return a list, an array or a tensor with one number per caption"
             raise WorkError(f"it returned no numbers: {error}", option=f"reward {self.name}", fix=fix) from error
 
     def _check_change(self, values: np.ndarray) -> None:

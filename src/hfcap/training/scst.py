@@ -35,7 +35,7 @@ from hfcap.generation.caption import generate_tokens
 from hfcap.generation.inputs import CaptionPrefix
 from hfcap.generation.settings import end_token_ids, fresh_settings
 from hfcap.models.attention import uses_packed_sdpa
-from hfcap.models.model_utils import keep_frozen_in_eval
+from hfcap.models.model_utils import in_eval
 from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.data_arguments import DataArguments
@@ -70,22 +70,22 @@ class ScstArguments(CaptionTrainingArguments):
     rewards: list[str] = field(
         default_factory=lambda: ["cider_d"],
         metadata={
-            "help": f"What captions are rewarded for: some of {', '.join(REWARDS)}, or functions as MODULE:FUNCTION "
-            "(hfcap.training.rewards)."
+            "help": f"Reward functions, summed by reward_weights: some of {', '.join(REWARDS)}, or your own as "
+            "MODULE:FUNCTION (docs/rewards.md)."
         },
     )
     reward_weights: list[float] | None = field(
-        default=None, metadata={"help": "A weight for each of rewards, in the same order (default: 1 each)."}
+        default=None, metadata={"help": "Weights of the rewards, in the same order (default: 1 each)."}
     )
     length_band: list[int] | None = field(
         default=None,
-        metadata={"help": "Fewest and most words of a caption: the reward length takes 1 for each word outside."},
+        metadata={"help": "Fewest and most words per caption, for the reward length: minus 1 per word outside."},
     )
     kl_coef: float = field(
         default=0.0,
         metadata={
             "min": 0,
-            "help": "Weight of the divergence from the model that training began with, summed over a caption.",
+            "help": "Weight of the KL divergence from the starting model, summed over the tokens of a caption.",
         },
     )
     learning_rate: float = field(default=2e-5, metadata={"min": 0, "help": "AdamW's learning rate."})
@@ -276,13 +276,8 @@ class ScstTrainer(CaptionTrainer):
             num_return_sequences=self.args.num_samples,
             max_new_tokens=self.data_collator.max_caption_tokens,
         )
-        was_training = model.training
-        model.eval()
-        with torch.no_grad():
+        with in_eval(model), torch.no_grad():
             tokens = generate_tokens(model, self.data_collator.processor, prefixes, settings)
-        model.train(was_training)
-        if was_training:
-            keep_frozen_in_eval(model)  # stock models do not do it in their train()
         end_ids = end_token_ids(settings)
         return [cut_at_end(row, end_ids) for row in tokens]
 
@@ -348,15 +343,8 @@ class ScstTrainer(CaptionTrainer):
         if self._start is not None:
             yield self._start
             return
-        was_training = own_model.training
-        own_model.eval()
-        try:
-            with own_model.disable_adapter():
-                yield own_model
-        finally:
-            own_model.train(was_training)
-            if was_training:
-                keep_frozen_in_eval(own_model)
+        with in_eval(own_model), own_model.disable_adapter():
+            yield own_model
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
         """Add what the samples since the last log were worth."""
