@@ -5,8 +5,11 @@ import torch
 import transformers
 from PIL import Image
 from safetensors.torch import load_file
+from transformers import AutoProcessor
 
 from hfcap.generation.caption import caption_rows
+from hfcap.generation.inputs import prompt_text
+from hfcap.models.model_types import MODEL_TYPES
 from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
 from hfcap.training.build import build_captioner
 from hfcap.training.collators import CaptionCollator, check_positions
@@ -204,3 +207,27 @@ def test_a_checkpoint_is_loaded_whole_whatever_its_tensors_are_called(family, en
     renamed = set(load_file(tmp_path / "model.safetensors")) - set(model.state_dict())
     assert bool(renamed) == (encoder is not TINY_ENCODER)  # the names of the Hub's files are older
     assert loads_whole(model, tmp_path)
+
+
+CHAT = "{% for m in messages %}{{ m['role'] ~ ': ' ~ m['content'] ~ '\\n' }}{% endfor %}{{ 'caption: ' }}"
+
+
+def test_a_chat_template_stands_in_for_the_decoders_own(tmp_path):
+    _, processor = build_joined("llava", ["a dog runs"] * 6, chat_template=CHAT)
+    processor.save_pretrained(tmp_path)
+    for each in (processor, AutoProcessor.from_pretrained(tmp_path)):
+        assert prompt_text(each, MODEL_TYPES["hfcap_llava"], "Say it.") == "user: <image>\nSay it.\ncaption: "
+
+
+@pytest.mark.parametrize(
+    ("template", "says"),
+    [
+        ("{{ messages", "unexpected end of template"),
+        ("{{ raise_exception('no user') }}", "no user"),
+        ("describe it", "the picture 0 times and the instruction 0 times"),
+        (CHAT + CHAT, "the picture 2 times and the instruction 2 times"),
+    ],
+)
+def test_a_chat_template_without_the_picture_is_one_line(template, says):
+    with refused(option="chat_template", says=says):
+        build_joined("llava", ["a dog runs"] * 6, chat_template=template)

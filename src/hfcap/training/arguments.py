@@ -87,6 +87,10 @@ class ModelArguments(EncoderArguments):
         metadata={"min": 259, "help": "Vocabulary size of the tokenizer of a decoder from scratch (BPE)."},
     )
     plain_text: bool = field(default=False, metadata={"help": "Make that tokenizer lower-case, without punctuation."})
+    chat_template: str | None = field(
+        default=None,
+        metadata={"help": "Jinja template of the prompt of a new LLaVA-style captioner (default: the decoder's own)."},
+    )
     strategy: Literal["full", "frozen_encoder", "projector", "lora", "qlora"] = field(
         default="full",
         metadata={

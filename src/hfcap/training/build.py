@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 
+import jinja2
 import torch
 from peft import PeftModel
 from transformers import (
@@ -17,7 +18,7 @@ from transformers import (
 from transformers.image_processing_utils import BaseImageProcessor
 
 from hfcap.checkpoint_files import check_checkpoint
-from hfcap.errors import ConfigError
+from hfcap.errors import ConfigError, as_config_error
 from hfcap.generation.inputs import BLANK
 from hfcap.generation.loading import with_settings
 from hfcap.generation.settings import (
@@ -69,6 +70,8 @@ def build_captioner(
             tokenizer = AutoTokenizer.from_pretrained(model_args.decoder)
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
+    if model_args.chat_template is not None:
+        tokenizer.chat_template = model_args.chat_template
     join = _join_llava if model_args.family == "llava" else _join_encoder_decoder
     with one_line("family", model_args.family, "cannot be built from these parts"):
         model, processor = join(model_args, encoder, image_processor, tokenizer)
@@ -204,7 +207,25 @@ def _join_llava(model_args, encoder, image_processor, tokenizer) -> tuple[PreTra
         **(model_args.bridge_config or {}),
     )
     model.generation_config.update(**ids)
-    return model, HfcapLlavaProcessor(image_processor, tokenizer, image_seq_length=model.config.image_seq_length)
+    processor = HfcapLlavaProcessor(image_processor, tokenizer, image_seq_length=model.config.image_seq_length)
+    if model_args.chat_template is not None:
+        _check_chat_template(processor, model_args.chat_template)
+    return model, processor
+
+
+def _check_chat_template(processor: HfcapLlavaProcessor, template: str) -> None:
+    """Refuse a template that does not render, or does not show the picture and the instruction once each."""
+    content = [{"type": "image"}, {"type": "text", "text": "INSTRUCTION"}]
+    with as_config_error("chat_template", (jinja2.TemplateError,)):
+        text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    counts = text.count(processor.image_token), text.count("INSTRUCTION")
+    if counts != (1, 1):
+        raise ConfigError(
+            f"it shows the picture {counts[0]} times and the instruction {counts[1]} times",
+            option="chat_template",
+            got=template,
+            fix="show the content of each message once (message['content'], a string)",
+        )
 
 
 def _join_encoder_decoder(model_args, encoder, image_processor, tokenizer) -> tuple[PreTrainedModel, ProcessorMixin]:

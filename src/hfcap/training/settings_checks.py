@@ -37,6 +37,7 @@ BUILDING = (
     "bridge_config",
     "vocab_size",
     "plain_text",
+    "chat_template",
 )
 
 
@@ -283,6 +284,13 @@ def _check_joined(args: ModelArguments) -> None:
                 fix="remove it",
             )
     check_decoder(args.family, decoder_class)
+    if args.chat_template is not None and args.family != "llava":
+        raise ConfigError(
+            "encoder-decoder captioners take no prompt",
+            option="chat_template",
+            got=args.chat_template,
+            fix="remove it",
+        )
     captioner = HfcapLlavaConfig if args.family == "llava" else HfcapEncoderDecoderConfig
     check_keys("bridge_config", args.bridge_config or {}, captioner)
     if args.encoder is not None and args.encoder_training is None:
