@@ -9,6 +9,7 @@ from hfcap.data.reading import loads_of
 from hfcap.data.scenes import load_scenes
 from hfcap.generation.caption import caption_stream
 from hfcap.generation.loading import load_captioner
+from hfcap.generation.requested_length import starts_word
 from hfcap.generation.word_probabilities import scored_caption_stream
 from hfcap.length_tokens import LONGEST, add_length_tokens, count_words, length_token, length_token_ids
 from hfcap.samples import word_log_probabilities
@@ -16,6 +17,7 @@ from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.data_arguments import DataArguments
 from hfcap.training.settings_checks import check_settings
+from hfcap.training.tokenizer_training import train_tokenizer
 from refusals import refused
 from tiny.captioners import build_joined
 from tiny.training import make_trainer
@@ -76,10 +78,39 @@ def test_captions_have_the_length_asked_for_also_when_saved(family, tmp_path):
             list(caption_stream(model, processor, rows, length=length, **options))
 
 
-def test_a_captioner_that_did_not_learn_lengths_says_so(build_tiny, scene_rows):
-    model, processor = build_tiny("llava")
-    with refused(option="length", got=8, fix="remove it, or train with length_tokens: true"):
-        list(caption_stream(model, processor, scene_rows.select([0]), "Describe.", length=8))
+@pytest.mark.parametrize("family", PROMPTS)
+def test_any_captioner_keeps_to_a_length(family, tmp_path):
+    torch.manual_seed(0)
+    prompt = PROMPTS[family]
+    model, processor = build_joined(family, SAYINGS * 4, CaptionTrainingArguments(num_beams=1, max_new_tokens=48))
+    pictures = load_scenes("train", 2, "caption", 32)["image"]
+    said = [SAYINGS[0], SAYINGS[2]]
+    rows = [{"image_id": text, "image": image, "captions": [text]} for text, image in zip(said, pictures, strict=True)]
+    rows = datasets.Dataset.from_list(rows)
+    collator = CaptionCollator(processor, model.config, prompt)
+    make_trainer(model, collator, rows, tmp_path, max_steps=100, learning_rate=1e-2, warmup_steps=5).train()
+
+    def captions(**options):
+        return [text for _, text in sorted(caption_stream(model, processor, rows, prompt, **options))]
+
+    assert captions() == said
+    for num_beams in (1, 3):
+        for length in (1, 2, 5, 7, 9):
+            found = captions(length=length, num_beams=num_beams)
+            assert all(abs(count_words(text) - length) <= 1 and text for text in found), found
+            # One that has the length already stays as it is.
+            if num_beams == 1:
+                near = [abs(count_words(text) - length) <= 1 for text in said]
+                assert [text == own for text, own in zip(found, said, strict=True)] == near
+    assert said[1].startswith(captions(length=3)[1])  # and a longer one begins as it did
+
+
+def test_a_token_begins_a_word_after_a_space_only():
+    tokenizer = train_tokenizer(SAYINGS * 4, 350)
+    tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
+    starts = dict(zip(tokens, starts_word(tokenizer).tolist(), strict=True))
+    assert [starts[token] for token in ("Ġa", "Ġcar", "Ġ", "Ċ")] == [True] * 4
+    assert not any(starts[token] for token in ("a", ".", "w", "<pad>"))
 
 
 @pytest.mark.parametrize(

@@ -96,7 +96,7 @@ def add_caption_command(commands: argparse._SubParsersAction) -> None:
         help="longest caption, in tokens (default: the model's own setting)",
     )
     command.add_argument(
-        "--length", type=positive, help="number of words per caption (captioners trained with length_tokens only)"
+        "--length", type=positive, help="number of words per caption, one more or less (words between spaces; 1 to 29)"
     )
     add_row_options(command, "print JSON lines {image_id, path, caption} instead of a table")
     command.add_argument(

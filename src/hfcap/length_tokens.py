@@ -9,8 +9,6 @@ summarization", 2018.
 
 from typing import TYPE_CHECKING
 
-from hfcap.errors import ConfigError
-
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
@@ -42,22 +40,3 @@ def add_length_tokens(model: "PreTrainedModel", tokenizer: "PreTrainedTokenizerB
     tokenizer.add_tokens(tokens, special_tokens=True)
     if len(tokenizer) > model.get_input_embeddings().num_embeddings:
         model.resize_token_embeddings(len(tokenizer), mean_resizing=False)
-
-
-def requested_token(tokenizer: "PreTrainedTokenizerBase", num_words: int) -> int:
-    """Id of the token that captions of so many words begin with.
-
-    Raises:
-        ConfigError: a captioner without length tokens, or a number that it has no token of its own for.
-    """
-    ids = length_token_ids(tokenizer)
-    if not ids:
-        raise ConfigError(
-            "this captioner did not learn lengths",
-            option="length",
-            got=num_words,
-            fix="remove it, or train with length_tokens: true",
-        )
-    if not 1 <= num_words < LONGEST:
-        raise ConfigError(option="length", got=num_words, wanted=f"1 to {LONGEST - 1} words")
-    return ids[num_words]

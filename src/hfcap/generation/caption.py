@@ -18,7 +18,8 @@ from hfcap.distributed import lockstep
 from hfcap.errors import ConfigError
 from hfcap.generation.decoding import decoding_by, generate
 from hfcap.generation.inputs import CaptionPrefix, caption_prompt, encode_prefix, end_token_id, join_vision
-from hfcap.length_tokens import requested_token
+from hfcap.generation.requested_length import LengthRequest
+from hfcap.generation.settings import end_token_ids
 from hfcap.models.attention import eager_sdpa
 from hfcap.models.model_types import spec_of
 from hfcap.models.model_utils import full_precision, in_eval
@@ -145,11 +146,11 @@ def caption_loaded(
         batch_size: pictures decoded together.
         on_bad_row: called with the number of a row that cannot be read.
         waiting: measures how long the model waits for rows.
-        length: words that a caption is to have; for a captioner that learned lengths (`hfcap.length_tokens`).
+        length: words that a caption is to have, one more or less (`hfcap.generation.requested_length`).
         generate_kwargs: override the model's `generation_config`.
 
     Raises:
-        ConfigError: as `caption_stream` does; a `length` of a captioner that did not learn them.
+        ConfigError: as `caption_stream` does; a `length` that is not from 1 to 29.
     """
     if batch_size < 1:
         raise ConfigError(option="batch_size", got=batch_size, wanted="1 or more")
@@ -160,10 +161,10 @@ def caption_loaded(
         matches = get_close_matches(name, vars(settings), n=1)
         fix = f"did you mean {matches[0]!r}?" if matches else "remove it"
         raise ConfigError("GenerationConfig has no such setting", option=name, fix=fix)
-    first = None if length is None else requested_token(processor.tokenizer, length)
+    request = None if length is None else LengthRequest(processor.tokenizer, length, end_token_ids(settings))
 
     def decode(batch: list[tuple[int, CaptionPrefix]]) -> list[str]:
-        tokens = generate_tokens(model, processor, [prefix for _, prefix in batch], settings, first)
+        tokens = generate_tokens(model, processor, [prefix for _, prefix in batch], settings, request)
         return [text.strip() for text in processor.tokenizer.batch_decode(tokens, skip_special_tokens=True)]
 
     return decode_stream(model, processor, loads, prompt, batch_size, on_bad_row, decode, waiting)
@@ -228,13 +229,13 @@ def generate_tokens(
     processor,
     prefixes: Sequence[CaptionPrefix],
     settings: GenerationConfig,
-    first_token: int | None = None,
+    request: LengthRequest | None = None,
     logits_processor: Sequence[LogitsProcessor] = (),
 ) -> list[list[int]]:
     """Generate the tokens behind each prefix by `settings` and no others, padding included.
 
-    `settings.num_return_sequences` lists of token ids for each prefix, in order. `first_token` is the id that all
-    begin with, where one is given; `logits_processor` is that of `generate`.
+    `settings.num_return_sequences` lists of token ids for each prefix, in order. `request` asks for a number
+    of words; `logits_processor` is that of `generate`.
     """
     each = settings.num_return_sequences or 1
     tokens = [[]] * (len(prefixes) * each)
@@ -244,8 +245,8 @@ def generate_tokens(
         inputs = join_vision([prefixes[i].vision for i in chosen])
         inputs |= prompt_inputs(model, processor, [prefixes[i] for i in chosen])
         processors = LogitsProcessorList(logits_processor)
-        if first_token is not None:
-            processors.append(FirstToken(first_token, length))
+        if request is not None:
+            processors += request.processors(length)
         with eager_sdpa(model), decoding_by(model, settings):
             inputs = {name: value.to(model.device) for name, value in inputs.items()}
             found = generate(model, inputs, generation_config=settings, logits_processor=processors)
@@ -253,27 +254,6 @@ def generate_tokens(
         for place, row in zip(places, found[:, length:].tolist(), strict=True):
             tokens[place] = row
     return tokens
-
-
-class FirstToken(LogitsProcessor):
-    """Let `generate` begin with one token; as stock `ForcedBOSTokenLogitsProcessor`, but behind any prompt.
-
-    Args:
-        token_id: the token.
-        length: tokens before it.
-    """
-
-    def __init__(self, token_id: int, length: int):
-        self.token_id = token_id
-        self.length = length
-
-    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
-        """Leave one token in the first step: (B, V) logits in, 0 for it and -inf for all others out."""
-        if input_ids.shape[1] != self.length:
-            return scores
-        forced = torch.full_like(scores, -torch.inf)
-        forced[:, self.token_id] = 0.0
-        return forced
 
 
 def prompt_inputs(model: PreTrainedModel, processor, prefixes: Sequence[CaptionPrefix]) -> dict[str, torch.Tensor]:

@@ -8,8 +8,9 @@ from transformers import LogitsProcessor, LogitsProcessorList, PreTrainedModel
 
 from hfcap.generation.caption import decode_stream, generate_tokens
 from hfcap.generation.inputs import CaptionPrefix
+from hfcap.generation.requested_length import LengthRequest
 from hfcap.generation.settings import end_token_ids
-from hfcap.length_tokens import length_token_ids, requested_token
+from hfcap.length_tokens import length_token_ids
 from hfcap.samples import Sample, sample_of
 
 
@@ -50,11 +51,11 @@ def scored_caption_stream(
     settings = copy.deepcopy(model.generation_config)
     settings.num_return_sequences = 1
     end_ids, length_ids = end_token_ids(settings), length_token_ids(processor.tokenizer)
-    first = None if length is None else requested_token(processor.tokenizer, length)
+    request = None if length is None else LengthRequest(processor.tokenizer, length, end_ids)
 
     def decode(batch: list[tuple[int, CaptionPrefix]]) -> list[Sample]:
         prefixes = [prefix for _, prefix in batch]
-        tokens = generate_tokens(model, processor, prefixes, settings, first)
+        tokens = generate_tokens(model, processor, prefixes, settings, request)
         again = copy.deepcopy(settings)
         again.update(num_beams=1, early_stopping=False, length_penalty=1.0, max_new_tokens=len(tokens[0]))
         forced = ForcedTokens(torch.tensor(tokens))

@@ -1,0 +1,108 @@
+"""Captions of a requested number of words, by any captioner.
+
+Two things make them. A captioner that learned lengths begins with the token of the number (`hfcap.length_tokens`), so
+it plans for it. And whatever it learned, a caption may end only where its number of words is near the one asked for;
+of the ways to end there, beam search finds the likeliest. Words are what stands between spaces.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from transformers import LogitsProcessor, PreTrainedTokenizerBase
+
+from hfcap.errors import ConfigError
+from hfcap.length_tokens import LONGEST, count_words, length_token_ids
+
+TOLERANCE = 1  # words: room to end where a sentence does
+
+
+class LengthRequest:
+    """What `generate` needs so that captions have about `num_words` words.
+
+    Args:
+        tokenizer: the captioner's.
+        num_words: words asked for.
+        end_ids: tokens that end a caption.
+
+    Raises:
+        ConfigError: `num_words` is not from 1 to 29.
+
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerBase, num_words: int, end_ids: Sequence[int]):
+        if not 1 <= num_words < LONGEST:
+            raise ConfigError(option="length", got=num_words, wanted=f"1 to {LONGEST - 1} words")
+        self.tokenizer = tokenizer
+        self.fewest = max(1, num_words - TOLERANCE)
+        self.most = num_words + TOLERANCE
+        self.end_ids = list(end_ids)
+        learned = length_token_ids(tokenizer)
+        self.first_token = learned[num_words] if learned else None
+        # No text between two special tokens would show them: they are no way around a word.
+        self.other_special_ids = sorted(set(tokenizer.all_special_ids) - set(self.end_ids))
+        self.word_starts = starts_word(tokenizer)
+        self.word_starts[self.end_ids] = False
+
+    def processors(self, prefix_length: int) -> list[LogitsProcessor]:
+        """Processors for `generate` behind prompts of `prefix_length` tokens."""
+        first = [] if self.first_token is None else [FirstToken(self.first_token, prefix_length)]
+        return [*first, WordRange(self, prefix_length)]
+
+
+class FirstToken(LogitsProcessor):
+    """Let `generate` begin with one token; as stock `ForcedBOSTokenLogitsProcessor`, but behind any prompt.
+
+    Args:
+        token_id: the token.
+        length: tokens before it.
+    """
+
+    def __init__(self, token_id: int, length: int):
+        self.token_id = token_id
+        self.length = length
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Leave one token in the first step: (B, V) logits in, 0 for it and -inf for all others out."""
+        if input_ids.shape[1] != self.length:
+            return scores
+        forced = torch.full_like(scores, -torch.inf)
+        forced[:, self.token_id] = 0.0
+        return forced
+
+
+class WordRange(LogitsProcessor):
+    """Forbid the end before a caption has enough words, and another word where it has as many as it may have.
+
+    Args:
+        request: how many, and the tokens in question.
+        length: tokens before the caption.
+    """
+
+    def __init__(self, request: LengthRequest, length: int):
+        self.request = request
+        self.length = length
+
+    def __call__(self, input_ids: torch.Tensor, scores: torch.Tensor) -> torch.Tensor:
+        """Set what is forbidden to -inf: (B, V) logits in and out."""
+        request = self.request
+        own = input_ids[:, self.length :]
+        if request.first_token is not None and own.shape[1] == 0:
+            return scores
+        texts = request.tokenizer.batch_decode(own, skip_special_tokens=True)
+        words = torch.tensor([count_words(text) for text in texts], device=scores.device)
+        ended = torch.isin(own, own.new_tensor(request.end_ids)).any(dim=1)  # what follows an end is padding
+        short, full = (words < request.fewest) & ~ended, (words >= request.most) & ~ended
+        forbidden = torch.zeros_like(scores, dtype=torch.bool)
+        forbidden[:, request.end_ids] |= short[:, None]
+        forbidden[:, request.other_special_ids] |= ~ended[:, None]
+        word_starts = request.word_starts.to(scores.device)
+        forbidden[:, : len(word_starts)] |= full[:, None] & word_starts
+        return scores.masked_fill(forbidden, -torch.inf)
+
+
+def starts_word(tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
+    """Say which tokens begin another word when they follow one, or end in a space: (V,) bool."""
+    (before,) = tokenizer("a", add_special_tokens=False)["input_ids"][-1:]
+    pairs = [[before, token] for token in range(len(tokenizer))]
+    texts = tokenizer.batch_decode(pairs, clean_up_tokenization_spaces=False)
+    return torch.tensor([count_words(text) > 1 or text[-1:].isspace() for text in texts])
