@@ -9,7 +9,7 @@ from hfcap.data.reading import loads_of
 from hfcap.data.scenes import load_scenes
 from hfcap.generation.caption import caption_stream
 from hfcap.generation.loading import load_captioner
-from hfcap.generation.requested_length import starts_word
+from hfcap.generation.requested_length import is_in_word, word_starts
 from hfcap.generation.word_probabilities import scored_caption_stream
 from hfcap.length_tokens import LONGEST, add_length_tokens, count_words, length_token, length_token_ids
 from hfcap.samples import word_log_probabilities
@@ -105,12 +105,14 @@ def test_any_captioner_keeps_to_a_length(family, tmp_path):
     assert said[1].startswith(captions(length=3)[1])  # and a longer one begins as it did
 
 
-def test_a_token_begins_a_word_after_a_space_only():
+def test_a_token_begins_a_word_after_a_space_or_behind_signs():
     tokenizer = train_tokenizer(SAYINGS * 4, 350)
     tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
-    starts = dict(zip(tokens, starts_word(tokenizer).tolist(), strict=True))
-    assert [starts[token] for token in ("Ġa", "Ġcar", "Ġ", "Ċ")] == [True] * 4
-    assert not any(starts[token] for token in ("a", ".", "w", "<pad>"))
+    in_word, between = (dict(zip(tokens, starts.tolist(), strict=True)) for starts in word_starts(tokenizer))
+    assert [in_word[token] for token in ("Ġa", "Ġcar", "Ġ", "a", ".")] == [True, True, False, False, False]
+    assert [between[token] for token in ("Ġa", "Ġcar", "Ġ", "a", ".")] == [True, True, False, True, False]
+    texts = ("a dog", "a dog.", "a dog ", 'a "', "", "a dog's")
+    assert [is_in_word(text) for text in texts] == [True, True, False, False, False, True]
 
 
 @pytest.mark.parametrize(

@@ -35,13 +35,14 @@ class LengthRequest:
         self.tokenizer = tokenizer
         self.fewest = max(1, num_words - TOLERANCE)
         self.most = num_words + TOLERANCE
-        self.end_ids = list(end_ids)
+        self.end_ids = set(end_ids)
         learned = length_token_ids(tokenizer)
         self.first_token = learned[num_words] if learned else None
         # No text between two special tokens would show them: they are no way around a word.
-        self.other_special_ids = sorted(set(tokenizer.all_special_ids) - set(self.end_ids))
-        self.word_starts = starts_word(tokenizer)
-        self.word_starts[self.end_ids] = False
+        self.other_special_ids = sorted(set(tokenizer.all_special_ids) - self.end_ids)
+        self.starts_in_word, self.starts_between = word_starts(tokenizer)
+        for starts in (self.starts_in_word, self.starts_between):
+            starts[list(end_ids)] = False
 
     def processors(self, prefix_length: int) -> list[LogitsProcessor]:
         """Processors for `generate` behind prompts of `prefix_length` tokens."""
@@ -88,21 +89,31 @@ class WordRange(LogitsProcessor):
         own = input_ids[:, self.length :]
         if request.first_token is not None and own.shape[1] == 0:
             return scores
-        texts = request.tokenizer.batch_decode(own, skip_special_tokens=True)
-        words = torch.tensor([count_words(text) for text in texts], device=scores.device)
-        ended = torch.isin(own, own.new_tensor(request.end_ids)).any(dim=1)  # what follows an end is padding
-        short, full = (words < request.fewest) & ~ended, (words >= request.most) & ~ended
         forbidden = torch.zeros_like(scores, dtype=torch.bool)
-        forbidden[:, request.end_ids] |= short[:, None]
-        forbidden[:, request.other_special_ids] |= ~ended[:, None]
-        word_starts = request.word_starts.to(scores.device)
-        forbidden[:, : len(word_starts)] |= full[:, None] & word_starts
+        texts = request.tokenizer.batch_decode(own, skip_special_tokens=True)
+        for row, tokens, text in zip(forbidden, own.tolist(), texts, strict=True):
+            if not request.end_ids.isdisjoint(tokens):
+                continue  # what follows an end is padding
+            row[request.other_special_ids] = True
+            words = count_words(text)
+            if words < request.fewest:
+                row[list(request.end_ids)] = True
+            elif words >= request.most:
+                starts = request.starts_in_word if is_in_word(text) else request.starts_between
+                row[: len(starts)] |= starts.to(row.device)
         return scores.masked_fill(forbidden, -torch.inf)
 
 
-def starts_word(tokenizer: PreTrainedTokenizerBase) -> torch.Tensor:
-    """Say which tokens begin another word when they follow one, or end in a space: (V,) bool."""
+def is_in_word(text: str) -> bool:
+    """Say whether the last word of a text may go on: no space follows it, and it is not of signs alone."""
+    last = text.split()[-1:]
+    return bool(last) and not text[-1].isspace() and count_words(last[0]) == 1
+
+
+def word_starts(tokenizer: PreTrainedTokenizerBase) -> tuple[torch.Tensor, torch.Tensor]:
+    """Say which tokens begin a word within a word, after a space of their own, and which between words: (V,) bool."""
     (before,) = tokenizer("a", add_special_tokens=False)["input_ids"][-1:]
-    pairs = [[before, token] for token in range(len(tokenizer))]
-    texts = tokenizer.batch_decode(pairs, clean_up_tokenization_spaces=False)
-    return torch.tensor([count_words(text) > 1 or text[-1:].isspace() for text in texts])
+    texts = tokenizer.batch_decode([[before, token] for token in range(len(tokenizer))])
+    in_word = torch.tensor([count_words(text) > 1 for text in texts])
+    between = torch.tensor([sum(map(str.isalnum, text)) > 1 for text in texts])
+    return in_word, between
