@@ -194,7 +194,7 @@ def pretrained(tmp_path):
         ({"decoder": "llama"}, {"option": "family", "got": "encoder_decoder", "says": ("cross-attention", "llama")}),
         ({"plain_text": True}, {"fix": "remove it", "says": ("gpt2'", "tokenizer")}),
         ({"vocab_size": 500}, {"fix": "remove it", "says": ("gpt2'", "tokenizer")}),
-        ({"chat_template": "{{ messages }}"}, {"fix": "remove it", "says": "take no prompt"}),
+        ({"chat_template": "{{ messages }}"}, {"fix": "remove it", "says": "plain text"}),
     ],
 )
 def test_a_pretrained_part_that_is_not_there_or_does_not_fit_is_one_line(pretrained, monkeypatch, settings, fields):

@@ -257,11 +257,11 @@ def generate_tokens(
 
 
 def prompt_inputs(model: PreTrainedModel, processor, prefixes: Sequence[CaptionPrefix]) -> dict[str, torch.Tensor]:
-    """Arguments of `generate` for the tokens before the caption; an encoder-decoder knows its start token itself."""
+    """Arguments of `generate` for the tokens before the caption."""
     spec = spec_of(model.config)
-    if spec.layout == "encoder_decoder":
-        return {}
     ids = [prefix.input_ids for prefix in prefixes]
+    if spec.layout == "encoder_decoder":
+        return {"decoder_input_ids": torch.tensor(ids)}
     if spec.generate_drops_last:
         ids = [[*row, end_token_id(processor, model.config)] for row in ids]
     inputs = {"input_ids": torch.tensor(ids)}

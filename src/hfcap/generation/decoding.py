@@ -21,7 +21,7 @@ from contextlib import contextmanager
 
 import torch
 from peft import PeftModel
-from transformers import DynamicCache, GenerationConfig, PreTrainedModel
+from transformers import DynamicCache, GenerationConfig, PreTrainedConfig, PreTrainedModel
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 from transformers.generation import GenerationMode
 from transformers.modeling_outputs import BaseModelOutput, ModelOutput
@@ -41,7 +41,7 @@ def generate(
     Args:
         model: captioner of any type.
         inputs: pixels or features; where there is a prompt, `input_ids` (B, L), padded on the left, and their
-            `attention_mask` (B, L).
+            `attention_mask` (B, L); of an encoder-decoder `decoder_input_ids` (B, L), of one length.
         generate_kwargs: override the model's `generation_config`.
 
     Returns:
@@ -93,7 +93,6 @@ def can_share_prefix(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor],
     must look at nothing but the logits.
     """
     decoder = model.config.get_text_config(decoder=True)
-    is_encoder_decoder = model.config.is_encoder_decoder
     return (
         is_packable(model.config)
         and spec_of(model.config).generate_by is None  # elsewhere another forward than the model's is called
@@ -105,9 +104,18 @@ def can_share_prefix(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor],
         and not model.training  # dropout would be drawn once for all candidates
         and config.cache_implementation in (None, "dynamic")
         and not (config.output_attentions or config.output_hidden_states)
-        # The last token of the prompt is run again without the picture.
-        and (is_encoder_decoder or bool((inputs["input_ids"][:, -1] != model.config.image_token_id).all()))
+        and (_starts_bare(inputs) if model.config.is_encoder_decoder else _ends_in_text(inputs, model.config))
     )
+
+
+def _starts_bare(inputs: Mapping[str, torch.Tensor]) -> bool:
+    """Whether an encoder-decoder has nothing but its start token before the caption: the first step has one column."""
+    return "decoder_input_ids" not in inputs or inputs["decoder_input_ids"].shape[1] == 1
+
+
+def _ends_in_text(inputs: Mapping[str, torch.Tensor], config: PreTrainedConfig) -> bool:
+    """Whether the last token of the prompt is text: it is run again without the picture."""
+    return bool((inputs["input_ids"][:, -1] != config.image_token_id).all())
 
 
 def _sees_all(layer: CacheLayerMixin, inputs: Mapping[str, torch.Tensor], config: GenerationConfig) -> bool:

@@ -60,10 +60,8 @@ def prompt_text(processor, spec: ModelTypeSpec, prompt: str | None) -> str:
     """Text before the caption, with one unexpanded image token where the type has image tokens.
 
     Raises:
-        ConfigError: a prompt for a type that has nowhere to put it, or a chat model without a template.
+        ConfigError: a chat model without a template.
     """
-    if spec.prompt == "none" and prompt:
-        raise ConfigError("encoder-decoder captioners take none", option="prompt", got=prompt, fix="remove it")
     if spec.prompt != "chat":
         return (processor.image_token if spec.image_token_in_text else "") + (prompt or "")
     if processor.chat_template is None:

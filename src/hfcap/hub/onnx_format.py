@@ -86,7 +86,8 @@ class OnnxFormat:
         opset: version of the ONNX operators.
 
     Raises:
-        ConfigError: an image processor or a decoding setting that `hfcap.ondevice` does not follow.
+        ConfigError: an image processor or a decoding setting that `hfcap.ondevice` does not follow; an encoder-decoder
+            that was trained with a prompt.
     """
 
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, opset: int):
@@ -94,6 +95,14 @@ class OnnxFormat:
         from hfcap.ondevice.settings import read_decoding
 
         self.model, self.processor, self.opset = model.float(), processor, opset
+        prompt = caption_prompt(processor)
+        if prompt and model.config.is_encoder_decoder:
+            raise ConfigError(
+                f"in transformers.js an encoder-decoder begins with its start token, and this one with {prompt!r}",
+                option="--format",
+                got="onnx",
+                fix="export it with --format auto",
+            )
         complete_settings(model, processor)
         read_decoding(shipped_decoding(model))
         ImageProcessor(image_settings(processor))

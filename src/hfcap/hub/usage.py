@@ -78,14 +78,16 @@ def usage_code(model_type: str, prompt: str | None) -> str:
     settings = ", generation_config=model.generation_config" if spec.generate_by else ""
     # The caption begins behind the prompt; an encoder-decoder gives no other tokens.
     dropped = " - 1" if spec.generate_drops_last else ""
-    behind = "" if spec.layout == "encoder_decoder" else f', inputs["input_ids"].shape[1]{dropped} :'
+    behind = f', inputs["{_ids_name(spec)}"].shape[1]{dropped} :'
+    if spec.layout == "encoder_decoder" and not prompt:
+        behind = ""
     return _inputs(spec, prompt) + CAPTION.format(settings=settings, behind=behind)
 
 
 def _inputs(spec: ModelTypeSpec, prompt: str | None) -> str:
     text = json.dumps(prompt or "", ensure_ascii=False)
-    if spec.prompt == "none":
-        return PICTURE
+    if spec.layout == "encoder_decoder" and not prompt:
+        return PICTURE  # `generate` knows the start token
     if spec.prompt == "chat":
         items = ['{"type": "image", "image": picture}'] + ([f'{{"type": "text", "text": {text}}}'] if prompt else [])
         return CHAT.format(content=", ".join(items))
@@ -97,5 +99,10 @@ def _inputs(spec: ModelTypeSpec, prompt: str | None) -> str:
     if spec.generate_drops_last:
         names, places = [*names, "end"], [*places, f"model.config.{spec.end_token}"]
     ids = [names[0], *(["*prompt"] if prompt else []), *names[1:]]
-    lines = [f"{', '.join(names)} = {', '.join(places)}", f'inputs["input_ids"] = torch.tensor([[{", ".join(ids)}]])']
-    return PICTURE + (PROMPT.format(text=text) if prompt else "") + "\n".join(lines) + "\n"
+    encoded = PROMPT.format(text=text) if prompt else ""
+    tokens = f'inputs["{_ids_name(spec)}"] = torch.tensor([[{", ".join(ids)}]])'
+    return PICTURE + encoded + f"{', '.join(names)} = {', '.join(places)}\n{tokens}\n"
+
+
+def _ids_name(spec: ModelTypeSpec) -> str:
+    return "decoder_input_ids" if spec.layout == "encoder_decoder" else "input_ids"

@@ -44,8 +44,8 @@ class ModelTypeSpec:
         strategies: what `strategy` may be.
         layout: "decoder_only", the caption goes on where the prompt ends (`input_ids`), or "encoder_decoder", the
             caption is a sequence of its own (`decoder_input_ids`).
-        prompt: how the instruction is written: by the processor's "chat" template, as "text" right after the image, or
-            "none".
+        prompt: how the instruction is written: by the processor's "chat" template, or as "text" right after the image
+            or the start token.
         image_tokens: whether the processor writes image tokens into the prompt, one for each image feature. Without
             them the model prepends the features itself (GIT) or attends to them (BLIP, encoder-decoders).
         image_token_in_text: the processor wants its image token before a "text" prompt, and warns of every picture
@@ -83,7 +83,7 @@ class ModelTypeSpec:
     head: tuple[str, ...] = ("lm_head",)
     strategies: tuple[str, ...] = ALL_STRATEGIES
     layout: Literal["decoder_only", "encoder_decoder"] = "decoder_only"
-    prompt: Literal["chat", "text", "none"] = "chat"
+    prompt: Literal["chat", "text"] = "chat"
     image_tokens: bool = True
     image_token_in_text: bool = False
     start_token: str | None = None
@@ -114,7 +114,7 @@ _ENCODER_DECODER = {
     "lm": ("decoder.",),
     "head": ("decoder.lm_head", "decoder.cls"),
     "layout": "encoder_decoder",
-    "prompt": "none",
+    "prompt": "text",
     "image_tokens": False,
     "start_token": "decoder_start_token_id",
     "packable": PACKABLE_CROSS_ATTENTION,
@@ -280,7 +280,7 @@ def model_types_table() -> str:
     ]
     lines.append("| --- " * 8 + "|")
     for model_type, spec in MODEL_TYPES.items():
-        prompt = {"chat": "chat template", "text": "plain text", "none": "none"}[spec.prompt]
+        prompt = {"chat": "chat template", "text": "plain text"}[spec.prompt]
         packable = ", ".join(spec.packable) or "not packed"
         logits = "yes" if spec.logits == "targets" else "text positions"
         image_tokens = "in the prompt" if spec.image_tokens else "none"

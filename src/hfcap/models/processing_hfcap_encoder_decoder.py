@@ -15,7 +15,7 @@ class HfcapEncoderDecoderProcessor(ProcessorMixin):
     Args:
         image_processor: an image processor that gives `pixel_values` of one size.
         tokenizer: the decoder's tokenizer. Its EOS (or SEP, for BERT) ends a caption.
-        chat_template: unused, this family has no prompt; here because every processor has one.
+        chat_template: unused, a prompt of this family is plain text; here because every processor has one.
 
     """
 

@@ -153,7 +153,7 @@ class Captioner:
         if is_own or (self.image_token_id is None and not prompt):
             return self._prompt_ids
         if self.image_token_id is None:
-            raise ConfigError("encoder-decoder captioners take none", option="prompt", got=prompt, fix="remove it")
+            raise ConfigError("encoder-decoders on a device take none", option="prompt", got=prompt, fix="remove it")
         image_seq_length = self._prompt_ids.count(self.image_token_id)
         return self.tokenizer.prompt_ids(prompt, self.image_token_id, image_seq_length)
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+from collections import Counter
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -89,16 +90,20 @@ def list_skipped(path: Path, split: str, skipped: dict[str, str]) -> None:
 
 
 def tokenizer_texts(args: DataArguments, rows: datasets.Dataset) -> list[str]:
-    """Texts that a tokenizer from scratch is trained on: the training captions, and with them the prompt.
+    """Texts that a tokenizer from scratch is trained on: the training captions, and with them the prompts.
 
     Of the embedded data set in every style: a model learns one style first, but its tokenizer is for good, and words
     cut into bytes are learned badly by whoever adapts the model to another style.
     """
     if isinstance(rows, datasets.IterableDataset):
-        captions = [row["captions"] for row in first_texts(rows, TOKENIZER_STREAM)]
+        first = list(first_texts(rows, TOKENIZER_STREAM))
+        captions, prompts = [row["captions"] for row in first], [row.get("prompt") for row in first]
     else:
         captions = list(rows["captions"])
+        prompts = rows["prompt"] if "prompt" in rows.column_names else []
     if args.data == "scenes":
         others = [style for style in STYLES if style != args.scenes_style]
         captions += [row for style in others for row in scene_captions(args.train_split, TOKENIZER_SCENES, style)]
-    return [*chain.from_iterable(captions), *[args.prompt or ""] * PROMPT_WEIGHT]
+    counts = Counter(prompts) | Counter({args.prompt: PROMPT_WEIGHT})
+    repeated = [[prompt] * min(count, PROMPT_WEIGHT) for prompt, count in counts.items() if prompt]
+    return [*chain.from_iterable(captions), *chain.from_iterable(repeated)]

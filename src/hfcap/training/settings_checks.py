@@ -286,7 +286,7 @@ def _check_joined(args: ModelArguments) -> None:
     check_decoder(args.family, decoder_class)
     if args.chat_template is not None and args.family != "llava":
         raise ConfigError(
-            "encoder-decoder captioners take no prompt",
+            "the prompt of an encoder-decoder is plain text",
             option="chat_template",
             got=args.chat_template,
             fix="remove it",
