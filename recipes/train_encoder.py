@@ -29,8 +29,8 @@ from hfcap.training.checkpoints import atomic_folder, last_complete_checkpoint
 from hfcap.training.data_arguments import DataArguments
 from hfcap.training.engine import current_backend
 from hfcap.training.parsing import parse_arguments
+from hfcap.training.part_checks import check_encoder
 from hfcap.training.run_folder import run_lock, start_run
-from hfcap.training.settings_checks import check_encoder
 from hfcap.training.tagging import CaptionTagger, TagCollator, TaggingTrainer, choose_words, tag_scores
 
 

@@ -17,6 +17,9 @@ from hfcap.json_files import read_object
 ORIGINS = "origins"  # key in `run.json`
 ADAPTER_CONFIG = "adapter_config.json"
 PARTS = ("model", "encoder", "decoder")
+# What rewards and metrics are computed with.
+CLIP_MODEL = "clip_model"
+SYNONYMS = "chair_synonyms"
 # What is trained before the run starts, and so is a folder, whether it is there yet or not.
 _TRAINED_FIRST = {"model": "base_config", "encoder": "encoder_training"}
 _HUB_NAME = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
@@ -26,6 +29,8 @@ PATH_SETTINGS = (
     "image_folder",
     "policy",
     *PARTS,
+    CLIP_MODEL,
+    SYNONYMS,
     *_TRAINED_FIRST.values(),
     "cache_dir",
     "output_dir",
@@ -43,16 +48,17 @@ def find_origins(arguments: Mapping[str, Any]) -> dict[str, dict[str, str]]:
 
     Returns:
         `{name: {"kind": "folder", "path": absolute} or {"kind": "hub"}}` of those that are given of "data",
-        "image_folder", "model", "encoder" and "decoder". A file counts as a folder; the embedded `scenes` are neither.
+        "image_folder", "model", "encoder", "decoder", "clip_model" and "chair_synonyms". A file counts as a folder;
+        the embedded `scenes` are neither.
     """
     origins = {}
-    for name in ("data", "image_folder", *PARTS):
+    for name in ("data", "image_folder", *PARTS, CLIP_MODEL, SYNONYMS):
         value = arguments.get(name)
         if value is None or (name == "data" and value == "scenes"):
             continue
         path = Path(value).expanduser()
         is_here = path.exists() or arguments.get(_TRAINED_FIRST.get(name)) is not None
-        is_hub = name != "image_folder" and not is_here and bool(_HUB_NAME.fullmatch(value))
+        is_hub = name not in ("image_folder", SYNONYMS) and not is_here and bool(_HUB_NAME.fullmatch(value))
         origins[name] = {"kind": "hub"} if is_hub else {"kind": "folder", "path": os.path.abspath(path)}
     return origins
 
@@ -64,7 +70,7 @@ def is_on_hub(run: Mapping[str, Any], name: str) -> bool:
 
     Args:
         run: the record of `run.json`.
-        name: "data", or one of `PARTS`.
+        name: "data", "clip_model", or one of `PARTS`.
     """
     origin = run.get(ORIGINS, {}).get(name)
     if origin is not None:
@@ -88,7 +94,7 @@ def part_name(run: Mapping[str, Any], name: str) -> str:
     Of the weights inside a run folder that is the run's name.
     """
     value = run["arguments"][name]
-    if name in ("data", *PARTS) and is_on_hub(run, name):
+    if name in ("data", *PARTS, CLIP_MODEL) and is_on_hub(run, name):
         return value
     path = Path(value)
     return path.parent.name if path.name in runs.ARTIFACTS else path.name
@@ -102,7 +108,7 @@ def public_record(run: Mapping[str, Any]) -> dict[str, Any]:
     }
     public = {key: value for key, value in run.items() if key != "command"} | {"arguments": arguments}
     if ORIGINS in run:
-        kept = ("kind", "weights_hash", "settings_hash")
+        kept = ("kind", "weights_hash", "settings_hash", "content_hash")
         public[ORIGINS] = {
             name: {key: origin[key] for key in kept if key in origin} for name, origin in run[ORIGINS].items()
         }

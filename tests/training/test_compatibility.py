@@ -13,7 +13,8 @@ from transformers import AutoConfig
 from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
 from hfcap.training.build import choose_kernels
 from hfcap.training.engine import current_backend
-from hfcap.training.settings_checks import check_captioner, check_supported
+from hfcap.training.part_checks import check_captioner
+from hfcap.training.settings_checks import check_supported
 from hfcap.training.support import SUPPORT, support_table
 from refusals import refused
 from tiny.captioners import TINY_ENCODER, TINY_GPT2, TINY_LLAMA

@@ -9,7 +9,8 @@ from hfcap.data.caption_dataset import CaptionDataset
 from hfcap.generation.inputs import encode_prefix
 from hfcap.training.arguments import CaptionTrainingArguments, EncoderTrainingArguments, ModelArguments
 from hfcap.training.collators import CaptionCollator
-from hfcap.training.settings_checks import check_learning_rates, check_model
+from hfcap.training.part_checks import check_model
+from hfcap.training.settings_checks import check_learning_rates
 from hfcap.training.strategies import TRAINED_PARTS, apply_strategy
 from hfcap.training.tagging import CaptionTagger, TagCollator, TaggingTrainer, choose_words
 from refusals import refused

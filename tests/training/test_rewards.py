@@ -132,6 +132,22 @@ def test_a_function_that_gives_no_numbers_is_named(function, message):
         score(f"own_rewards:{function}", ["a", "b"], ["1", "2"])
 
 
+@pytest.mark.parametrize(("value", "weight"), [(1e39, 1.0), (-1e39, 1.0), (3e38, 1e-9), (1e20, 1e20)])
+def test_a_finite_value_that_float32_would_not_carry_is_named(value, weight):
+    reward = Reward("mine", lambda captions, **_: [0.0, value], weight)
+    with pytest.raises(WorkError, match=r"reward mine: it gave .*e.* for the caption 'b'") as error:
+        weighted_sum([reward], ["a", "b"])
+    assert str(float(value)) in str(error.value) and "above 1e+30" in error.value.fix
+
+
+def test_the_largest_values_still_give_finite_advantages():
+    largest = rewards_module.LARGEST
+    reward = Reward("mine", lambda captions, **_: [largest, -largest, largest, -largest])
+    total = weighted_sum([reward], ["a"] * 4)
+    assert torch.isfinite(scst.advantages(total[None])).all()
+    assert all(map(np.isfinite, reward.take_figures().values()))
+
+
 def test_numbers_of_a_model_are_taken_as_they_are():
     scores = torch.tensor([1.0, -0.5], dtype=torch.bfloat16, requires_grad=True)
     assert Reward("mine", lambda **_: scores)(["a", "b"]).tolist() == [1.0, -0.5]

@@ -1,5 +1,6 @@
 """A run goes on with the data and weights it began with, and one process at a time trains in its folder."""
 
+import importlib
 import json
 import os
 import shlex
@@ -16,7 +17,7 @@ from safetensors.torch import save_file
 from hfcap.data import picture_checks
 from hfcap.data.picture_cache import cache_folder
 from hfcap.errors import ConfigError
-from hfcap.training import run_folder
+from hfcap.training import run_folder, run_origins
 from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
 from hfcap.training.data_arguments import DataArguments
 from hfcap.training.parsing import parse_arguments
@@ -28,6 +29,7 @@ from hfcap.training.run_folder import (
     run_lock,
     start_run,
 )
+from hfcap.training.scst import ScstArguments
 from refusals import refused
 
 HOLD = """
@@ -90,6 +92,89 @@ def test_replaced_weights_of_a_part_are_noticed(tmp_path, scene_rows, name):
         begin_or_resume(run, parsed, rows)
 
 
+def parse_scst(folder, *argv):
+    options = ["--use_cpu", "true", "--output_dir", str(folder), "--model", str(folder.parent / "base"), *argv]
+    return parse_arguments(DataArguments, ModelArguments, ScstArguments, argv=list(map(str, options)))
+
+
+@pytest.fixture
+def own_reward(tmp_path, monkeypatch):
+    """A reward in a module of its own, and how it is written anew, as another process would read it."""
+
+    def write(code):
+        (tmp_path / "own_reward_code.py").write_text(code)
+        for name in ("own_reward", "own_reward_code"):
+            monkeypatch.delitem(sys.modules, name, raising=False)
+        importlib.invalidate_caches()
+
+    (tmp_path / "own_reward.py").write_text("from own_reward_code import brevity\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    monkeypatch.setattr(sys, "dont_write_bytecode", True)
+    return write
+
+
+def test_changed_code_of_a_reward_is_noticed(tmp_path, scene_rows, own_reward):
+    run, rows = tmp_path / "run", (scene_rows, scene_rows)
+    save_part(tmp_path / "base", 1.0)
+    own_reward("def brevity(captions, **_):\n    return [-len(c) for c in captions]\n")
+    parsed = parse_scst(run, "--rewards", "cider_d", "own_reward:brevity")
+    assert not begin_or_resume(run, parsed, rows)
+    assert not begin_or_resume(run, parsed, rows)
+    record = json.loads((run / "run.json").read_text())
+    assert set(record["origins"]) == {"model", "reward own_reward:brevity"}
+    own_reward("def brevity(captions, **_):\n    return [-2 * len(c) for c in captions]\n")
+    with refused(option="output_dir", got=str(run), says="the content of reward own_reward:brevity changed"):
+        begin_or_resume(run, parsed, rows)
+
+
+@pytest.mark.parametrize("use", [["--rewards", "clip_score"], ["--metrics", "cider,clip_score"]])
+def test_a_replaced_clip_model_is_noticed_where_it_is_used(tmp_path, scene_rows, use):
+    run, rows = tmp_path / "run", (scene_rows, scene_rows)
+    save_part(tmp_path / "base", 1.0)
+    save_part(tmp_path / "clip", 1.0)
+    (tmp_path / "clip" / "config.json").write_text('{"model_type": "clip"}')
+    parsed = parse_scst(run, "--clip_model", tmp_path / "clip", *use)
+    assert not begin_or_resume(run, parsed, rows)
+    assert not begin_or_resume(run, parsed, rows)
+    save_file({"weight": torch.zeros(2)}, tmp_path / "clip" / "model.safetensors")
+    with refused(option="output_dir", got=str(run), says="the weights of clip_model changed"):
+        begin_or_resume(run, parsed, rows)
+
+
+def test_a_clip_model_that_nothing_uses_is_not_asked_for(tmp_path, scene_rows, monkeypatch):
+    asked = []
+    monkeypatch.setattr(run_origins, "captioner_hashes", lambda name: asked.append(name) or {"weights_hash": "0"})
+    parsed = parse(tmp_path / "run", "--encoder", "owner/encoder")
+    begin_or_resume(tmp_path / "run", parsed, (scene_rows, scene_rows))
+    assert asked == ["owner/encoder"]
+
+
+def test_changed_synonyms_of_chair_are_noticed(tmp_path, scene_rows):
+    pytest.importorskip("pycocoevalcap")
+    run, words, rows = tmp_path / "run", tmp_path / "words.txt", (scene_rows, scene_rows)
+    words.write_text("dog, puppy\n")
+    parsed = parse(run, "--metrics", "cider,chair", "--chair_synonyms", words)
+    assert not begin_or_resume(run, parsed, rows)
+    words.write_text("dog, puppy, hound\n")
+    with refused(option="output_dir", got=str(run), says="the content of chair_synonyms changed"):
+        begin_or_resume(run, parsed, rows)
+
+
+def test_a_run_begun_before_rewards_were_hashed_is_watched_from_then(tmp_path, scene_rows, own_reward):
+    run, rows = tmp_path / "run", (scene_rows, scene_rows)
+    save_part(tmp_path / "base", 1.0)
+    own_reward("def brevity(captions, **_):\n    return [-len(c) for c in captions]\n")
+    parsed = parse_scst(run, "--rewards", "own_reward:brevity")
+    begin_or_resume(run, parsed, rows)
+    record = json.loads((run / "run.json").read_text())
+    del record["origins"]["reward own_reward:brevity"]
+    (run / "run.json").write_text(json.dumps(record))
+    assert not begin_or_resume(run, parsed, rows)
+    own_reward("def brevity(captions, **_):\n    return [1.0 for c in captions]\n")
+    with refused(option="output_dir", says="the content of reward own_reward:brevity changed"):
+        begin_or_resume(run, parsed, rows)
+
+
 def test_a_model_that_is_a_run_counts_by_what_is_loaded_from_it(tmp_path, scene_rows):
     run, rows = tmp_path / "run", (scene_rows, scene_rows)
     save_part(tmp_path / "base" / "merged", 1.0)
@@ -137,7 +222,9 @@ def test_a_folder_that_is_gone_is_not_looked_for_on_the_hub(tmp_path, scene_rows
     begin_or_resume(tmp_path / "run", parsed, (scene_rows, scene_rows))
     (tmp_path / "elsewhere").mkdir()
     monkeypatch.chdir(tmp_path / "elsewhere")
-    monkeypatch.setattr(run_folder, "captioner_hashes", lambda name: {"weights_hash": "0" * 40, "settings_hash": None})
+    monkeypatch.setattr(
+        run_origins, "captioner_hashes", lambda name: {"weights_hash": "0" * 40, "settings_hash": None}
+    )
     with refused(option="output_dir", says=("clients/acme, is on the Hub", "no such folder")):
         begin_or_resume(tmp_path / "run", parsed, (scene_rows, scene_rows))
 

@@ -13,7 +13,7 @@ from hfcap.models.image_features import encode_images
 from hfcap.training.argument_checks import TAGGING_FIGURES
 from hfcap.training.arguments import EncoderArguments, EncoderTrainingArguments
 from hfcap.training.data_arguments import DataArguments
-from hfcap.training.settings_checks import check_encoder
+from hfcap.training.part_checks import check_encoder
 from hfcap.training.tagging import CaptionTagger, TagCollator, TaggingTrainer, choose_words, tag_scores, words_of
 from refusals import refused
 from tiny.captioners import TINY_ENCODER

@@ -25,7 +25,7 @@ import numpy as np
 import torch
 from datasets import Dataset
 
-from hfcap.errors import ConfigError, WorkError
+from hfcap.errors import ConfigError, WorkError, shown
 from hfcap.metrics.bleu import bleu
 from hfcap.metrics.corpus import Corpus
 from hfcap.metrics.reward import CiderDReward
@@ -38,6 +38,7 @@ END_CHARACTER = "\ue000"  # the same for rewards by characters: a private one, s
 REWARDS = ("cider_d", "bleu_4", "clip_score", "length", "repetition", "distinctiveness")
 KEYWORDS = ("captions", "ended", "image_ids", "references")  # that a reward is called with
 NUM_SIMILAR = 5  # pictures that a caption should not fit; as many as CIDErBtw's
+LARGEST = 1e30  # of a weighted value: differences and sums of such ones over a step stay finite in float32
 PROVEN_AFTER = 1000  # samples after which a reward that never changed is an error
 
 RewardFunction = Callable[..., Sequence[float]]
@@ -65,8 +66,9 @@ class Reward:
         """Score N captions, (N,) float64, without the weight.
 
         Raises:
-            WorkError: the function did not return N finite numbers, or its values have been one and the same for
-                `PROVEN_AFTER` samples, so that it teaches nothing.
+            WorkError: the function did not return N finite numbers, one is above `LARGEST` (with its weight or
+                without), or the values have been one and the same for `PROVEN_AFTER` samples, so that it teaches
+                nothing.
         """
         values = self._numbers(self.function(captions=captions, **sampled))
         if values.shape != (len(captions),):
@@ -75,12 +77,15 @@ class Reward:
                 option=f"reward {self.name}",
                 fix="return one number per caption",
             )
-        if not np.isfinite(values).all():
-            worst = int(np.flatnonzero(~np.isfinite(values))[0])
+        usable = np.abs(values) <= LARGEST / max(1.0, abs(self.weight))  # no NaN is
+        if not usable.all():
+            worst = int(np.flatnonzero(~usable)[0])
+            weighted = "" if self.weight == 1 else f", whose weight is {self.weight:g}"
+            is_finite = np.isfinite(values[worst])
             raise WorkError(
-                f"it gave {values[worst]} for the caption {captions[worst]!r}",
+                f"it gave {values[worst]} for the caption {shown(captions[worst])}{weighted}",
                 option=f"reward {self.name}",
-                fix="return finite numbers",
+                fix=f"scale it, so that no value is above {LARGEST:g}" if is_finite else "return finite numbers",
             )
         self._recent.append(values)
         self._check_change(values)

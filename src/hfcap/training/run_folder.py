@@ -15,17 +15,17 @@ from filelock import FileLock, Timeout
 
 from hfcap import provenance, runs
 from hfcap.atomic_files import write_json
-from hfcap.content_hashes import captioner_hashes
 from hfcap.data.caption_dataset import FIRST_OF_STREAM, readers_of_stream
 from hfcap.data.picture_checks import content_hashes
 from hfcap.errors import ConfigError
 from hfcap.metrics import display_name, for_people, headline
-from hfcap.origins import ORIGINS, PARTS, find_origins
+from hfcap.origins import ORIGINS
 from hfcap.processes import main_process_decides
 from hfcap.training.arguments import RunArguments
 from hfcap.training.checkpoints import last_complete_checkpoint, remove_incomplete_checkpoints
 from hfcap.training.data_arguments import DataArguments
 from hfcap.training.engine import checkpoint_engine, current_backend
+from hfcap.training.run_origins import changed_origins, hashed_origins
 from hfcap.training.run_rows import load_splits
 
 logger = logging.getLogger(__name__)
@@ -33,7 +33,6 @@ logger = logging.getLogger(__name__)
 LOCK = ".lock"
 # Loader processes hold the lock of a run that was killed until they notice, which takes them up to five seconds.
 LOCK_PATIENCE = 6.0  # seconds
-HASHES = {"weights_hash": "weights", "settings_hash": "configuration, processor or tokenizer"}
 Rows = tuple[datasets.Dataset | datasets.IterableDataset, datasets.Dataset]
 
 # Settings that may differ between a run and its continuation: where it and its feature cache lie, what it shows, how
@@ -180,8 +179,8 @@ def begin_or_resume(folder: Path, arguments: tuple, rows: Rows) -> bool:
         Whether the run is finished: its figures are then printed, and there is nothing to do.
 
     Raises:
-        ConfigError: the folder holds a run with other settings, other data, or other weights to start from, or of
-            another engine.
+        ConfigError: the folder holds a run with other settings, other data, or other weights, code of rewards or lists
+            of synonyms (`hfcap.training.run_origins`), or of another engine.
     """
     return main_process_decides(lambda: _begin_or_resume(folder, arguments, rows))
 
@@ -190,7 +189,7 @@ def _begin_or_resume(folder: Path, arguments: tuple, rows: Rows) -> bool:
     settings = _settings(arguments) | {"stream_readers": stream_readers(rows[0], arguments[-1])}
     data = {name: _fingerprint(split) for name, split in zip(("train", "eval"), rows, strict=True)}
     seeds = {"seed": settings["seed"], "data_seed": settings["data_seed"]}
-    origins = _hashed_origins(settings)
+    origins = hashed_origins(settings)
     record = provenance.run_record(settings, seeds=seeds, data=data, **{ORIGINS: origins})
     path = folder / runs.RUN_JSON
     if not path.exists():
@@ -202,14 +201,14 @@ def _begin_or_resume(folder: Path, arguments: tuple, rows: Rows) -> bool:
     if finished:  # nothing is read any more
         record["arguments"].pop("stream_readers", None)
     changed = _changed_settings(earlier, record["arguments"], arguments) + _changed_data(earlier, record)
-    changed += _changed_origins(earlier.get(ORIGINS, {}), origins, finished)
+    changed += changed_origins(earlier.get(ORIGINS, {}), origins, finished)
     _refuse(folder, changed)
     if finished:
         if (folder / runs.REPORT_HTML).exists():
             print_finished(folder)
         return True
-    if ORIGINS not in earlier:  # an earlier hfcap began it
-        write_json(path, earlier | {ORIGINS: origins})
+    if origins.keys() - earlier.get(ORIGINS, {}).keys():  # an earlier hfcap began it
+        write_json(path, earlier | {ORIGINS: origins | earlier.get(ORIGINS, {})})
     remove_incomplete_checkpoints(folder / runs.CHECKPOINTS)
     checkpoint = last_complete_checkpoint(folder / runs.CHECKPOINTS)
     logger.info("%s: going on from %s", folder, "the start" if checkpoint is None else Path(checkpoint).name)
@@ -224,8 +223,8 @@ def keep_part_hashes(folder: Path, arguments: tuple) -> None:
     """
 
     def keep() -> None:
-        record, origins = runs.read_run(folder / runs.RUN_JSON), _hashed_origins(_settings(arguments))
-        _refuse(folder, _changed_origins(record[ORIGINS], origins, finished=False))
+        record, origins = runs.read_run(folder / runs.RUN_JSON), hashed_origins(_settings(arguments))
+        _refuse(folder, changed_origins(record[ORIGINS], origins, finished=False))
         write_json(folder / runs.RUN_JSON, record | {ORIGINS: origins})
 
     main_process_decides(keep)
@@ -249,19 +248,6 @@ def _settings(arguments: tuple) -> dict[str, Any]:
     }
 
 
-def _hashed_origins(settings: Mapping[str, Any]) -> dict[str, dict[str, str | None]]:
-    """Origins of data and parts, these with hashes of what is loaded from them; None where nothing is there yet."""
-    origins = find_origins(settings)
-    for name in origins.keys() & set(PARTS):
-        place = settings[name] if origins[name]["kind"] == "hub" else origins[name]["path"]
-        if origins[name]["kind"] == "hub" or Path(place).is_dir():
-            place = runs.resolve_model(place).path if name == "model" else place
-            origins[name] |= captioner_hashes(place)
-        else:
-            origins[name] |= dict.fromkeys(HASHES)
-    return origins
-
-
 def _changed_settings(earlier: Mapping[str, Any], settings: Mapping[str, Any], arguments: tuple) -> list[str]:
     # A setting that did not exist then was as it is by default now.
     before = _defaults(arguments) | earlier["arguments"]
@@ -281,22 +267,6 @@ def _changed_data(earlier: Mapping[str, Any], record: Mapping[str, Any]) -> list
             changed.append(f"the prompts of the {name} data changed")
         elif different:
             changed.append(f"the {name} data changed")
-    return changed
-
-
-def _changed_origins(before: Mapping[str, Any], now: Mapping[str, Any], finished: bool) -> list[str]:
-    """What a run started from and is another now; what is gone is no change to a finished run."""
-    changed = []
-    for name in [name for name in PARTS if name in before and name in now]:
-        if before[name]["kind"] != now[name]["kind"]:
-            if not finished:
-                was = before[name].get("path", "on the Hub")
-                changed.append(f"{name} was {was}, is {now[name].get('path', 'on the Hub: there is no such folder')}")
-            continue
-        for key, what in HASHES.items():
-            was, value = before[name].get(key), now[name].get(key)
-            if None not in (was, value) and was != value:
-                changed.append(f"the {what} of {name} changed (hash {was[:12]}, now {value[:12]})")
     return changed
 
 

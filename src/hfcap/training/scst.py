@@ -42,8 +42,8 @@ from hfcap.training.data_arguments import DataArguments
 from hfcap.training.engine import current_backend
 from hfcap.training.model_inputs import model_inputs
 from hfcap.training.packing import IGNORE_INDEX
+from hfcap.training.part_checks import check_model
 from hfcap.training.rewards import REWARDS, Reward, import_reward, weighted_sum
-from hfcap.training.settings_checks import check_model
 from hfcap.training.trainer import CaptionTrainer
 
 NEVER = -1e9  # as a logit: a probability of exactly 0

@@ -38,10 +38,11 @@ from hfcap.shipped import find_config
 from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
 from hfcap.training.build import build_captioner, choose_kernels
 from hfcap.training.data_arguments import DataArguments
+from hfcap.training.part_checks import check_captioner
 from hfcap.training.prompts import check_later_prompt, save_prompt_of_rows
 from hfcap.training.run_folder import Rows, keep_part_hashes, print_next_command, run_lock, start_run
 from hfcap.training.run_rows import tokenizer_texts
-from hfcap.training.settings_checks import check_captioner, check_settings
+from hfcap.training.settings_checks import check_settings
 from hfcap.training.strategies import apply_strategy
 
 
@@ -85,7 +86,7 @@ def open_run(
 
     Raises:
         ConfigError: settings that do not fit each other, the data or the run folder; see
-            `hfcap.training.settings_checks` and `hfcap.training.run_folder`.
+            `hfcap.training.part_checks`, `settings_checks` and `run_folder`.
     """
     data_args, model_args, args = arguments
     folder = Path(args.output_dir)

@@ -14,9 +14,10 @@ from hfcap.generation.loading import load_captioner
 from hfcap.training.arguments import CaptionTrainingArguments
 from hfcap.training.build import set_decoding
 from hfcap.training.collators import CaptionCollator, check_positions
+from hfcap.training.part_checks import check_whole_weights
 from hfcap.training.prompts import choose_prompt_if_missing
 from hfcap.training.reference_lengths import follow_references
-from hfcap.training.settings_checks import check_decoding, check_whole_weights, choose_packing
+from hfcap.training.settings_checks import check_decoding, choose_packing
 
 COLUMNS = ("image_id", "image", "captions")
 
