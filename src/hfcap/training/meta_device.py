@@ -87,6 +87,8 @@ class MetaKernels(TorchFunctionMode):
 def _fused_attention(
     query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False
 ) -> torch.Tensor:
+    if attn_mask is not None and attn_mask.dtype == torch.bool:  # made additive, as on a device
+        attn_mask = torch.zeros_like(attn_mask, dtype=query.dtype).masked_fill(~attn_mask, -torch.inf)
     if attn_mask is not None and attn_mask.ndim < 4:
         attn_mask = attn_mask.expand(*(1,) * (4 - attn_mask.ndim), *attn_mask.shape)
     output, _ = torch.ops.aten._scaled_dot_product_flash_attention_for_cpu(
