@@ -19,14 +19,12 @@ from pathlib import Path
 
 import yaml
 
+from hfcap.training.meta_run import CARDS, GIB, NF4_BYTES, UTILISATION
+
 CONFIGS = Path(__file__).parents[1] / "configs" / "train"
-CARDS = {"24 GB": (165e12, "RTX 4090"), "80 GB": (312e12, "A100")}  # dense bfloat16 FLOP/s, from the data sheets
-UTILISATION = 0.25  # assumed: small models seldom reach more
 TRAIN_IMAGES = {"flickr30k": 29_000, "coco": 113_287}  # Karpathy's splits, restval with train
 REFERENCES = 5
 CAPTION_TOKENS, PROMPT_TOKENS = 14, 20
-NF4_BYTES = 0.516  # 4 bits, and 0.127 bits of constants a weight after double quantisation (Dettmers et al., 2023)
-GIB = 2**30
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,8 @@
     accelerate launch recipes/train.py --config configs/train/flickr30k_blip_base_full.yaml
 
 Every key of the YAML file is an option as well, and the command line wins. `--dry_run` shows a batch, the trainable
-parameters and an estimate without training. Running the same command again resumes from the last checkpoint, or
+parameters and an estimate without training; with `--meta` as well it reads no weights of a native captioner, only
+its configuration and processor files. Running the same command again resumes from the last checkpoint, or
 reports that the run is finished. Defaults that differ from the HF Trainer's are listed at
 `hfcap.training.arguments.CaptionTrainingArguments`.
 """
@@ -28,6 +29,7 @@ from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
 from hfcap.training.checkpoints import last_complete_checkpoint
 from hfcap.training.data_arguments import DataArguments
 from hfcap.training.dry_run import describe_run
+from hfcap.training.meta_run import describe_shapes
 from hfcap.training.parsing import parse_arguments
 from hfcap.training.results import finish_run, save_captioner
 from hfcap.training.steps import caption_datasets, open_run, prepare_captioner
@@ -39,6 +41,9 @@ def main(argv: list[str] | None = None) -> Path:
     arguments = parse_arguments(DataArguments, ModelArguments, CaptionTrainingArguments, argv=argv, recipe="train")
     with open_run(arguments, train_part=train_encoder.main) as run:
         if run.is_done:
+            return run.folder
+        if run.args.meta:
+            print(describe_shapes(run))
             return run.folder
         model, processor = prepare_captioner(run)
         data = caption_datasets(run, model, processor)

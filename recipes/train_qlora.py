@@ -29,6 +29,7 @@ from hfcap.training.arguments import CaptionTrainingArguments, QLoraArguments
 from hfcap.training.checkpoints import last_complete_checkpoint
 from hfcap.training.data_arguments import DataArguments
 from hfcap.training.dry_run import describe_run
+from hfcap.training.meta_run import describe_shapes
 from hfcap.training.metric_choice import metric_options
 from hfcap.training.parsing import parse_arguments
 from hfcap.training.results import Result, evaluate_trained, finish_run, save_captioner
@@ -47,6 +48,9 @@ def main(argv: list[str] | None = None) -> Path:
     arguments = parse_arguments(*classes, argv=argv, default_config=default_config, recipe="train_qlora")
     with open_run(arguments, train_part=train.main) as run:
         if run.is_done:
+            return run.folder
+        if run.args.meta:
+            print(describe_shapes(run))
             return run.folder
         model, processor = prepare_captioner(run)
         data = caption_datasets(run, model, processor)

@@ -15,6 +15,8 @@ from transformers import (
     InternVLVisionConfig,
     LlavaConfig,
     LlavaForConditionalGeneration,
+    Ministral3Config,
+    Mistral3Config,
     MistralConfig,
     OPTConfig,
     Qwen2Config,
@@ -94,6 +96,17 @@ def build_internvl():
     return enlarge_new_parts(InternVLForConditionalGeneration(config)).eval()
 
 
+def build_mistral3(text_class):
+    config = Mistral3Config(
+        vision_config={"model_type": "pixtral", **VISION, "head_dim": 16},
+        text_config=text_class(
+            **{**LANGUAGE_MODEL_CONFIGS["llama"]().to_diff_dict(), "head_dim": 8, "rope_parameters": None}
+        ).to_dict(),
+        image_token_index=IMAGE_ID,
+    )
+    return enlarge_new_parts(AutoModelForImageTextToText.from_config(config)).eval()
+
+
 def build_llava_of(config_class, **more):
     """Our LLaVA-style model around a language model of another type."""
     text = {**LANGUAGE_MODEL_CONFIGS["llama"]().to_diff_dict(), **more}
@@ -152,7 +165,8 @@ def inputs_of(model, prompt_lengths=(6, 3, 5)):
         prompt = torch.tensor([BOS] + [IMAGE_ID] * num_image_tokens + words[row, :length].tolist())
         input_ids[row, longest - len(prompt) :] = prompt
     pixel_values = images[:, None] if model.config.model_type in ("idefics3", "smolvlm") else images
-    return {"input_ids": input_ids, "attention_mask": (input_ids != PAD).long(), "pixel_values": pixel_values}
+    sizes = {"image_sizes": torch.full((len(images), 2), 32)} if model.config.model_type == "mistral3" else {}
+    return {"input_ids": input_ids, "attention_mask": (input_ids != PAD).long(), "pixel_values": pixel_values} | sizes
 
 
 @contextmanager
@@ -197,11 +211,13 @@ def test_tokens_are_those_of_stock_generate(model, search):
     [
         lambda: build_idefics3(SmolVLMConfig, SmolVLMVisionConfig),
         build_internvl,
+        lambda: build_mistral3(MistralConfig),
+        lambda: build_mistral3(Ministral3Config),
         lambda: build_llava_of(MistralConfig, sliding_window=None),
         lambda: build_llava_of(Qwen2Config),
         lambda: build_llava_of(OPTConfig, ffn_dim=64, word_embed_proj_dim=32, init_std=0.2, dropout=0.0),
     ],
-    ids=["smolvlm", "internvl", "mistral", "qwen2", "opt"],
+    ids=["smolvlm", "internvl", "mistral3", "mistral3 of ministral3", "mistral", "qwen2", "opt"],
 )
 def test_tokens_of_further_types_are_those_of_stock_generate(build):
     torch.manual_seed(0)

@@ -8,16 +8,23 @@ from transformers import (
     InternVLConfig,
     InternVLProcessor,
     InternVLVideoProcessor,
+    Lfm2VlConfig,
+    Lfm2VlImageProcessor,
+    Lfm2VlProcessor,
     LlavaOnevisionConfig,
     LlavaOnevisionImageProcessorPil,
     LlavaOnevisionProcessor,
     LlavaOnevisionVideoProcessor,
+    Mistral3Config,
+    PixtralImageProcessorPil,
+    PixtralProcessor,
     Qwen2_5_VLConfig,
     Qwen2_5_VLProcessor,
     Qwen2VLConfig,
     Qwen2VLImageProcessorPil,
     Qwen2VLProcessor,
     Qwen2VLVideoProcessor,
+    Qwen3_5Config,
     Qwen3VLConfig,
     Qwen3VLProcessor,
     Qwen3VLVideoProcessor,
@@ -32,6 +39,17 @@ from tiny.native import CHAT, LLAMA, QWEN2, SIDE, SQUARE, TEXT, VISION, WIDTH, i
 QWEN_TOKENS = ("<|vision_start|>", "<|vision_end|>", "<|image_pad|>", "<|video_pad|>")
 QWEN_CHAT = CHAT.replace("<image>", "<|vision_start|><|image_pad|><|vision_end|>")
 QWEN_ROPE = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [1, 1, 2]}
+
+
+def named_tokens(tokenizer, names):
+    """A named special token is an attribute of the tokenizer, and is saved with it."""
+    return type(tokenizer)(
+        tokenizer_object=tokenizer.backend_tokenizer,
+        pad_token=tokenizer.pad_token,
+        bos_token=tokenizer.bos_token,
+        eos_token=tokenizer.eos_token,
+        extra_special_tokens=names,
+    )
 
 
 def build_smolvlm(captions):
@@ -110,6 +128,33 @@ def build_qwen3_vl(captions):
     return config, processor
 
 
+def build_qwen3_5(captions):
+    tokenizer = tokenizer_of(captions, *QWEN_TOKENS)
+    vision = {"depth": 2, "hidden_size": 32, "intermediate_size": 48, "num_heads": 2, "patch_size": 8}
+    config = Qwen3_5Config(
+        vision_config={**vision, "out_hidden_size": 32, "num_position_embeddings": 16, "initializer_range": 0.2},
+        text_config={
+            **TEXT,
+            "num_key_value_heads": 2,
+            "head_dim": 16,
+            "layer_types": ["linear_attention", "full_attention"],
+            "linear_key_head_dim": 8,
+            "linear_value_head_dim": 8,
+            "linear_num_key_heads": 2,
+            "linear_num_value_heads": 4,
+            "rope_parameters": QWEN_ROPE | {"partial_rotary_factor": 0.5},
+            "vocab_size": len(tokenizer),
+            **ids_of(tokenizer),
+        },
+        **_qwen_ids(tokenizer),
+    )
+    limits = {"patch_size": 8, "min_pixels": 16 * 16, "max_pixels": SIDE * SIDE}
+    processor = Qwen3VLProcessor(
+        Qwen2VLImageProcessorPil(**limits), tokenizer, Qwen3VLVideoProcessor(patch_size=8), chat_template=QWEN_CHAT
+    )
+    return config, processor
+
+
 def build_llava_onevision(captions):
     tokenizer = tokenizer_of(captions, "<image>", "<video>")
     pinpoints = [[SIDE, SIDE], [SIDE, 2 * SIDE], [2 * SIDE, SIDE]]
@@ -138,15 +183,7 @@ def build_internvl(captions):
         "context_image_token": "<IMG_CONTEXT>",
         "video_token": "<video>",
     }
-    tokenizer = tokenizer_of(captions, *names.values())
-    # A named special token is an attribute of the tokenizer, and is saved with it.
-    tokenizer = type(tokenizer)(
-        tokenizer_object=tokenizer.backend_tokenizer,
-        pad_token=tokenizer.pad_token,
-        bos_token=tokenizer.bos_token,
-        eos_token=tokenizer.eos_token,
-        extra_special_tokens=names,
-    )
+    tokenizer = named_tokens(tokenizer_of(captions, *names.values()), names)
     vision = {**WIDTH, "num_attention_heads": 2, "image_size": [SIDE, SIDE], "patch_size": [8, 8]}
     config = InternVLConfig(
         vision_config=vision,
@@ -167,14 +204,7 @@ def build_internvl(captions):
 
 def build_gemma3(captions):
     names = {"boi_token": "<start_of_image>", "eoi_token": "<end_of_image>", "image_token": "<image_soft_token>"}
-    tokenizer = tokenizer_of(captions, *names.values())
-    tokenizer = type(tokenizer)(
-        tokenizer_object=tokenizer.backend_tokenizer,
-        pad_token=tokenizer.pad_token,
-        bos_token=tokenizer.bos_token,
-        eos_token=tokenizer.eos_token,
-        extra_special_tokens=names,
-    )
+    tokenizer = named_tokens(tokenizer_of(captions, *names.values()), names)
     ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in names.items()}
     config = Gemma3Config(
         vision_config={"model_type": "siglip_vision_model", **VISION, "vision_use_head": False},
@@ -202,7 +232,56 @@ def build_gemma3(captions):
     return config, processor
 
 
+def build_lfm2_vl(captions):
+    names = {"image_token": "<image>", "image_start_token": "<|image_start|>", "image_end_token": "<|image_end|>"}
+    names |= {"image_thumbnail_token": "<|img_thumbnail|>"}
+    tokenizer = named_tokens(tokenizer_of(captions, *names.values()), names)
+    config = Lfm2VlConfig(
+        vision_config={
+            **WIDTH,
+            "num_attention_heads": 2,
+            "patch_size": 8,
+            "num_patches": 16,
+            "vision_use_head": False,
+        },
+        text_config={
+            **TEXT,
+            "num_key_value_heads": 2,
+            "layer_types": ["conv", "full_attention"],
+            "block_auto_adjust_ff_dim": False,
+            "vocab_size": len(tokenizer),
+            **ids_of(tokenizer),
+        },
+        image_token_id=tokenizer.convert_tokens_to_ids("<image>"),
+        projector_hidden_size=32,
+    )
+    # A picture of 48 x 32 pixels is cut into two tiles, and comes whole as well.
+    tiles = {"encoder_patch_size": 8, "tile_size": SIDE, "min_image_tokens": 4, "max_image_tokens": 4}
+    image_processor = Lfm2VlImageProcessor(**tiles, max_tiles=2, max_pixels_tolerance=1.0)
+    return config, Lfm2VlProcessor(image_processor, tokenizer, chat_template=CHAT)
+
+
+def build_mistral3(captions, text="mistral"):
+    tokenizer = tokenizer_of(captions, "[IMG]", "[IMG_BREAK]", "[IMG_END]")
+    config = Mistral3Config(
+        vision_config={**WIDTH, "num_attention_heads": 2, "patch_size": 8, "image_size": 64, "head_dim": 16},
+        text_config={**LLAMA, "model_type": text, "head_dim": 8, "vocab_size": len(tokenizer), **ids_of(tokenizer)},
+        image_token_index=tokenizer.convert_tokens_to_ids("[IMG]"),
+    )
+    processor = PixtralProcessor(
+        PixtralImageProcessorPil(size={"longest_edge": 48}, patch_size=16),
+        tokenizer,
+        patch_size=8,
+        spatial_merge_size=2,
+        chat_template=CHAT.replace("<image>", "[IMG]"),
+    )
+    return config, processor
+
+
 BUILDERS = {
+    "lfm2_vl": build_lfm2_vl,
+    "mistral3": build_mistral3,
+    "qwen3_5": build_qwen3_5,
     "smolvlm": build_smolvlm,
     "qwen2_vl": build_qwen2_vl,
     "qwen2_5_vl": build_qwen2_5_vl,

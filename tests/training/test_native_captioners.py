@@ -193,6 +193,11 @@ def test_packing_is_exact_with_other_language_models(language_model, saved, rows
     assert_packing_changes_nothing(saved("llava", text=text), rows, tmp_path)
 
 
+@needs_torchvision
+def test_packing_is_exact_with_ministral_3(saved, rows, tmp_path):
+    assert_packing_changes_nothing(saved("mistral3", text="ministral3"), rows, tmp_path)
+
+
 def test_packing_is_exact_with_a_bert_decoder(saved, rows, tmp_path):
     assert_packing_changes_nothing(saved("vision-encoder-decoder", decoder=BERT), rows, tmp_path)
 
@@ -219,7 +224,7 @@ def test_a_pair_has_the_loss_that_the_stock_model_gives_it(model_type, saved, ro
     assert loss_by_hand(model, collator, [row]) == pytest.approx(stock, rel=1e-5)
 
 
-@pytest.mark.parametrize("model_type", ["llava", "blip", "git", "paligemma"])
+@pytest.mark.parametrize("model_type", [case(t, fast=True) for t in ("llava", "blip", "git", "paligemma", "lfm2_vl")])
 def test_a_rows_own_prompt_wins_in_training_and_in_captioning(model_type, saved, rows):
     model, processor = load_captioner(saved(model_type))
     own = [dict(rows[i]) for i in range(4)]

@@ -1,5 +1,7 @@
 """Loading of captioners and their processors, from run folders, model folders, adapters and the Hub."""
 
+from contextlib import suppress
+
 import torch
 from peft import PeftModel
 from transformers import (
@@ -7,6 +9,7 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
     AutoTokenizer,
+    GenerationConfig,
     PreTrainedModel,
     ProcessorMixin,
     TrOCRProcessor,
@@ -15,7 +18,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from hfcap import runs
 from hfcap.checkpoint_files import check_checkpoint
-from hfcap.errors import ConfigError
+from hfcap.errors import ConfigError, as_config_error
 from hfcap.generation.inputs import end_token_id
 from hfcap.generation.settings import (
     DEFAULT_DECODING,
@@ -30,6 +33,9 @@ from hfcap.models.pretrained import pretrained_config
 from hfcap.models.quantization import compute_dtype, four_bit_config
 from hfcap.ondevice.folder import is_onnx_folder
 from hfcap.origins import adapter_base
+
+# What models raise where fields of a configuration do not fit each other.
+SHAPE_ERRORS = (ValueError, RuntimeError, TypeError, AttributeError, KeyError, IndexError, ArithmeticError)
 
 
 def refuse_graphs(source: str) -> None:
@@ -94,6 +100,30 @@ def load_captioner(
     keep_4bit_layers_unpacked(model)
     complete_settings(model, processor)
     return (PeftModel.from_pretrained(model, source) if is_adapter else model), processor
+
+
+def load_shapes(source: str, image_processor_config: dict | None = None) -> tuple[PreTrainedModel, ProcessorMixin]:
+    """Build a captioner on the meta device, and load its processor: no weights are read or downloaded.
+
+    Raises:
+        ConfigError: a model of an unknown type, an adapter, or a configuration that no model can be built from.
+    """
+    source = runs.resolve_model(source).path
+    refuse_graphs(source)
+    check_checkpoint(source)
+    if adapter_base(source)[0] is not None:
+        raise ConfigError("an adapter", option="model", got=source, wanted="a model", fix="pass the adapter's base")
+    spec = spec_of_type(captioner_type(source))
+    processor = load_processor(source, spec)
+    if image_processor_config:
+        processor.image_processor = with_settings(processor.image_processor, image_processor_config)
+    config = pretrained_config("model", source)
+    with torch.device("meta"), as_config_error(f"config.json of {source}", SHAPE_ERRORS):
+        model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
+    with suppress(OSError):  # it has none
+        model.generation_config = GenerationConfig.from_pretrained(source)
+    complete_settings(model, processor)
+    return model, processor
 
 
 def with_settings(image_processor: BaseImageProcessor, changes: dict) -> BaseImageProcessor:

@@ -156,6 +156,8 @@ MODEL_TYPES: dict[str, ModelTypeSpec] = {
     "qwen2_vl": ModelTypeSpec(**_QWEN_VL, packable=("qwen2_vl_text",)),
     "qwen2_5_vl": ModelTypeSpec(**_QWEN_VL, packable=("qwen2_5_vl_text",)),
     "qwen3_vl": ModelTypeSpec(**_QWEN_VL, packable=("qwen3_vl_text",)),
+    # Three of four layers of Qwen 3.5 are recurrent: a reference would go on from the end of the one beside it.
+    "qwen3_5": ModelTypeSpec(**_QWEN_VL),
     "gemma3": ModelTypeSpec(
         **_LLAVA_PARTS,
         token_types="token_type_ids",
@@ -163,6 +165,9 @@ MODEL_TYPES: dict[str, ModelTypeSpec] = {
         packable=("gemma3_text",),
         oldest_transformers=OLDEST_TRANSFORMERS,
     ),
+    "mistral3": ModelTypeSpec(**_LLAVA_PARTS, packable=(*PACKABLE_DECODERS, "ministral3"), needs_torchvision=True),
+    # LFM 2's layers are convolutions in the main: a reference would read the end of the one beside it.
+    "lfm2_vl": ModelTypeSpec(**_LLAVA_PARTS, needs_torchvision=True),
     "paligemma": ModelTypeSpec(
         **_LLAVA_PARTS,
         prompt="text",

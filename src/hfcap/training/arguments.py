@@ -327,12 +327,17 @@ class CaptionTrainingArguments(RunArguments):
             "help": "Print a tokenized batch, trainable parameters, and estimated time and memory; do not train."
         },
     )
+    meta: bool = field(
+        default=False, metadata={"help": "With dry_run: describe the run by `model`'s configuration, without weights."}
+    )
 
     def __post_init__(self):
         best = (self.metric_for_best_model or "").removeprefix("eval_")
         if self.greater_is_better is None and lower_is_better(best):
             self.greater_is_better = False  # transformers takes the greater value of all but a loss
         super().__post_init__()
+        if self.meta and not self.dry_run:
+            raise ConfigError("only a dry run does without weights", option="meta", got=True, fix="add --dry_run")
         check_metrics(self, self.rewards_use_clip)
         check_best_metric(self.metric_for_best_model, ("loss", *value_keys(text_metrics(self))))
         if self.eval_caption_images == 1 and self.metric_for_best_model in ("cider", "eval_cider"):

@@ -8,6 +8,8 @@ import torch
 from torch import nn
 
 from hfcap.models.attention import uses_packed_sdpa
+from hfcap.training.arguments import CaptionTrainingArguments
+from hfcap.training.collators import CaptionCollator
 from hfcap.training.loss import token_loss
 from hfcap.training.model_inputs import model_inputs
 from hfcap.training.packing import IGNORE_INDEX, PREFIX_SEGMENT
@@ -41,6 +43,31 @@ def describe_sample(batch: dict[str, torch.Tensor], tokenizer) -> str:
     return "\n".join(lines)
 
 
+def first_batch(data, sampler, collator: CaptionCollator, size: int) -> dict[str, torch.Tensor]:
+    """Collate the first batch of a training in its own order; a stream has no sampler."""
+    items = iter(data) if sampler is None else (data[key] for key in sampler)
+    return collator(list(islice(items, size)))
+
+
+def describe_batch(batch: dict[str, torch.Tensor]) -> str:
+    """Rows, tokens, images and targets of a collated batch."""
+    num_rows, length = batch["segment_ids"].shape
+    _, images, tokens, positions = count_batch(batch).tolist()
+    targets = int((batch["shift_labels"] != IGNORE_INDEX).sum())
+    return (
+        f"batch: {num_rows} rows of {length} tokens, {images:.0f} images, {targets} targets, "
+        f"{100 * (1 - tokens / positions):.0f} % padding"
+    )
+
+
+def count_steps(sampler, args: CaptionTrainingArguments) -> int:
+    """Optimizer steps of a training."""
+    if args.max_steps > 0:
+        return args.max_steps
+    micro_batches = math.ceil(len(sampler) / args.per_device_train_batch_size / args.world_size)
+    return math.ceil(args.num_train_epochs * math.ceil(micro_batches / args.gradient_accumulation_steps))
+
+
 def describe_run(trainer: CaptionTrainer) -> str:
     """Describe a run from its first batch: sample, token counts, trainable parameters, steps, minutes and memory.
 
@@ -51,24 +78,16 @@ def describe_run(trainer: CaptionTrainer) -> str:
     if not getattr(model, "is_quantized", False):  # 4-bit weights are on their device already
         model.to(args.device)
     sampler = trainer.train_sampler
-    items = iter(data) if sampler is None else (data[key] for key in sampler)
-    batch = collator(list(islice(items, args.per_device_train_batch_size)))
-    num_rows, length = batch["segment_ids"].shape
-    _, images, tokens, positions = count_batch(batch).tolist()
-    targets = int((batch["shift_labels"] != IGNORE_INDEX).sum())
+    batch = first_batch(data, sampler, collator, args.per_device_train_batch_size)
     with torch.autocast(model.device.type, torch.bfloat16, enabled=args.bf16), uses_packed_sdpa(model):
         seconds = min(_timed_step(model, batch) for _ in range(2))
-    steps = args.max_steps
-    if steps <= 0:
-        micro_batches = math.ceil(len(sampler) / args.per_device_train_batch_size / args.world_size)
-        steps = math.ceil(args.num_train_epochs * math.ceil(micro_batches / args.gradient_accumulation_steps))
+    steps = count_steps(sampler, args)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)
     minutes = steps * args.gradient_accumulation_steps * seconds / 60
     return "\n\n".join(
         [
             describe_sample(batch, collator.processor.tokenizer),
-            f"batch: {num_rows} rows of {length} tokens, {images:.0f} images, {targets} targets, "
-            f"{100 * (1 - tokens / positions):.0f} % padding",
+            describe_batch(batch),
             str(measure_references(data, collator)),
             *([] if args.max_row_tokens is None else [f"an epoch: {len(data)} images in {len(sampler)} rows"]),
             parameter_table(model),

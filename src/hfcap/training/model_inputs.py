@@ -41,7 +41,7 @@ def model_inputs(batch: dict[str, torch.Tensor], model: PreTrainedModel | PeftMo
         inputs[f"{prefix}attention_mask"] = packed_masks(rows, model)
     else:
         inputs[f"{prefix}attention_mask"] = (segment_ids != PADDING_SEGMENT).long()
-    if spec.mrope:
+    if spec.mrope and packable:  # elsewhere the model derives them itself
         inputs["position_ids"] = mrope_position_ids(batch, model)
     if spec.logits == "targets" and (packable or spec.layout == "decoder_only"):
         keep = labels != IGNORE_INDEX

@@ -42,6 +42,7 @@ NOT_COMPARED = {
     "output_dir",
     "cache_dir",
     "dry_run",
+    "meta",
     "logging_steps",
     "logging_first_step",
     "report_to",

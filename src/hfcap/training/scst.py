@@ -121,6 +121,7 @@ class ScstArguments(CaptionTrainingArguments):
             "references": (data_args.references, "the reward compares each sample with all references of its image"),
             "length_tokens": (self.length_tokens, "samples teach no new tokens: set it in the training before"),
             "label_smoothing_factor": (self.label_smoothing_factor, "samples are learned by their reward"),
+            "meta": (self.meta, "samples are drawn with weights"),
             "max_row_tokens": (self.max_row_tokens, "samples are drawn in each step, so no length is known before"),
         }
         for name, (value, reason) in refused.items():
