@@ -45,7 +45,9 @@ def main(argv: list[str] | None = None) -> Path:
             return run.folder
         before = evaluate_trained(trainer, "before")
         trainer.train(resume_from_checkpoint=last_complete_checkpoint(run.args.output_dir))
-        finish_run(run, trainer, save_captioner(run, trainer), {"before": before}, before="before")
+        saved = save_captioner(run, trainer)
+        captions = [row["caption"] for row in before[1].rows]
+        finish_run(run, trainer, saved, {"before": before}, before="before", caption_before=captions)
         return run.folder
 
 
