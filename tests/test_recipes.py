@@ -22,7 +22,7 @@ from hfcap.data.scenes import load_scenes
 from hfcap.errors import WorkError
 from hfcap.generation.inputs import caption_prompt
 from hfcap.origins import public_record
-from hfcap.recipes import train, train_encoder, train_qlora, train_scst
+from hfcap.recipes import train, train_dpo, train_encoder, train_qlora, train_scst
 from hfcap.training.trainer import CaptionTrainer
 from hub.local_hub import LocalHub
 from refusals import refused
@@ -95,7 +95,7 @@ def run(*command):
 @pytest.fixture(scope="module")
 def recipes():
     """`main` of the recipes, to be run in this process, which has torch loaded already."""
-    modules = (train, train_encoder, train_qlora, train_scst)
+    modules = (train, train_dpo, train_encoder, train_qlora, train_scst)
     return {module.__name__.rpartition(".")[2]: module.main for module in modules}
 
 
@@ -468,7 +468,41 @@ def test_cider_optimised_training_keeps_prompt_and_decoding_it_was_given(llava_r
     }
 
 
-@pytest.mark.parametrize("recipe", ["train", "train_scst"])
+def test_preference_training_from_a_run_end_to_end(encoder_decoder_run, tmp_path, recipes, capsys):
+    config = write_config(
+        tmp_path,
+        "dpo",
+        **FROM_CHECKPOINT | {"logging_steps": 2},
+        model=str(encoder_decoder_run),
+        strategy="frozen_encoder",
+        feature_cache=True,
+        cache_dir=str(tmp_path / "features"),
+        output_dir=str(tmp_path / "run"),
+        rejected="corrupted",
+        references=2,
+    )
+    recipes["train_dpo"](["--config", config, "--dry_run", "true"])
+    output = capsys.readouterr().out
+    assert "reference 4" in output and "reference 5" not in output
+    folder = recipes["train_dpo"](["--config", config])
+    assert "before" in capsys.readouterr().out
+    assert captions_of(folder, "caption_before") == captions_of(encoder_decoder_run)
+    state = json.loads(next((folder / "checkpoints").glob("*/trainer_state.json")).read_text())
+    assert any("rewards/margins" in entry for entry in state["log_history"])
+    card = (folder / "README.md").read_text()
+    assert "| objective | preferences (DPO), beta 0.1; rejected captions: references with one word exchanged |" in card
+    recipes["train_dpo"](["--config", config])
+    assert "is done: BLEU-4" in capsys.readouterr().out
+
+
+def test_preference_training_on_data_without_pairs_is_refused(llava_runs, tmp_path, recipes):
+    config = write_config(tmp_path, "dpo", **FROM_CHECKPOINT, model=str(llava_runs[0] / "base"))
+    with refused(option="rejected", says="--rejected corrupted"):
+        recipes["train_dpo"](["--config", config, "--output_dir", str(tmp_path / "run")])
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("recipe", ["train", "train_scst", "train_dpo"])
 def test_lora_leaves_an_adapter_and_what_it_merges_to(recipe, llava_runs, tmp_path, recipes):
     config = write_config(
         tmp_path,
@@ -478,6 +512,7 @@ def test_lora_leaves_an_adapter_and_what_it_merges_to(recipe, llava_runs, tmp_pa
         strategy="lora",
         max_steps=2,
         output_dir=str(tmp_path / "run"),
+        **{"rejected": "corrupted"} if recipe == "train_dpo" else {},
     )
     folder = recipes[recipe](["--config", config])
     assert not (folder / "model").exists()

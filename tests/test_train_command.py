@@ -106,7 +106,7 @@ def test_help_of_the_command_and_of_the_recipe(capsys, monkeypatch):
 def test_a_configuration_names_its_recipe(tmp_path, text, got):
     path = tmp_path / "a.yaml"
     path.write_text(text)
-    wanted = "one of train, train_encoder, train_qlora, train_scst, train_tagger"
+    wanted = "one of train, train_dpo, train_encoder, train_qlora, train_scst, train_tagger"
     with refused(option="recipe", got=got, wanted=wanted, fix=f"set it in {path}"):
         train_cli.recipe_of(path)
 

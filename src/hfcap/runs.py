@@ -183,7 +183,8 @@ def data_name(source: Any) -> str:
 def data_fingerprint(rows: Iterable[Mapping[str, Any]], pictures: Iterable[str] | None = None) -> dict[str, Any]:
     """Say which data a run saw: `{"num_images", "num_captions", "sha256", "prompts_sha256"}`.
 
-    The digest covers ids, captions and pictures, in order; that of the prompts is None where no row has one.
+    The digest covers ids, captions and pictures, in order, with the columns `chosen` and `rejected` where rows have
+    them; that of the prompts is None where no row has one.
 
     Args:
         rows: with `image_id` (str), `captions` (list of str), perhaps `prompt`, and, without `pictures`, perhaps
@@ -197,7 +198,8 @@ def data_fingerprint(rows: Iterable[Mapping[str, Any]], pictures: Iterable[str] 
     for row in rows:
         picture = _picture_sha256(row.get("image")) if known is None else next(known)
         # JSON keeps the parts apart: ["ab", "c"] and ["a", "bc"] differ.
-        digest.update(json.dumps([row["image_id"], row["captions"], picture]).encode())
+        pairs = [row[name] for name in ("chosen", "rejected") if name in row]
+        digest.update(json.dumps([row["image_id"], row["captions"], picture, *pairs]).encode())
         prompts.update(json.dumps(row.get("prompt")).encode())
         num_images += 1
         num_captions += len(row["captions"])

@@ -221,7 +221,7 @@ def test_flex_attention_is_refused_for_rows_that_are_not_packed():
         choose_kernels(model, ModelArguments(attn_implementation="flex_attention"))
 
 
-@pytest.mark.parametrize("name", ["train", "train_scst", "train_qlora"])
+@pytest.mark.parametrize("name", ["train", "train_dpo", "train_scst", "train_qlora"])
 def test_every_recipe_asks_whether_cached_features_fit_the_pictures(name, build_tiny, tmp_path, monkeypatch):
     monkeypatch.syspath_prepend(ROOT / "recipes")
     for part in build_tiny("llava"):

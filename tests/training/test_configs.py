@@ -18,6 +18,7 @@ from hfcap.training.arguments import (
 )
 from hfcap.training.config_file import read_config
 from hfcap.training.data_arguments import DataArguments
+from hfcap.training.dpo import DpoArguments
 from hfcap.training.parsing import parse_arguments
 from hfcap.training.scst import ScstArguments
 from hfcap.training.tagger_arguments import TaggerArguments, TaggerTrainingArguments
@@ -26,6 +27,7 @@ ROOT = Path(__file__).parents[2]
 CONFIGS = sorted((ROOT / "configs" / "train").glob("*.yaml"))
 CLASSES = {
     "train": (ModelArguments, CaptionTrainingArguments),
+    "train_dpo": (ModelArguments, DpoArguments),
     "train_encoder": (EncoderArguments, EncoderTrainingArguments),
     "train_qlora": (QLoraArguments, CaptionTrainingArguments),
     "train_scst": (ModelArguments, ScstArguments),

@@ -1,4 +1,4 @@
-"""Two processes train and judge like one on a stream, too, and look for a batch size that fits together.
+"""Two processes train and judge like one on a stream and on pairs, too, and look for a batch size that fits together.
 
 Data sets that are read whole: `test_backends.py`.
 """
@@ -39,6 +39,16 @@ def test_two_processes_equal_one_on_a_stream(tmp_path):
     assert two["eval"]["eval_loss"] == pytest.approx(one["eval"]["eval_loss"], rel=1e-5)
     assert two["captions"] == one["captions"]
     assert two["eval"]["eval_cider"] == one["eval"]["eval_cider"]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("family", ["llava", "llava-lora", "encoder_decoder"])
+def test_two_processes_learn_pairs_like_one(tmp_path, family):
+    one, two = (result_of(launch(n, "dpo_run.py", family, tmp_path / str(n))) for n in (1, 2))
+    assert (one.pop("processes"), two.pop("processes")) == (1, 2)
+    assert len(one["loss"]) == 4 and one["rewards/margins"][-1] > 0.01
+    for name, values in one.items():
+        assert two[name] == pytest.approx(values, rel=1e-4, abs=1e-5), name
 
 
 @pytest.mark.slow

@@ -2,32 +2,11 @@
 
 import math
 
+from hfcap.function_words import FUNCTION_WORDS
 from hfcap.samples import Sample, word_log_probabilities
 
 # A content word of less probability than this is said to be unsure; docs/applications.md has how often it was right.
 UNSURE_BELOW = 0.2
-# English words that say little about what is in a picture.
-FUNCTION_WORDS = {
-    *("a", "an", "the", "in", "on", "of", "at", "to", "with", "and", "is", "are", "by", "his", "her", "their", "its"),
-    *(
-        "for",
-        "from",
-        "through",
-        "into",
-        "up",
-        "down",
-        "over",
-        "near",
-        "while",
-        "as",
-        "it",
-        "he",
-        "she",
-        "they",
-        "that",
-    ),
-    *("this", "there", "being", "be", "out", "off", "next", "behind", "front", "under"),
-}
 
 
 def content_words(tokenizer, sample: Sample) -> list[tuple[str, float]]:

@@ -23,6 +23,7 @@ from hfcap.data.picture_checks import (
 from hfcap.data.records import SourceRow, is_blank
 from hfcap.errors import printable, shown
 
+PAIRED = ("chosen", "rejected")  # columns of preference training, whose texts are joined as captions are
 WHERE = "where_it_stands"  # column with file and line, there until the pictures are checked
 TEXT = Value("string")
 STREAM_FEATURES = Features({"image_id": TEXT, "image": ImageFeature(), "captions": List(TEXT), "prompt": TEXT})
@@ -79,8 +80,9 @@ def one_row_an_image(dataset: Dataset, keep_empty: bool = False) -> Dataset:
     """Bring rows with `image`, `captions` (lists) and maybe `image_id` and `prompt` into their final form.
 
     Derives missing ids, drops empty captions (and images left without any) with one warning, and groups the rows of an
-    image. Captions for several prompts stay apart: an image has a row for each, `#1`, `#2`, … after its id. With
-    `keep_empty` nothing is dropped, and a caption of None is an empty one. Pictures are not decoded.
+    image. Captions for several prompts stay apart: an image has a row for each, `#1`, `#2`, … after its id. Texts in
+    the columns `PAIRED` become lists, grouped as captions are. With `keep_empty` nothing is dropped, and a caption of
+    None is an empty one. Pictures are not decoded.
     """
     if "prompt" in dataset.column_names and not any(dataset["prompt"]):
         dataset = dataset.remove_columns("prompt")
@@ -98,11 +100,13 @@ def one_row_an_image(dataset: Dataset, keep_empty: bool = False) -> Dataset:
         prompt = prompts[row] if prompts else None
         rows_of_id.setdefault(image_id, {}).setdefault(prompt, []).append(row)
     _check_same_picture(dataset, {key: list(chain(*groups.values())) for key, groups in rows_of_id.items()})
+    paired = {name: texts for name in PAIRED if (texts := _texts_of_rows(dataset, name)) is not None}
     kept, num_without = [], 0
     for image_id, groups in rows_of_id.items():
         full = [rows for rows in groups.values() if any(captions[row] for row in rows)]
         for number, rows in enumerate(full, start=1):
-            captions[rows[0]] = [text for row in rows for text in captions[row]]
+            for texts in (captions, *paired.values()):
+                texts[rows[0]] = [text for row in rows for text in texts[row]]
             image_ids[rows[0]] = image_id if len(full) == 1 else f"{image_id}#{number}"
             kept.append(rows[0])
         num_without += not full
@@ -111,9 +115,18 @@ def one_row_an_image(dataset: Dataset, keep_empty: bool = False) -> Dataset:
     _check_unique([image_ids[row] for row in kept], dataset, kept)
     if not keep_empty:
         warn_of_empty(empty, num_without, len(rows_of_id))
-    columns = {"image_id": (image_ids, Value("string")), "captions": (captions, List(Value("string")))}
+    columns = {"image_id": (image_ids, TEXT), "captions": (captions, List(TEXT))}
+    columns |= {name: (texts, List(TEXT)) for name, texts in paired.items()}
     dataset = _with_columns(dataset, columns)
     return dataset if len(kept) == len(dataset) else dataset.select(kept)
+
+
+def _texts_of_rows(dataset: Dataset, name: str) -> list[list[str | None]] | None:
+    """Texts of each row in a column of texts or lists of them; None where it is not there, or holds something else."""
+    if name not in dataset.column_names:
+        return None
+    rows = [value if isinstance(value, list) else [value] for value in dataset.select_columns([name])[name][:]]
+    return rows if all(text is None or isinstance(text, str) for row in rows for text in row) else None
 
 
 def _check_unique(image_ids: list[str], dataset: Dataset, rows: list[int]) -> None:

@@ -87,9 +87,10 @@ def load_captions(
     Returns:
         Rows of `image_id` (str), `image` (`datasets.Image`), `captions` (list of str, none of them empty), `prompt`
         (str or None) where the source has any, then the source's other columns (not those of tar shards). Rows of
-        the same `image_id` have become one with all their captions, in order (other columns keep the first row's
-        value); captions for several prompts stay apart, with `#1`, `#2`, … after the image's id. Where the source has
-        no `image_id`, it is the file's name without its extension, or a hash of the picture.
+        the same `image_id` have become one with all their captions, in order; so have texts in columns `chosen` and
+        `rejected`, which are always lists (other columns keep the first row's value). Captions for several prompts
+        stay apart, with `#1`, `#2`, … after the image's id. Where the source has no `image_id`, it is the file's name
+        without its extension, or a hash of the picture.
 
     Raises `ValueError`, saying what is there, for a missing folder, split or column, for pictures that cannot be read
     (unless skipped), and for an `image_id` that two different pictures share.

@@ -242,7 +242,8 @@ def _list(value: Any) -> list:
 def _procedure(run: Mapping[str, Any]) -> list[tuple[str, str]]:
     arguments = run["arguments"]
     unset = {None, 0, -1, ""}  # `Trainer` writes max_steps=-1 and smoothing 0 for "not used"
-    rows = []
+    objective = _objective(arguments)
+    rows = [] if objective is None else [("objective", objective)]
     for key, name in PROCEDURE.items():
         value = arguments.get(key)
         if key.startswith("lora_") and arguments.get("strategy") not in ("lora", "qlora"):
@@ -254,6 +255,20 @@ def _procedure(run: Mapping[str, Any]) -> list[tuple[str, str]]:
         text = f"{value:g}" if isinstance(value, float) else str(value)
         rows.append((name, part_name(run, key) if key in PARTS else text))
     return rows
+
+
+def _objective(arguments: Mapping[str, Any]) -> str | None:
+    """What training maximised, by the settings that only its recipe has; None for cross entropy on the references."""
+    if "rejected" in arguments:
+        kind = "references with one word exchanged" if arguments["rejected"] == "corrupted" else "those of the data"
+        return f"preferences (DPO), beta {arguments['beta']:g}; rejected captions: {kind}"
+    if "num_samples" in arguments:
+        names = arguments.get("rewards") or ["cider_d"]
+        weights = arguments.get("reward_weights") or [1] * len(names)
+        return "rewards of sampled captions: " + " + ".join(
+            name if weight == 1 else f"{weight:g} {name}" for name, weight in zip(names, weights, strict=True)
+        )
+    return None
 
 
 def _hardware(machine: Mapping[str, Any]) -> str:

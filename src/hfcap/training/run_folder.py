@@ -17,6 +17,7 @@ from hfcap import provenance, runs
 from hfcap.atomic_files import write_json
 from hfcap.data.caption_dataset import FIRST_OF_STREAM, readers_of_stream
 from hfcap.data.picture_checks import content_hashes
+from hfcap.data.rows import PAIRED
 from hfcap.errors import ConfigError
 from hfcap.metrics import display_name, for_people, headline
 from hfcap.origins import ORIGINS
@@ -289,7 +290,7 @@ def _fingerprint(rows: datasets.Dataset | datasets.IterableDataset) -> dict[str,
                 f"none of the {rows.num_shards} shards has a row of this split with a caption", option="data"
             )
         return found
-    names = [name for name in ("image_id", "captions", "prompt") if name in rows.column_names]
+    names = [name for name in ("image_id", "captions", "prompt", *PAIRED) if name in rows.column_names]
     return runs.data_fingerprint(rows.select_columns(names), content_hashes(rows))
 
 

@@ -19,22 +19,19 @@ probability on words that do not belong there, so two samples in three of a doze
 caption, the better its chance to have none: what the policy would learn first is to stop early.
 """
 
-import copy
 import math
 from collections.abc import Collection, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 import torch
-from peft import PeftModel
 from transformers import PreTrainedModel
 
 from hfcap.errors import ConfigError
 from hfcap.generation.caption import generate_tokens
 from hfcap.generation.inputs import CaptionPrefix
 from hfcap.generation.settings import end_token_ids, fresh_settings
-from hfcap.models.attention import uses_packed_sdpa
 from hfcap.models.model_utils import in_eval
 from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
 from hfcap.training.collators import CaptionCollator
@@ -44,6 +41,7 @@ from hfcap.training.model_inputs import model_inputs
 from hfcap.training.packing import IGNORE_INDEX
 from hfcap.training.part_checks import check_model
 from hfcap.training.rewards import REWARDS, Reward, import_reward, weighted_sum
+from hfcap.training.starting_model import StartingModel
 from hfcap.training.trainer import CaptionTrainer
 
 NEVER = -1e9  # as a logit: a probability of exactly 0
@@ -246,9 +244,7 @@ class ScstTrainer(CaptionTrainer):
         references = self.train_dataset.rows.select_columns(["image_id", "captions"])
         self._references = dict(zip(references["image_id"], references["captions"], strict=True))
         self._sampled = torch.zeros(4, dtype=torch.float64)  # captions, their rewards, their tokens, their divergence
-        self._start = None
-        if self.args.kl_coef and not isinstance(self.model, PeftModel):
-            self._start = frozen_copy(self.model)
+        self._start = StartingModel(self.model) if self.args.kl_coef else None
 
     def get_train_dataloader(self) -> torch.utils.data.DataLoader:
         """Load pictures only: references are inside the reward."""
@@ -264,8 +260,7 @@ class ScstTrainer(CaptionTrainer):
         if resume_from_checkpoint:
             for reward in self.rewards:
                 reward.trust()
-        is_eager = self._start is not None and not self.args.torch_compile
-        with uses_packed_sdpa(self._start) if is_eager else nullcontext():
+        with nullcontext() if self._start is None else self._start.attends_packed(self.args.torch_compile):
             return super().train(resume_from_checkpoint, **kwargs)
 
     def sample(self, model: PreTrainedModel, prefixes: Sequence[CaptionPrefix]) -> list[list[int]]:
@@ -320,7 +315,7 @@ class ScstTrainer(CaptionTrainer):
         )
         divergence = torch.zeros(())
         if self.args.kl_coef:
-            with self._at_start(own_model) as start, torch.no_grad():
+            with self._start.without_gradient(own_model) as start, self.accelerator.autocast():
                 reference = self._log_policy(start(**batch).logits, sampled_tokens, own_model)
             divergence = kl_divergence(log_probabilities, reference).sum()
             loss = loss + self.args.kl_coef * divergence / num_captions
@@ -338,15 +333,6 @@ class ScstTrainer(CaptionTrainer):
         suppressed = own_model.generation_config.suppress_tokens or ()
         return log_policy(logits / self.args.sampling_temperature, suppressed)
 
-    @contextmanager
-    def _at_start(self, own_model: PreTrainedModel):
-        """The model that training began with, without dropout."""
-        if self._start is not None:
-            yield self._start
-            return
-        with in_eval(own_model), own_model.disable_adapter():
-            yield own_model
-
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
         """Add what the samples since the last log were worth."""
         captions, rewards, tokens, divergence = self._sampled.tolist()
@@ -359,9 +345,3 @@ class ScstTrainer(CaptionTrainer):
                 logs["kl"] = round(divergence / captions, 4)
             self._sampled.zero_()
         super().log(logs, *args, **kwargs)
-
-
-def frozen_copy(model: PreTrainedModel) -> PreTrainedModel:
-    """Copy a model to compare with, in eval(); parameters that are not trained are shared, not copied."""
-    shared = {id(parameter): parameter for parameter in model.parameters() if not parameter.requires_grad}
-    return copy.deepcopy(model, shared).requires_grad_(False).eval()

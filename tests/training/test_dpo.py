@@ -1,0 +1,249 @@
+"""Preference training: the loss and its gradient, steps that are split in any way, pairs, and what is refused."""
+
+import math
+from itertools import product
+
+import pytest
+import torch
+
+from hfcap.data.caption_dataset import CaptionDataset
+from hfcap.training.arguments import ModelArguments
+from hfcap.training.collators import CaptionCollator
+from hfcap.training.data_arguments import DataArguments
+from hfcap.training.dpo import DpoArguments, DpoTrainer, dpo_loss
+from hfcap.training.starting_model import StartingModel
+from hfcap.training.strategies import apply_strategy
+from refusals import refused
+from tiny.native import build_native
+from tiny.training import STEPS_ALONE, KeepGradients, fill_lora
+
+FAMILIES = ("llava", "encoder_decoder")
+PROMPTS = {"llava": "Describe.", "encoder_decoder": None, "git": None}
+CELLS = [("llava", "full"), ("llava", "lora"), ("encoder_decoder", "full"), ("git", "full")]
+
+
+def pair_rows(rows, pairs=2, number=8):
+    """Rows with columns `chosen` and `rejected`: references, and those of the next picture."""
+    rows = rows.select(range(number))
+    captions = list(rows["captions"])
+    rows = rows.add_column("chosen", [own[:pairs] for own in captions])
+    return rows.add_column("rejected", [own[:pairs] for own in captions[1:] + captions[:1]])
+
+
+def make_trainer(tmp_path, build_tiny, rows, family, strategy="full", batch_size=4, packing=True, **settings):
+    model, processor = build_native("git", rows["captions"][0]) if family == "git" else build_tiny(family)
+    if strategy == "lora":
+        torch.manual_seed(1)
+        model = apply_strategy(model, "lora", lora_r=4)
+        fill_lora(model)
+    defaults = {
+        "per_device_train_batch_size": batch_size,
+        "gradient_accumulation_steps": 8 // batch_size,
+        "max_steps": 2,
+        "learning_rate": 0.1,
+        "optim": "sgd",
+        "lr_scheduler_type": "constant",
+        "max_grad_norm": 1e9,
+        "logging_steps": 1,
+        "beta": 0.5,
+    }
+    return DpoTrainer(
+        model=model,
+        args=DpoArguments(output_dir=str(tmp_path / f"{family}-{batch_size}"), **STEPS_ALONE | defaults | settings),
+        train_dataset=CaptionDataset(rows),
+        eval_dataset=CaptionDataset(rows),
+        data_collator=CaptionCollator(processor, model.config, PROMPTS[family], packing),
+        processing_class=processor,
+        callbacks=[KeepGradients()],
+    )
+
+
+def move_weights(trainer):
+    """Move the weights away from those that training began with, so that rewards are not all 0."""
+    torch.manual_seed(2)
+    with torch.no_grad():
+        for parameter in trainer.model.parameters():
+            if parameter.requires_grad:
+                parameter += 0.05 * torch.randn_like(parameter)
+
+
+def log_probability(model, prefix, ids, family):
+    """Log-probability of one caption in a row of its own, by the logits at its places."""
+    key = "decoder_input_ids" if family == "encoder_decoder" else "input_ids"
+    logits = model(**{key: torch.tensor([[*prefix.input_ids, *ids[:-1]]])}, **prefix.vision).logits[0, -len(ids) :]
+    return logits.log_softmax(-1)[range(len(ids)), ids].sum()
+
+
+def gradients(model):
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def test_loss_is_the_formula_of_the_paper():
+    """Equation 7 of Rafailov et al. (2023)."""
+    policy_chosen, policy_rejected, chosen, rejected = torch.tensor(
+        [[-3.0, -9.0], [-4.0, -5.0], [-2.0, -8.0], [-6.0, -1.0]]
+    )
+    pi_logratios = policy_chosen - policy_rejected
+    ref_logratios = chosen - rejected
+    expected = -torch.log(torch.sigmoid(0.3 * (pi_logratios - ref_logratios)))
+    ratios = torch.stack([policy_chosen - chosen, policy_rejected - rejected], dim=1)
+    torch.testing.assert_close(dpo_loss(ratios, 0.3), expected)
+    assert dpo_loss(torch.tensor([[1e4, -1e4], [-1e4, 1e4]]), 1.0).tolist() == [0.0, 2e4]  # no overflow
+
+
+@pytest.mark.parametrize(("cell", "packing"), [*product(CELLS[:3], [True, False]), (CELLS[3], False)])
+def test_loss_and_gradient_are_those_of_one_row_per_caption(tmp_path, build_tiny, scene_rows, cell, packing):
+    family, strategy = cell
+    trainer = make_trainer(tmp_path, build_tiny, pair_rows(scene_rows), family, strategy, packing=packing)
+    model, collator = trainer.model, trainer.data_collator
+    if strategy == "full":
+        reference = StartingModel(model).copy
+        move_weights(trainer)
+    rows = [trainer.train_dataset[index] for index in range(4)]
+    loss = trainer.compute_loss(model, collator(rows))
+    loss.backward()
+    ours = gradients(model)
+    model.zero_grad()
+
+    losses, rewards = [], []
+    for row in rows:
+        prefix = collator.prefix(row)
+        captions = collator.targets(row["captions"])
+        assert len(captions) == 4
+        policy = torch.stack([log_probability(model, prefix, ids, family) for ids in captions])
+        with torch.no_grad():
+            if strategy == "lora":
+                with model.disable_adapter():
+                    start = torch.stack([log_probability(model, prefix, ids, family) for ids in captions])
+            else:
+                start = torch.stack([log_probability(reference, prefix, ids, family) for ids in captions])
+        for chosen, rejected in ((0, 1), (2, 3)):
+            margin = (policy[chosen] - start[chosen]) - (policy[rejected] - start[rejected])
+            losses.append(-torch.log(torch.sigmoid(0.5 * margin)))
+            rewards.append([0.5 * (policy[which] - start[which]).item() for which in (chosen, rejected)])
+    expected = torch.stack(losses).mean()
+    expected.backward()
+    assert abs(expected.item() - math.log(2)) > 1e-3
+    assert loss.item() == pytest.approx(expected.item(), rel=1e-5)
+    (compared,) = trainer._compared
+    in_order = sum(chosen > rejected for chosen, rejected in rewards)
+    assert 0 < in_order < len(rewards)
+    assert compared.tolist() == pytest.approx([8, *map(sum, zip(*rewards, strict=True)), in_order], rel=1e-4)
+    theirs = gradients(model)
+    assert ours.keys() == theirs.keys()
+    scale = max(gradient.abs().max() for gradient in theirs.values())
+    assert scale > 1e-3
+    for name, gradient in theirs.items():
+        torch.testing.assert_close(ours[name], gradient, rtol=1e-4, atol=1e-5 * scale.item(), msg=name)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_batch_size_times_accumulation_does_not_matter(tmp_path, build_tiny, scene_rows, family):
+    """Pictures have different numbers of pairs, so a mean over micro-batches would differ."""
+    rows = pair_rows(scene_rows)
+    number = [1 + index % 2 for index in range(8)]
+    for name in ("chosen", "rejected"):
+        texts = [own[:count] for own, count in zip(rows[name], number, strict=True)]
+        rows = rows.remove_columns(name).add_column(name, texts)
+    steps = []
+    for batch_size in (8, 2):
+        trainer = make_trainer(tmp_path, build_tiny, rows, family, batch_size=batch_size)
+        trainer.train()
+        steps.append((trainer.state.log_history, dict(trainer.model.named_parameters())))
+    (whole, weights), (split, split_weights) = steps
+    assert whole[0]["loss"] == pytest.approx(math.log(2), abs=1e-5)
+    assert whole[1]["loss"] < whole[0]["loss"]
+    figures = ("rewards/chosen", "rewards/rejected", "rewards/accuracies", "rewards/margins")
+    for step, key in product((0, 1), ("loss", "grad_norm", *figures)):
+        assert split[step][key] == pytest.approx(whole[step][key], rel=1e-4, abs=1e-5), key
+    assert whole[1]["rewards/margins"] == pytest.approx(whole[1]["rewards/chosen"] - whole[1]["rewards/rejected"])
+    assert whole[1]["rewards/margins"] > 0.01
+    for name, weight in weights.items():
+        torch.testing.assert_close(split_weights[name], weight, rtol=1e-4, atol=1e-6, msg=name)
+
+
+@pytest.mark.parametrize("strategy", ["frozen_encoder", "lora"])
+def test_a_step_widens_the_margin_of_its_pairs(tmp_path, build_tiny, scene_rows, strategy):
+    model, processor = build_tiny("llava")
+    model = apply_strategy(model, strategy, lora_r=4)
+    built = {"build_tiny": lambda family: (model, processor), "batch_size": 8, "learning_rate": 0.02}
+    trainer = make_trainer(tmp_path, rows=pair_rows(scene_rows), family="llava", **built)
+    trainer.train()
+    first, second = (log for log in trainer.state.log_history if "rewards/margins" in log)
+    assert first["rewards/margins"] == pytest.approx(0, abs=1e-5)
+    assert second["rewards/margins"] > 1e-3
+    assert second["loss"] < first["loss"] == pytest.approx(math.log(2), abs=1e-4)
+
+
+def test_rewards_of_a_resumed_run_are_those_against_the_first_weights(tmp_path, build_tiny, scene_rows):
+    """A starting model that was taken from the checkpoint would give rewards of 0."""
+    saving = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}
+    whole = make_trainer(tmp_path / "whole", build_tiny, pair_rows(scene_rows), "llava", **saving)
+    whole.train()
+    resumed = make_trainer(tmp_path / "again", build_tiny, pair_rows(scene_rows), "llava", **saving)
+    resumed.train(resume_from_checkpoint=str(tmp_path / "whole" / "llava-4" / "checkpoint-2"))
+    by_step = [{log["step"]: log for log in t.state.log_history if "loss" in log} for t in (whole, resumed)]
+    for step, key in product((3, 4), ("loss", "grad_norm", "rewards/chosen", "rewards/margins")):
+        assert by_step[1][step][key] == by_step[0][step][key], (step, key)
+    assert by_step[0][3]["rewards/margins"] > 1e-3
+
+
+def test_a_training_without_pairs_is_one_error(tmp_path, build_tiny, scene_rows):
+    with refused(option="rejected", says=("captions", "--rejected corrupted")):
+        make_trainer(tmp_path, build_tiny, scene_rows, "llava")
+
+
+def test_a_pair_that_is_cut_to_the_same_tokens_is_one_error(tmp_path, build_tiny, scene_rows):
+    rows = pair_rows(scene_rows, pairs=1)
+    texts = [[f"{own[0]} but not here"] for own in rows["chosen"]]
+    rows = rows.remove_columns("rejected").add_column("rejected", texts)
+    model, processor = build_tiny("llava")
+    collator = CaptionCollator(processor, model.config, "Describe.", max_caption_tokens=5)
+    with refused(option="rejected", got=texts[0][0], says=("max_caption_tokens", rows["image_id"][0])):
+        DpoTrainer(
+            model=model,
+            args=DpoArguments(output_dir=str(tmp_path), **STEPS_ALONE),
+            train_dataset=rows,
+            data_collator=collator,
+            processing_class=processor,
+        )
+
+
+@pytest.mark.parametrize("beta", [0, -1, math.inf, math.nan])
+def test_a_beta_that_compares_nothing_is_refused(beta):
+    with refused(option="beta", wanted="a finite number above 0"):
+        DpoArguments(use_cpu=True, beta=beta)
+
+
+@pytest.mark.parametrize(
+    ("data", "settings"),
+    [
+        ({"streaming": True}, {}),
+        ({"mirror": True}, {}),
+        ({"color_jitter": 0.1}, {}),
+        ({}, {"length_tokens": True}),
+        ({}, {"label_smoothing_factor": 0.1}),
+        ({}, {"max_row_tokens": 300}),
+    ],
+)
+def test_settings_that_pairs_cannot_follow_are_refused(data, settings, tmp_path, build_tiny):
+    for part in build_tiny("llava"):
+        part.save_pretrained(tmp_path)
+    model_args = ModelArguments(model=str(tmp_path))
+    DpoArguments(use_cpu=True).check(DataArguments(), model_args)
+    ((option, got),) = (data | settings).items()
+    with refused(option=option, got=got, fix="remove it"):
+        DpoArguments(use_cpu=True, **settings).check(DataArguments(**data), model_args)
+
+
+def test_preference_training_starts_from_a_captioner():
+    with refused(option="model"):
+        DpoArguments(use_cpu=True).check(DataArguments(), ModelArguments())
+
+
+def test_weights_that_an_engine_divides_are_refused(tmp_path, build_tiny, monkeypatch):
+    for part in build_tiny("llava"):
+        part.save_pretrained(tmp_path)
+    monkeypatch.setattr("hfcap.training.dpo.current_backend", lambda: "zero3")
+    with refused(option="training engine", got="zero3", wanted="single or ddp"):
+        DpoArguments(use_cpu=True).check(DataArguments(), ModelArguments(model=str(tmp_path)))
