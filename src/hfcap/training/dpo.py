@@ -6,8 +6,13 @@ loss of a pair is -log sigmoid of the difference of its two rewards. Names of se
 
 Chosen and rejected captions of an image are packed behind it like its references, so a step is one forward pass of
 the model that trains and one of the model that training began with (`StartingModel`; for LoRA the base without its
-adapter), each encoding the image once. Unlike in TRL, the log-probabilities that train see the dropout of any
-training.
+adapter), each encoding the image once.
+
+The loss of preferences sees differences alone. With pairs that differ in a word the probability of both captions can
+fall until captions break, so `rpo_alpha` adds the cross entropy of the chosen ones, over their length (Pang et al.,
+"Iterative Reasoning Preference Optimization", NeurIPS 2024).
+
+Unlike in TRL, the log-probabilities that train see the dropout of any training.
 """
 
 import copy
@@ -45,6 +50,13 @@ class DpoArguments(CaptionTrainingArguments):
     beta: float = field(
         default=0.1,
         metadata={"help": "Scale of the rewards; the larger, the closer captions stay to the starting model's."},
+    )
+    rpo_alpha: float = field(
+        default=0.0,
+        metadata={
+            "min": 0,
+            "help": "Weight of the cross entropy of chosen captions (per token) beside the loss of preferences.",
+        },
     )
     rejected: Literal["column", "corrupted"] = field(
         default="column",
@@ -167,7 +179,7 @@ class DpoTrainer(CaptionTrainer):
         return batches, self.accelerator.reduce(captions.to(device) // 2, "sum")
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
-        """Compute the mean `dpo_loss` of a collated batch of pairs; `num_items_in_batch` is that of the pairs."""
+        """Compute the mean loss of a collated batch of pairs; `num_items_in_batch` is that of the pairs."""
         if self.model.training:
             keep_frozen_in_eval(self.model)
         own_model = self.accelerator.unwrap_model(model)
@@ -177,8 +189,12 @@ class DpoTrainer(CaptionTrainer):
         with self._start.without_gradient(own_model) as start, self.accelerator.autocast():
             reference = caption_log_probabilities(start(**batch).logits, labels, captions)
         outputs = model(**batch)
-        log_ratios = (caption_log_probabilities(outputs.logits, labels, captions) - reference).view(-1, 2)
+        log_probabilities = caption_log_probabilities(outputs.logits, labels, captions)
+        log_ratios = (log_probabilities - reference).view(-1, 2)
         losses = dpo_loss(log_ratios, self.args.beta)
+        if self.args.rpo_alpha:
+            per_token = log_probabilities / captions.bincount()
+            losses = losses - self.args.rpo_alpha * per_token.view(-1, 2)[:, 0]
         rewards = self.args.beta * log_ratios.detach()
         compared = torch.stack([torch.ones_like(losses), *rewards.T, (rewards[:, 0] > rewards[:, 1])])
         self._compared.append(compared.detach().double().sum(dim=1))
