@@ -99,7 +99,7 @@ def main() -> None:
         )
         found["before"].append(judge(captions_of(folder, "caption_before"), rows))
         found["preferences"].append(judge(captions_of(folder, "caption"), rows))
-        settings = settings_of("scenes_dpo", "model", "rejected", "beta")
+        settings = settings_of("scenes_dpo", "model", "rejected", "beta", "rpo_alpha")
         folder = train.main([*settings, *own, f"--output_dir={args.output_dir / f'control-{seed}'}"])
         found["cross entropy"].append(judge(captions_of(folder, "caption"), rows))
 
