@@ -27,6 +27,7 @@ from hfcap.metrics.ranking import draws, with_interval
 from hfcap.recipes import train, train_dpo, train_encoder
 from hfcap.shipped import find_config
 from hfcap.training.config_file import read_config
+from hfcap.training.dpo import DpoArguments
 
 NUM_PICTURES = 500
 QUICK = ["--max_train_images=6000", f"--max_eval_images={NUM_PICTURES}", "--num_train_epochs=3"]
@@ -99,7 +100,8 @@ def main() -> None:
         )
         found["before"].append(judge(captions_of(folder, "caption_before"), rows))
         found["preferences"].append(judge(captions_of(folder, "caption"), rows))
-        settings = settings_of("scenes_dpo", "model", "rejected", "beta")
+        settings = settings_of("scenes_dpo", "model", "rejected", "beta", "rpo_alpha")
+        settings += [f"--lr_scheduler_type={DpoArguments.lr_scheduler_type}"]
         folder = train.main([*settings, *own, f"--output_dir={args.output_dir / f'control-{seed}'}"])
         found["cross entropy"].append(judge(captions_of(folder, "caption"), rows))
 

@@ -178,6 +178,14 @@ def test_a_step_widens_the_margin_of_its_pairs(tmp_path, build_tiny, scene_rows,
     assert second["loss"] < first["loss"] == pytest.approx(math.log(2), abs=1e-4)
 
 
+def test_frozen_parts_of_a_stock_model_stay_in_eval(tmp_path, build_tiny, scene_rows):
+    trainer = make_trainer(tmp_path, build_tiny, pair_rows(scene_rows), "git", packing=False)
+    trainer.model.git.image_encoder.requires_grad_(False)
+    trainer.model.train()
+    trainer.compute_loss(trainer.model, trainer.data_collator([trainer.train_dataset[0]]))
+    assert not trainer.model.git.image_encoder.training and trainer.model.git.encoder.training
+
+
 def test_rewards_of_a_resumed_run_are_those_against_the_first_weights(tmp_path, build_tiny, scene_rows):
     """A starting model that was taken from the checkpoint would give rewards of 0."""
     saving = {"save_strategy": "steps", "save_steps": 2, "max_steps": 4}

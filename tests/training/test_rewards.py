@@ -16,6 +16,7 @@ from hfcap.training.collators import CaptionCollator
 from hfcap.training.data_arguments import DataArguments
 from hfcap.training.rewards import Bleu4, LengthBand, Repetition, Reward, build_rewards, weighted_sum
 from hfcap.training.scst import PictureCollator, ScstArguments, ScstTrainer, kl_divergence
+from hfcap.training.starting_model import frozen_copy
 from hfcap.training.strategies import apply_strategy
 from hfcap.training.trainer import CaptionTrainer
 from refusals import refused
@@ -313,7 +314,7 @@ def test_the_pull_is_part_of_the_loss(kind, build_tiny, scene_rows, tmp_path):
 def test_parameters_that_are_not_trained_are_not_copied(build_tiny):
     model, _ = build_tiny("llava")
     model = apply_strategy(model, "frozen_encoder")
-    copied = dict(scst.frozen_copy(model).named_parameters())
+    copied = dict(frozen_copy(model).named_parameters())
     for name, parameter in model.named_parameters():
         assert (copied[name] is parameter) == (not parameter.requires_grad), name
         assert torch.equal(copied[name], parameter)

@@ -156,6 +156,18 @@ def test_batch_size_times_accumulation_does_not_matter(tmp_path, build_tiny, sce
         torch.testing.assert_close(split_weights[name], weight, rtol=1e-5, atol=1e-6, msg=name)
 
 
+def test_frozen_parts_of_a_stock_model_stay_in_eval(tmp_path, build_tiny, scene_rows, rewards, monkeypatch):
+    trainer = make_trainer(tmp_path, build_tiny, scene_rows, rewards, "git", packing=False)
+    references_as_samples(trainer, monkeypatch)
+    trainer.model.git.image_encoder.requires_grad_(False)
+    trainer.model.train()
+    assert trainer.model.git.image_encoder.training
+    trainer.compute_loss(
+        trainer.model, PictureCollator(trainer.data_collator, NUM_SAMPLES)([trainer.train_dataset[0]])
+    )
+    assert not trainer.model.git.image_encoder.training and trainer.model.git.encoder.training
+
+
 @pytest.mark.parametrize("family", FAMILIES)
 def test_all_captions_of_a_step_are_counted(tmp_path, build_tiny, scene_rows, rewards, family):
     """`Trainer` would leave out the first column of what has the form of labels."""

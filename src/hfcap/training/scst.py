@@ -32,7 +32,7 @@ from hfcap.errors import ConfigError
 from hfcap.generation.caption import generate_tokens
 from hfcap.generation.inputs import CaptionPrefix
 from hfcap.generation.settings import end_token_ids, fresh_settings
-from hfcap.models.model_utils import in_eval
+from hfcap.models.model_utils import in_eval, keep_frozen_in_eval
 from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.data_arguments import DataArguments
@@ -292,6 +292,8 @@ class ScstTrainer(CaptionTrainer):
 
     def compute_loss(self, model, inputs, return_outputs=False, num_items_in_batch=None):
         """Sample, score, and compute the loss of a batch of pictures: `policy_gradient_loss` and the divergence."""
+        if self.model.training:
+            keep_frozen_in_eval(self.model)
         image_ids, labels, prefixes = (inputs.pop(name) for name in ("image_ids", "shift_labels", "prefixes"))
         self.check_weights()  # of NaN nothing can be sampled, and CUDA would say so in words of its own
         own_model = self.accelerator.unwrap_model(model)
