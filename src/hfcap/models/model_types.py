@@ -174,7 +174,7 @@ MODEL_TYPES: dict[str, ModelTypeSpec] = {
         packable=("gemma4_text",),
         needs_torchvision=True,
     ),
-    "mistral3": ModelTypeSpec(**_LLAVA_PARTS, packable=(*PACKABLE_DECODERS, "ministral3"), needs_torchvision=True),
+    "mistral3": ModelTypeSpec(**_LLAVA_PARTS, packable=("mistral", "ministral3"), needs_torchvision=True),
     # LFM 2's layers are convolutions in the main: a reference would read the end of the one beside it.
     "lfm2_vl": ModelTypeSpec(**_LLAVA_PARTS, needs_torchvision=True),
     "paligemma": ModelTypeSpec(
