@@ -50,6 +50,7 @@ class LocalHub:
         tokens: token -> (user, may write).
         expired: tokens that were valid once.
         repos: by "models/user/name".
+        moved: "user/name" that a repository had -> the one that it has; requests are sent on.
         blobs: contents by key: sha256 of an LFS file, git's sha1 of a regular one.
         requests: ("METHOD", path) of each request, in order.
         stored: sizes of the LFS files received whole, in order.
@@ -60,6 +61,7 @@ class LocalHub:
     tokens: dict[str, tuple[str, bool]] = field(default_factory=lambda: {"hf_writer": ("user", True)})
     expired: set[str] = field(default_factory=set)
     repos: dict[str, Repo] = field(default_factory=dict)
+    moved: dict[str, str] = field(default_factory=dict)
     blobs: dict[str, bytes] = field(default_factory=dict)
     requests: list[tuple[str, str]] = field(default_factory=list)
     stored: list[int] = field(default_factory=list)
@@ -118,6 +120,10 @@ class Handler(BaseHTTPRequestHandler):
                 # A revision is one quoted segment (`refs%2Fconvert`): match before unquoting.
                 match = re.fullmatch(pattern, urlsplit(self.path).path)
                 if wanted == method and match:
+                    old = match.groupdict().get("name")
+                    if old in self.hub.moved:
+                        location = self.path.replace(f"/{old}", f"/{self.hub.moved[old]}", 1)
+                        return self.answer(b"", 307, {"Location": location})
                     parts = {k: unquote(v) if v is not None else None for k, v in match.groupdict().items()}
                     getattr(self, name)(**parts)
                     return
@@ -166,7 +172,7 @@ class Handler(BaseHTTPRequestHandler):
         if must_write and user != owner:
             raise Refusal(403, f"You don't have the rights to write to {name}")
         if repo.gated and user != owner:
-            raise Refusal(403, f"Access to {name} is restricted", "GatedRepo")
+            raise Refusal(403 if user else 401, f"Access to {name} is restricted", "GatedRepo")
         return repo
 
     def at(self, repo: Repo, revision: str | None) -> tuple[str, dict[str, str]]:

@@ -206,7 +206,7 @@ BUILDERS = {
 # Their processors handle video, for which transformers needs torchvision (SmolVLM: num2words as well).
 PROMPT = "describe the picture"
 NEED_TORCHVISION = ("smolvlm", "qwen2_vl", "qwen2_5_vl", "qwen3_vl", "llava_onevision", "internvl", "gemma3")
-NEED_TORCHVISION += ("lfm2_vl", "mistral3", "qwen3_5")
+NEED_TORCHVISION += ("lfm2_vl", "mistral3", "qwen3_5", "gemma4")
 
 
 def build_native(model_type, captions, **options):

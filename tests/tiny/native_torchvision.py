@@ -4,6 +4,11 @@ from transformers import (
     Gemma3Config,
     Gemma3ImageProcessorPil,
     Gemma3Processor,
+    Gemma4AudioFeatureExtractor,
+    Gemma4Config,
+    Gemma4ImageProcessorPil,
+    Gemma4Processor,
+    Gemma4VideoProcessor,
     GotOcr2ImageProcessorPil,
     InternVLConfig,
     InternVLProcessor,
@@ -278,7 +283,48 @@ def build_mistral3(captions, text="mistral"):
     return config, processor
 
 
+def build_gemma4(captions, audio=False, **text):
+    names = {"image_token": "<|image|>", "boi_token": "<|image>", "eoi_token": "<image|>"}
+    names |= {"audio_token": "<|audio|>", "boa_token": "<|audio>", "eoa_token": "<audio|>"}
+    tokenizer = named_tokens(tokenizer_of(captions, *names.values(), "<|video|>"), names)
+    ids = {name: tokenizer.convert_tokens_to_ids(token) for name, token in names.items()}
+    vision = {"patch_size": 4, "pooling_kernel_size": 3}
+    config = Gemma4Config(
+        vision_config={**WIDTH, **vision, "num_attention_heads": 2, "num_key_value_heads": 2, "head_dim": 16}
+        | {"position_embedding_size": 64},
+        text_config={
+            **TEXT,
+            "num_key_value_heads": 2,
+            "head_dim": 8,
+            "global_head_dim": 8,
+            "sliding_window": 32,
+            "num_hidden_layers": 4,
+            "layer_types": ["sliding_attention", "full_attention"] * 2,
+            "num_kv_shared_layers": 2,
+            "hidden_size_per_layer_input": 8,
+            "vocab_size": len(tokenizer),
+            "vocab_size_per_layer_input": len(tokenizer),
+            **ids_of(tokenizer),
+            **text,
+        },
+        audio_config={"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2} if audio else None,
+        video_token_id=tokenizer.convert_tokens_to_ids("<|video|>"),
+        eoa_token_index=ids.pop("eoa_token"),
+        **{f"{name}_id": value for name, value in ids.items()},
+    )
+    processor = Gemma4Processor(
+        Gemma4AudioFeatureExtractor(),
+        Gemma4ImageProcessorPil(**vision, max_soft_tokens=70),
+        tokenizer,
+        Gemma4VideoProcessor(**vision, max_soft_tokens=70),
+        image_seq_length=70,
+        chat_template=CHAT.replace("<image>", "<|image|>"),
+    )
+    return config, processor
+
+
 BUILDERS = {
+    "gemma4": build_gemma4,
     "lfm2_vl": build_lfm2_vl,
     "mistral3": build_mistral3,
     "qwen3_5": build_qwen3_5,

@@ -4,6 +4,7 @@ import torch
 from transformers import (
     AutoModelForImageTextToText,
     Gemma3Config,
+    Gemma4Config,
     PaliGemmaConfig,
     Qwen2_5_VLConfig,
     Qwen2VLConfig,
@@ -12,7 +13,7 @@ from transformers import (
 
 from hfcap.generation.inputs import CaptionPrefix, join_vision
 from hfcap.models.model_types import spec_of
-from tiny.native import QWEN2, SIDE, TEXT, VISION
+from tiny.native import QWEN2, SIDE, TEXT, VISION, WIDTH
 from tiny.parts import BOS, EOS, PAD
 
 IMAGE, START, END, VIDEO = 60, 61, 62, 63
@@ -57,6 +58,19 @@ def gemma3(sliding_window):
     return Gemma3Config(vision_config=SIGLIP, text_config=text, mm_tokens_per_image=4, **tokens)
 
 
+def gemma4():
+    """Two layers of each kind, the latter ones with the keys and values of the former."""
+    vision = {"patch_size": 4, "pooling_kernel_size": 2, "position_embedding_size": 64, "num_key_value_heads": 2}
+    text = {**TEXT, **HEADS, **IDS, "global_head_dim": 8, "sliding_window": 64, "num_hidden_layers": 4}
+    text |= {"layer_types": ["sliding_attention", "full_attention"] * 2, "num_kv_shared_layers": 2}
+    text |= {"hidden_size_per_layer_input": 8, "vocab_size_per_layer_input": 64}
+    tokens = {"boi_token_id": START, "eoi_token_id": END, "image_token_id": IMAGE, "video_token_id": VIDEO}
+    tokens |= {"audio_token_id": 59, "boa_token_id": 58, "eoa_token_index": 57}
+    return Gemma4Config(
+        vision_config={**WIDTH, **vision, "num_attention_heads": 2, "head_dim": 16}, text_config=text, **tokens
+    )
+
+
 def paligemma(text_type, **more):
     vision = {**SIGLIP, "projection_dim": 32}
     text = {**TEXT, **HEADS, **IDS, "model_type": text_type, **more}
@@ -73,6 +87,7 @@ CONFIGS = {
     # Shorter than a row: the two kinds of layers need two masks. Shorter than a picture, too: its last token does not
     # see its first, which sees it.
     "gemma3, short window": lambda: gemma3(sliding_window=3),
+    "gemma4": gemma4,
     "paligemma": lambda: paligemma("gemma"),
     "paligemma 2": lambda: paligemma("gemma2", query_pre_attn_scalar=8, sliding_window=64),
 }
@@ -90,7 +105,9 @@ def build_prefixed(name):
 def prefixes_of(model):
     """The pictures with their prompts, as the type's processor would give them."""
     torch.manual_seed(1)
-    build = {"gemma3": _gemma3_prefix, "paligemma": _paligemma_prefix}.get(model.config.model_type, _qwen_prefix)
+    build = {"gemma3": _gemma3_prefix, "gemma4": _gemma4_prefix, "paligemma": _paligemma_prefix}.get(
+        model.config.model_type, _qwen_prefix
+    )
     return [build(*sizes, prompt) for sizes, prompt in zip(GRIDS, PROMPTS, strict=True)]
 
 
@@ -108,6 +125,15 @@ def _gemma3_prefix(height, width, prompt):
     return CaptionPrefix(
         ids, {"pixel_values": torch.randn(crops, 3, SIDE, SIDE)}, [int(token == IMAGE) for token in ids]
     )
+
+
+def _gemma4_prefix(height, width, prompt):
+    ids = [BOS, START] + [IMAGE] * (height * width) + [END, *prompt]
+    places = torch.cartesian_prod(torch.arange(2 * height), torch.arange(2 * width)).flip(1)  # x before y
+    padding = 4 * 24 - len(places)
+    vision = {"pixel_values": torch.nn.functional.pad(torch.rand(1, len(places), 3 * 4 * 4), (0, 0, 0, padding))}
+    vision["image_position_ids"] = torch.nn.functional.pad(places[None], (0, 0, 0, padding), value=-1)
+    return CaptionPrefix(ids, vision, [int(token == IMAGE) for token in ids])
 
 
 def _paligemma_prefix(_height, _width, prompt):

@@ -7,6 +7,7 @@ import torch
 from accelerate.utils import FullyShardedDataParallelPlugin
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
+from transformers import CONFIG_MAPPING
 
 from hfcap.data.caption_dataset import CaptionDataset
 from hfcap.distributed import prepare_fsdp
@@ -14,7 +15,7 @@ from hfcap.errors import WorkError
 from hfcap.generation.caption import caption_rows
 from hfcap.generation.inputs import caption_prompt, keep_caption_prompt
 from hfcap.generation.loading import load_captioner
-from hfcap.models.model_types import MODEL_TYPES, is_packable, spec_of, spec_of_type
+from hfcap.models.model_types import MODEL_TYPES, NOT_SERVED, is_packable, spec_of, spec_of_type
 from hfcap.training.arguments import CaptionTrainingArguments
 from hfcap.training.checkpoints import load_weights
 from hfcap.training.collators import CaptionCollator
@@ -198,6 +199,20 @@ def test_packing_is_exact_with_ministral_3(saved, rows, tmp_path):
     assert_packing_changes_nothing(saved("mistral3", text="ministral3"), rows, tmp_path)
 
 
+@needs_torchvision
+@torch.no_grad()
+def test_gemma_4_that_reads_pictures_both_ways_has_one_row_per_reference(saved, rows, tmp_path):
+    """As from 26B on; and the small ones have an encoder of sounds, which is frozen with that of pictures."""
+    model, processor = load_captioner(saved("gemma4", audio=True, use_bidirectional_attention="vision"))
+    assert not is_packable(model.config)
+    trainer = make_trainer(model, processor, rows, tmp_path)
+    expected = loss_by_hand(model, trainer.data_collator, rows)
+    assert trainer.evaluation_loss(trainer.eval_dataset) == pytest.approx(expected, rel=1e-5)
+    model = apply_strategy(model, "projector")
+    trained = {name.split(".")[1] for name, parameter in model.named_parameters() if parameter.requires_grad}
+    assert trained == {"embed_vision"}
+
+
 def test_packing_is_exact_with_a_bert_decoder(saved, rows, tmp_path):
     assert_packing_changes_nothing(saved("vision-encoder-decoder", decoder=BERT), rows, tmp_path)
 
@@ -241,6 +256,14 @@ def test_a_rows_own_prompt_wins_in_training_and_in_captioning(model_type, saved,
 def test_an_unknown_type_is_refused_and_the_file_to_extend_named():
     with refused(option="model_type", got="mpt", says="src/hfcap/models/model_types.py"):
         spec_of_type("mpt")
+
+
+@pytest.mark.parametrize("model_type", NOT_SERVED)
+def test_a_type_that_the_facts_cannot_describe_is_refused_with_the_reason(model_type):
+    assert model_type in CONFIG_MAPPING  # of transformers, and in no other table
+    assert model_type not in MODEL_TYPES
+    with refused(option="model_type", got=model_type, fix="choose another model", says=NOT_SERVED[model_type]):
+        spec_of_type(model_type)
 
 
 def test_packing_on_request_is_refused_where_it_is_not_exact(saved, caplog):

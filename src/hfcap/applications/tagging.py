@@ -219,7 +219,7 @@ def load_tagger(
     names = tags_of(source, policy)
     check_checkpoint(source)
     with loading("tagger", source):
-        config = AutoConfig.from_pretrained(source)
+        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
         model = AutoModelForImageClassification.from_pretrained(
             source, config=config, dtype=torch.float32, use_safetensors=True
         )

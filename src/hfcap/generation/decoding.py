@@ -21,7 +21,7 @@ from contextlib import contextmanager
 
 import torch
 from peft import PeftModel
-from transformers import DynamicCache, GenerationConfig, PreTrainedConfig, PreTrainedModel
+from transformers import DynamicCache, GenerationConfig, PreTrainedConfig, PreTrainedModel, cache_utils
 from transformers.cache_utils import Cache, CacheLayerMixin, DynamicLayer, DynamicSlidingWindowLayer
 from transformers.generation import GenerationMode
 from transformers.modeling_outputs import BaseModelOutput, ModelOutput
@@ -29,6 +29,8 @@ from transformers.modeling_outputs import BaseModelOutput, ModelOutput
 from hfcap.models.model_types import is_packable, spec_of
 from hfcap.models.model_utils import to_additive_mask
 
+# In the place of a layer that attends to the keys and values of an earlier one (Gemma 4; new in transformers 5.24).
+WITHOUT_CACHE = getattr(cache_utils, "DummyLayer", None)
 SEARCHES = (GenerationMode.SAMPLE, GenerationMode.BEAM_SEARCH, GenerationMode.BEAM_SAMPLE)
 
 
@@ -122,7 +124,7 @@ def _sees_all(layer: CacheLayerMixin, inputs: Mapping[str, torch.Tensor], config
     """Whether every token sees all before it in the layer with this cache: no window, or one wider than the search."""
     if type(layer) is DynamicSlidingWindowLayer and config.max_new_tokens is not None:
         return inputs["input_ids"].shape[1] + config.max_new_tokens <= layer.sliding_window
-    return type(layer) is DynamicLayer
+    return type(layer) in (DynamicLayer, WITHOUT_CACHE)
 
 
 def prefill(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor]) -> tuple[dict, torch.Tensor]:
@@ -159,7 +161,7 @@ def _without_windows(cache: Cache) -> Cache:
     if all(type(layer) is DynamicLayer for layer in cache.layers):
         return cache
     whole = DynamicCache()
-    for number, layer in enumerate(cache.layers):
+    for number, layer in enumerate(layer for layer in cache.layers if type(layer) is not WITHOUT_CACHE):
         whole.update(layer.keys, layer.values, number)
     return whole
 

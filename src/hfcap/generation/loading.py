@@ -29,7 +29,7 @@ from hfcap.generation.settings import (
 )
 from hfcap.models.model_types import ModelTypeSpec, spec_of, spec_of_type
 from hfcap.models.model_utils import keep_4bit_layers_unpacked
-from hfcap.models.pretrained import pretrained_config
+from hfcap.models.pretrained import loading, pretrained_config
 from hfcap.models.quantization import compute_dtype, four_bit_config
 from hfcap.ondevice.folder import is_onnx_folder
 from hfcap.origins import adapter_base
@@ -90,13 +90,15 @@ def load_captioner(
     if image_processor_config:
         processor.image_processor = with_settings(processor.image_processor, image_processor_config)
     quantization_config = four_bit_config(spec, compute_dtype()) if load_in_4bit else None
-    model = AutoModelForImageTextToText.from_pretrained(
-        base,
-        revision=revision or "main",
-        dtype=torch.float32,
-        quantization_config=quantization_config,
-        use_safetensors=True,
-    )
+    with loading("model", base):
+        model = AutoModelForImageTextToText.from_pretrained(
+            base,
+            revision=revision or "main",
+            dtype=torch.float32,
+            quantization_config=quantization_config,
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
     keep_4bit_layers_unpacked(model)
     complete_settings(model, processor)
     return (PeftModel.from_pretrained(model, source) if is_adapter else model), processor
@@ -148,12 +150,18 @@ def load_processor(source: str, spec: ModelTypeSpec) -> ProcessorMixin:
     which `AutoProcessor` gives one. They become a `TrOCRProcessor`, the class that stock ones are saved as.
 
     Raises:
-        ConfigError: the processor needs a library that is not installed.
+        ConfigError: the processor cannot be loaded, or needs a library that is not installed.
     """
     # PIL gives the same pixels wherever it runs; a processor that handles video as well knows torchvision only.
     backend = {} if spec.needs_torchvision else {"backend": "pil"}
+    backend["trust_remote_code"] = False
     try:
-        processor = AutoProcessor.from_pretrained(source, **backend)
+        with loading("model", source):
+            processor = AutoProcessor.from_pretrained(source, **backend)
+            if isinstance(processor, ProcessorMixin):
+                return processor
+            image_processor = AutoImageProcessor.from_pretrained(source, **backend)
+            return TrOCRProcessor(image_processor, AutoTokenizer.from_pretrained(source, trust_remote_code=False))
     except ImportError as error:
         if not spec.needs_torchvision:
             raise
@@ -163,10 +171,6 @@ def load_processor(source: str, spec: ModelTypeSpec) -> ProcessorMixin:
             got=source,
             fix="pip install torchvision num2words (of the same build as torch, CPU or CUDA)",
         ) from error
-    if isinstance(processor, ProcessorMixin):
-        return processor
-    image_processor = AutoImageProcessor.from_pretrained(source, **backend)
-    return TrOCRProcessor(image_processor, AutoTokenizer.from_pretrained(source))
 
 
 def complete_settings(model: PreTrainedModel, processor: ProcessorMixin) -> None:

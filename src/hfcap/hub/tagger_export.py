@@ -60,7 +60,7 @@ def export_tagger(run: str | os.PathLike, to: str | os.PathLike, pictures: Seque
     source = Path(runs.resolve_model(run).path)
     records = _records(run)
     check_checkpoint(source)
-    AutoConfig.from_pretrained(source)
+    AutoConfig.from_pretrained(source, trust_remote_code=False)
     model = AutoModelForImageClassification.from_pretrained(source, use_safetensors=True).eval()
     image_processor = AutoImageProcessor.from_pretrained(source, backend="pil")
     refuse_non_finite(non_finite_weights(model), str(source))

@@ -36,7 +36,7 @@ def load_vision_encoder(name_or_path: str, **kwargs) -> PreTrainedModel:
 
     `kwargs` go to `AutoModel.from_pretrained` (`dtype`, `attn_implementation`, ...).
     """
-    config = get_vision_config(AutoConfig.from_pretrained(name_or_path))
+    config = get_vision_config(AutoConfig.from_pretrained(name_or_path, trust_remote_code=False))
     return AutoModel.from_pretrained(name_or_path, config=config, use_safetensors=True, **kwargs)
 
 

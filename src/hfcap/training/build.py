@@ -67,7 +67,7 @@ def build_captioner(
     else:
         check_checkpoint(model_args.decoder)
         with loading("decoder", model_args.decoder):
-            tokenizer = AutoTokenizer.from_pretrained(model_args.decoder)
+            tokenizer = AutoTokenizer.from_pretrained(model_args.decoder, trust_remote_code=False)
         if tokenizer.pad_token is None:
             tokenizer.pad_token = tokenizer.eos_token
     if model_args.chat_template is not None:
@@ -132,7 +132,9 @@ def build_encoder(model_args: EncoderArguments) -> tuple[PreTrainedModel, BaseIm
     if model_args.encoder is not None:
         check_checkpoint(model_args.encoder)
         with loading("encoder", model_args.encoder):
-            image_processor = AutoImageProcessor.from_pretrained(model_args.encoder, backend="pil")
+            image_processor = AutoImageProcessor.from_pretrained(
+                model_args.encoder, backend="pil", trust_remote_code=False
+            )
             encoder = load_vision_encoder(model_args.encoder, dtype=torch.float32)
         if model_args.image_size is not None:
             image_processor = with_side(image_processor, model_args.image_size)

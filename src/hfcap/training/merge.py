@@ -124,7 +124,7 @@ def load_base(base: str, revision: str | None = None) -> PreTrainedModel:
     """
     check_checkpoint(base, revision)
     try:
-        config = AutoConfig.from_pretrained(base, revision=revision or "main")
+        config = AutoConfig.from_pretrained(base, revision=revision or "main", trust_remote_code=False)
     except OSError as error:
         raise ConfigError(
             f"not available ({str(error).splitlines()[0]})",

@@ -37,11 +37,18 @@ INDEXED = (torch.ops.aten.index.Tensor, torch.ops.aten.index_put.default, torch.
 class RealIntegers(TorchDispatchMode):
     """Run operations on meta tensors for their shapes, and all others on the CPU, whatever device they ask for."""
 
+    def __init__(self):
+        super().__init__()
+        # Storages on meta of real ones, by their address; the real ones are held, so that none comes twice.
+        self.stand_ins: dict[int, tuple[torch.UntypedStorage, torch.UntypedStorage]] = {}
+
     def __torch_dispatch__(self, func, types, args=(), kwargs=None):
         kwargs = dict(kwargs or {})
         tensors = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, torch.Tensor)]
         if not any(tensor.is_meta for tensor in tensors):
             if kwargs.get("device") == META:
+                if func is torch.ops.aten._to_copy.default and kwargs.get("dtype") in (None, args[0].dtype):
+                    return args[0]  # of the device that it is on
                 kwargs["device"] = torch.device("cpu")
             return func(*args, **kwargs)
         if func in INDEXED:  # how many a boolean mask chooses is not known of its shape
@@ -49,10 +56,21 @@ class RealIntegers(TorchDispatchMode):
         is_in_place = func._schema.name.endswith("_") and not tensors[0].is_meta
         if is_in_place:  # values that nobody knows, written into a real tensor, which keeps its shape
             return args[0]
-        args, kwargs = tree_map_only(torch.Tensor, lambda tensor: tensor.to(META), (args, kwargs))
+        args, kwargs = tree_map_only(torch.Tensor, self._on_meta, (args, kwargs))
         if "device" in kwargs:
             kwargs["device"] = META
         return func(*args, **kwargs)
+
+    def _on_meta(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Give a tensor on meta with the same strides; views of one storage stay views of one."""
+        if tensor.is_meta:
+            return tensor
+        storage = tensor.untyped_storage()
+        if storage._cdata not in self.stand_ins:
+            self.stand_ins[storage._cdata] = storage, torch.UntypedStorage(storage.nbytes(), device=META)
+        stand_in = self.stand_ins[storage._cdata][1]
+        empty = torch.empty(0, dtype=tensor.dtype, device=META)
+        return empty.set_(stand_in, tensor.storage_offset(), tensor.size(), tensor.stride())
 
 
 def _without_masks(indices: list[torch.Tensor | None]) -> list[torch.Tensor | None]:
