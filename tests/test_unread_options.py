@@ -38,6 +38,7 @@ EVALUATE = ["evaluate", "m", "--data", "d"]
             ["alt", "review", "alts.jsonl", "--csv_export", "a", "--csv_import", "b"],
             "exclude each other; pass one",
         ),
+        (["alt", "apply", "alts.jsonl", "--root", "."], "--root: read only with --metadata"),
         (["train", "--list", "scenes_base"], "--list: it stands alone"),
         ([*SCORE, "--images", "photos"], "--images is 'photos': only a report and metrics"),
         ([*SCORE, "--clip_model", "clip"], "--clip_model is 'clip': no metric asked for uses it"),

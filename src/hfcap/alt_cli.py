@@ -81,6 +81,12 @@ def _add_apply(group: argparse._SubParsersAction) -> None:
         help="also write the alts into the metadata of the photos: sidecar (PHOTO.jpg.xmp), embed (by ExifTool), or "
         "both, separated by a comma",
     )
+    command.add_argument(
+        "--root",
+        metavar="FOLDER",
+        help="with --metadata: write for photos anywhere in this folder (default: for those in the folder of their "
+        "document)",
+    )
     command.set_defaults(run=apply)
 
 
@@ -183,10 +189,14 @@ def apply(args: argparse.Namespace) -> None:
     from hfcap.applications.rows import DECIDED, read_rows, write_rows
 
     ways = ways_of(args.metadata)
+    if args.root is not None and not ways:
+        raise ConfigError("read only with --metadata", option="--root", fix="add --metadata sidecar, or remove it")
+    if args.root is not None and not Path(args.root).is_dir():
+        raise ConfigError("no such folder", option="--root", got=args.root)
     with nullcontext() if args.dry_run else only_writer(args.rows):
         rows = read_rows(args.rows)
         before = [dict(row) for row in rows]
-        refused = apply_rows(rows, ways, args.dry_run, args.replace)
+        refused = apply_rows(rows, ways, args.dry_run, args.replace, args.root and Path(args.root))
         if rows != before:
             write_rows(args.rows, rows)
     left = sum(row["status"] not in DECIDED for row in rows)
