@@ -52,7 +52,7 @@ EVALUATE = ["evaluate", "m", "--data", "d"]
         (["card", "write", "a", "b", "--to", "c"], "2 runs do not fit into one folder"),
         ([*EVALUATE, "--scenes_style", "alt_text"], "scenes_style is 'alt_text': only for the data 'scenes'"),
         ([*EVALUATE, "--scenes_image_size", "32"], "scenes_image_size is 32: only for the data 'scenes'"),
-        ([*EVALUATE, "--clip_model", "clip"], "clip_model is 'clip': no metric of metrics uses it"),
+        ([*EVALUATE, "--clip_model", "clip"], "clip_model is 'clip': no metric asked for uses it"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )
