@@ -138,7 +138,7 @@ def suggest(args: argparse.Namespace) -> None:
 
             suggest_alts(args)
         else:
-            from hfcap.generation.captioners import refuse_onnx
+            from hfcap.ondevice.folder import refuse_onnx
 
             refuse_onnx(args.model)
             from hfcap.applications.suggest_data import suggest_for_data
@@ -155,10 +155,10 @@ def _check_root(args: argparse.Namespace) -> None:
 
 def review(args: argparse.Namespace) -> None:
     """Ask about each pending row, or write or read a spreadsheet of all."""
-    from hfcap.applications.pictures import counted
     from hfcap.applications.review import export_csv, import_csv
     from hfcap.applications.review import review as ask_about
     from hfcap.applications.rows import PENDING, SKIPPED, read_rows, write_rows
+    from hfcap.counts import counted
 
     if (args.csv_export is not None) + (args.csv_import is not None) + args.skipped > 1:
         raise ConfigError("--csv_export, --csv_import and --skipped exclude each other", fix="pass one of them")
@@ -185,8 +185,8 @@ def apply(args: argparse.Namespace) -> None:
     """Write the decided alts, and print the diff; exit code 1 where a file is refused."""
     from hfcap.applications.apply import apply_rows
     from hfcap.applications.photo_metadata import ways_of
-    from hfcap.applications.pictures import counted
     from hfcap.applications.rows import DECIDED, read_rows, write_rows
+    from hfcap.counts import counted
 
     ways = ways_of(args.metadata)
     if args.root is not None and not ways:

@@ -12,10 +12,11 @@ from hfcap.applications.archives import check_unsigned, with_members
 from hfcap.applications.diff import spliced_diff
 from hfcap.applications.documents import ARCHIVES, Document, read_document
 from hfcap.applications.photo_metadata import check_place, embed, photo_of, sidecar_of, write_sidecar
-from hfcap.applications.pictures import Picture, collapsed, counted
+from hfcap.applications.pictures import Picture, collapsed
 from hfcap.applications.rows import DATA, DECIDED
 from hfcap.applications.texts import DocumentError
 from hfcap.content_hashes import file_sha256
+from hfcap.counts import counted
 from hfcap.errors import for_terminal, printable
 
 
