@@ -6,7 +6,7 @@ import zipfile
 import pytest
 
 from hfcap.metrics import compare_systems, compute_metrics, lower_is_better
-from hfcap.metrics.chair import find_objects, read_synonyms
+from hfcap.metrics.chair import find_objects, read_instances, read_synonyms
 from hfcap.metrics.meteor_words import WordNet
 from hfcap.training.arguments import CaptionTrainingArguments
 from refusals import refused, run_command
@@ -126,3 +126,19 @@ def test_annotated_objects_are_compared_without_case_and_must_be_known(synonyms)
         compute_metrics(CAPTIONS, REFERENCES, ("chair",), **options, objects=[["Hund"], ["Katze"], []])
     with pytest.raises(ValueError, match="got objects of 0 images, wanted those of 3"):
         compute_metrics(CAPTIONS, REFERENCES, ("chair",), **options, objects=[])
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ({"categories": [{"id": 1, "name": 5}], "images": [{"id": 1}], "annotations": []}, "a category's name is 5"),
+        ({"categories": [], "images": [{"id": 1}], "annotations": [{"image_id": 9, "category_id": 1}]}, "KeyError"),
+        ({"categories": 5, "images": {"a": 1}, "annotations": [1]}, "TypeError"),
+        ([], "TypeError"),
+    ],
+)
+def test_instances_of_another_form_are_one_line(tmp_path, content, says):
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps(content))
+    with refused(option="--instances", got=str(path), says=("no COCO instances", says)):
+        read_instances(path, ["1"])

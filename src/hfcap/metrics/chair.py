@@ -162,6 +162,9 @@ def read_instances(path: str | os.PathLike, image_ids: Sequence[str]) -> list[fr
         found: dict[str, set[str]] = {str(image["id"]): set() for image in content["images"]}
         for annotation in content["annotations"]:
             found[str(annotation["image_id"])].add(names[annotation["category_id"]])
+        nameless = next((name for name in names.values() if not isinstance(name, str)), None)
+        if nameless is not None:
+            raise TypeError(f"a category's name is {nameless!r}, not a text")
     except (KeyError, TypeError) as error:
         raise ConfigError(
             f"no COCO instances ({type(error).__name__}: {error})", option="--instances", got=str(path)
