@@ -17,10 +17,23 @@ from dataclasses import dataclass
 import numpy as np
 from scipy.stats import kendalltau
 
-from hfcap.errors import ConfigError, run_main
+from hfcap.cli_options import positive
+from hfcap.errors import ConfigError, as_config_error, run_main
 from hfcap.json_files import read_jsonl
-from hfcap.metrics import compute_metrics, display_name, document_frequencies, lower_is_better, metric_names
+from hfcap.metrics import (
+    Options,
+    choose_metrics,
+    compute_metrics,
+    display_name,
+    document_frequencies,
+    lower_is_better,
+    metric_names,
+    needs_images,
+    refuse_unused,
+)
 from hfcap.predictions import read_references
+
+LARGEST = 1e300  # of a rating; JSON knows whole numbers of any length
 
 
 @dataclass(frozen=True)
@@ -46,7 +59,7 @@ def read_ratings(path: str) -> list[Rated]:
 
 
 def is_number(value: object) -> bool:
-    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
 def values_of(rows: list[Rated], references: dict[str, list[str]], metrics: tuple[str, ...], **options) -> dict:
@@ -89,11 +102,17 @@ def main() -> None:
     parser.add_argument("--references", required=True, help="JSONL {image_id, captions}, COCO or Karpathy JSON")
     parser.add_argument("--metrics", default="bleu,rouge_l,cider", help="metrics of references, separated by commas")
     parser.add_argument("--chair_synonyms", help="words for each object of chair")
-    parser.add_argument("--num_resamples", type=int, default=1000, help="bootstrap samples of the images")
+    parser.add_argument("--num_resamples", type=positive, default=1000, help="bootstrap samples of the images")
     args = parser.parse_args()
-    rows = read_ratings(args.ratings)
-    references = {row.image_id: row.captions for row in read_references(args.references, None)}
-    values = values_of(rows, references, metric_names(args.metrics), chair_synonyms=args.chair_synonyms)
+    names = metric_names(args.metrics)
+    with as_config_error():
+        if needs_images(names):
+            raise ConfigError("it looks at images", option="--metrics", got=args.metrics, fix="remove clip_score")
+        choose_metrics(names, Options(chair_synonyms=args.chair_synonyms))
+        refuse_unused("--chair_synonyms", args.chair_synonyms, names, ("chair",))
+        rows = read_ratings(args.ratings)
+        references = {row.image_id: row.captions for row in read_references(args.references, None)}
+    values = values_of(rows, references, names, chair_synonyms=args.chair_synonyms)
     result = {key: agreement(rows, column, args.num_resamples) for key, column in values.items()}
     for key, figure in result.items():
         shown = "undefined" if figure["tau_c"] is None else f"{figure['tau_c']:6.3f}, {figure['ci95']}"

@@ -347,7 +347,7 @@ def test_a_column_says_the_split(files, tmp_path, capsys):
     assert "2 images\n" in capsys.readouterr().out
     three = write_lines(tmp_path / "three.jsonl", [{"image_id": "3", "caption": GOOD["3"]}])
     cli.main(["score", three, "--references", references, "--split", "train"])
-    assert "1 images\n" in capsys.readouterr().out
+    assert "1 image\n" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("command", ["score", "check"])
@@ -382,7 +382,7 @@ warnings.warn("of others again")
     said = [line for line in said if "warn" in line.lower()]
     assert said == [
         "<string>:4: UserWarning: of others",
-        "warning: dropped 1 empty captions and 0 images without any caption (of 1 images); remove them from the "
+        "warning: dropped 1 empty caption and 0 images without any caption (of 1 image); remove them from the "
         "source to silence this",
         "<string>:6: UserWarning: of others again",
     ]

@@ -221,5 +221,6 @@ def test_captioning_refuses_what_it_would_ignore(captioner, scene_rows):
             hfcap.caption(model, processor, one)
     with refused(option="num_beam", fix="did you mean 'num_beams'?"):
         hfcap.caption(model, processor, [picture], num_beam=3)
-    with refused(option="batch_size", got=0, wanted="1 or more"):
-        hfcap.caption(model, processor, [picture], batch_size=0)
+    for wrong in (0, 2.5, "8"):
+        with refused(option="batch_size", got=wrong, wanted="a whole number, 1 or more"):
+            hfcap.caption(model, processor, [picture], batch_size=wrong)

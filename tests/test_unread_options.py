@@ -38,6 +38,7 @@ EVALUATE = ["evaluate", "m", "--data", "d"]
             ["alt", "review", "alts.jsonl", "--csv_export", "a", "--csv_import", "b"],
             "exclude each other; pass one",
         ),
+        (["alt", "apply", "alts.jsonl", "--root", "."], "--root: read only with --metadata"),
         (["train", "--list", "scenes_base"], "--list: it stands alone"),
         ([*SCORE, "--images", "photos"], "--images is 'photos': only a report and metrics"),
         ([*SCORE, "--clip_model", "clip"], "--clip_model is 'clip': no metric asked for uses it"),
@@ -51,7 +52,7 @@ EVALUATE = ["evaluate", "m", "--data", "d"]
         (["card", "write", "a", "b", "--to", "c"], "2 runs do not fit into one folder"),
         ([*EVALUATE, "--scenes_style", "alt_text"], "scenes_style is 'alt_text': only for the data 'scenes'"),
         ([*EVALUATE, "--scenes_image_size", "32"], "scenes_image_size is 32: only for the data 'scenes'"),
-        ([*EVALUATE, "--clip_model", "clip"], "clip_model is 'clip': no metric of metrics uses it"),
+        ([*EVALUATE, "--clip_model", "clip"], "clip_model is 'clip': no metric asked for uses it"),
     ],
     ids=lambda value: " ".join(value) if isinstance(value, list) else None,
 )

@@ -81,6 +81,12 @@ def _add_apply(group: argparse._SubParsersAction) -> None:
         help="also write the alts into the metadata of the photos: sidecar (PHOTO.jpg.xmp), embed (by ExifTool), or "
         "both, separated by a comma",
     )
+    command.add_argument(
+        "--root",
+        metavar="FOLDER",
+        help="with --metadata: write for photos anywhere in this folder (default: for those in the folder of their "
+        "document)",
+    )
     command.set_defaults(run=apply)
 
 
@@ -132,7 +138,7 @@ def suggest(args: argparse.Namespace) -> None:
 
             suggest_alts(args)
         else:
-            from hfcap.generation.captioners import refuse_onnx
+            from hfcap.ondevice.folder import refuse_onnx
 
             refuse_onnx(args.model)
             from hfcap.applications.suggest_data import suggest_for_data
@@ -149,10 +155,10 @@ def _check_root(args: argparse.Namespace) -> None:
 
 def review(args: argparse.Namespace) -> None:
     """Ask about each pending row, or write or read a spreadsheet of all."""
-    from hfcap.applications.pictures import counted
     from hfcap.applications.review import export_csv, import_csv
     from hfcap.applications.review import review as ask_about
     from hfcap.applications.rows import PENDING, SKIPPED, read_rows, write_rows
+    from hfcap.counts import counted
 
     if (args.csv_export is not None) + (args.csv_import is not None) + args.skipped > 1:
         raise ConfigError("--csv_export, --csv_import and --skipped exclude each other", fix="pass one of them")
@@ -179,14 +185,18 @@ def apply(args: argparse.Namespace) -> None:
     """Write the decided alts, and print the diff; exit code 1 where a file is refused."""
     from hfcap.applications.apply import apply_rows
     from hfcap.applications.photo_metadata import ways_of
-    from hfcap.applications.pictures import counted
     from hfcap.applications.rows import DECIDED, read_rows, write_rows
+    from hfcap.counts import counted
 
     ways = ways_of(args.metadata)
+    if args.root is not None and not ways:
+        raise ConfigError("read only with --metadata", option="--root", fix="add --metadata sidecar, or remove it")
+    if args.root is not None and not Path(args.root).is_dir():
+        raise ConfigError("no such folder", option="--root", got=args.root)
     with nullcontext() if args.dry_run else only_writer(args.rows):
         rows = read_rows(args.rows)
         before = [dict(row) for row in rows]
-        refused = apply_rows(rows, ways, args.dry_run, args.replace)
+        refused = apply_rows(rows, ways, args.dry_run, args.replace, args.root and Path(args.root))
         if rows != before:
             write_rows(args.rows, rows)
     left = sum(row["status"] not in DECIDED for row in rows)

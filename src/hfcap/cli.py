@@ -53,7 +53,7 @@ def caption(args: argparse.Namespace) -> None:
         raise ConfigError("it is for photos", option=given[0], fix="remove it or --data")
     check_row_options(args)
     args.split = args.split or "train"
-    from hfcap.generation.captioners import refuse_onnx
+    from hfcap.ondevice.folder import refuse_onnx
 
     refuse_onnx(args.model)  # before the extra `train` is asked for, which would not help
     from hfcap.generation.caption_data import caption_data

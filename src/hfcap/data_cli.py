@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from hfcap.cli_options import check_needs
+from hfcap.counts import counted
 from hfcap.errors import ConfigError, as_config_error
 from hfcap.hub_cli import add_target_options, target_options
 
@@ -96,7 +97,8 @@ def split(args: argparse.Namespace) -> None:
     there = " is there already" if Path(args.output).exists() else ""
     with as_config_error():
         counts = split_source(args.source, args.output, shares, args.seed, **options)
-    print(f"{args.output}{there}: " + ", ".join(f"{count:,} images in {name}" for name, count in counts.items()))
+    shown = [f"{counted(count, 'image')} in {name}" for name, count in counts.items()]
+    print(f"{args.output}{there}: {', '.join(shown)}")
 
 
 def push(args: argparse.Namespace) -> None:

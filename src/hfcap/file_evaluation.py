@@ -11,6 +11,7 @@ from PIL import Image
 
 from hfcap import runs
 from hfcap.content_hashes import captions_sha256, file_sha256
+from hfcap.counts import counted
 from hfcap.errors import ConfigError, as_config_error
 from hfcap.metrics import (
     Options,
@@ -136,7 +137,7 @@ def _print_figures(
     print(_table(figures, differences))
     num_missing = systems[-1].num_missing
     missing = f", {num_missing} without a caption left out" if num_missing else ""
-    print(f"{len(systems[-1].candidates)} images{missing}")
+    print(f"{counted(len(systems[-1].candidates), 'image')}{missing}")
     for path, p in zip(paths, systems, strict=True):
         empty = [image_id for image_id, text in zip(p.image_ids, p.candidates, strict=True) if not text.strip()]
         if empty:

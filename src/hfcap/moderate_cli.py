@@ -6,6 +6,7 @@ from pathlib import Path
 
 from hfcap.atomic_files import only_writer, write_atomic, write_json
 from hfcap.cli_options import positive
+from hfcap.counts import counted
 from hfcap.errors import ConfigError, for_terminal
 from hfcap.tag_cli import add_tag_command
 
@@ -97,7 +98,7 @@ def sample(args: argparse.Namespace) -> None:
         raise ConfigError("it is there, and may hold labels", option=args.output, fix="pass another --output")
     lines = [line for tag in tags.chosen(args.tag) for line in draw_sample(tags, tag, args.n, args.seed)]
     path = write_atomic(args.output, labels_csv(lines))
-    print(f"{path}: {len(lines)} lines; fill in the column label with yes, no or cannot tell")
+    print(f"{path}: {counted(len(lines), 'line')}; fill in the column label with yes, no or cannot tell")
 
 
 def threshold(args: argparse.Namespace) -> None:
@@ -177,11 +178,14 @@ def report(args: argparse.Namespace) -> None:
         log = read_decisions(args.decisions, policy.sha256)
         absent = check_pictures(log, tags)
         if absent:
-            print(f"{args.decisions}: {absent} tags of pictures that {args.tags} lacks; left out", file=sys.stderr)
+            print(
+                f"{args.decisions}: {counted(absent, 'tag')} of pictures that {args.tags} lacks; left out",
+                file=sys.stderr,
+            )
         if log.num_torn:
             print(f"{args.decisions}: the last line was cut off and does not count", file=sys.stderr)
     if labels is not None and labels.num_blank:
-        print(f"{args.labels}: {labels.num_blank} lines without a label", file=sys.stderr)
+        print(f"{args.labels}: {counted(labels.num_blank, 'line')} without a label", file=sys.stderr)
     record = moderation_record(tags, policy, labels, log, thresholds)
     print("\n".join(map(for_terminal, [*report_lines(record), "", NO_TAG])))
     if args.html:

@@ -3,31 +3,19 @@
 import argparse
 
 from hfcap.data_cli import add_source_options
-from hfcap.errors import ConfigError
 
 
 def score(args: argparse.Namespace) -> None:
     """Compare captions with references, and write `metrics.json` and `report.html` where asked for."""
     from hfcap.file_evaluation import score_files
-    from hfcap.metrics import CLIP_MODEL, DEFAULT_METRICS, metric_names, needs_images
+    from hfcap.metrics import CLIP_MODEL, DEFAULT_METRICS, metric_names, refuse_unused
 
     args.metrics = ",".join(DEFAULT_METRICS) if args.metrics is None else args.metrics
-    if args.clip_model is not None and not needs_images(metric_names(args.metrics)):
-        raise ConfigError(
-            "no metric asked for uses it",
-            option="--clip_model",
-            got=args.clip_model,
-            fix="add --metrics clip_score, or remove it",
-        )
-    if args.meteor is not None and "meteor" not in metric_names(args.metrics):
-        raise ConfigError(
-            "METEOR is not asked for", option="--meteor", got=args.meteor, fix="add --metrics meteor, or remove it"
-        )
-    for option, value in (("chair_synonyms", args.chair_synonyms), ("instances", args.instances)):
-        if value is not None and "chair" not in metric_names(args.metrics):
-            raise ConfigError(
-                "CHAIR is not asked for", option=f"--{option}", got=value, fix="add --metrics chair, or remove it"
-            )
+    names = metric_names(args.metrics)
+    refuse_unused("--clip_model", args.clip_model, names, ("clip_score", "ref_clip_score"))
+    refuse_unused("--meteor", args.meteor, names, ("meteor",))
+    refuse_unused("--chair_synonyms", args.chair_synonyms, names, ("chair",))
+    refuse_unused("--instances", args.instances, names, ("chair",))
     args.meteor = args.meteor or "python"
     args.clip_model = CLIP_MODEL if args.clip_model is None else args.clip_model
     score_files(args)

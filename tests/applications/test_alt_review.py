@@ -5,6 +5,7 @@ import io
 import json
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -222,6 +223,60 @@ def test_a_file_that_is_no_picture_gets_no_sidecar(photo, capsys):
     assert apply("--metadata", "sidecar") == 1
     assert "refused passwd: it is no picture that can be read" in capsys.readouterr().err
     assert not photo.with_name("passwd.xmp").exists() and photo.with_name("-a.jpg.xmp").exists()
+
+
+@pytest.fixture
+def site(tmp_path, monkeypatch):
+    """A page that names a photo two folders up; the row of its picture is decided, and its alt written."""
+    (tmp_path / "site" / "pages").mkdir(parents=True)
+    (tmp_path / "x.jpg").write_bytes(b"pixels")
+    (tmp_path / "site" / "pages" / "a.md").write_text("![A dog.](../../x.jpg)\n")
+    monkeypatch.chdir(tmp_path / "site")
+    image = {"image": "../x.jpg", "image_sha256": file_sha256("../x.jpg"), "status": "edited", "alt": "A dog."}
+    fields = {
+        "id": "a",
+        "file": "pages/a.md",
+        "line": 1,
+        "column": 1,
+        "kind": "markdown",
+        "src": "../../x.jpg",
+        "part": "",
+    }
+    Path("alts.jsonl").write_text(json.dumps(fields | image) + "\n")
+    return tmp_path
+
+
+def test_a_photo_outside_the_folder_of_its_document_gets_no_metadata_unasked(site, capsys):
+    for more in ([], ["--dry_run"]):
+        assert apply("--metadata", "sidecar", *more) == 1
+        said = capsys.readouterr()
+        assert "refused ../x.jpg: it is outside the folder of pages/a.md" in said.err and "--root FOLDER" in said.err
+        assert "x.jpg.xmp" not in said.out
+    assert not (site / "x.jpg.xmp").exists()
+    assert apply("--metadata", "sidecar", "--root", "..") == 0
+    assert (site / "x.jpg.xmp").exists()
+
+
+def test_a_link_to_a_photo_elsewhere_counts_by_its_target(site, capsys):
+    (site / "site" / "pages" / "here.jpg").symlink_to(site / "x.jpg")
+    rows = Path("alts.jsonl")
+    rows.write_text(rows.read_text().replace('"../x.jpg"', '"pages/here.jpg"'))
+    assert apply("--metadata", "sidecar") == 1
+    assert "refused pages/here.jpg: it is outside the folder" in capsys.readouterr().err
+    assert not list(site.rglob("*.xmp"))
+
+
+def test_a_photo_that_was_named_itself_gets_its_metadata_wherever_it_is(site):
+    rows = Path("alts.jsonl")
+    fields = json.loads(rows.read_text())
+    rows.write_text(json.dumps(fields | {"kind": "photo", "file": "../x.jpg", "src": "../x.jpg"}) + "\n")
+    assert apply("--metadata", "sidecar") == 0
+    assert (site / "x.jpg.xmp").exists()
+
+
+def test_a_root_that_is_no_folder_is_one_line(photo):
+    with refused(option="--root", got="nowhere", says="no such folder"):
+        run_command("alt", "apply", "alts.jsonl", "--metadata", "sidecar", "--root", "nowhere")
 
 
 def test_another_picture_under_the_name_is_refused(photo, capsys):

@@ -11,6 +11,7 @@ import zipfile
 import pytest
 
 from hfcap import cli
+from hfcap.applications.markdown import markdown_pictures
 from hfcap.applications.suggest import ImageRows, propose
 from hfcap.atomic_files import only_writer
 from hfcap.generation.caption import caption_rows
@@ -271,3 +272,38 @@ def test_backslashes_in_a_source_are_slashes_as_in_browsers(site, captions, tmp_
     os.makedirs("site/sub")
     os.rename("site/a.png", "site/sub/a.png")
     assert suggest(paths=["site/page.html"])["page.html:1:1"]["image"] == "site/sub/a.png"
+
+
+@pytest.mark.parametrize(
+    ("markup", "words"),
+    [
+        ("**bold** and _it_, ~~old~~ 3*4 snake_case", "bold and it, old 3*4 snake_case"),
+        ("See [the *map*](https://x.org/a_b(c)).", "See the map."),
+        ('[a](<b c> "title") [d][r] [r] [sic]', "a d r [sic]"),
+        ("[![small](b.png)](/go) after", "after"),
+        ("# Title #\nText", "Title Text"),
+        ("- [ ] task\n* two\n1. one\n> quote", "task two one quote"),
+        ("| a | b |\n|---|:-:|\n| 1 | 2 |", "a b 1 2"),
+        (r"\*star\* &amp; co [^1]", "*star* & co"),
+        ("<b>loud</b> <https://x.org>", "loud"),
+        ("text ![[wiki.png|200]] text", "text text"),
+        ("Heading\n=======\ntext {.lead}\n\n---", "Heading text"),
+    ],
+)
+@pytest.mark.parametrize("picture", ["![](a.png)", '<img src="a.png">'])
+def test_the_context_is_text_without_markup(markup, words, picture):
+    text = f"{markup}\n\n{picture}\n\n{markup}\n\n[r]: http://ref.example/x 'title'\n"
+    context = next(found for found in markdown_pictures(text) if found.src == "a.png").context
+    assert (context.before, context.after) == (words, words)
+
+
+def test_a_link_that_begins_far_before_a_picture_leaves_no_rest_of_itself():
+    text = f"[far {'word ' * 20}](https://example.com/{'x' * 500}) tail ![](a.png) [front {'y' * 300}](z)"
+    (picture,) = markdown_pictures(text)
+    assert picture.context.before == f"far {'word ' * 20}tail"
+    assert picture.context.after == f"front {'y' * 154}"
+
+
+def test_a_caption_below_is_text_without_markup():
+    (picture,) = markdown_pictures("![](a.png)\n\n*The [old](x.md) town*\n")
+    assert picture.context.caption == "The old town"

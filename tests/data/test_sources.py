@@ -98,7 +98,7 @@ def test_rows_of_the_same_id_are_grouped_in_order(tmp_path):
         "caption": ["one", "two", "three", ""],
         "source": ["first", "second", "third", "fourth"],
     }
-    with pytest.warns(UserWarning, match="dropped 1 empty captions and 0 images"):
+    with pytest.warns(UserWarning, match="dropped 1 empty caption and 0 images"):
         dataset = load_captions(write_parquet(tmp_path / "data", columns), "train")
     assert ids_and_captions(dataset) == {"7": ["one", "three"], "8": ["two"]}
     assert dataset["source"][:] == ["first", "second"]
@@ -125,7 +125,7 @@ def test_empty_captions_and_images_without_any_are_dropped_with_a_count(tmp_path
         "image": [png("red"), png("blue"), png("green")],
         "captions": [["x", " ", ""], [], ["y"]],
     }
-    with pytest.warns(UserWarning, match=r"dropped 2 empty captions and 1 images .*of 3 images"):
+    with pytest.warns(UserWarning, match=r"dropped 2 empty captions and 1 image .*of 3 images"):
         dataset = load_captions(write_parquet(tmp_path / "data", columns), "train")
     assert ids_and_captions(dataset) == {"a": ["x"], "c": ["y"]}
 

@@ -284,6 +284,27 @@ def test_what_cannot_be_exported_is_refused_by_name(build, scene_rows, monkeypat
         check_onnx(model, 18)
 
 
+@pytest.mark.parametrize("family", ["encoder_decoder", "llava"])
+@pytest.mark.parametrize(
+    ("changes", "option", "says"),
+    [
+        ({"size": {"height": 40, "width": 40}}, "image processor", "does not take such pictures: Input image size"),
+        ({"size": {"height": 2, "width": 2}}, "image processor", "does not take such pictures"),
+        ({"size": {"shortest_edge": 32}}, "image processor", "the shape of each picture"),
+        ({"do_resize": False}, "image processor", "the shape of each picture"),
+        ({"resample": 9}, "resample", "wanted 0 to 5"),
+        ({"image_mean": [0.5, 0.5]}, "image_mean", "a number, or three"),
+    ],
+    ids=str,
+)
+def test_pictures_that_do_not_fit_the_model_are_one_line(build, family, changes, option, says):
+    model, processor = build(family)
+    for name, value in changes.items():
+        setattr(processor.image_processor, name, value)
+    with refused(option=option, says=says):
+        OnnxFormat(model, processor, 18)
+
+
 def test_wrong_wishes_are_refused_before_anything_is_traced(make_run, tmp_path):
     run = make_run()
     with refused(option="--quantize, --opset and --data", says="--format onnx"):

@@ -6,7 +6,7 @@ import zipfile
 import pytest
 
 from hfcap.metrics import compare_systems, compute_metrics, lower_is_better
-from hfcap.metrics.chair import find_objects, read_synonyms
+from hfcap.metrics.chair import find_objects, read_instances, read_synonyms
 from hfcap.metrics.meteor_words import WordNet
 from hfcap.training.arguments import CaptionTrainingArguments
 from refusals import refused, run_command
@@ -71,7 +71,7 @@ def test_instances_of_a_file(tmp_path, synonyms):
     (tmp_path / "instances.json").write_text(json.dumps(instances | {"images": [{"id": 0}]}))
     with refused(option="--instances", says="it lacks 2 of 3 images (first: 1)"):
         run_command(*with_instances)
-    with refused(option="--instances", fix="add --metrics chair, or remove it"):
+    with refused(option="--instances", fix="add chair to the metrics, or remove it"):
         run_command(*command[:4], "--instances", str(tmp_path / "instances.json"))
 
 
@@ -93,3 +93,52 @@ def test_a_lower_value_selects_the_best_checkpoint(tmp_path, synonyms):
     assert CaptionTrainingArguments(**settings).greater_is_better is True
     explicit = CaptionTrainingArguments(**settings, metric_for_best_model="chair_i", greater_is_better=True)
     assert explicit.greater_is_better is True
+
+
+def test_a_byte_order_mark_and_other_line_ends_are_no_part_of_a_name(tmp_path):
+    path = tmp_path / "synonyms.txt"
+    path.write_bytes(b"\xef\xbb\xbfdog, puppy\r\ncat, kitten\r\n")
+    assert read_synonyms(path) == {"dog": "dog", "puppy": "dog", "cat": "cat", "kitten": "cat"}
+
+
+def test_a_file_in_another_encoding_is_named(tmp_path):
+    path = tmp_path / "synonyms.txt"
+    path.write_text("dog\ncat\n", encoding="utf-16")
+    with refused(option="chair_synonyms", got=str(path), fix="save it as UTF-8"):
+        read_synonyms(path)
+
+
+def test_synonyms_are_split_into_words_as_captions_are(tmp_path, jar):
+    path = tmp_path / "synonyms.txt"
+    path.write_text("toy, child's toy, Remote Control (RC) toy car\nt.v.\n")
+    options = {"chair_synonyms": path}
+    captions = ["a child's toy", "a T.V. set", "one remote control (RC) toy car"]
+    found = compute_metrics(captions, [["a room"]] * 3, ("chair",), **options)
+    assert found["chair_s_per_image"] == [1, 1, 1]
+    assert found["chair_i"] == 1.0
+
+
+def test_annotated_objects_are_compared_without_case_and_must_be_known(synonyms):
+    options = {"chair_synonyms": synonyms}
+    found = compute_metrics(CAPTIONS, REFERENCES, ("chair",), **options, objects=[["Dining  Table"], ["Person"], []])
+    assert found["chair_i_per_image"] == [0, pytest.approx(0), 0]
+    with refused(option="chair_synonyms", says="no annotated object is among its words (the first: 'hund')"):
+        compute_metrics(CAPTIONS, REFERENCES, ("chair",), **options, objects=[["Hund"], ["Katze"], []])
+    with pytest.raises(ValueError, match="got objects of 0 images, wanted those of 3"):
+        compute_metrics(CAPTIONS, REFERENCES, ("chair",), **options, objects=[])
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        ({"categories": [{"id": 1, "name": 5}], "images": [{"id": 1}], "annotations": []}, "a category's name is 5"),
+        ({"categories": [], "images": [{"id": 1}], "annotations": [{"image_id": 9, "category_id": 1}]}, "KeyError"),
+        ({"categories": 5, "images": {"a": 1}, "annotations": [1]}, "TypeError"),
+        ([], "TypeError"),
+    ],
+)
+def test_instances_of_another_form_are_one_line(tmp_path, content, says):
+    path = tmp_path / "instances.json"
+    path.write_text(json.dumps(content))
+    with refused(option="--instances", got=str(path), says=("no COCO instances", says)):
+        read_instances(path, ["1"])

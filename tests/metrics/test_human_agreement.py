@@ -53,3 +53,23 @@ def test_what_is_wrong_is_one_line(files):
     ratings.write_text('{"image": "1", "caption": "a dog", "ratings": ["good"]}\n')
     done = run(ratings, "--references", references)
     assert done.returncode == 2 and "ratings" in done.stderr and "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("line", "options", "says"),
+    [
+        (None, ["--metrics", "bleu,best"], "unknown metrics best"),
+        (None, ["--metrics", ""], "unknown metrics (none)"),
+        (None, ["--metrics", "cider,clip_score"], "it looks at images"),
+        (None, ["--chair_synonyms", "words.txt"], "--chair_synonyms is 'words.txt': no metric asked for uses it"),
+        (None, ["--num_resamples", "-3"], "--num_resamples"),
+        ("[1, 2]", [], "a JSON list"),
+        ('{"image": "1", "caption": "a", "ratings": [1' + 400 * "0" + "]}", [], "wanted"),
+    ],
+)
+def test_options_and_ratings_that_cannot_be_are_one_line(files, line, options, says):
+    ratings, references = files
+    if line is not None:
+        ratings.write_text(line + "\n")
+    done = run(ratings, "--references", references, *options)
+    assert done.returncode == 2 and says in done.stderr and "Traceback" not in done.stderr

@@ -1,7 +1,10 @@
 """METEOR: the formula on statistics of the jar, the errors where it cannot run, and both aligners compared (slow)."""
 
+import gzip
 import importlib.util
 import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -11,6 +14,7 @@ from make_golden import made_captions, original_meteor, original_tokens, read_im
 from hfcap.errors import WorkError
 from hfcap.metrics import compute_metrics, confidence_intervals
 from hfcap.metrics.meteor import MeteorUnavailableError, _without_whole_matches, meteor_from_statistics
+from hfcap.metrics.meteor_paraphrases import load_table
 from refusals import refused, run_command
 
 # What meteor-1.5.jar (pycocoevalcap 1.2, Java 17) answers to SCORE and, for these six at once, to EVAL.
@@ -42,7 +46,7 @@ def test_an_unknown_aligner_and_one_without_its_metric_are_refused(tmp_path):
     with refused(option="meteor", got="ruby", wanted="python or jar"):
         compute_metrics(["a"], [["a"]], ("meteor",), meteor="ruby")
     (tmp_path / "c.jsonl").write_text('{"image_id": "1", "caption": "a dog", "captions": ["a dog"]}\n')
-    with refused(option="--meteor", got="jar", fix="add --metrics meteor, or remove it"):
+    with refused(option="--meteor", got="jar", fix="add meteor to the metrics, or remove it"):
         run_command("score", str(tmp_path / "c.jsonl"), "--references", str(tmp_path / "c.jsonl"), "--meteor", "jar")
 
 
@@ -105,3 +109,40 @@ def test_the_two_aligners_agree_on_photos(tmp_path_factory, monkeypatch):
     difference = np.abs(np.subtract(ours["meteor_per_image"], jar["meteor_per_image"]))
     assert abs(ours["meteor"] - jar["meteor"]) < 5e-4
     assert (difference < 1e-6).mean() > 0.975
+
+
+@pytest.fixture
+def table_source(tmp_path, monkeypatch):
+    """A paraphrase table of two pairs, and a cache folder of its own."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    source = tmp_path / "paraphrase-en.gz"
+    source.write_bytes(gzip.compress(b"0.5\na dog\none dog\n0.2\na cat\nsome cat\n"))
+    return source
+
+
+@pytest.mark.parametrize(
+    "damage", [lambda b: b[:-8], lambda b: b[:40], lambda b: b"hello", lambda b: b"", bytes.upper]
+)
+def test_a_damaged_table_of_paraphrases_is_made_again(table_source, tmp_path, damage):
+    whole = np.array(load_table(table_source))
+    (path,) = (tmp_path / "cache").rglob("*.npy")
+    good = path.read_bytes()
+    for broken in (damage(good), good[:128] + bytes(len(good) - 128)):  # the second: zeros, after a power cut
+        path.write_bytes(broken)
+        np.testing.assert_array_equal(load_table(table_source), whole)
+        assert path.read_bytes() == good
+
+
+def test_without_a_folder_to_write_the_table_is_in_memory(table_source, tmp_path, caplog):
+    (tmp_path / "cache").write_text("a file")
+    assert load_table(table_source).shape == (2, 2)
+    assert "paraphrases are compiled each time" in caplog.text
+
+
+def test_two_processes_that_compile_at_once_get_the_same_table(table_source, tmp_path):
+    code = "import pathlib, sys; from hfcap.metrics.meteor_paraphrases import load_table"
+    code += "; load_table(pathlib.Path(sys.argv[1]))"
+    both = [subprocess.Popen([sys.executable, "-c", code, table_source]) for _ in range(2)]
+    assert [process.wait(timeout=120) for process in both] == [0, 0]
+    assert len(list((tmp_path / "cache").rglob("*"))) == 3  # two folders, one table
+    assert load_table(table_source).shape == (2, 2)

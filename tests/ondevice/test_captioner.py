@@ -22,7 +22,7 @@ from hfcap.ondevice.settings import read_decoding
 from refusals import refused
 from tiny.captioners import build_joined, captions_of
 from tiny.exports import LIVELY_DECODERS
-from tiny.onnx_export import DECODING, change, make_export
+from tiny.onnx_export import DECODING, IMAGE, change, make_export
 
 COLORS = [(220, 40, 30), (30, 200, 40), (20, 40, 90), (240, 240, 240), (90, 20, 200), (128, 128, 128), (200, 200, 20)]
 
@@ -144,6 +144,9 @@ def test_a_prompt_counts_where_there_is_one(export):
         ({"num_beams": 0}, "num_beams"),
         ({"max_new_tokens": True}, "max_new_tokens"),
         ({"batch_size": 0}, "batch_size"),
+        ({"batch_size": 2.5}, "batch_size"),
+        ({"batch_size": "8"}, "batch_size"),
+        ({"batch_size": True}, "batch_size"),
         ({"early_stopping": "late"}, "early_stopping"),
         ({"temperature": 2.0}, "temperature"),
     ],
@@ -209,6 +212,22 @@ def test_a_folder_that_is_wrong_is_one_line(tmp_path, break_it, says):
     break_it(folder)
     with refused(says=says):
         Captioner(folder)
+
+
+@pytest.mark.parametrize("size", [{"height": 24, "width": 16}, {"shortest_edge": 16}], ids=str)
+def test_pictures_of_another_size_than_the_graphs_take_are_one_line(tmp_path, size):
+    folder = make_export(tmp_path / "export")
+    change(folder, "hfcap_ondevice", image_processor=IMAGE | {"size": size})
+    with refused(option="image_processor", got=size, fix="export the model again", says="the graphs take 16 x 16"):
+        Captioner(folder, num_threads=1).caption(pictures())
+
+
+def test_an_encoder_that_takes_no_pictures_is_one_line(tmp_path):
+    folder = make_export(tmp_path / "export")
+    settings = json.loads((folder / "hfcap_ondevice.json").read_text())["variants"]["none"]
+    change(folder, "hfcap_ondevice", variants={"none": settings | {"encoder_model": settings["decoder_model_merged"]}})
+    with refused(option="model", wanted="pixel_values of one size"):
+        Captioner(folder, num_threads=1)
 
 
 def test_graphs_of_another_kind_are_one_line(tmp_path):

@@ -81,7 +81,46 @@ def test_other_processors_are_refused(changes, option):
         ImageProcessor(settings)
 
 
-def test_a_size_of_another_kind_is_refused():
-    settings = settings_of(STOCK["ViT"]) | {"size": {"longest_edge": 30}}
-    with refused(option="size", got={"longest_edge": 30}):
-        ImageProcessor(settings)(Image.new("RGB", (9, 9)))
+CONVNEXT = settings_of(STOCK["ConvNeXt"])
+
+
+@pytest.mark.parametrize(
+    ("changes", "option"),
+    [
+        ({"resample": 9}, "resample"),
+        ({"resample": "bicubic"}, "resample"),
+        ({"image_mean": [0.5, 0.5]}, "image_mean"),
+        ({"image_mean": [0.5, 0.5, None]}, "image_mean"),
+        ({"image_std": [0.5, 0.5, 0]}, "image_std"),
+        ({"image_std": "0.5"}, "image_std"),
+        ({"rescale_factor": None}, "rescale_factor"),
+        ({"rescale_factor": float("nan")}, "rescale_factor"),
+        ({"size": {"longest_edge": 30}}, "size"),
+        ({"size": 24}, "size"),
+        ({"size": {"height": 24.5, "width": 24}}, "size"),
+        ({"size": {"height": 24, "width": 0}}, "size"),
+        ({"do_center_crop": True, "crop_size": 24}, "crop_size"),
+        ({"do_center_crop": True}, "crop_size"),
+        (CONVNEXT | {"crop_pct": 0}, "crop_pct"),
+        (CONVNEXT | {"size": {"height": 32, "width": 32}}, "size"),
+    ],
+    ids=str,
+)
+def test_a_value_that_a_setting_cannot_have_is_one_line(changes, option):
+    settings = settings_of(STOCK["ViT"]) | changes
+    with refused(option=option, says=("wanted ", "export the model again")):
+        ImageProcessor(settings)
+
+
+def test_values_of_steps_that_are_off_are_not_looked_at():
+    off = {"do_resize": False, "do_rescale": False, "do_normalize": False}
+    wrong = {"resample": 9, "image_mean": [0.5], "image_std": None, "rescale_factor": "x", "size": None}
+    pixels = ImageProcessor(settings_of(STOCK["ViT"]) | off | wrong)(Image.new("RGB", (4, 3), (7, 8, 9)))
+    np.testing.assert_array_equal(pixels[:, 0, 0], [7, 8, 9])
+
+
+@pytest.mark.parametrize("name", STOCK)
+def test_the_size_that_is_said_is_the_size_that_comes_out(name):
+    processor = ImageProcessor(settings_of(STOCK[name]))
+    shapes = {processor(Image.new("RGB", size)).shape[1:] for size in SIZES}
+    assert processor.output_size == (shapes.pop() if len(shapes) == 1 else None)

@@ -11,11 +11,12 @@ from typing import Any
 from hfcap.applications.archives import check_unsigned, with_members
 from hfcap.applications.diff import spliced_diff
 from hfcap.applications.documents import ARCHIVES, Document, read_document
-from hfcap.applications.photo_metadata import embed, photo_of, sidecar_of, write_sidecar
-from hfcap.applications.pictures import Picture, collapsed, counted
+from hfcap.applications.photo_metadata import check_place, embed, photo_of, sidecar_of, write_sidecar
+from hfcap.applications.pictures import Picture, collapsed
 from hfcap.applications.rows import DATA, DECIDED
 from hfcap.applications.texts import DocumentError
 from hfcap.content_hashes import file_sha256
+from hfcap.counts import counted
 from hfcap.errors import for_terminal, printable
 
 
@@ -211,7 +212,9 @@ def follow(rows: Sequence[dict[str, Any]], change: Change) -> None:
             row |= {"file_sha256": new.sha256, "line": now.line, "column": now.column}
 
 
-def apply_rows(rows: Sequence[dict[str, Any]], ways: Sequence[str], dry_run: bool, replace: bool) -> int:
+def apply_rows(
+    rows: Sequence[dict[str, Any]], ways: Sequence[str], dry_run: bool, replace: bool, root: Path | None = None
+) -> int:
     """Write decided rows into their documents and photos, and print what is done; rows follow what has moved.
 
     Args:
@@ -219,6 +222,7 @@ def apply_rows(rows: Sequence[dict[str, Any]], ways: Sequence[str], dry_run: boo
         ways: metadata of photos that the alts go into as well ("sidecar", "embed").
         dry_run: print it and write nothing.
         replace: see `plan_change`.
+        root: folder whose photos may get metadata, besides those in the folder of their document.
 
     Returns:
         How many documents and photos were refused; each is named on stderr, with the reason.
@@ -244,7 +248,7 @@ def apply_rows(rows: Sequence[dict[str, Any]], ways: Sequence[str], dry_run: boo
         of_photos.setdefault(row.get("image") or "", []).append(row)
     for image, of_photo in of_photos.items():
         try:
-            num_photos += _write_metadata(of_photo, rows, ways, dry_run)
+            num_photos += _write_metadata(of_photo, rows, ways, dry_run, root)
         except (DocumentError, OSError) as error:
             _say_refused(image, error)
             refused += 1
@@ -261,7 +265,11 @@ def apply_rows(rows: Sequence[dict[str, Any]], ways: Sequence[str], dry_run: boo
 
 
 def _write_metadata(
-    of_photo: Sequence[dict[str, Any]], rows: Sequence[dict[str, Any]], ways: Sequence[str], dry_run: bool
+    of_photo: Sequence[dict[str, Any]],
+    rows: Sequence[dict[str, Any]],
+    ways: Sequence[str],
+    dry_run: bool,
+    root: Path | None,
 ) -> int:
     found = [(row, photo) for row in of_photo if (photo := photo_of(row)) is not None]
     if not found:
@@ -271,6 +279,7 @@ def _write_metadata(
         shown = ", ".join(repr(alt[:60]) for alt in alts[:2])
         raise DocumentError(f"its metadata holds one alt, and {len(alts)} are decided: {shown}; none is written")
     (row, photo), alt, count = found[0], alts[0], 0
+    check_place(photo, [row["file"] for row, _ in found], root)
     for way in ways:
         if dry_run:
             print(f"{sidecar_of(photo) if way == 'sidecar' else photo}: {printable(alt)}")

@@ -13,8 +13,9 @@ from hfcap import __version__
 from hfcap.applications.apply import find_picture
 from hfcap.applications.documents import Document, find_documents, read_document
 from hfcap.applications.lint import RULES, Finding, document_findings
-from hfcap.applications.pictures import Picture, counted
+from hfcap.applications.pictures import Picture
 from hfcap.applications.texts import DocumentError
+from hfcap.counts import counted
 from hfcap.errors import printable
 
 SARIF_SCHEMA = "https://json.schemastore.org/sarif-2.1.0.json"

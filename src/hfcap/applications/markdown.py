@@ -2,26 +2,25 @@
 
 import re
 from collections.abc import Iterator, Sequence
-from html import unescape
 from urllib.parse import unquote
 
 from hfcap.applications.html_pictures import CONTEXT, html_pictures
 from hfcap.applications.markdown_code import without_code
+from hfcap.applications.markdown_text import (
+    BRACKET,
+    DEFINITION,
+    DESTINATION,
+    LONGEST,
+    PlainText,
+    label_of,
+    plain_alt,
+    without_markup,
+)
 from hfcap.applications.markup import TEMPLATE, blanked, mask_braces, mask_templates
-from hfcap.applications.pictures import Context, Picture, Slot, collapsed
+from hfcap.applications.pictures import Context, Picture, Slot
 
-LONGEST = 4000  # characters of an alt, a destination or a title that are looked at
-_BRACKET = re.compile(r"\\.|[\[\]]|\n[ \t]*\r?\n", re.DOTALL)
-_DESTINATION = re.compile(
-    r"""\(\s*(?:<(?P<angle>(?:[^<>\n\\]|\\.)*)>|(?P<bare>(?:[^\s()\\]|\\.|\((?:[^\s()\\]|\\.)*\))*))"""
-    r"""(?:\s+(?P<title>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|\((?:[^()\\]|\\.)*\)))?\s*(?P<size>=\d*%?x?\d*%?\s*)?\)"""
-)
-_DEFINITION = re.compile(
-    r"^[ \t>]*\[(?!\^)(?P<label>(?:[^\[\]\\]|\\.)+)\]:\s*(?:<(?P<angle>[^<>\n]*)>|(?P<bare>\S+))", re.MULTILINE
-)
 # Headings and thematic breaks; a line of "=" or "-" makes a heading of the paragraph above it.
 _NO_PARAGRAPH = re.compile(r"#{1,6}(?:[ \t].*)?|=+|--+|(?:(?:-[ \t]*){3,}|(?:_[ \t]*){3,}|(?:\*[ \t]*){3,})")
-_ESCAPE = re.compile(r"\\([!-/:-@\[-`{-~])|&(?:#\d{1,7}|#[xX][\da-fA-F]{1,6}|[a-zA-Z]\w{1,31});")
 _ATTRIBUTES = re.compile(r"\{:?(?P<inside>[^{}\n]*)\}")
 _SHORTCODE = re.compile(r"\{[{%][<%]?-?\s*(?:figure|image|img|picture|imgproc|asset_img|responsive_image)\b")
 _LINK_BEFORE = re.compile(r"(?<![\\!])\[([^\[\]\n]*)$")
@@ -36,13 +35,16 @@ def markdown_pictures(text: str, is_mdx: bool = False) -> list[Picture]:
     literal = mask(plain_markdown)
     definitions = list(_definitions(literal))
     sources = {
-        _label(found["label"]): _source(found) for found in reversed(definitions)
+        label_of(found["label"]): _source(found) for found in reversed(definitions)
     }  # the first of a label counts
+    spoken = PlainText(mask(plain), definitions)
     plain = _without_destinations(plain, literal, definitions)
     pictures = html_pictures(mask(plain), plain, is_jsx=is_mdx)
     for start in (found.start() for found in re.finditer(r"!\[", literal)):
         if not _is_escaped(literal, start) and (picture := _picture_at(text, literal, start, sources)):
             pictures.append(picture)
+    for picture in pictures:
+        picture.context.before, picture.context.after = spoken.around(picture.start, CONTEXT)
     pictures += [_shortcode(found.start()) for found in _SHORTCODE.finditer(plain) if not is_mdx]
     return sorted(pictures, key=lambda picture: picture.start)
 
@@ -50,7 +52,7 @@ def markdown_pictures(text: str, is_mdx: bool = False) -> list[Picture]:
 def _definitions(text: str) -> Iterator[re.Match]:
     """Yield the reference definitions of a text; one behind a line of a paragraph is none."""
     end = 0  # of the line of the last definition
-    for found in _DEFINITION.finditer(text):
+    for found in DEFINITION.finditer(text):
         above = text[text.rfind("\n", 0, max(0, found.start() - 1)) + 1 : found.start()].strip("> \t\r\n")
         if not above or found.start() <= end or _NO_PARAGRAPH.fullmatch(above):
             yield found
@@ -61,7 +63,7 @@ def _definitions(text: str) -> Iterator[re.Match]:
 def _without_destinations(plain: str, literal: str, definitions: Sequence[re.Match]) -> str:
     """Blank the destinations between `<` and `>`, which look like tags: `![](<img/a b.png>)`, `[x](<img/c d.pdf>)`."""
     inline = (
-        _DESTINATION.match(literal, found.end() - 1, found.end() + LONGEST)
+        DESTINATION.match(literal, found.end() - 1, found.end() + LONGEST)
         for found in re.finditer(r"\]\((?=\s*<)", literal)
         if not _is_escaped(literal, found.start()) and _has_opening_bracket(literal, found.start())
     )
@@ -100,7 +102,7 @@ def _picture_at(text: str, masked: str, start: int, sources: dict[str, str]) -> 
         return Picture(start, "wikilink", name.strip(), None, problem=problem, hints=shown)
     slot = Slot(start + 2, close, form="markdown", says_decorative=False)
     title = ""
-    if masked.startswith("(", close + 1) and (inline := _DESTINATION.match(masked, close + 1, close + 1 + LONGEST)):
+    if masked.startswith("(", close + 1) and (inline := DESTINATION.match(masked, close + 1, close + 1 + LONGEST)):
         src, end, title = _source(inline), inline.end(), (inline["title"] or "")[1:-1]
     else:
         end, label = close + 1, raw
@@ -108,7 +110,7 @@ def _picture_at(text: str, masked: str, start: int, sources: dict[str, str]) -> 
             end, label = second + 1, text[close + 2 : second] or raw
         if label == raw:
             slot = None  # the alt is the label as well: another alt would be another reference
-        src = sources.get(_label(label))
+        src = sources.get(label_of(label))
         if src is None:
             return None
     picture = Picture(start, "markdown", src, plain_alt(raw) if raw.strip() else None, slot, hints=title)
@@ -126,7 +128,7 @@ def _picture_at(text: str, masked: str, start: int, sources: dict[str, str]) -> 
 def _closing_bracket(text: str, start: int) -> int | None:
     """Return the place of the bracket that closes the one at `start`; None where the paragraph ends before."""
     depth = 0
-    for found in _BRACKET.finditer(text, start, start + LONGEST):
+    for found in BRACKET.finditer(text, start, start + LONGEST):
         if found[0][0] == "\n":
             return None
         depth += {"[": 1, "]": -1}.get(found[0], 0)
@@ -135,17 +137,8 @@ def _closing_bracket(text: str, start: int) -> int | None:
     return None
 
 
-def _label(text: str) -> str:
-    return collapsed(text).casefold()
-
-
 def _source(found: re.Match) -> str:
     return plain_alt(found["angle"] if found["angle"] is not None else found["bare"])
-
-
-def plain_alt(raw: str) -> str:
-    """Return a Markdown text without its escapes."""
-    return _ESCAPE.sub(lambda found: found[1] or unescape(found[0]), raw)
 
 
 def _read_attributes(picture: Picture, masked: str, end: int) -> None:
@@ -173,16 +166,4 @@ def _read_context(picture: Picture, masked: str, end: int) -> None:
         has_text = bool((before[1] + behind[1]).strip())
         picture.has_text_beside, picture.alone_in = has_text, "" if has_text else "link"
     below = _CAPTION_BELOW.match(masked, end)
-    picture.context = Context(
-        _words(masked[max(0, start - 3 * CONTEXT) : start])[-CONTEXT:],
-        _words(masked[end : end + 3 * CONTEXT])[:CONTEXT],
-        collapsed(below[2]) if below else "",
-        unquote(link),
-    )
-
-
-def _words(text: str) -> str:
-    text = re.sub(r"!\[[^\[\]]*\](?:\([^()]*\)|\[[^\[\]]*\])?", " ", text)
-    text = re.sub(r"\[([^\[\]]*)\](?:\([^()]*\)|\[[^\[\]]*\])", r"\1", text)
-    text = re.sub(r"<[^<>]*>|[*_`#>|]+|" + TEMPLATE, " ", text)
-    return collapsed(text)
+    picture.context = Context("", "", without_markup(below[2]) if below else "", unquote(link))

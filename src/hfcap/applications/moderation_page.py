@@ -7,6 +7,7 @@ from typing import Any
 
 from hfcap.applications.moderation_texts import NO_SLICE, NO_TAG, may_show, percent, proportion
 from hfcap.atomic_files import write_atomic
+from hfcap.counts import counted
 from hfcap.errors import beginning
 from hfcap.report import page_environment
 
@@ -41,7 +42,7 @@ def rate_text(rate: Mapping[str, Any]) -> str:
 
 def report_lines(record: Mapping[str, Any]) -> list[str]:
     """Return the report for the terminal."""
-    lines = [f"{record['num_pictures']} pictures"]
+    lines = [counted(record["num_pictures"], "picture")]
     for tag, entry in record["tags"].items():
         lines += ["", f"{may_show(tag)} ({beginning(entry['means'], 100)})"]
         lines += [f"  {line}" for line in _tag_lines(entry)]
@@ -63,21 +64,20 @@ def _tag_lines(entry: Mapping[str, Any]) -> list[str]:
     queue = entry["queue"]
     lines = ["no threshold"]
     if entry["threshold"] is not None:
-        lines = [
-            f"threshold {entry['threshold']:.4g}: {queue['length']} pictures ({percent(queue['share'])}) in the queue"
-        ]
+        length = f"{counted(queue['length'], 'picture')} ({percent(queue['share'])})"
+        lines = [f"threshold {entry['threshold']:.4g}: {length} in the queue"]
     if "labels" in entry:
         lines.append("labels: {yes} yes, {no} no, {cannot_tell} cannot tell".format(**entry["labels"]))
     if "positives" in entry:
         low, high = entry["positives"]["ci95"]
         value = entry["positives"]["value"]
-        lines.append(f"estimated to show it: {value:.0f} pictures ({low:.0f} to {high:.0f})")
+        lines.append(f"estimated to show it: {counted(round(value), 'picture')} ({low:.0f} to {high:.0f})")
     lines += [proportion(name, entry[name]) for name in ("precision", "recall") if name in entry]
     # Of few pictures several shares are one queue.
     for point in {point["length"]: point for point in entry.get("curve", ())}.values():
         recall = point["recall"]
         found = f"recall {recall['value']:.3f} ({recall['lower_95']:.3f} or more)"
-        lines.append(f"queue of {percent(point['queue'])}, {point['length']} pictures: {found}")
+        lines.append(f"queue of {percent(point['queue'])}, {counted(point['length'], 'picture')}: {found}")
     if "decisions" in entry:
         own = entry["decisions"]
         lines.append("decisions: {agree} agree, {disagree} disagree, {cannot_tell} cannot tell".format(**own))

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from hfcap.counts import counted
 from hfcap.errors import beginning
 
 NO_TAG = "A picture outside the queue is one where no tag was found, which a person has not looked at."
@@ -28,7 +29,8 @@ def proportion(name: str, record: Mapping[str, Any]) -> str:
     """Return a proportion with its bound, or that nothing is known of it."""
     if record["value"] is None:
         return f"{name} unknown (no label)"
-    return f"{name} {record['value']:.3f} (95 % sure: {record['lower_95']:.3f} or more; {record['num_labels']} labels)"
+    rests_on = counted(record["num_labels"], "label")
+    return f"{name} {record['value']:.3f} (95 % sure: {record['lower_95']:.3f} or more; {rests_on})"
 
 
 def percent(share: float) -> str:

@@ -6,6 +6,7 @@ The property is `Iptc4xmpCore:AltTextAccessibility` of the IPTC Photo Metadata S
 import os
 import shutil
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
@@ -87,6 +88,25 @@ def _is_picture(path: Path) -> bool:
             return True
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError):
         return False
+
+
+def check_place(photo: Path, files: Sequence[str], root: Path | None) -> None:
+    """Check that a photo is one that its documents may have metadata written for: a document may name any file.
+
+    Args:
+        photo: the photo.
+        files: the documents that show it, or the photo itself where it was named.
+        root: folder of the site, if the user names one.
+
+    Raises:
+        DocumentError: it is neither in the folder of one of them nor in `root`, or below. A link counts by its target.
+    """
+    folders = [Path(file).parent for file in files] + ([] if root is None else [root])
+    if not any(photo.resolve().is_relative_to(folder.resolve()) for folder in folders):
+        raise DocumentError(
+            f"it is outside the folder of {files[0]}, and its metadata is left alone; --root FOLDER, a folder that it "
+            "is in, allows it"
+        )
 
 
 def write_sidecar(photo: Path, alt: str) -> bool:

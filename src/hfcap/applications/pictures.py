@@ -128,8 +128,3 @@ class Picture:
 def collapsed(text: str) -> str:
     """Return a text with every run of white space as one space."""
     return " ".join(text.split())
-
-
-def counted(number: int, noun: str) -> str:
-    """Return a number with its noun: `1 file`, `2 files`."""
-    return f"{number:,} {noun}{'s' * (number != 1)}"

@@ -13,10 +13,10 @@ from typing import Any
 from hfcap.applications.documents import find_documents
 from hfcap.applications.images import PHOTOS, image_bytes
 from hfcap.applications.lint import alt_findings
-from hfcap.applications.pictures import counted
 from hfcap.applications.proposals import CAPTIONED, merged, row_of_photo, rows_of_documents
 from hfcap.applications.rows import PENDING, read_rows, write_rows
 from hfcap.applications.wording import worded
+from hfcap.counts import counted
 from hfcap.errors import ConfigError, printable
 from hfcap.processes import gather, join_processes
 

@@ -7,10 +7,10 @@ from typing import Any
 
 from accelerate import PartialState
 
-from hfcap.applications.pictures import counted
 from hfcap.applications.proposals import merged
 from hfcap.applications.rows import DATA, empty_row, read_rows, write_rows
 from hfcap.applications.suggest import check_settings, propose, settings_of, summary
+from hfcap.counts import counted
 from hfcap.errors import ConfigError
 from hfcap.generation.caption_data import caption_data
 from hfcap.generation.photos import CLI_DECODING

@@ -17,6 +17,7 @@ from typing import Any
 from hfcap.applications.policy import Target
 from hfcap.applications.tag_labels import Label, Labels
 from hfcap.applications.tag_rows import Tags
+from hfcap.counts import counted
 from hfcap.errors import ConfigError
 from hfcap.metrics.binomial import lower_bound, trials_needed, upper_bound
 
@@ -154,7 +155,8 @@ def _check_both_classes(tag: str, own: Sequence[Label], labels: Labels | None) -
         raise ConfigError(f"{tag}: precision and recall are measured on labels", fix="pass them with --labels")
     answers = {label.answer for label in own}
     if len(answers) < 2:
-        only = "no label" if not answers else f"{len(own)} labels, all of them {'yes' if True in answers else 'no'}"
+        answer = "yes" if True in answers else "no"
+        only = f"{counted(len(own), 'label')}, all of them {answer}" if answers else "no label"
         fix = "label pictures that show it and others; `hfcap moderate sample` chooses some"
         raise ConfigError(f"{tag}: {only}", option=labels.path, fix=fix)
 
@@ -214,7 +216,7 @@ def _too_few(
     kind = "labels at the threshold or above" if target.kind == "precision" else "labels that are yes"
     least = trials_needed(1.0, target.value, CONFIDENCE)
     if not candidates:
-        reason = f"{tag}: no picture with a yes among the {num_choosing} labels that choose the threshold"
+        reason = f"{tag}: no picture with a yes among {counted(num_choosing, 'label')} for choosing the threshold"
         return ConfigError(reason, fix=f"label more; a {target.kind} of {target.value:g} needs 2 x {least} {kind}")
     threshold = candidates[0]
     seen = measured(threshold, judged)

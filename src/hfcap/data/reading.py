@@ -8,6 +8,7 @@ from functools import partial
 from typing import TypeVar
 
 from hfcap.data.pictures import load_picture
+from hfcap.errors import ConfigError
 
 T = TypeVar("T")
 READERS = 4  # threads that read and preprocess pictures
@@ -52,6 +53,12 @@ class PictureRows(Sequence):
     def __getitem__(self, index: int) -> dict:
         """Load one picture; raises what Pillow raises where there is none."""
         return {"image": load_picture(self.pictures[index])}
+
+
+def check_batch_size(batch_size: int) -> None:
+    """Check the number of pictures decoded together. Raises ConfigError unless it is a whole number, 1 or more."""
+    if isinstance(batch_size, bool) or not isinstance(batch_size, int) or batch_size < 1:
+        raise ConfigError(option="batch_size", got=batch_size, wanted="a whole number, 1 or more")
 
 
 def loads_of(rows: Sequence[dict]) -> Iterator[Callable[[], dict]]:

@@ -10,6 +10,7 @@ import pyarrow.compute as pc
 from datasets import Dataset, Features, List, Value
 from datasets import Image as ImageFeature
 
+from hfcap.counts import counted
 from hfcap.data.picture_checks import (
     CHUNK_SIZE,
     MAX_PIXELS,
@@ -155,8 +156,8 @@ def warn_of_empty(empty: Sequence[str], num_without: int, num_images: int) -> No
         kinds = " or ".join(map(repr, dict.fromkeys(missing)))
         of_these = f" ({len(missing)} of them {kinds}, a missing value)" if missing else ""
         warnings.warn(
-            f"dropped {len(empty)} empty captions{of_these} and {num_without} images without any caption "
-            f"(of {num_images} images); remove them from the source to silence this",
+            f"dropped {counted(len(empty), 'empty caption')}{of_these} and {counted(num_without, 'image')} without "
+            f"any caption (of {counted(num_images, 'image')}); remove them from the source to silence this",
             stacklevel=4,
         )
 

@@ -13,7 +13,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel, ProcessorMixin
 
-from hfcap.data.reading import DataWait, PictureRows, loads_of, read_ahead
+from hfcap.data.reading import DataWait, PictureRows, check_batch_size, loads_of, read_ahead
 from hfcap.distributed import lockstep
 from hfcap.errors import ConfigError
 from hfcap.generation.decoding import decoding_by, generate
@@ -52,7 +52,7 @@ def caption(
         One caption per picture, in order.
 
     Raises:
-        ConfigError: one picture in place of several, a `batch_size` below 1, or a decoding setting that
+        ConfigError: one picture in place of several, a wrong `batch_size`, or a decoding setting that
             `GenerationConfig` does not have.
     """
     if isinstance(pictures, (str, bytes, Path, Image.Image)):
@@ -120,7 +120,7 @@ def caption_stream(
         generate_kwargs: override the model's `generation_config`.
 
     Raises:
-        ConfigError: a `batch_size` below 1, or a decoding setting that `GenerationConfig` does not have.
+        ConfigError: a wrong `batch_size`, or a decoding setting that `GenerationConfig` does not have.
     """
     return caption_loaded(model, processor, loads_of(rows), prompt, batch_size, on_bad_row, **generate_kwargs)
 
@@ -152,8 +152,7 @@ def caption_loaded(
     Raises:
         ConfigError: as `caption_stream` does; a `length` that is not from 1 to 29.
     """
-    if batch_size < 1:
-        raise ConfigError(option="batch_size", got=batch_size, wanted="1 or more")
+    check_batch_size(batch_size)
     settings = copy.deepcopy(model.generation_config)
     unknown = settings.update(**generate_kwargs | {"num_return_sequences": 1})
     if unknown:

@@ -23,7 +23,7 @@ from hfcap.data.rows import pictures_of
 from hfcap.data.shards import Shard, own_share, read_shard, too_few_shards
 from hfcap.data.sources import source_shards
 from hfcap.errors import ConfigError, WorkError, as_config_error, printable
-from hfcap.generation.captioners import load_for_command, refuse_onnx
+from hfcap.generation.captioners import load_for_command
 from hfcap.generation.photos import (
     CLI_DECODING,
     count,
@@ -34,6 +34,7 @@ from hfcap.generation.photos import (
     why_unreadable,
 )
 from hfcap.generation.resumable_captions import ResumableCaptions
+from hfcap.ondevice.folder import refuse_onnx
 from hfcap.processes import join_processes, main_process_decides, one_writer
 
 logger = logging.getLogger(__name__)

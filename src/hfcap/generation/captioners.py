@@ -67,17 +67,6 @@ class TorchCaptioner:
         return prompt or caption_prompt(self.processor)
 
 
-def refuse_onnx(source: str) -> None:
-    """Refuse an ONNX export for `--data`, whose readers need the extra `train`. Raises ConfigError."""
-    if is_onnx_folder(source):
-        raise ConfigError(
-            "an ONNX export captions photos and folders of them, not --data",
-            option="model",
-            got=source,
-            fix="name the photos, or pass the run that it was exported from",
-        )
-
-
 def load_for_command(args: Namespace, source: str) -> "TorchCaptioner | Captioner":
     """Load the captioner of a command, onto the device of this process.
 

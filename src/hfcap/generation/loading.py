@@ -31,22 +31,11 @@ from hfcap.models.model_types import ModelTypeSpec, spec_of, spec_of_type
 from hfcap.models.model_utils import keep_4bit_layers_unpacked
 from hfcap.models.pretrained import loading, pretrained_config
 from hfcap.models.quantization import compute_dtype, four_bit_config
-from hfcap.ondevice.folder import is_onnx_folder
+from hfcap.ondevice.folder import refuse_onnx
 from hfcap.origins import adapter_base
 
 # What models raise where fields of a configuration do not fit each other.
 SHAPE_ERRORS = (ValueError, RuntimeError, TypeError, AttributeError, KeyError, IndexError, ArithmeticError)
-
-
-def refuse_graphs(source: str) -> None:
-    """Raise ConfigError where a model folder is an ONNX export, which has no weights for torch."""
-    if is_onnx_folder(source):
-        raise ConfigError(
-            "an ONNX export, which `hfcap caption` and `hfcap alt suggest` run; this needs the weights themselves",
-            option="model",
-            got=source,
-            fix="pass the run or the model folder that it was exported from",
-        )
 
 
 def captioner_type(source: str, revision: str | None = None) -> str:
@@ -79,7 +68,7 @@ def load_captioner(
             image processor does not have.
     """
     source = runs.resolve_model(source).path
-    refuse_graphs(source)
+    refuse_onnx(source)
     check_checkpoint(source)
     base, revision = adapter_base(source)
     is_adapter = base is not None
@@ -111,7 +100,7 @@ def load_shapes(source: str, image_processor_config: dict | None = None) -> tupl
         ConfigError: a model of an unknown type, an adapter, or a configuration that no model can be built from.
     """
     source = runs.resolve_model(source).path
-    refuse_graphs(source)
+    refuse_onnx(source)
     check_checkpoint(source)
     if adapter_base(source)[0] is not None:
         raise ConfigError("an adapter", option="model", got=source, wanted="a model", fix="pass the adapter's base")

@@ -27,7 +27,7 @@ from hfcap.checkpoint_files import check_checkpoint
 from hfcap.content_hashes import captioner_hashes
 from hfcap.errors import ConfigError, VerificationError
 from hfcap.generation.inputs import caption_prompt
-from hfcap.generation.loading import captioner_type, load_processor, refuse_graphs
+from hfcap.generation.loading import captioner_type, load_processor
 from hfcap.hub import remote_code, verify
 from hfcap.hub.adapters import (
     ADAPTER_CONFIG,
@@ -47,6 +47,7 @@ from hfcap.hub.usage import usage_code
 from hfcap.hub.verification_images import NUM_COMPARED, NUM_JUDGED, pictures_of_run
 from hfcap.models.finite import non_finite_weights, refuse_non_finite
 from hfcap.models.model_types import OWN_TRANSFORMERS, oldest_transformers, spec_of
+from hfcap.ondevice.folder import refuse_onnx
 from hfcap.training.merge import check_merge, load_base, merge_adapter, read_adapter
 
 FORMATS = ("auto", "native", "hfcap", "remote-code", "onnx")
@@ -255,7 +256,7 @@ def _load_model(source: Source, base: Base | None) -> tuple[PreTrainedModel, Pro
 
 def _load_as_saved(weights: str) -> tuple[PreTrainedModel, ProcessorMixin]:
     """Model in its own dtype and with its own settings, both untouched, and processor."""
-    refuse_graphs(weights)
+    refuse_onnx(weights)
     check_checkpoint(weights)
     captioner_type(weights)
     model = AutoModelForImageTextToText.from_pretrained(weights, use_safetensors=True).eval()

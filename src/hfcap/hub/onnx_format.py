@@ -11,7 +11,7 @@ from dataclasses import asdict
 from importlib.util import find_spec
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -35,6 +35,9 @@ from hfcap.hub.onnx_files import (
     write_settings,
 )
 from hfcap.models.model_types import MODEL_TYPES, spec_of
+
+if TYPE_CHECKING:
+    from hfcap.ondevice.image_processing import ImageProcessor
 
 EXTRA = ("onnx", "onnxscript", "onnxruntime")
 # The exporter of torch writes no lower one; the highest that onnxruntime's releases for the web read.
@@ -86,8 +89,8 @@ class OnnxFormat:
         opset: version of the ONNX operators.
 
     Raises:
-        ConfigError: an image processor or a decoding setting that `hfcap.ondevice` does not follow; an encoder-decoder
-            that was trained with a prompt.
+        ConfigError: an image processor or a decoding setting that `hfcap.ondevice` does not follow, pictures of a size
+            that the model does not take, or of several; an encoder-decoder that was trained with a prompt.
     """
 
     def __init__(self, model: PreTrainedModel, processor: ProcessorMixin, opset: int):
@@ -105,8 +108,33 @@ class OnnxFormat:
             )
         complete_settings(model, processor)
         read_decoding(shipped_decoding(model))
-        ImageProcessor(image_settings(processor))
+        self._check_pictures(ImageProcessor(image_settings(processor)))
         self.graphs: list[str] = []
+
+    @torch.inference_mode()
+    def _check_pictures(self, images: "ImageProcessor") -> None:
+        """Refuse pixel values of no fixed size, which graphs do not take, and those that the encoder does not take."""
+        from hfcap.hub.onnx_graphs import picture_encoder
+
+        settings = images.settings
+        got = {name: settings[name] for name in ("do_resize", "size", "crop_size") if settings.get(name) is not None}
+        if images.output_size is None:
+            raise ConfigError(
+                "pixel values have the shape of each picture, and ONNX graphs take one size",
+                option="image processor",
+                got=got,
+                wanted="size with height and width, or a center crop",
+                fix="train or save the captioner with such an image processor",
+            )
+        try:
+            picture_encoder(self.model)(self._prefix(Image.new("RGB", (32, 32))).vision["pixel_values"])
+        except (ValueError, RuntimeError) as error:
+            raise ConfigError(
+                f"the model does not take such pictures: {' '.join(str(error).split())[:300]}",
+                option="image processor",
+                got=got,
+                fix="set the size that the model was trained with",
+            ) from error
 
     @torch.inference_mode()
     def expect(self, images: Sequence[Image.Image]) -> dict[str, Any]:

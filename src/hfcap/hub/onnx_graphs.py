@@ -79,13 +79,13 @@ def captioner_graphs(model: PreTrainedModel, image_size: Sequence[int]) -> dict[
     pixel_values = torch.zeros(BATCH, 3, *image_size)
     batch = {0: BATCH_AXIS}
     if model.config.is_encoder_decoder:
-        encoder = _CrossAttentionEncoder(model)
+        encoder = picture_encoder(model)
         encoded = encoder(pixel_values)
         return {
             "encoder_model": Graph(encoder, {"pixel_values": pixel_values}, [batch], ["last_hidden_state"]),
             "decoder_model_merged": _decoder_graph(_CrossAttentionDecoder(model), {"encoder_hidden_states": encoded}),
         }
-    vision, embeddings = _VisionEncoder(model), _TokenEmbeddings(model)
+    vision, embeddings = picture_encoder(model), _TokenEmbeddings(model)
     tokens = torch.zeros(BATCH, TOKENS, dtype=torch.long)
     text = {0: BATCH_AXIS, 1: "sequence_length"}
     return {
@@ -93,6 +93,11 @@ def captioner_graphs(model: PreTrainedModel, image_size: Sequence[int]) -> dict[
         "embed_tokens": Graph(embeddings, {"input_ids": tokens}, [text], ["inputs_embeds"]),
         "decoder_model_merged": _decoder_graph(_LanguageModel(model), {}),
     }
+
+
+def picture_encoder(model: PreTrainedModel) -> nn.Module:
+    """Return what becomes the graph of the encoder: pixels (B, 3, H, W) to what the decoder reads of them."""
+    return _CrossAttentionEncoder(model) if model.config.is_encoder_decoder else _VisionEncoder(model)
 
 
 class _CrossAttentionEncoder(nn.Module):

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from hfcap import runs
+from hfcap.counts import counted
 from hfcap.data.picture_checks import undecoded, why_bad_picture
 from hfcap.data.pictures import load_picture
 from hfcap.data.scenes import load_scenes
@@ -44,7 +45,7 @@ def pictures_of_run(
             if reason := why_bad_picture(path):
                 raise ConfigError(reason, option="--pictures", got=str(path), fix="fix it, or remove it")
         rows = [{"image": load_picture(path), "captions": references.get(path.stem, [])} for path in given[:count]]
-        return rows, f"{len(rows)} pictures given"
+        return rows, f"{counted(len(rows), 'picture')} given"
     path = run / runs.RUN_JSON
     if path.is_file():
         data_args = data_arguments(runs.read_run(path), run)
@@ -55,7 +56,7 @@ def pictures_of_run(
             print(f"The run's evaluation data is not available ({error}): embedded drawings take its place.")
         else:
             rows = [{"image": load_picture(row["image"]), "captions": row["captions"]} for row in undecoded(split)]
-            return rows, f"{len(rows)} pictures of {Path(data_args.data).name}, {data_args.eval_split}"
+            return rows, f"{counted(len(rows), 'picture')} of {Path(data_args.data).name}, {data_args.eval_split}"
     drawings = load_scenes("validation", count, "caption")
     rows = [{"image": load_picture(row["image"]), "captions": []} for row in drawings]
     return rows, f"{len(rows)} embedded drawings"

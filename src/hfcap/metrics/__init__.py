@@ -15,6 +15,7 @@ from .choice import (
     lower_is_better,
     metric_names,
     needs_images,
+    refuse_unused,
     value_keys,
 )
 from .compute import compute_metrics
@@ -50,6 +51,7 @@ __all__ = [
     "metric_names",
     "needs_images",
     "path",
+    "refuse_unused",
     "split_captions",
     "tokenize",
     "value_keys",

@@ -22,8 +22,9 @@ from hfcap.errors import ConfigError, as_config_error
 from .meteor_jar import find_jar
 from .meteor_words import WordNet
 from .metric import Inputs, Metric, Options
+from .ptb_tokenizer import tokenize
 
-_LONGEST_NAME = 3  # words
+_LONGEST_NAME = 3  # words of a compound; a longer synonym counts as well
 
 
 def read_synonyms(path: str | os.PathLike) -> dict[str, str]:
@@ -33,16 +34,21 @@ def read_synonyms(path: str | os.PathLike) -> dict[str, str]:
         path: a line per object: its name, then its synonyms, separated by commas.
 
     Returns:
-        {synonym: object}, the names themselves among them.
+        {synonym: object}, the names themselves among them, both tokenized as captions are ("child 's").
 
     Raises:
         ConfigError: the file cannot be read, holds no object, or gives a word to two objects.
     """
-    with as_config_error(kinds=(OSError, UnicodeDecodeError)):
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
+    try:
+        with as_config_error(kinds=(OSError,)):
+            lines = Path(path).read_text(encoding="utf-8-sig").splitlines()  # spreadsheets write a byte-order mark
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            f"it is no UTF-8 text (byte {error.start})", option="chair_synonyms", got=str(path), fix="save it as UTF-8"
+        ) from None
     objects: dict[str, str] = {}
     for line in lines:
-        names = [" ".join(name.lower().split()) for name in line.split(",") if name.strip()]
+        names = [name for name in map(_as_in_captions, line.split(",")) if name]
         for name in names:
             if objects.setdefault(name, names[0]) != names[0]:
                 raise ConfigError(
@@ -56,17 +62,24 @@ def read_synonyms(path: str | os.PathLike) -> dict[str, str]:
     return objects
 
 
-def find_objects(caption: str, synonyms: Mapping[str, str], wordnet: WordNet) -> list[str]:
+def _as_in_captions(name: str) -> str:
+    return " ".join(tokenize([name], isolated=True)[0].split())
+
+
+def find_objects(
+    caption: str, synonyms: Mapping[str, str], wordnet: WordNet, longest: int = _LONGEST_NAME
+) -> list[str]:
     """Give the objects that a caption names, one per mention.
 
     Args:
         caption: a tokenized caption in lower case.
         synonyms: as `read_synonyms` gives them.
         wordnet: base forms of words, and compounds that are no object although a word of theirs is.
+        longest: words of the longest synonym or compound.
     """
     words, found, place = caption.split(), [], 0
     while place < len(words):
-        for length in range(min(_LONGEST_NAME, len(words) - place), 0, -1):
+        for length in range(min(longest, len(words) - place), 0, -1):
             *first, last = words[place : place + length]
             names = [" ".join([*first, base]) for base in wordnet.base_forms(last)]
             known = next((synonyms[name] for name in names if name in synonyms), None)
@@ -81,14 +94,24 @@ def find_objects(caption: str, synonyms: Mapping[str, str], wordnet: WordNet) ->
 def _statistics(inputs: Inputs) -> np.ndarray:
     """(N, 3): whether a caption invents an object, its invented mentions, all its mentions of objects."""
     synonyms, wordnet, corpus = read_synonyms(inputs.options.chair_synonyms), WordNet(find_jar()), inputs.corpus
-    annotated = inputs.options.objects or [()] * len(corpus)
+    longest = max(_LONGEST_NAME, *(len(name.split()) for name in synonyms))
+    annotated = [()] * len(corpus) if inputs.options.objects is None else inputs.options.objects
     if len(annotated) != len(corpus):
         raise ValueError(f"got objects of {len(annotated)} images, wanted those of {len(corpus)}")
+    annotated = [[_as_in_captions(name) for name in names] for names in annotated]
+    unknown = {name for names in annotated for name in names} - set(synonyms)
+    if unknown and not any(name in synonyms for names in annotated for name in names):
+        raise ConfigError(
+            f"no annotated object is among its words (the first: {min(unknown)!r})",
+            option="chair_synonyms",
+            got=str(inputs.options.chair_synonyms),
+            fix="give the objects the names of the annotations' categories",
+        )
     rows = []
     for caption, references, names in zip(corpus.candidates, corpus.references, annotated, strict=True):
         present = {synonyms.get(name, name) for name in names}
-        present.update(one for reference in references for one in find_objects(reference, synonyms, wordnet))
-        mentioned = find_objects(caption, synonyms, wordnet)
+        present.update(one for reference in references for one in find_objects(reference, synonyms, wordnet, longest))
+        mentioned = find_objects(caption, synonyms, wordnet, longest)
         invented = sum(one not in present for one in mentioned)
         rows.append((invented > 0, invented, len(mentioned)))
     return np.array(rows, dtype=np.float64)
@@ -139,6 +162,9 @@ def read_instances(path: str | os.PathLike, image_ids: Sequence[str]) -> list[fr
         found: dict[str, set[str]] = {str(image["id"]): set() for image in content["images"]}
         for annotation in content["annotations"]:
             found[str(annotation["image_id"])].add(names[annotation["category_id"]])
+        nameless = next((name for name in names.values() if not isinstance(name, str)), None)
+        if nameless is not None:
+            raise TypeError(f"a category's name is {nameless!r}, not a text")
     except (KeyError, TypeError) as error:
         raise ConfigError(
             f"no COCO instances ({type(error).__name__}: {error})", option="--instances", got=str(path)

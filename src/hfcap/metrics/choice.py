@@ -1,6 +1,9 @@
 """The tuple of all metrics, their choice by name, and their display names."""
 
 from collections.abc import Iterable, Sequence
+from typing import Any
+
+from hfcap.errors import ConfigError
 
 from .bleu import BLEU
 from .chair import CHAIR
@@ -35,6 +38,23 @@ def choose_metrics(names: Sequence[str], options: Options | None = None) -> tupl
     for metric in chosen:
         metric.require(options or Options())
     return chosen
+
+
+def refuse_unused(option: str, value: Any, names: Sequence[str], users: Sequence[str]) -> None:
+    """Refuse an option that no chosen metric reads.
+
+    Args:
+        option: its name, as people type it.
+        value: None where it is not given.
+        names: of the chosen metrics.
+        users: names of the metrics that read it.
+
+    Raises:
+        ConfigError: it is given, and none of `users` is chosen.
+    """
+    if value is not None and not set(users) & set(names):
+        fix = f"add {users[0]} to the metrics, or remove it"
+        raise ConfigError("no metric asked for uses it", option=option, got=value, fix=fix)
 
 
 def value_keys(names: Sequence[str]) -> tuple[str, ...]:

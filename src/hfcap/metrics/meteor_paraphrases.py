@@ -1,6 +1,7 @@
 """METEOR's paraphrase table: compiled once into a memory-mapped file, and looked up for a whole corpus at once."""
 
 import gzip
+import logging
 from collections import defaultdict
 from collections.abc import Sequence
 from functools import cache
@@ -13,6 +14,8 @@ import numpy as np
 from hfcap.atomic_files import write_atomic
 from hfcap.cache_folder import cache_folder
 from hfcap.content_hashes import file_sha256
+
+logger = logging.getLogger(__name__)
 
 LONGEST_PHRASE = 7  # words, in the English table
 _FACTOR = 0x9E3779B97F4A7C15  # odd, so that no bits are lost modulo 2^64
@@ -39,14 +42,31 @@ def load_table(source: Path) -> np.ndarray:
         source: lines in threes: a probability, a phrase, its paraphrase.
 
     Returns:
-        (2, P) uint64, memory-mapped: hashes of phrases, ascending, and of their paraphrases.
+        (2, P) uint64, memory-mapped: hashes of phrases, ascending, and of their paraphrases. A compiled file that is
+        damaged is made again; where none can be written, the table is in memory, and a line says so.
     """
     target = cache_folder() / "meteor" / f"{source.name.split('.')[0]}-{file_sha256(source)[:16]}.npy"
-    if not target.exists():
-        buffer = BytesIO()
-        np.save(buffer, _compile_table(source))
+    found = _open_table(target)
+    if found is not None:
+        return found
+    table, buffer = _compile_table(source), BytesIO()
+    np.save(buffer, table)
+    try:
         write_atomic(target, buffer.getbuffer(), sync=False)
-    return np.load(target, mmap_mode="r")
+    except OSError as error:
+        logger.warning("METEOR's paraphrases are compiled each time, as %s: %s", target.parent, error.strerror)
+    return table
+
+
+def _open_table(path: Path) -> np.ndarray | None:
+    """Open a compiled table; None where there is none, or a damaged one."""
+    try:
+        table = np.load(path, mmap_mode="r")
+    except (OSError, ValueError, EOFError):
+        return None
+    # A file of zeros is what a power cut may leave.
+    is_table = table.dtype == np.uint64 and table.ndim == 2 and len(table) == 2 and table.shape[1] > 0
+    return table if is_table and 0 < table[0, 0] < table[0, -1] else None
 
 
 def _compile_table(source: Path) -> np.ndarray:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from hfcap.data.reading import DataWait, PictureRows, loads_of, read_ahead
+from hfcap.data.reading import DataWait, PictureRows, check_batch_size, loads_of, read_ahead
 from hfcap.errors import ConfigError
 from hfcap.length_tokens import length_token_ids
 from hfcap.ondevice.folder import read_onnx_folder
@@ -70,7 +70,7 @@ class Captioner:
             One caption per picture, in order.
 
         Raises:
-            ConfigError: one picture in place of several, a `batch_size` below 1, a prompt for an encoder-decoder, or a
+            ConfigError: one picture in place of several, a wrong `batch_size`, a prompt for an encoder-decoder, or a
                 setting that does not exist.
         """
         if isinstance(pictures, (str, bytes, Path, Image.Image)):
@@ -135,7 +135,7 @@ class Captioner:
         self, images: Sequence[Image.Image], prompt: str | None = None, **settings: Any
     ) -> list[list[int]]:
         """Return the token ids of the captions of RGB pictures, decoded in one batch, each with its end token."""
-        features = self.graphs.encode(np.stack([self.image_processor(image) for image in images]))
+        features = self.graphs.encode(np.stack([self._fitting(self.image_processor(image)) for image in images]))
         prompts = self._prompts(prompt, len(features))
         return self._search(features, prompts, self.settings.changed(settings))
 
@@ -157,6 +157,19 @@ class Captioner:
         image_seq_length = self._prompt_ids.count(self.image_token_id)
         return self.tokenizer.prompt_ids(prompt, self.image_token_id, image_seq_length)
 
+    def _fitting(self, pixel_values: np.ndarray) -> np.ndarray:
+        """Return pixel values (3, H, W) if the graph of the encoder takes them. Raises ConfigError."""
+        height, width = self.graphs.picture_size
+        if pixel_values.shape[1:] != (height, width):
+            raise ConfigError(
+                f"pixel values become {pixel_values.shape[1]} x {pixel_values.shape[2]}, and the graphs take "
+                f"{height} x {width}",
+                option="image_processor",
+                got=self.image_processor.settings.get("size"),
+                fix="export the model again",
+            )
+        return pixel_values
+
     def _prompts(self, prompt: str | None, batch_size: int) -> np.ndarray:
         return np.tile(np.array(self.prompt_ids(prompt), np.int64), (batch_size, 1))
 
@@ -173,8 +186,7 @@ class Captioner:
         waiting: DataWait | None,
     ) -> Iterator[tuple[list[int], np.ndarray, np.ndarray]]:
         """Yield numbers of rows, their features (B, N, D) and the tokens before their captions (B, P)."""
-        if batch_size < 1:
-            raise ConfigError(option="batch_size", got=batch_size, wanted="1 or more")
+        check_batch_size(batch_size)
 
         def pixels(load: Callable[[], dict]) -> np.ndarray | Exception:
             try:
@@ -184,7 +196,7 @@ class Captioner:
                 if on_bad_row is None:
                     raise
                 return error
-            return self.image_processor(image)
+            return self._fitting(self.image_processor(image))
 
         def readable() -> Iterator[tuple[int, np.ndarray]]:
             for index, found in enumerate(read_ahead(pixels, loads, 2 * batch_size)):

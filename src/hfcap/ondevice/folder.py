@@ -57,6 +57,18 @@ def is_onnx_folder(name: str | os.PathLike) -> bool:
     return not any(path for pattern in ("*.safetensors", "pytorch_model*.bin") for path in folder.glob(pattern))
 
 
+def refuse_onnx(name: str) -> None:
+    """Refuse an ONNX export where weights for torch are needed, or the extra `train`. Raises ConfigError."""
+    if is_onnx_folder(name):
+        raise ConfigError(
+            "an ONNX export captions photos and folders of them, by `hfcap caption` and `hfcap alt suggest` without "
+            "--data, and nothing else",
+            option="model",
+            got=name,
+            fix="name the photos, or pass the run or the model folder that it was exported from",
+        )
+
+
 def read_onnx_folder(name: str | os.PathLike, variant: str | None = None) -> OnnxFolder:
     """Read the settings of an ONNX export and find its graphs.
 

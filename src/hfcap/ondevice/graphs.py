@@ -148,6 +148,20 @@ def embed(graph: onnxruntime.InferenceSession, tokens: np.ndarray) -> np.ndarray
     return graph.run(None, {"input_ids": tokens})[0]
 
 
+def _picture_size(encoder: onnxruntime.InferenceSession, path: Path) -> tuple[int, int]:
+    inputs = {one.name: one.shape for one in encoder.get_inputs()}
+    shape = inputs.get("pixel_values", ())
+    if len(inputs) != 1 or len(shape) != 4 or not all(isinstance(size, int) for size in shape[1:]):
+        raise ConfigError(
+            f"its inputs are {inputs}"[:300],
+            option="model",
+            got=str(path),
+            wanted="pixel_values of one size",
+            fix="write it with `hfcap export RUN --format onnx`",
+        )
+    return shape[2], shape[3]
+
+
 class CaptionerGraphs:
     """All graphs of an export.
 
@@ -156,7 +170,10 @@ class CaptionerGraphs:
         num_threads: as for `open_graph`.
 
     Raises:
-        ConfigError: as `open_graph` does.
+        ConfigError: as `open_graph` does, and for an encoder that takes no pictures of one size.
+
+    Attributes:
+        picture_size: height and width of the pixel values that the encoder takes.
     """
 
     def __init__(self, folder: OnnxFolder, num_threads: int | None = None):
@@ -164,6 +181,7 @@ class CaptionerGraphs:
         is_encoder_decoder = folder.settings["layout"] == "encoder_decoder"
         encoder = folder.graphs["encoder_model" if is_encoder_decoder else "vision_encoder"]
         self.encoder = open_graph(encoder, num_threads)
+        self.picture_size = _picture_size(self.encoder, encoder)
         self.embed_tokens = None if is_encoder_decoder else open_graph(folder.graphs["embed_tokens"], num_threads)
 
     def encode(self, pixel_values: np.ndarray) -> np.ndarray:

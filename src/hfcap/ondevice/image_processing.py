@@ -34,7 +34,7 @@ class ImageProcessor:
         settings: of the image processor, as `preprocessor_config.json` has them.
 
     Raises:
-        ConfigError: an image processor of another kind, or a setting that is missing.
+        ConfigError: an image processor of another kind, or a setting that is missing or has a value it cannot have.
     """
 
     def __init__(self, settings: Mapping[str, Any]):
@@ -52,6 +52,21 @@ class ImageProcessor:
         if settings.get("do_pad") or settings.get("do_reduce_labels"):
             raise ConfigError("captioning without torch does not pad pictures", option="do_pad", got=True)
         self.settings, self.kind = dict(settings), kind
+        _check_values(settings, kind)
+
+    @property
+    def output_size(self) -> tuple[int, int] | None:
+        """Height and width of all pixel values; None where they depend on the picture."""
+        settings = self.settings
+        if settings.get("do_center_crop"):
+            return settings["crop_size"]["height"], settings["crop_size"]["width"]
+        if not settings["do_resize"]:
+            return None
+        if self.kind == CONVNEXT:
+            return settings["size"]["shortest_edge"], settings["size"]["shortest_edge"]
+        return (
+            None if settings["size"].get("shortest_edge") else (settings["size"]["height"], settings["size"]["width"])
+        )
 
     def __call__(self, image: Image.Image) -> np.ndarray:
         """Return the pixel values of an RGB picture, (3, H, W) float32."""
@@ -60,32 +75,75 @@ class ImageProcessor:
             image = self._resize(image)
         if settings.get("do_center_crop"):
             size = settings["crop_size"]
-            image = center_crop(image, (int(size["height"]), int(size["width"])))
+            image = center_crop(image, (size["height"], size["width"]))
         values = np.asarray(image).transpose(2, 0, 1)
         if settings["do_rescale"]:
             values = (values.astype(np.float64) * settings["rescale_factor"]).astype(np.float32)
             values -= 1 if settings.get("rescale_offset") else 0
         values = values.astype(np.float32)
-        mean, std = (_per_channel(settings[name]) for name in ("image_mean", "image_std"))
         if settings["do_normalize"]:
-            values = (values - mean) / std
+            values = (values - _per_channel(settings["image_mean"])) / _per_channel(settings["image_std"])
         if settings.get("include_top"):  # as the classifiers of this family were trained
-            values = values / std
+            values = values / _per_channel(settings["image_std"])
         return np.ascontiguousarray(values)
 
     def _resize(self, image: Image.Image) -> Image.Image:
         size, resample = self.settings["size"], Image.Resampling(self.settings["resample"])
         if self.kind == CONVNEXT:
             return _convnext_resize(image, size["shortest_edge"], self.settings["crop_pct"], resample)
-        if size.get("shortest_edge") and not size.get("longest_edge"):
+        height, width = size.get("height"), size.get("width")
+        if size.get("shortest_edge"):
             height, width = size_of_shortest_edge(image, size["shortest_edge"])
-        elif size.get("height") and size.get("width"):
-            height, width = size["height"], size["width"]
-        else:
-            raise ConfigError(
-                option="size", got=dict(size), wanted="shortest_edge, or height and width", fix="export it again"
-            )
         return image.resize((width, height), resample)
+
+
+def _check_values(settings: Mapping[str, Any], kind: str) -> None:
+    """Check the values that pictures are changed by; those of a step that is switched off are not looked at."""
+
+    def refuse_unless(fits: bool, name: str, wanted: str) -> None:
+        if not fits:
+            fix = "change it in preprocessor_config.json or processor_config.json, and export the model again"
+            raise ConfigError(option=name, got=settings.get(name), wanted=wanted, fix=fix)
+
+    if settings["do_resize"]:
+        filters = [int(one) for one in Image.Resampling]
+        refuse_unless(_is_whole(settings["resample"]) and settings["resample"] in filters, "resample", "0 to 5")
+        size = settings["size"]
+        edge = isinstance(size, Mapping) and _has_sizes(size, "shortest_edge") and not size.get("longest_edge")
+        whole = isinstance(size, Mapping) and _has_sizes(size, "height", "width") and not size.get("shortest_edge")
+        refuse_unless(edge or (whole and kind != CONVNEXT), "size", "shortest_edge, or height and width")
+        if kind == CONVNEXT and size["shortest_edge"] < _WARPED_FROM:
+            crop_pct = settings.get("crop_pct")
+            refuse_unless(_is_number(crop_pct) and 0 < crop_pct <= 1, "crop_pct", "a number above 0, at most 1")
+    if settings.get("do_center_crop"):
+        crop = settings.get("crop_size")
+        refuse_unless(
+            isinstance(crop, Mapping) and _has_sizes(crop, "height", "width"), "crop_size", "height and width"
+        )
+    if settings["do_rescale"]:
+        refuse_unless(_is_number(settings["rescale_factor"]), "rescale_factor", "a number")
+    if settings["do_normalize"]:
+        refuse_unless(_is_per_channel(settings["image_mean"]), "image_mean", "a number, or three")
+    if settings["do_normalize"] or settings.get("include_top"):
+        deviations = settings["image_std"]
+        fits = _is_per_channel(deviations) and np.all(np.asarray(deviations) > 0)
+        refuse_unless(fits, "image_std", "a number above 0, or three")
+
+
+def _is_whole(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _has_sizes(size: Mapping[str, Any], *names: str) -> bool:
+    return all(_is_whole(size.get(name)) and size[name] > 0 for name in names)
+
+
+def _is_per_channel(value: Any) -> bool:
+    return _is_number(value) or (isinstance(value, list | tuple) and len(value) == 3 and all(map(_is_number, value)))
 
 
 def size_of_shortest_edge(image: Image.Image, shortest_edge: int) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from typing import Any
 
 from hfcap.errors import ConfigError
-from hfcap.metrics import CLIP_MODEL, METRICS, Options, choose_metrics, metric_names, needs_images
+from hfcap.metrics import CLIP_MODEL, METRICS, Options, choose_metrics, metric_names, needs_images, refuse_unused
 
 METRICS_HELP = (
     f"Metrics of evaluations, separated by commas: some of {', '.join(metric.key for metric in METRICS)}. Those that "
@@ -33,20 +33,10 @@ def check_metrics(args, uses_clip: bool = False) -> None:
         raise
     except ValueError as error:
         raise ConfigError(str(error), option="metrics", got=args.metrics) from error
-    if args.clip_model != CLIP_MODEL and not uses_clip and not needs_images(metric_names(args.metrics)):
-        raise ConfigError(
-            "no metric of metrics uses it",
-            option="clip_model",
-            got=args.clip_model,
-            fix="add clip_score to metrics, or remove it",
-        )
-    if args.chair_synonyms is not None and "chair" not in metric_names(args.metrics):
-        raise ConfigError(
-            "chair is not among metrics",
-            option="chair_synonyms",
-            got=args.chair_synonyms,
-            fix="add chair to metrics, or remove it",
-        )
+    names = metric_names(args.metrics)
+    if args.clip_model != CLIP_MODEL and not uses_clip:
+        refuse_unused("clip_model", args.clip_model, names, ("clip_score", "ref_clip_score"))
+    refuse_unused("chair_synonyms", args.chair_synonyms, names, ("chair",))
 
 
 def metric_options(args) -> dict[str, Any]:
