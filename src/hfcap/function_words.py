@@ -1,23 +1,7 @@
 """English function words: articles, prepositions, pronouns and the like."""
 
-FUNCTION_WORDS = {
-    *("a", "an", "the", "in", "on", "of", "at", "to", "with", "and", "is", "are", "by", "his", "her", "their", "its"),
-    *(
-        "for",
-        "from",
-        "through",
-        "into",
-        "up",
-        "down",
-        "over",
-        "near",
-        "while",
-        "as",
-        "it",
-        "he",
-        "she",
-        "they",
-        "that",
-    ),
-    *("this", "there", "being", "be", "out", "off", "next", "behind", "front", "under"),
-}
+_WORDS = """
+a an the in on of at to with and is are by his her their its for from through into up down over near while as it he she
+they that this there being be out off next behind front under
+"""
+FUNCTION_WORDS = frozenset(_WORDS.split())

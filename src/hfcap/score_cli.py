@@ -8,11 +8,11 @@ from hfcap.data_cli import add_source_options
 def score(args: argparse.Namespace) -> None:
     """Compare captions with references, and write `metrics.json` and `report.html` where asked for."""
     from hfcap.file_evaluation import score_files
-    from hfcap.metrics import CLIP_MODEL, DEFAULT_METRICS, metric_names, refuse_unused
+    from hfcap.metrics import CLIP_MODEL, DEFAULT_METRICS, METRICS, metric_names, needs_images, refuse_unused
 
     args.metrics = ",".join(DEFAULT_METRICS) if args.metrics is None else args.metrics
     names = metric_names(args.metrics)
-    refuse_unused("--clip_model", args.clip_model, names, ("clip_score", "ref_clip_score"))
+    refuse_unused("--clip_model", args.clip_model, names, needs_images([metric.key for metric in METRICS]))
     refuse_unused("--meteor", args.meteor, names, ("meteor",))
     refuse_unused("--chair_synonyms", args.chair_synonyms, names, ("chair",))
     refuse_unused("--instances", args.instances, names, ("chair",))

@@ -42,7 +42,21 @@ class KeepGradients(TrainerCallback):
     """Remember every gradient of the last optimizer step."""
 
     def on_pre_optimizer_step(self, args, state, control, model=None, **kwargs):
-        self.gradients = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+        self.gradients = gradients_of(model)
+
+
+def gradients_of(model):
+    """Copy the gradients of a model."""
+    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_same_gradients(found, expected):
+    """Compare gradients by name, to 1e-5 of the largest and 1e-4 of each."""
+    assert found.keys() == expected.keys()
+    scale = max(gradient.abs().max() for gradient in expected.values())
+    assert scale > 1e-3
+    for name, gradient in expected.items():
+        torch.testing.assert_close(found[name], gradient, rtol=1e-4, atol=1e-5 * scale.item(), msg=name)
 
 
 def fill_lora(model):

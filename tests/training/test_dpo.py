@@ -15,7 +15,7 @@ from hfcap.training.starting_model import StartingModel
 from hfcap.training.strategies import apply_strategy
 from refusals import refused
 from tiny.native import build_native
-from tiny.training import STEPS_ALONE, KeepGradients, fill_lora
+from tiny.training import STEPS_ALONE, KeepGradients, assert_same_gradients, fill_lora, gradients_of
 
 FAMILIES = ("llava", "encoder_decoder")
 PROMPTS = {"llava": "Describe.", "encoder_decoder": None, "git": None}
@@ -74,10 +74,6 @@ def log_probability(model, prefix, ids, family):
     return logits.log_softmax(-1)[range(len(ids)), ids].sum()
 
 
-def gradients(model):
-    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-
-
 def test_loss_is_the_formula_of_the_paper():
     """Equation 7 of Rafailov et al. (2023)."""
     policy_chosen, policy_rejected, chosen, rejected = torch.tensor(
@@ -104,7 +100,7 @@ def test_loss_and_gradient_are_those_of_one_row_per_caption(tmp_path, build_tiny
     rows = [trainer.train_dataset[index] for index in range(4)]
     loss = trainer.compute_loss(model, collator(rows))
     loss.backward()
-    ours = gradients(model)
+    ours = gradients_of(model)
     model.zero_grad()
 
     losses, rewards = [], []
@@ -132,12 +128,7 @@ def test_loss_and_gradient_are_those_of_one_row_per_caption(tmp_path, build_tiny
     in_order = sum(chosen > rejected for chosen, rejected in rewards)
     assert 0 < in_order < len(rewards)
     assert compared.tolist() == pytest.approx([8, *map(sum, zip(*rewards, strict=True)), in_order], rel=1e-4)
-    theirs = gradients(model)
-    assert ours.keys() == theirs.keys()
-    scale = max(gradient.abs().max() for gradient in theirs.values())
-    assert scale > 1e-3
-    for name, gradient in theirs.items():
-        torch.testing.assert_close(ours[name], gradient, rtol=1e-4, atol=1e-5 * scale.item(), msg=name)
+    assert_same_gradients(ours, gradients_of(model))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -22,7 +22,7 @@ from hfcap.training.scst import (
 )
 from refusals import refused
 from tiny.native import build_native
-from tiny.training import STEPS_ALONE
+from tiny.training import STEPS_ALONE, assert_same_gradients, gradients_of
 
 FAMILIES = ("llava", "encoder_decoder")
 PROMPTS = {"llava": "Describe.", "encoder_decoder": None, "git": None}
@@ -103,10 +103,6 @@ def references_as_samples(trainer, monkeypatch):
     monkeypatch.setattr(trainer, "sample", sample)
 
 
-def gradients(model):
-    return {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
-
-
 @pytest.mark.parametrize(("family", "packing"), [*product(FAMILIES, [True, False]), ("git", False)])
 def test_gradient_is_that_of_reinforce_written_by_hand(
     tmp_path, build_tiny, scene_rows, rewards, family, packing, monkeypatch
@@ -116,7 +112,7 @@ def test_gradient_is_that_of_reinforce_written_by_hand(
     model, processor, collator = trainer.model, trainer.processing_class, trainer.data_collator
     rows = [trainer.train_dataset[i] for i in range(4)]
     trainer.compute_loss(model, PictureCollator(collator, NUM_SAMPLES)(rows)).backward()
-    ours = gradients(model)
+    ours = gradients_of(model)
     model.zero_grad()
 
     loss = 0.0
@@ -133,12 +129,7 @@ def test_gradient_is_that_of_reinforce_written_by_hand(
             chosen = (logits / TEMPERATURE).log_softmax(-1)[range(len(ids)), ids]
             loss = loss - (scores[k] - others) * chosen.sum() / (4 * NUM_SAMPLES)
     loss.backward()
-    theirs = gradients(model)
-    assert ours.keys() == theirs.keys()
-    scale = max(gradient.abs().max() for gradient in theirs.values())
-    assert scale > 1e-3
-    for name, gradient in theirs.items():
-        torch.testing.assert_close(ours[name], gradient, rtol=1e-4, atol=1e-5 * scale.item(), msg=name)
+    assert_same_gradients(ours, gradients_of(model))
 
 
 @pytest.mark.parametrize("family", FAMILIES)

@@ -126,11 +126,11 @@ class Preferences(Augmentation):
             pairs = list(zip(*texts_of_pairs(row), strict=True))
             numbered = self.captions(row | {"captions": range(len(pairs))}, epoch)
             return [pairs[number] for number in numbered]
-        chances = (draw(self.seed, epoch, row["image_id"], f"rejected {number}") for number in range(10**9))
-        return [
-            (caption, self.exchange(caption, row["captions"], chance))
-            for caption, chance in zip(self.captions(row, epoch), chances, strict=False)
-        ]
+        pairs = []
+        for number, caption in enumerate(self.captions(row, epoch)):
+            chance = draw(self.seed, epoch, row["image_id"], f"rejected {number}")
+            pairs.append((caption, self.exchange(caption, row["captions"], chance)))
+        return pairs
 
 
 def texts_of_pairs(row: Mapping) -> tuple[list[str], list[str]]:

@@ -38,7 +38,7 @@ class LengthRequest:
         self.end_ids = set(end_ids)
         learned = length_token_ids(tokenizer)
         self.first_token = learned[num_words] if learned else None
-        # No text between two special tokens would show them: they are no way around a word.
+        # They do not show in the text, so they would be steps that add no word.
         self.other_special_ids = sorted(set(tokenizer.all_special_ids) - self.end_ids)
         self.starts_in_word, self.starts_between = word_starts(tokenizer)
         for starts in (self.starts_in_word, self.starts_between):
@@ -90,6 +90,8 @@ class WordRange(LogitsProcessor):
         if request.first_token is not None and own.shape[1] == 0:
             return scores
         forbidden = torch.zeros_like(scores, dtype=torch.bool)
+        starts_in_word = request.starts_in_word.to(scores.device)
+        starts_between = request.starts_between.to(scores.device)
         texts = request.tokenizer.batch_decode(own, skip_special_tokens=True)
         for row, tokens, text in zip(forbidden, own.tolist(), texts, strict=True):
             if not request.end_ids.isdisjoint(tokens):
@@ -99,19 +101,23 @@ class WordRange(LogitsProcessor):
             if words < request.fewest:
                 row[list(request.end_ids)] = True
             elif words >= request.most:
-                starts = request.starts_in_word if is_in_word(text) else request.starts_between
-                row[: len(starts)] |= starts.to(row.device)
+                starts = starts_in_word if is_in_word(text) else starts_between
+                row[: len(starts)] |= starts
         return scores.masked_fill(forbidden, -torch.inf)
 
 
 def is_in_word(text: str) -> bool:
-    """Say whether the last word of a text may go on: no space follows it, and it is not of signs alone."""
+    """Say whether a text ends within a word: without a space behind it, and its last part has a letter or a digit."""
     last = text.split()[-1:]
     return bool(last) and not text[-1].isspace() and count_words(last[0]) == 1
 
 
 def word_starts(tokenizer: PreTrainedTokenizerBase) -> tuple[torch.Tensor, torch.Tensor]:
-    """Say which tokens begin a word within a word, after a space of their own, and which between words: (V,) bool."""
+    """Find the tokens that add a word to a caption: two masks over the vocabulary, (V,) bool.
+
+    The first is for captions that end within a word, where a token adds one if it brings a space; the second for those
+    that end with a space or a sign, where a letter or a digit is enough.
+    """
     (before,) = tokenizer("a", add_special_tokens=False)["input_ids"][-1:]
     texts = tokenizer.batch_decode([[before, token] for token in range(len(tokenizer))])
     in_word = torch.tensor([count_words(text) > 1 for text in texts])

@@ -3,8 +3,9 @@
 import json
 import os
 import shutil
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import fields
+from typing import Any
 
 import torch
 from transformers import SchedulerType, Trainer, get_scheduler
@@ -29,6 +30,45 @@ INHERITED_MINIMA = {
 
 # What the evaluations of an encoder compute.
 TAGGING_FIGURES = ("loss", "precision", "recall", "f1")
+
+
+# Settings of `TrainingArguments` that a recipe does not follow, each with its default and what there is instead.
+NOT_FOLLOWED = {
+    "resume_from_checkpoint": (None, "the same command resumes from the last complete checkpoint"),
+    "save_only_model": (False, "a run resumes only from a checkpoint with optimizer, scheduler and random states"),
+    "train_sampling_strategy": ("random", "the order is drawn by (seed, epoch), and max_row_tokens evens out lengths"),
+    "optim_target_modules": (None, "the parts of a captioner have learning rates of their own"),
+    "bf16_full_eval": (False, "a model is judged in the precision it is saved in"),
+    "fp16_full_eval": (False, "a model is judged in the precision it is saved in"),
+    "average_tokens_across_devices": (True, "a loss is over the targets of all processes"),
+    "prediction_loss_only": (False, "evaluations caption eval_caption_images images"),
+    "deepspeed": (
+        None,
+        "use accelerate launch --config_file configs/accelerate/deepspeed_zero3.yaml, or another there",
+    ),
+    "fsdp": (None, "use accelerate launch --config_file configs/accelerate/fsdp2.yaml"),
+}
+
+
+def check_followed(args) -> None:
+    """Refuse settings of `TrainingArguments` that no recipe follows. Raises ConfigError."""
+    for name, (default, instead) in NOT_FOLLOWED.items():
+        if getattr(args, name, default) != default:
+            raise ConfigError(f"not supported ({instead})", option=name, got=getattr(args, name), fix="remove it")
+
+
+def refuse_settings(refused: Mapping[str, tuple[Any, str]]) -> None:
+    """Refuse settings that a recipe cannot follow.
+
+    Args:
+        refused: the value of each setting, which is None, False or 0 where it is not used, and the reason.
+
+    Raises:
+        ConfigError: one is used.
+    """
+    for name, (value, reason) in refused.items():
+        if value not in (None, False):
+            raise ConfigError(reason, option=name, got=value, fix="remove it")
 
 
 def check_minima(arguments) -> None:

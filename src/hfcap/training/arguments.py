@@ -15,6 +15,7 @@ from hfcap.training.argument_checks import (
     TAGGING_FIGURES,
     check_accelerator_config,
     check_best_metric,
+    check_followed,
     check_minima,
     check_packages,
     check_report_to,
@@ -137,23 +138,6 @@ TOKENIZER_HELP = (
     "Japanese, Thai and the like."
 )
 
-# Settings of `TrainingArguments` that a recipe does not follow, each with its default and what there is instead.
-NOT_FOLLOWED = {
-    "resume_from_checkpoint": (None, "the same command resumes from the last complete checkpoint"),
-    "save_only_model": (False, "a run resumes only from a checkpoint with optimizer, scheduler and random states"),
-    "train_sampling_strategy": ("random", "the order is drawn by (seed, epoch), and max_row_tokens evens out lengths"),
-    "optim_target_modules": (None, "the parts of a captioner have learning rates of their own"),
-    "bf16_full_eval": (False, "a model is judged in the precision it is saved in"),
-    "fp16_full_eval": (False, "a model is judged in the precision it is saved in"),
-    "average_tokens_across_devices": (True, "a loss is over the targets of all processes"),
-    "prediction_loss_only": (False, "evaluations caption eval_caption_images images"),
-    "deepspeed": (
-        None,
-        "use accelerate launch --config_file configs/accelerate/deepspeed_zero3.yaml, or another there",
-    ),
-    "fsdp": (None, "use accelerate launch --config_file configs/accelerate/fsdp2.yaml"),
-}
-
 
 @dataclass
 class RunArguments(TrainingArguments):
@@ -194,9 +178,7 @@ class RunArguments(TrainingArguments):
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Learning-rate schedule."})
 
     def __post_init__(self):
-        for name, (default, instead) in NOT_FOLLOWED.items():
-            if getattr(self, name, default) != default:
-                raise ConfigError(f"not supported ({instead})", option=name, got=getattr(self, name), fix="remove it")
+        check_followed(self)
         for name in ("activation_checkpointing_kwargs", "gradient_checkpointing_kwargs"):  # its name before 5.23
             kwargs = getattr(self, name, None)
             if isinstance(kwargs, str):

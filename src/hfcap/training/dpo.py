@@ -27,6 +27,7 @@ from hfcap.data.caption_dataset import CaptionDataset
 from hfcap.data.preferences import Preferences, WordExchange, check_pairs, same_pair, texts_of_pairs
 from hfcap.errors import ConfigError
 from hfcap.models.model_utils import keep_frozen_in_eval
+from hfcap.training.argument_checks import refuse_settings
 from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.data_arguments import DataArguments
@@ -102,9 +103,7 @@ class DpoArguments(CaptionTrainingArguments):
             "meta": (self.meta, "the starting model is run with weights"),
             "max_row_tokens": (self.max_row_tokens, "rows are planned by the references, and these are pairs"),
         }
-        for name, (value, reason) in refused.items():
-            if value:
-                raise ConfigError(reason, option=name, got=value, fix="remove it")
+        refuse_settings(refused)
 
 
 def dpo_loss(log_ratios: torch.Tensor, beta: float) -> torch.Tensor:

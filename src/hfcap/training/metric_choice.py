@@ -35,7 +35,7 @@ def check_metrics(args, uses_clip: bool = False) -> None:
         raise ConfigError(str(error), option="metrics", got=args.metrics) from error
     names = metric_names(args.metrics)
     if args.clip_model != CLIP_MODEL and not uses_clip:
-        refuse_unused("clip_model", args.clip_model, names, ("clip_score", "ref_clip_score"))
+        refuse_unused("clip_model", args.clip_model, names, needs_images([metric.key for metric in METRICS]))
     refuse_unused("chair_synonyms", args.chair_synonyms, names, ("chair",))
 
 

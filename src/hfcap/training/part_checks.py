@@ -7,6 +7,7 @@ from pathlib import Path
 from hfcap.errors import ConfigError
 from hfcap.models import HfcapEncoderDecoderConfig, HfcapLlavaConfig
 from hfcap.models.pretrained import pretrained_config
+from hfcap.training.argument_checks import refuse_settings
 from hfcap.training.arguments import EncoderArguments, ModelArguments, QLoraArguments
 from hfcap.training.config_checks import check_decoder, check_keys, config_class_of
 from hfcap.training.data_arguments import DataArguments
@@ -169,13 +170,11 @@ def check_encoder(data_args: DataArguments, args: EncoderArguments, backend: Bac
     _check_part(args, "encoder")
     _require_image_size(args)
     refused = {
-        "streaming": (data_args.streaming or None, "the words of all captions are counted before training"),
+        "streaming": (data_args.streaming, "the words of all captions are counted before training"),
         "references": (data_args.references, "an encoder learns the words of all captions of an image"),
         "prompt": (data_args.prompt, "an encoder learns the words of captions, without a prompt"),
     }
-    for name, (value, reason) in refused.items():
-        if value is not None:
-            raise ConfigError(reason, option=name, got=value, fix="remove it")
+    refuse_settings(refused)
 
 
 def _require_image_size(args: EncoderArguments) -> None:

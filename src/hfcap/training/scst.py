@@ -33,6 +33,7 @@ from hfcap.generation.caption import generate_tokens
 from hfcap.generation.inputs import CaptionPrefix
 from hfcap.generation.settings import end_token_ids, fresh_settings
 from hfcap.models.model_utils import in_eval, keep_frozen_in_eval
+from hfcap.training.argument_checks import refuse_settings
 from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.data_arguments import DataArguments
@@ -122,9 +123,7 @@ class ScstArguments(CaptionTrainingArguments):
             "meta": (self.meta, "samples are drawn with weights"),
             "max_row_tokens": (self.max_row_tokens, "samples are drawn in each step, so no length is known before"),
         }
-        for name, (value, reason) in refused.items():
-            if value:
-                raise ConfigError(reason, option=name, got=value, fix="remove it")
+        refuse_settings(refused)
 
     def _check_rewards(self) -> None:
         for name in self.rewards:

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Literal
 
 from hfcap.errors import ConfigError
-from hfcap.training.argument_checks import check_best_metric
+from hfcap.training.argument_checks import check_best_metric, refuse_settings
 from hfcap.training.arguments import EncoderArguments, RunArguments
 from hfcap.training.config_checks import check_keys, config_class_of
 from hfcap.training.data_arguments import DataArguments
@@ -91,13 +91,11 @@ def check_tagger(
         raise ConfigError("no tags to learn", option="policy", fix="pass a file such as configs/policy/example.yaml")
     _check_encoder(tagger_args)
     refused = {
-        "streaming": (data_args.streaming or None, "the labels of all images are counted before training"),
+        "streaming": (data_args.streaming, "the labels of all images are counted before training"),
         "references": (data_args.references, "a tagger is labeled by all captions of an image"),
         "prompt": (data_args.prompt, "a tagger takes no prompt"),
     }
-    for name, (value, reason) in refused.items():
-        if value is not None:
-            raise ConfigError(reason, option=name, got=value, fix="remove it")
+    refuse_settings(refused)
     if not tagger_args.feature_cache:
         return
     if tagger_args.strategy != "frozen_encoder":
