@@ -119,7 +119,7 @@ def test_exports_say_the_same_in_the_oldest_version(make_export, old_python, pic
         assert record["oldest_transformers"] == OLDEST_TRANSFORMERS, kind
         settings = json.loads((folder / "config.json").read_text())
         parts |= {part["model_type"] for part in settings.values() if isinstance(part, dict) and "model_type" in part}
-        prompt = None if MODEL_TYPES[record["model_type"]].prompt == "none" else "describe it"
+        prompt = None if MODEL_TYPES[record["model_type"]].layout == "encoder_decoder" else "describe it"
         photos = [str(tmp_path / f"{index}.png") for index in range(4)]
         requests.append([str(folder), usage_code(record["model_type"], prompt), photos])
         expected[str(folder)] = [[], [], verify.captions_here(model, processor, pictures[:4], prompt)]

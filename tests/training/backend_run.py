@@ -107,8 +107,8 @@ def save_base(folder: Path, family: str) -> None:
 
 
 def prompt_of(config) -> str | None:
-    """Instruction of a captioner, where it takes one."""
-    return None if spec_of(config).prompt == "none" else "caption"
+    """Instruction of a captioner that is trained with one here."""
+    return None if spec_of(config).layout == "encoder_decoder" else "caption"
 
 
 def rows_to_judge(config) -> datasets.Dataset:

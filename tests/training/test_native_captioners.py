@@ -64,7 +64,7 @@ PACKED = [
 
 
 def prompt_of(model_type):
-    return None if MODEL_TYPES[model_type].prompt == "none" else PROMPT
+    return None if MODEL_TYPES[model_type].layout == "encoder_decoder" else PROMPT
 
 
 def make_trainer(model, processor, rows, folder, packing=True, **arguments):

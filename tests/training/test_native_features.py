@@ -48,7 +48,7 @@ def load(folder, strategy="frozen_encoder"):
 
 
 def prompt_of(model):
-    return None if MODEL_TYPES[model.config.model_type].prompt == "none" else PROMPT
+    return None if MODEL_TYPES[model.config.model_type].layout == "encoder_decoder" else PROMPT
 
 
 def cache(model, processor, rows, folder):

@@ -1,5 +1,7 @@
 """Styles on request: an encoder-decoder writes captions behind the prompt of their row."""
 
+from contextlib import nullcontext
+
 import datasets
 import pytest
 import torch
@@ -122,3 +124,11 @@ def test_tokens_behind_a_prompt_are_those_of_stock_generate(scene_rows):
     for settings in ({"num_beams": 3}, {"num_beams": 1}):
         options = {"max_new_tokens": 8, "do_sample": False, **settings}
         assert generate(model.eval(), inputs, **options).tolist() == model.generate(**inputs, **options).tolist()
+
+
+def test_a_prompt_that_leaves_no_room_for_a_caption_is_one_line(scene_rows):
+    model, processor = build(scene_rows)  # 64 positions, captions of up to 16 tokens
+    pictures = scene_rows.select([0]).remove_columns("captions")
+    for prompt, is_refused in (("told " * 9, False), ("told " * 70, True)):
+        with refused(option="max_new_tokens", got=16, says="64 positions") if is_refused else nullcontext():
+            list(caption_stream(model, processor, pictures, prompt))

@@ -23,6 +23,7 @@ from hfcap.generation.settings import end_token_ids
 from hfcap.models.attention import eager_sdpa
 from hfcap.models.model_types import spec_of
 from hfcap.models.model_utils import full_precision, in_eval
+from hfcap.models.positions import learned_positions
 
 MAX_WAITING = 8  # batches' worth of preprocessed rows that wait for others of their length
 
@@ -235,12 +236,24 @@ def generate_tokens(
 
     `settings.num_return_sequences` lists of token ids for each prefix, in order. `request` asks for a number
     of words; `logits_processor` is that of `generate`.
+
+    Raises:
+        ConfigError: learned positions end before a caption of `max_new_tokens` behind one of the prompts would.
     """
     each = settings.num_return_sequences or 1
     tokens = [[]] * (len(prefixes) * each)
+    room = learned_positions(model, spec_of(model.config))
     # Prompts of one length need no padding, which some models' positions do not survive.
     for length, _ in lockstep(model, sorted({len(prefix.input_ids) for prefix in prefixes})):
         chosen = [i for i, prefix in enumerate(prefixes) if len(prefix.input_ids) == length]
+        if room is not None and length - 1 + (settings.max_new_tokens or 0) > room:
+            raise ConfigError(
+                f"its language model has {room} positions, of which image and prompt take {length - 1}",
+                option="max_new_tokens",
+                got=settings.max_new_tokens,
+                wanted=f"{max(0, room - length + 1)} or less",
+                fix="lower it, or shorten the prompt",
+            )
         inputs = join_vision([prefixes[i].vision for i in chosen])
         inputs |= prompt_inputs(model, processor, [prefixes[i] for i in chosen])
         processors = LogitsProcessorList(logits_processor)

@@ -143,13 +143,12 @@ def load_processor(source: str, spec: ModelTypeSpec) -> ProcessorMixin:
     """
     # PIL gives the same pixels wherever it runs; a processor that handles video as well knows torchvision only.
     backend = {} if spec.needs_torchvision else {"backend": "pil"}
-    backend["trust_remote_code"] = False
     try:
         with loading("model", source):
-            processor = AutoProcessor.from_pretrained(source, **backend)
+            processor = AutoProcessor.from_pretrained(source, trust_remote_code=False, **backend)
             if isinstance(processor, ProcessorMixin):
                 return processor
-            image_processor = AutoImageProcessor.from_pretrained(source, **backend)
+            image_processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=False, **backend)
             return TrOCRProcessor(image_processor, AutoTokenizer.from_pretrained(source, trust_remote_code=False))
     except ImportError as error:
         if not spec.needs_torchvision:

@@ -37,7 +37,7 @@ def _usual_reason(error: Exception) -> tuple[str | None, str | None]:
     """Say why repositories of the Hub often cannot be loaded, and what to do; (None, None) for other reasons."""
     if isinstance(error.__cause__, GatedRepoError):
         return "its owner decides who may download it", "ask for access on its page, and log in (hf auth login)"
-    if "trust_remote_code" in str(error):
+    if "trust_remote_code=True" in str(error):
         fix = "pass a repository whose model_type is in docs/models.md (many have a second one, NAME-hf)"
         return "it runs Python code of its own, which is not run here", fix
     if "tiktoken" in str(error):

@@ -6,13 +6,13 @@ from itertools import islice
 
 import torch
 from peft import PeftModel
-from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hfcap.errors import ConfigError
 from hfcap.generation.inputs import CaptionPrefix, encode_prefix, end_token_id, join_vision
 from hfcap.length_tokens import LONGEST, count_words, length_token_ids
-from hfcap.models.model_types import ModelTypeSpec, is_packable, spec_of
+from hfcap.models.model_types import is_packable, spec_of
+from hfcap.models.positions import learned_positions
 from hfcap.plain_text import encode_captions
 from hfcap.training.packing import join_images, pack_references, pad_rows
 
@@ -44,18 +44,6 @@ def check_positions(model: PreTrainedModel | PeftModel, collator: "CaptionCollat
                 wanted=f"{positions - before} or less",
                 fix="lower it, or pass a decoder with more positions",
             )
-
-
-def learned_positions(model: PreTrainedModel | PeftModel, spec: ModelTypeSpec) -> int | None:
-    """Count the tokens that the embedding of positions in the language model has room for; None: there is none."""
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    for name, module in base.named_modules():
-        last = name.rpartition(".")[2]
-        if name.startswith(spec.lm) and isinstance(module, nn.Embedding) and ("position" in last or last == "wpe"):
-            # Rows that no token has: OPT and BART start behind an offset, RoBERTa behind the row of padding.
-            first = getattr(module, "offset", 0) + (0 if module.padding_idx is None else module.padding_idx + 1)
-            return module.num_embeddings - first
-    return None
 
 
 @dataclass
