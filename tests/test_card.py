@@ -286,6 +286,13 @@ def test_an_adapter_whose_type_was_not_recorded_is_used_by_the_command(tmp_path)
     assert "hfcap caption PHOTO.jpg --model " in text and "```python" not in text
 
 
+def test_a_figure_is_rounded_once(tmp_path):
+    """38.152 is 38.2, though it is 38.15 with two decimals, which one more rounding makes 38.1."""
+    folder = _run(tmp_path, metrics={"cider": {"value": 0.38152, "ci95": (0.35449, 0.40852)}})
+    text = write_card(folder).read_text()
+    assert "| CIDEr | 38.2 | 35.4 to 40.9 |" in text and "value: 38.15\n" in text
+
+
 def test_figures_of_the_adapter_do_not_pass_for_those_of_the_merge(tmp_path):
     text = write_card(_run(tmp_path / "dogs", model_artifact="adapter")).read_text(encoding="utf-8")
     assert "another model, which these figures do not judge" in text

@@ -118,7 +118,7 @@ def render_card(given: Given, metrics: Mapping[str, Any], run: Mapping[str, Any]
             metrics=metrics,
             run=run,
             card_data=card_data,
-            figures=list(figures(metrics)),
+            figures=list(figures(metrics, decimals=1)),
             data=runs.data_name(arguments.get("data", "unknown")),
             evaluated=evaluated_data(metrics, run),
             captions_match=captions_match(metrics, card_data),

@@ -115,12 +115,12 @@ def eval_results(given: Given, metrics: Mapping[str, Any], run: Mapping[str, Any
     return yaml.safe_dump(entries, sort_keys=False, allow_unicode=True, width=1000)
 
 
-def figures(metrics: Mapping[str, Any]) -> Iterator[tuple[str, str, float, list[float]]]:
-    """Yield key, name, value and interval of each metric as people read it, with two decimals."""
+def figures(metrics: Mapping[str, Any], decimals: int = 2) -> Iterator[tuple[str, str, float, list[float]]]:
+    """Yield key, name, value and interval of each metric as people read it, rounded once."""
     for key in display_order(metrics["metrics"]):
         figure = metrics["metrics"][key]
-        interval = [round(for_people(key, bound), 2) for bound in figure["ci95"]]
-        yield key, display_name(key), round(for_people(key, figure["value"]), 2), interval
+        interval = [round(for_people(key, bound), decimals) for bound in figure["ci95"]]
+        yield key, display_name(key), round(for_people(key, figure["value"]), decimals), interval
 
 
 def library_name(card_data: CardData) -> str:
