@@ -9,7 +9,7 @@ from hfcap.data.reading import loads_of
 from hfcap.data.scenes import load_scenes
 from hfcap.generation.caption import caption_stream
 from hfcap.generation.loading import load_captioner
-from hfcap.generation.requested_length import is_in_word, word_starts
+from hfcap.generation.requested_length import LengthRequest, ends_in_sign, is_in_word, word_starts
 from hfcap.generation.word_probabilities import scored_caption_stream
 from hfcap.length_tokens import LONGEST, add_length_tokens, count_words, length_token, length_token_ids
 from hfcap.samples import word_log_probabilities
@@ -111,8 +111,30 @@ def test_a_token_begins_a_word_after_a_space_or_behind_signs():
     in_word, between = (dict(zip(tokens, starts.tolist(), strict=True)) for starts in word_starts(tokenizer))
     assert [in_word[token] for token in ("Ġa", "Ġcar", "Ġ", "a", ".")] == [True, True, False, False, False]
     assert [between[token] for token in ("Ġa", "Ġcar", "Ġ", "a", ".")] == [True, True, False, True, False]
+    assert in_word["Ĭ"] is False and between["Ĭ"] is True  # a byte of a letter, perhaps
     texts = ("a dog", "a dog.", "a dog ", 'a "', "", "a dog's")
     assert [is_in_word(text) for text in texts] == [True, True, False, False, False, True]
+
+
+def test_signs_are_no_way_to_a_length(build_tiny):
+    _, processor = build_tiny("llava")
+    tokenizer = processor.tokenizer
+    end = tokenizer.eos_token_id
+    (word_range,) = LengthRequest(tokenizer, 6, [end]).processors(0)
+    (sign,) = tokenizer(".", add_special_tokens=False)["input_ids"][-1:]
+    scores = torch.zeros(2, len(tokenizer))
+    said = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("a dog", "a.")]
+    rows = torch.tensor([ids[-2:] for ids in said])
+    free = word_range(rows, scores).isfinite()
+    assert free[:, end].tolist() == [False, False] and free[:, sign].tolist() == [True, False]
+    assert free[1].any()
+    assert [ends_in_sign(text) for text in ("", "a dog", "a dog.", "a dog ", "नमस्ते")] == [
+        False,
+        False,
+        True,
+        True,
+        False,
+    ]
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ it plans for it. And whatever it learned, a caption may end only where its numbe
 of the ways to end there, beam search finds the likeliest. Words are what stands between spaces.
 """
 
+import unicodedata
 from collections.abc import Sequence
 
 import torch
@@ -100,6 +101,8 @@ class WordRange(LogitsProcessor):
             words = count_words(text)
             if words < request.fewest:
                 row[list(request.end_ids)] = True
+                if ends_in_sign(text):  # one sign after another would be a way around words
+                    row[: len(starts_between)] |= ~starts_between
             elif words >= request.most:
                 starts = starts_in_word if is_in_word(text) else starts_between
                 row[: len(starts)] |= starts
@@ -112,14 +115,20 @@ def is_in_word(text: str) -> bool:
     return bool(last) and not text[-1].isspace() and count_words(last[0]) == 1
 
 
+def ends_in_sign(text: str) -> bool:
+    """Say whether a text ends with punctuation, another symbol or a space."""
+    return unicodedata.category(text[-1:] or "a")[0] in "PSZ"
+
+
 def word_starts(tokenizer: PreTrainedTokenizerBase) -> tuple[torch.Tensor, torch.Tensor]:
     """Find the tokens that add a word to a caption: two masks over the vocabulary, (V,) bool.
 
     The first is for captions that end within a word, where a token adds one if it brings a space; the second for those
-    that end with a space or a sign, where a letter or a digit is enough.
+    that end with a space or a sign, where a letter or a digit is enough. A byte that is no character alone counts as
+    one of a letter.
     """
     (before,) = tokenizer("a", add_special_tokens=False)["input_ids"][-1:]
     texts = tokenizer.batch_decode([[before, token] for token in range(len(tokenizer))])
     in_word = torch.tensor([count_words(text) > 1 for text in texts])
-    between = torch.tensor([sum(map(str.isalnum, text)) > 1 for text in texts])
+    between = torch.tensor([sum(map(str.isalnum, text)) > 1 or "\ufffd" in text for text in texts])
     return in_word, between
