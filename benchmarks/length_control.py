@@ -2,8 +2,8 @@
 
     python benchmarks/length_control.py --model outputs/flickr8k-lengths --data FOLDER --baseline outputs/flickr8k-scst
 
-Captions the photos of a split at each length and as the captioner likes; `--baseline`, a captioner without length
-tokens, as it likes. A row for each: the share of captions within one word of what was asked for, mean length, CIDEr,
+Captions the photos of a split at each length and as the captioner likes; `--baseline`, another captioner, such as the
+one before it learned length tokens, as it likes. A row for each: the share of captions within one word of what was asked for, mean length, CIDEr,
 BLEU-4. CIDEr falls with the distance from the references' own lengths, whose mean is the row to look at. The last line
 is JSON.
 """

@@ -3,13 +3,14 @@
 import datasets
 import pytest
 import torch
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, GenerationConfig
 
+from hfcap.cli import main
 from hfcap.data.reading import loads_of
 from hfcap.data.scenes import load_scenes
 from hfcap.generation.caption import caption_stream
 from hfcap.generation.loading import load_captioner
-from hfcap.generation.requested_length import LengthRequest, ends_in_sign, is_in_word, word_starts
+from hfcap.generation.requested_length import LengthRequest, WordRange, ends_in_sign, is_in_word, words_of_tokens
 from hfcap.generation.word_probabilities import scored_caption_stream
 from hfcap.length_tokens import LONGEST, add_length_tokens, count_words, length_token, length_token_ids
 from hfcap.samples import word_log_probabilities
@@ -108,10 +109,9 @@ def test_any_captioner_keeps_to_a_length(family, tmp_path):
 def test_a_token_begins_a_word_after_a_space_or_behind_signs():
     tokenizer = train_tokenizer(SAYINGS * 4, 350)
     tokens = tokenizer.convert_ids_to_tokens(range(len(tokenizer)))
-    in_word, between = (dict(zip(tokens, starts.tolist(), strict=True)) for starts in word_starts(tokenizer))
-    assert [in_word[token] for token in ("Ġa", "Ġcar", "Ġ", "a", ".")] == [True, True, False, False, False]
-    assert [between[token] for token in ("Ġa", "Ġcar", "Ġ", "a", ".")] == [True, True, False, True, False]
-    assert in_word["Ĭ"] is False and between["Ĭ"] is True  # a byte of a letter, perhaps
+    in_word, between = (dict(zip(tokens, words.tolist(), strict=True)) for words in words_of_tokens(tokenizer))
+    assert [in_word[token] for token in ("Ġa", "Ġcar", "Ġ", "a", ".")] == [1, 1, 0, 0, 0]
+    assert [between[token] for token in ("Ġa", "Ġcar", "Ġ", "a", ".")] == [1, 1, 0, 1, 0]
     texts = ("a dog", "a dog.", "a dog ", 'a "', "", "a dog's")
     assert [is_in_word(text) for text in texts] == [True, True, False, False, False, True]
 
@@ -120,7 +120,7 @@ def test_signs_are_no_way_to_a_length(build_tiny):
     _, processor = build_tiny("llava")
     tokenizer = processor.tokenizer
     end = tokenizer.eos_token_id
-    (word_range,) = LengthRequest(tokenizer, 6, [end]).processors(0)
+    (word_range,) = LengthRequest(tokenizer, 6, GenerationConfig(eos_token_id=end)).processors(0)
     (sign,) = tokenizer(".", add_special_tokens=False)["input_ids"][-1:]
     scores = torch.zeros(2, len(tokenizer))
     said = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in ("a dog", "a.")]
@@ -128,13 +128,47 @@ def test_signs_are_no_way_to_a_length(build_tiny):
     free = word_range(rows, scores).isfinite()
     assert free[:, end].tolist() == [False, False] and free[:, sign].tolist() == [True, False]
     assert free[1].any()
-    assert [ends_in_sign(text) for text in ("", "a dog", "a dog.", "a dog ", "नमस्ते")] == [
-        False,
-        False,
-        True,
-        True,
-        False,
-    ]
+    said = ("", "a dog", "नमस्ते", "a \ufffd", "a dog.", "a dog ")
+    assert [ends_in_sign(text) for text in said] == [False] * 4 + [True] * 2
+
+
+def test_no_token_brings_a_word_too_many():
+    tokenizer = train_tokenizer(SAYINGS * 4, 350)
+    tokenizer.add_tokens([" on the"])  # as tokenizers have that do not split at spaces
+    request = LengthRequest(tokenizer, 3, GenerationConfig(eos_token_id=tokenizer.eos_token_id))  # up to four words
+
+    def may_follow(token, text):
+        ids = torch.tensor([tokenizer(text)["input_ids"]])
+        return bool(WordRange(request, 0)(ids, torch.zeros(1, len(tokenizer))).isfinite()[0, token])
+
+    two_words = tokenizer.convert_tokens_to_ids(" on the")
+    said = ("one man", "one man runs", "one man runs ", "one man runs fast")
+    assert [may_follow(two_words, text) for text in said] == [True, False, False, False]
+    first_byte, second_byte = tokenizer("и")["input_ids"][-2:]  # a letter once both are there
+    said = ("one man runs ", "one man runs fast", "one man runs fast ", "one man runs fast. ")
+    assert [may_follow(first_byte, text) for text in said] == [True, True, False, False]
+    ids = torch.tensor([[*tokenizer("one man runs ")["input_ids"], first_byte]])
+    assert WordRange(request, 0)(ids, torch.zeros(1, len(tokenizer)))[0, second_byte] == 0
+
+
+@pytest.mark.parametrize("learned", [False, True])
+def test_a_length_that_needs_more_tokens_than_a_caption_may_have_is_one_line(learned):
+    model, processor = build_joined("encoder_decoder", SAYINGS * 4)
+    if learned:
+        add_length_tokens(model, processor.tokenizer)
+    needed = 9 + 1 + learned  # one word less than asked for, the end, and the token of the length
+    settings = GenerationConfig(eos_token_id=processor.end_token_id, max_new_tokens=needed)
+    LengthRequest(processor.tokenizer, 10, settings)
+    settings.max_new_tokens -= 1
+    with refused(option="max_new_tokens", got=needed - 1, wanted=f"{needed} or more", says="10 words"):
+        LengthRequest(processor.tokenizer, 10, settings)
+
+
+@pytest.mark.parametrize("length", ["0", "30", "-1", "five", "2.5", "٣٠"])
+def test_a_length_out_of_range_is_refused_before_a_model_is_loaded(length, capsys):
+    with pytest.raises(SystemExit, match="2"):
+        main(["caption", "photo.jpg", "--model", "no/model", "--length", length])
+    assert f"--length: {length!r}; wanted a whole number of words, 1 to 29" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize(

@@ -17,6 +17,7 @@ from hfcap.cli_options import (
     add_data_options,
     add_model_options,
     add_row_options,
+    caption_length,
     check_needs,
     check_row_options,
     positive,
@@ -96,7 +97,9 @@ def add_caption_command(commands: argparse._SubParsersAction) -> None:
         help="longest caption, in tokens (default: the model's own setting)",
     )
     command.add_argument(
-        "--length", type=positive, help="number of words per caption, one more or less (words between spaces; 1 to 29)"
+        "--length",
+        type=caption_length,
+        help="number of words per caption, one more or less (words between spaces; 1 to 29)",
     )
     add_row_options(command, "print JSON lines {image_id, path, caption} instead of a table")
     command.add_argument(

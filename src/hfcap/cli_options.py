@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from hfcap.errors import ConfigError
+from hfcap.length_tokens import LONGEST
 
 MODEL_HELP = "run folder, model or adapter folder, or Hub id"
 SOURCE_HELP = "parquet, tar shards, JSONL or another source of docs/data.md, or a Hub id"
@@ -14,6 +15,13 @@ def positive(text: str) -> int:
     """Read a number of beams, tokens or photos, for `argparse`."""
     if not text.isdecimal() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r}; wanted a whole number, 1 or more")
+    return int(text)
+
+
+def caption_length(text: str) -> int:
+    """Read a number of words that captions are to have, for `argparse`."""
+    if not text.isdecimal() or not 1 <= int(text) < LONGEST:
+        raise argparse.ArgumentTypeError(f"{text!r}; wanted a whole number of words, 1 to {LONGEST - 1}")
     return int(text)
 
 

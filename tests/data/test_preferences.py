@@ -130,6 +130,28 @@ def test_pairs_of_an_image_in_several_rows_are_kept(tmp_path):
     assert changed["sha256"] != data_fingerprint(rows)["sha256"]
 
 
+def test_some_rows_may_have_a_text_and_others_a_list(tmp_path):
+    lines = [
+        {"file_name": "a.png", "caption": "A dog.", "chosen": "a", "rejected": "b"},
+        {"file_name": "b.png", "caption": "A cow.", "chosen": ["x", "y"], "rejected": ["z", "w"]},
+    ]
+    rows = load_captions(folder_of(tmp_path, lines), "train")
+    check_pairs(rows)
+    assert [Preferences().pairs(row, 0) for row in rows] == [[("a", "b")], [("x", "z"), ("y", "w")]]
+
+
+@pytest.mark.parametrize("odd", [5, True, [5], {"role": "user"}, [{"role": "user"}]])
+def test_a_chosen_caption_of_another_type_does_not_let_the_captions_be_the_chosen_ones(tmp_path, odd):
+    lines = [
+        {"file_name": "a.png", "caption": "A dog.", "chosen": "a", "rejected": "b"},
+        {"file_name": "b.png", "caption": "A cow.", "chosen": odd, "rejected": "z"},
+    ]
+    with pytest.warns(UserWarning, match="'chosen'.* 1 value .*line 2"):
+        rows = load_captions(folder_of(tmp_path, lines), "train")
+    with refused(option="chosen", says="image b"):
+        check_pairs(rows)
+
+
 def test_the_column_of_captions_may_be_the_chosen_ones(tmp_path):
     lines = [{"file_name": "a.png", "chosen": "A dog.", "rejected": "A cat."}]
     rows = load_captions(folder_of(tmp_path, lines), "train", captions_column="chosen")

@@ -224,6 +224,9 @@ def test_a_chat_template_stands_in_for_the_decoders_own(tmp_path):
     [
         ("{{ messages", "unexpected end of template"),
         ("{{ raise_exception('no user') }}", "no user"),
+        ("{{ messages[0]['role'] + 5 }}", "can only concatenate str"),
+        ("{{ 1 / 0 }}", "division by zero"),
+        ("{{ 'text'.index('z') }}", "substring not found"),
         ("describe it", "the picture 0 times and the instruction 0 times"),
         (CHAT + CHAT, "the picture 2 times and the instruction 2 times"),
     ],

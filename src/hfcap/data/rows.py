@@ -51,6 +51,8 @@ def dataset_of(rows: Iterable[SourceRow]) -> Dataset:
         columns["prompt"] = ([row.prompt for row in rows], Value("string"))
     for name in {name: None for row in rows for name in row.extra}:
         values = [row.extra.get(name) for row in rows]
+        if name in PAIRED:
+            values = _paired_values(name, values, [row.where for row in rows])
         try:
             array = pa.array(values)
         except (pa.ArrowException, OverflowError, UnicodeEncodeError, RecursionError) as error:
@@ -70,6 +72,28 @@ def dataset_of(rows: Iterable[SourceRow]) -> Dataset:
         if feature is None:
             dataset = dataset.add_column(name, values)
     return dataset
+
+
+def _paired_values(name: str, values: list, places: list[str]) -> list:
+    """Make lists of the texts in a column of `PAIRED`, where some rows have a text and others a list of texts.
+
+    Beside those, a value of another type is missing, with a warning that names the first; a column without any is as
+    it was.
+    """
+    lists = [[value] if isinstance(value, str) else value for value in values]
+    odd = [row for row, value in enumerate(lists) if value is not None and not _are_texts(value)]
+    if not odd or len(odd) == len([value for value in values if value is not None]):
+        return lists
+    warnings.warn(
+        f"column {name!r}: {counted(len(odd), 'value')} of another type than text or list of texts taken for missing, "
+        f"the first is {shown(values[odd[0]])} ({places[odd[0]]})",
+        stacklevel=4,
+    )
+    return [None if row in set(odd) else value for row, value in enumerate(lists)]
+
+
+def _are_texts(value: object) -> bool:
+    return isinstance(value, list) and all(text is None or isinstance(text, str) for text in value)
 
 
 def has_ids(dataset: Dataset) -> bool:

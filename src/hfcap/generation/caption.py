@@ -19,7 +19,6 @@ from hfcap.errors import ConfigError
 from hfcap.generation.decoding import decoding_by, generate
 from hfcap.generation.inputs import CaptionPrefix, caption_prompt, encode_prefix, end_token_id, join_vision
 from hfcap.generation.requested_length import LengthRequest
-from hfcap.generation.settings import end_token_ids
 from hfcap.models.attention import eager_sdpa
 from hfcap.models.model_types import spec_of
 from hfcap.models.model_utils import full_precision, in_eval
@@ -161,7 +160,7 @@ def caption_loaded(
         matches = get_close_matches(name, vars(settings), n=1)
         fix = f"did you mean {matches[0]!r}?" if matches else "remove it"
         raise ConfigError("GenerationConfig has no such setting", option=name, fix=fix)
-    request = None if length is None else LengthRequest(processor.tokenizer, length, end_token_ids(settings))
+    request = None if length is None else LengthRequest(processor.tokenizer, length, settings)
 
     def decode(batch: list[tuple[int, CaptionPrefix]]) -> list[str]:
         tokens = generate_tokens(model, processor, [prefix for _, prefix in batch], settings, request)

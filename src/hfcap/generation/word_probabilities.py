@@ -51,7 +51,7 @@ def scored_caption_stream(
     settings = copy.deepcopy(model.generation_config)
     settings.num_return_sequences = 1
     end_ids, length_ids = end_token_ids(settings), length_token_ids(processor.tokenizer)
-    request = None if length is None else LengthRequest(processor.tokenizer, length, end_ids)
+    request = None if length is None else LengthRequest(processor.tokenizer, length, settings)
 
     def decode(batch: list[tuple[int, CaptionPrefix]]) -> list[Sample]:
         prefixes = [prefix for _, prefix in batch]

@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 
-import jinja2
 import torch
 from peft import PeftModel
 from transformers import (
@@ -218,7 +217,7 @@ def _join_llava(model_args, encoder, image_processor, tokenizer) -> tuple[PreTra
 def _check_chat_template(processor: HfcapLlavaProcessor, template: str) -> None:
     """Refuse a template that does not render, or does not show the picture and the instruction once each."""
     content = [{"type": "image"}, {"type": "text", "text": "INSTRUCTION"}]
-    with as_config_error("chat_template", (jinja2.TemplateError,)):
+    with as_config_error("chat_template", (Exception,)):  # a template is a program: it may divide by 0
         text = processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
     counts = text.count(processor.image_token), text.count("INSTRUCTION")
     if counts != (1, 1):
