@@ -3,9 +3,9 @@
     python benchmarks/length_control.py --model outputs/flickr8k-lengths --data FOLDER --baseline outputs/flickr8k-scst
 
 Captions the photos of a split at each length and as the captioner likes; `--baseline`, another captioner, such as the
-one before it learned length tokens, as it likes. A row for each: the share of captions within one word of what was asked for, mean length, CIDEr,
-BLEU-4. CIDEr falls with the distance from the references' own lengths, whose mean is the row to look at. The last line
-is JSON.
+one before it learned length tokens, as it likes. A row for each: the share of captions within one word of what was
+asked for, mean length, CIDEr, BLEU-4. CIDEr falls with the distance from the references' own lengths, whose mean is
+the row to look at. The last line is JSON.
 """
 
 import argparse
@@ -67,8 +67,8 @@ def main() -> None:
     results = {}
     if args.baseline is not None:
         model, processor = load_captioner(resolve_model(args.baseline).path)
-        captions = caption_all(model, processor, rows, args.batch_size, None, "without length tokens")
-        results["without length tokens"] = judge(captions, references, None)
+        captions = caption_all(model, processor, rows, args.batch_size, None, "baseline")
+        results["baseline"] = judge(captions, references, None)
     model, processor = load_captioner(resolve_model(args.model).path)
     for length in (None, *LENGTHS):
         name = "its own length" if length is None else f"{length} words"
