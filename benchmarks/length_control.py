@@ -56,7 +56,7 @@ def main() -> None:
     """Print the table and the JSON line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", required=True, help="run or folder of a captioner trained with length_tokens")
-    parser.add_argument("--baseline", help="run or folder of one without")
+    parser.add_argument("--baseline", help="run or folder of another captioner")
     parser.add_argument("--data", required=True, help="source of captioned pictures")
     parser.add_argument("--split", default="validation")
     parser.add_argument("--num_images", type=int, default=None, help="the first of the split only")
