@@ -117,7 +117,8 @@ def _statistics(inputs: Inputs) -> np.ndarray:
     return np.array(rows, dtype=np.float64)
 
 
-def _combine(sums: np.ndarray, num_images: int) -> np.ndarray:
+def combine_shares(sums: np.ndarray, num_images: int) -> np.ndarray:
+    """Combine sums (..., 3) to the share of captions with an invention and the share of inventions among mentions."""
     shares = np.divide(sums[..., 1], sums[..., 2], out=np.zeros_like(sums[..., 1]), where=sums[..., 2] > 0)
     return np.stack([sums[..., 0] / num_images, shares], axis=-1)
 
@@ -184,7 +185,7 @@ CHAIR = Metric(
     key="chair",
     names={"chair_s": "CHAIR-s", "chair_i": "CHAIR-i"},
     statistics=_statistics,
-    combine=_combine,
+    combine=combine_shares,
     greater_is_better=False,
     require=_require,
     record=_record,

@@ -9,12 +9,13 @@ from .bleu import BLEU
 from .chair import CHAIR
 from .cider import CIDER, CIDER_D
 from .clip_metrics import CLIP_SCORE, REF_CLIP_SCORE
+from .invented import INVENTED
 from .meteor import METEOR
 from .metric import Metric, Options
 from .rouge_l import ROUGE_L
 
 # In the order in which people see them.
-METRICS = (CIDER, CIDER_D, BLEU, METEOR, ROUGE_L, CLIP_SCORE, REF_CLIP_SCORE, CHAIR)
+METRICS = (CIDER, CIDER_D, BLEU, METEOR, ROUGE_L, CLIP_SCORE, REF_CLIP_SCORE, CHAIR, INVENTED)
 DEFAULT_METRICS = ("bleu", "rouge_l", "cider")
 
 

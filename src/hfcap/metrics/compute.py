@@ -20,8 +20,8 @@ def compute_metrics(
         predictions: N captions, one per image, as the model wrote them (tokenization happens here).
         references: for each image, its reference captions.
         metrics: any of "bleu" (four values), "meteor" (needs the extra `hfcap[meteor]`), "rouge_l", "cider",
-            "cider_d", "clip_score" and "ref_clip_score" (need `images`), "chair" (needs `chair_synonyms`; lower is
-            better).
+            "cider_d", "clip_score" and "ref_clip_score" (need `images`), "chair" (needs `chair_synonyms`) and
+            "invented" (of both lower is better, and they need the extra `hfcap[meteor]`).
         images: N pictures, for the metrics that look at them: anything `hfcap.data.pictures.load_picture` takes.
         options: `tokenizer`, `reference_length`, `idf`, `clip_model`, `meteor`, `chair_synonyms`, `objects`; see
             `hfcap.metrics.metric.Options`.

@@ -1,0 +1,111 @@
+"""Invented things: hand-made WordNet and captions, and the real one where pycocoevalcap is installed."""
+
+import importlib.util
+import zipfile
+
+import pytest
+
+from hfcap.metrics import compute_metrics
+from hfcap.metrics.invented import INVENTED, Things, _things
+from hfcap.metrics.metric import Options
+from hfcap.metrics.wordnet_nouns import Nouns
+from refusals import refused
+
+# id: words, neighbours. A shirt is a "garment", a puppy a dog; "jump" has an act, and a thing beside two acts.
+NOUNS = {
+    "01": ("entity", "02 03"),
+    "02": ("physical_entity", "01 04 05 06 14"),
+    "03": ("act", "01 07 08 09"),
+    "04": ("location", "02 10"),
+    "05": ("somebody person", "02 11 12"),
+    "06": ("animal", "02 13"),
+    "07": ("jump", "03"),
+    "08": ("jump leap", "03"),
+    "09": ("ride", "03"),
+    "10": ("park", "04"),
+    "11": ("man", "05"),
+    "12": ("dog", "05"),
+    "13": ("dog", "06 15"),
+    "14": ("garment", "02 16"),
+    "15": ("puppy", "13"),
+    "16": ("shirt", "14"),
+    "17": ("jump", "14"),
+    "18": ("fire_dog", "14"),
+}
+VERBS = {"005": ("jump", "125"), "125": ("dog", "005")}  # ids begin anew, and say nothing of nouns
+
+
+@pytest.fixture
+def jar(tmp_path):
+    path, synsets = tmp_path / "meteor-1.5.jar", {}
+    related = {synset: set(others.split()) for synset, (_, others) in NOUNS.items()}
+    for synset, others in related.items():
+        for other in others:
+            related[other].add(synset)
+    for table in (NOUNS, VERBS):
+        for synset, (words, _) in table.items():
+            for word in words.split():
+                synsets.setdefault(word, []).append(synset)
+    relations = [(synset, sorted(others)) for synset, others in related.items()]
+    relations += [(synset, others.split()) for synset, (_, others) in VERBS.items()]
+    with zipfile.ZipFile(path, "w") as archive:
+        for name, lines in (("synsets", sorted(synsets.items())), ("relations", relations)):
+            archive.writestr(f"synonym/english.{name}", "".join(f"{a}\n{' '.join(b)}\n" for a, b in lines))
+        archive.writestr("synonym/english.exceptions", "man\nmen\n")
+    return path
+
+
+def test_what_nouns_can_name(jar):
+    nouns = Nouns(jar)
+    assert nouns.ancestors("15") == {"15", "13", "06", "02", "01"}
+    assert nouns.things("puppy") == {"15"} and nouns.things("man") == {"05"}  # all persons are one thing
+    assert nouns.things("dog") == {"05"}  # half of its senses are persons
+    assert nouns.things("jump") == {"17"} and not nouns.is_thing("jump")  # mostly an act
+    assert nouns.things("park") == nouns.things("unknown") == set()
+
+
+def test_nouns_of_captions_and_what_supports_them(jar):
+    things = Things(Nouns(jar))
+    assert [name for name, _ in things.named("a puppy wears two shirts and jumps in a park")] == ["puppy", "shirts"]
+    assert [name for name, _ in things.named("the fire dog is made of iron")] == ["fire dog"]
+    assert things.named("") == ()
+    assert things.unsupported("a puppy in a shirt", ["an animal"]) == ["shirt"]  # more general
+    assert things.unsupported("an animal in a garment", ["the puppy 's shirt"]) == []  # more special
+    assert things.unsupported("a man", ["a crowd"]) == [] and things.unsupported("a man", ["a puppy"]) == ["man"]
+
+
+def test_shares_of_captions_and_of_nouns(jar, monkeypatch):
+    monkeypatch.setattr("hfcap.metrics.invented.find_jar", lambda: jar)
+    captions = ["A puppy in a shirt, and a man.", "a man", "it jumps"]
+    result = compute_metrics(captions, [["a puppy"], ["someone"], ["a puppy"]], ("invented",))
+    assert result["invented_s"] == pytest.approx(2 / 3) and result["invented_i"] == pytest.approx(3 / 4)
+    assert result["invented_i_per_image"] == pytest.approx([2 / 3, 1, 0])
+    assert not INVENTED.greater_is_better
+
+
+def test_other_languages_are_refused():
+    with refused(option="tokenizer", got="zh", wanted="ptb", fix="remove invented"):
+        INVENTED.require(Options(tokenizer="zh"))
+
+
+@pytest.mark.skipif(importlib.util.find_spec("pycocoevalcap") is None, reason="needs pip install 'hfcap[meteor]'")
+def test_wordnet_of_the_jar():
+    from hfcap.metrics.meteor_jar import find_jar
+
+    things = _things(find_jar())
+    assert len(things.nouns._depth) == 82115  # the synsets of WordNet 3.0's noun file
+    for caption, references, unsupported in (
+        ("a brown dog catches a frisbee", ["a puppy plays"], ["frisbee"]),
+        ("a boy on a bike", ["a cyclist on his bicycle"], []),
+        ("a man holds a tennis racket", ["a woman with a racquet"], []),
+        ("a man eats a hot dog", ["a man and his dog"], ["hot dog"]),
+        ("a group of people in front of a couch", ["a crowd", "a sofa"], []),
+        ("a child swings in the background", ["a girl"], []),
+        # Known failures: words of one kind are no synonyms, "guy" is a rope as well, and most senses of "face" and
+        # "building" are no things.
+        ("a man in a hat", ["a man in a cap"], ["hat"]),
+        ("a guy", ["a man"], ["guy"]),
+        ("the face of a dog in a building", ["a dog"], []),
+        ("a dog", ["a hot dog"], []),
+    ):
+        assert things.unsupported(caption, references) == unsupported, caption
