@@ -260,6 +260,18 @@ def test_weights_hash_sees_values_names_and_dtypes():
         ("He raises his right hand.", False),
         ("a copyright sign, slightly upright, in the spotlight", True),
         ("bright leftovers", True),
+        ("ein Hund mit dem linken Ohr im Gras", False),
+        ("ein recht großer Hund", True),
+        ("un homme à droite d'un arbre", False),
+        ("un chico levanta la mano izquierda", False),
+        ("un cane a sinistra", False),
+        ("слева стоит мужчина", False),
+        ("رجل يرفع يده اليمنى", False),
+        ("رجل على دراجة", True),
+        ("左边的男孩。", False),
+        ("一个男人骑着自行车。", True),
+        ("犬が右を向いている", False),
+        ("오른쪽에 있는 개", False),
     ],
 )
 def test_mirror_rule(caption, expected):

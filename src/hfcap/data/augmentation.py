@@ -9,7 +9,14 @@ from PIL import Image, ImageEnhance, ImageOps
 SMALLEST_CROP = 0.5  # share of the area; below, captions would name things that are no longer in the picture
 LARGEST_JITTER = 0.5  # above, a grey sky is white and a red shirt brown
 
-_SIDE_WORDS = re.compile(r"\b(left|right)(most|wards?|hand|handed)?\b", re.IGNORECASE)
+# Words for left and right: English, German and Dutch, French, Spanish, Portuguese, Italian, Russian; Arabic with its
+# prefixes and endings; Chinese, Japanese and Korean, where words have no ends.
+_SIDE_WORDS = re.compile(
+    r"\b(?:(?:left|right)(?:most|wards?|hand|handed)?|link(?:s|e[nmrs]?)|recht(?:s|e[nmrs]?)|gauches?|droite?s?|"
+    r"izquierd[ao]s?|derech[ao]s?|esquerd[ao]s?|direit[ao]s?|sinistr[aeio]|destr[aeio]|(?:с?лев|с?прав|нале|напра)\w+)\b"
+    r"|يسار|يمين|[أا]يسر|[أا]يمن|يسرى|يمنى|[左右왼]|오른",
+    re.IGNORECASE,
+)
 _COLORS = (
     "red|green|blue|yellow|orange|purple|violet|pink|brown|black|white|gr[ae]y|gold(?:en)?|silver|beige|tan|turquoise|"
     "teal|cyan|magenta|maroon|navy|cream|blonde?|brunette|crimson|scarlet|khaki|lavender"
@@ -29,6 +36,7 @@ def mirror(picture: Image.Image) -> Image.Image:
 def mirror_is_true(captions: Iterable[str]) -> bool:
     """Tell whether captions still hold for the picture flipped from left to right: none of them names a side.
 
+    Languages: English, German, Dutch, French, Spanish, Portuguese, Italian, Russian, Arabic, Chinese, Japanese, Korean.
     A caption that only "has left" is taken for one that names a side: one picture less is flipped, nothing false is
     learned. Writing in the picture is not considered.
     """

@@ -2,12 +2,15 @@
 
 from collections.abc import Iterable
 
+import regex
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import (
     PreTrainedTokenizerFast,
 )
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
+# A letter, with its marks, of a script without spaces: merges across letters would make whole sentences tokens.
+_UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]\p{M}*"
 
 
 def train_tokenizer(captions: Iterable[str], vocab_size: int, plain_text: bool = False) -> PreTrainedTokenizerFast:
@@ -20,16 +23,23 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, plain_text: bool =
 
     Returns:
         A tokenizer with `<pad>`, `<bos>` and `<eos>`. Words keep their leading space, the first one included, so that
-        a word has the same tokens wherever it stands.
+        a word has the same tokens wherever it stands. Scripts without spaces (Chinese, Japanese, Thai, Lao, Khmer,
+        Burmese) are read letter by letter.
     """
+    captions = list(captions)
     tokenizer = Tokenizer(models.BPE())
     # No Strip(): it would eat the line break between image and caption, and with it the token that starts a caption.
     steps = [normalizers.NFC()]
     if plain_text:
         steps += [normalizers.Lowercase(), normalizers.Replace(Regex(r"[^\p{L}\p{M}\p{N}\s'-]+"), " ")]
         steps += [normalizers.Replace(Regex(r"\s+"), " "), normalizers.Replace(Regex(r" $"), "")]
-    tokenizer.normalizer = normalizers.Sequence(steps)
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    if any(regex.search(_UNSPACED, caption) for caption in captions):
+        split = pre_tokenizers.Split(Regex(f" ?{_UNSPACED}"), "isolated")
+        tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False)])
+        # The pre-tokenizer would give each letter a leading space.
+        steps += [normalizers.Replace(Regex(r"\A +"), ""), normalizers.Prepend(" ")]
+    tokenizer.normalizer = normalizers.Sequence(steps)
     tokenizer.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
         vocab_size=vocab_size,
