@@ -36,7 +36,8 @@ def mirror(picture: Image.Image) -> Image.Image:
 def mirror_is_true(captions: Iterable[str]) -> bool:
     """Tell whether captions still hold for the picture flipped from left to right: none of them names a side.
 
-    Languages: English, German, Dutch, French, Spanish, Portuguese, Italian, Russian, Arabic, Chinese, Japanese, Korean.
+    Languages: English, German, Dutch, French, Spanish, Portuguese, Italian, Russian, Arabic, Chinese, Japanese and
+    Korean.
     A caption that only "has left" is taken for one that names a side: one picture less is flipped, nothing false is
     learned. Writing in the picture is not considered.
     """
