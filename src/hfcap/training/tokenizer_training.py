@@ -9,8 +9,8 @@ from transformers import (
 )
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
-# A letter, with its marks, of a script without spaces: merges across letters would make whole sentences tokens.
-_UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]\p{M}*"
+# A letter of a script without spaces: merges across letters would make whole sentences tokens.
+_UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
 
 
 def train_tokenizer(captions: Iterable[str], vocab_size: int, plain_text: bool = False) -> PreTrainedTokenizerFast:
