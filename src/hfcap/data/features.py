@@ -4,9 +4,9 @@ It pays where the encoder is slower than the disk, which a CNN on two CPU cores 
 fastest: MobileNetV2 at 224 pixels was at its best with 8, where its maps still fit into the processor's cache.
 
 A cache is found by its key: the encoder's weights and settings, the preprocessing, the view, the pictures in their
-order (of crops their ids as well), and what becomes of one test picture, so that code of other versions of the libraries counts as well. Whatever
-changes, the key does, and the features go to another folder; nothing is ever reused by name. Old folders are not
-deleted: each is safe to remove by hand.
+order (of crops their ids as well), and what becomes of one test picture, so that code of other versions of the
+libraries counts as well. Whatever changes, the key does, and the features go to another folder; nothing is ever
+reused by name. Old folders are not deleted: each is safe to remove by hand.
 """
 
 import hashlib
