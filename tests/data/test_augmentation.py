@@ -1,11 +1,13 @@
 """Augmented pictures: what the captions say stays true, and (seed, epoch, image_id) decide all of it."""
 
+from collections import Counter
+
 import numpy as np
 import pytest
 from PIL import Image
 
-from hfcap.data.augmentation import color_jitter, color_jitter_is_true, random_crop
-from hfcap.data.caption_dataset import CaptionDataset
+from hfcap.data.augmentation import View, color_jitter, color_jitter_is_true, mirror, random_crop
+from hfcap.data.caption_dataset import Augmentation, CaptionDataset
 from hfcap.data.scenes import load_scenes
 
 
@@ -77,3 +79,40 @@ def test_views_are_functions_of_seed_epoch_and_image_id():
     assert len(set(seen(1, 1, color_jitter=0.3))) == 1 < len(set(seen(1, 0, color_jitter=0.3)))
     backwards = CaptionDataset(rows.select([2, 1, 0]), seed=1, **options)
     assert np.asarray(backwards[(2, 2)]["image"]).tobytes() == seen(1, 0, **options)[2]
+
+
+def test_cached_crops_are_drawn_by_epoch_and_flipped_only_where_a_caption_names_no_side():
+    crops = Augmentation(mirror=True, crop=0.7, cached_crops=4, seed=3)
+    names = ["plain", "mirror", "crop0.7-3-1", "crop0.7-3-2-mirror", "crop0.7-3-3", "crop0.7-3-4-mirror"]
+    assert [str(view) for view in crops.cached_views()] == names
+
+    def drawn(augmentation, captions):
+        row = {"image_id": "a", "captions": captions}
+        assert [augmentation.view(row, epoch) for epoch in range(5)] == [augmentation.view(row, e) for e in range(5)]
+        counts = Counter(str(augmentation.view(row, epoch)) for epoch in range(600))
+        return {name: round(count / 600, 1) for name, count in counts.items()}
+
+    assert drawn(crops, ["a dog"]) == dict.fromkeys(names, 0.2)
+    assert drawn(crops, ["a dog on the left"]) == dict.fromkeys(names[::2], 0.3)
+    assert drawn(Augmentation(mirror=True), ["a dog"]) == {"plain": 0.5, "mirror": 0.5}
+    unflipped = Augmentation(crop=0.7, cached_crops=2, seed=3)
+    assert drawn(unflipped, ["a dog"]) == dict.fromkeys(["plain", "crop0.7-3-1", "crop0.7-3-2"], 0.3)
+
+
+def test_a_cached_view_is_a_function_of_seed_number_and_image_id():
+    picture = Image.fromarray(np.random.default_rng(0).integers(0, 256, (40, 60, 3), dtype=np.uint8))
+
+    def seen(image_id="a", **options):
+        return View(**{"crop": 0.7, "number": 1} | options)(picture, image_id)
+
+    def pixels(image):
+        return image.size, image.tobytes()
+
+    assert pixels(seen()) == pixels(seen())
+    others = [seen("b"), seen(number=2), seen(seed=1), seen(crop=0.6), seen(flipped=True)]
+    assert len({pixels(image) for image in [seen(), *others]}) == 6
+    assert pixels(mirror(seen(flipped=True))) == pixels(seen())
+    assert pixels(View()(picture, "a")) == pixels(picture)
+    for number in range(20):
+        width, height = seen(number=number).size
+        assert 0.65 < width * height / 2400 <= 1

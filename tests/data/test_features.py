@@ -1,4 +1,5 @@
 import copy
+import itertools
 import logging
 import pickle
 
@@ -9,7 +10,7 @@ from datasets import Image as ImageFeature
 from PIL import Image
 from torch import nn
 
-from hfcap.data.augmentation import mirror_is_true
+from hfcap.data.augmentation import View, mirror_is_true
 from hfcap.data.features import FeatureCache, cache_features, hash_weights
 from hfcap.data.scenes import load_scenes
 from hfcap.hub.formats import to_stock
@@ -17,22 +18,26 @@ from hfcap.models.vision_features import find_encoder
 from tiny.cached_encoder import BLOCK, NUM_IMAGES, TinyImageProcessor, TinyModel, build, direct
 from tiny.captioners import TINY_VIT
 
+VIEWS = [View(), View(flipped=True), View(crop=0.6, number=1), View(True, 0.6, 2), View(crop=0.6, number=1, seed=7)]
+
 pytestmark = pytest.mark.usefixtures("small_blocks")
 
 
 def test_features_equal_direct_computation_up_to_float16_rounding(tmp_path, scenes):
-    cache, _ = build(tmp_path, scenes, views=("plain", "mirror"))
+    processor = TinyImageProcessor(side=32)
+    cache, _ = build(tmp_path, scenes, processor=processor, views=VIEWS)
     assert len(cache) == NUM_IMAGES and cache.shape == (16, 5)
     worst = 0
-    for view in ("plain", "mirror"):
+    for view in VIEWS:
         for row in range(NUM_IMAGES):
-            got, wanted = cache.read(row, view), direct(scenes, row, view)
+            got, wanted = cache.read(row, view), direct(scenes, row, view, processor)
             assert got.dtype == torch.float32 and got.shape == (16, 5)
             # 2**-11 is the rounding; 1e-6 is for convolutions of another batch size.
             assert (got - wanted).abs().le(wanted.abs() * 2**-11 + 1e-6).all()
             worst = max(worst, (got - wanted).abs().max().item())
     assert worst > 1e-6  # else this is not float16, and the bound above was never tried
-    assert not torch.equal(cache.read(0), cache.read(0, "mirror"))
+    for one, other in itertools.combinations(VIEWS, 2):
+        assert any(not torch.equal(cache.read(row, one), cache.read(row, other)) for row in range(NUM_IMAGES))
 
 
 def test_float32_is_exact_and_another_cache(tmp_path, scenes):
@@ -49,8 +54,8 @@ def test_read_by_id_and_wrong_names(tmp_path, scenes):
         cache.read("nobody")
     with pytest.raises(IndexError):
         cache.read(NUM_IMAGES)
-    with pytest.raises(ValueError, match="no view 'mirror'; it has: plain"):
-        cache.read(0, "mirror")
+    with pytest.raises(ValueError, match="no view mirror; it has: plain"):
+        cache.read(0, View(flipped=True))
 
 
 def test_what_is_read_is_a_copy(tmp_path, scenes):
@@ -67,8 +72,18 @@ def test_second_call_reads_and_does_not_run_the_encoder(tmp_path, scenes):
     second, seen = build(tmp_path, scenes)
     assert seen == 0
     assert torch.equal(first.read(9), second.read(9))
-    _, seen = build(tmp_path, scenes, views=("plain", "mirror"))
+    _, seen = build(tmp_path, scenes, views=VIEWS[:2])
     assert seen == NUM_IMAGES + 1
+
+
+def test_crops_belong_to_the_image_ids_and_whole_pictures_do_not(tmp_path, scenes):
+    processor, views = TinyImageProcessor(side=32), [View(), View(crop=0.6, number=1)]
+    first, _ = build(tmp_path, scenes, processor=processor, views=views)
+    renamed = scenes.remove_columns("image_id").add_column("image_id", [f"other-{i}" for i in range(NUM_IMAGES)])
+    second, _ = build(tmp_path, renamed, processor=processor, views=views)
+    assert first.folders[views[0]] == second.folders[views[0]]
+    assert first.folders[views[1]] != second.folders[views[1]]
+    assert not all(torch.equal(first.read(row, views[1]), second.read(row, views[1])) for row in range(NUM_IMAGES))
 
 
 def changed_weight():
@@ -209,9 +224,7 @@ def test_greyscale_and_transparent_pictures_are_cached_as_load_picture_gives_the
 
 
 def test_wrong_choices_are_named(tmp_path, scenes):
-    with pytest.raises(ValueError, match="unknown view 'upside_down': choose plain, mirror"):
-        build(tmp_path, scenes, views=("upside_down",))
-    with pytest.raises(ValueError, match="empty"):
+    with pytest.raises(ValueError, match="no view"):
         build(tmp_path, scenes, views=())
     with pytest.raises(ValueError, match="unknown dtype 'int8': choose float16, float32"):
         build(tmp_path, scenes, dtype="int8")

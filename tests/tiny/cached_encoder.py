@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from hfcap.data.features import VIEWS, cache_features
+from hfcap.data.features import PLAIN, cache_features
 from hfcap.data.pictures import load_picture
 
 BLOCK = 4
@@ -41,14 +41,16 @@ class TinyModel(nn.Module):
 
 
 class TinyImageProcessor:
-    def __init__(self, mean=0.5):
-        self.mean = mean
+    def __init__(self, mean=0.5, side=None):
+        self.mean, self.side = mean, side
 
     def to_dict(self):
-        return {"mean": self.mean, "_name_or_path": "anywhere"}
+        return {"mean": self.mean, "side": self.side, "_name_or_path": "anywhere"}
 
     def __call__(self, images, return_tensors):
         assert return_tensors == "pt"
+        if self.side is not None:
+            images = [image.resize((self.side, self.side)) for image in images]
         values = np.stack([np.asarray(image, dtype=np.float32) for image in images]) / 255 - self.mean
         return {"pixel_values": torch.from_numpy(values).permute(0, 3, 1, 2)}
 
@@ -59,8 +61,8 @@ def build(tmp_path, scenes, model=None, processor=None, **options):
     return cache, model.images_seen
 
 
-def direct(scenes, row, view="plain"):
-    picture = VIEWS[view](load_picture(scenes[row]["image"]))
+def direct(scenes, row, view=PLAIN, processor=None):
+    picture = view(load_picture(scenes[row]["image"]), scenes[row]["image_id"])
     model = TinyModel().eval()
     with torch.no_grad():
-        return model.get_vision_features(TinyImageProcessor()([picture], "pt")["pixel_values"])[0]
+        return model.get_vision_features((processor or TinyImageProcessor())([picture], "pt")["pixel_values"])[0]

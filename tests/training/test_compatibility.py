@@ -238,7 +238,7 @@ def test_every_recipe_asks_whether_cached_features_fit_the_pictures(name, build_
         "--use_cpu",
         "1",
     ]
-    with refused(option="crop", got=0.7, says="feature_cache"):
+    with refused(option="crop", got=0.7, says="cached_crops"):
         importlib.import_module(name).main([*argv, "--output_dir", str(tmp_path / "run"), "--dry_run"])
 
 

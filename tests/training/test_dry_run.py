@@ -1,6 +1,7 @@
 import pytest
 
-from hfcap.data.features import VIEWS, ComputedFeatures, cache_features
+from hfcap.data.augmentation import View
+from hfcap.data.features import ComputedFeatures, cache_features
 from hfcap.recipes import train
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.dry_run import describe_run, describe_sample
@@ -100,9 +101,10 @@ def test_features_computed_on_demand_are_those_of_a_cache(build_tiny, scene_rows
     model, processor = build_tiny("llava")
     rows = scene_rows.select(range(3))
     computed = ComputedFeatures(model, processor.image_processor, rows)
+    views = [View(), View(flipped=True), View(crop=0.7, number=1)]
     cached = cache_features(
-        model, processor.image_processor, rows, tmp_path, batch_size=1, views=VIEWS, dtype="float32"
+        model, processor.image_processor, rows, tmp_path, batch_size=1, views=views, dtype="float32"
     )
     assert len(computed) == len(cached) == 3
-    for view in VIEWS:
+    for view in views:
         assert all(computed.read(row, view).equal(cached.read(row, view)) for row in range(3))

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from hfcap.data.caption_dataset import CaptionDataset
-from hfcap.data.features import cache_features
+from hfcap.data.features import PLAIN, cache_features
 from hfcap.generation.caption import caption_rows
 from hfcap.generation.inputs import keep_caption_prompt
 from hfcap.generation.loading import load_captioner
@@ -137,7 +137,7 @@ def test_the_cache_belongs_to_encoder_layer_and_preprocessing_and_its_size_is_an
         with torch.no_grad():
             change(model, processor)
         with caplog.at_level(logging.INFO, logger="hfcap.data.features"):
-            return cache_features(model, processor, rows, tmp_path).folders["plain"]
+            return cache_features(model, processor, rows, tmp_path).folders[PLAIN]
 
     def other_layer(model, processor):
         model.config.vision_feature_layer = -1

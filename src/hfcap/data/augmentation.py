@@ -1,7 +1,9 @@
 """Changes to a picture that leave its captions true, off by default."""
 
+import hashlib
 import re
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 import numpy as np
 from PIL import Image, ImageEnhance, ImageOps
@@ -26,6 +28,41 @@ _LIGHT = (
     "sun(?:ny|lit|set|rise)|night|dusk|dawn"
 )
 _COLOR_WORDS = re.compile(rf"\b(?:{_COLORS}|{_LIGHT})(?:ish)?\b", re.IGNORECASE)
+
+
+def draw(seed: int, epoch: int, image_id: str, purpose: str) -> np.random.Generator:
+    """Random generator that depends on its arguments only, so that a resumed run draws what the first one drew."""
+    key = hashlib.sha256(f"{seed}|{epoch}|{image_id}|{purpose}".encode()).digest()
+    return np.random.default_rng(int.from_bytes(key[:8], "little"))
+
+
+@dataclass(frozen=True)
+class View:
+    """A picture as a feature cache keeps it: whole or a crop of its own, flipped or not.
+
+    Args:
+        flipped: whether it is mirrored.
+        crop: smallest share of the area that the crop keeps; 1 for the whole picture.
+        number: of the crop; each number is another crop of a picture.
+        seed: seed of the crops.
+    """
+
+    flipped: bool = False
+    crop: float = 1.0
+    number: int = 0
+    seed: int = 0
+
+    def __str__(self) -> str:
+        """Return the name of the view's folder."""
+        if self.crop == 1:
+            return "mirror" if self.flipped else "plain"
+        return f"crop{self.crop}-{self.seed}-{self.number}" + ("-mirror" if self.flipped else "")
+
+    def __call__(self, picture: Image.Image, image_id: str) -> Image.Image:
+        """Return the picture as this view shows it: a function of the view, the picture and its id."""
+        if self.crop < 1:
+            picture = random_crop(picture, self.crop, draw(self.seed, self.number, image_id, "crop"))
+        return mirror(picture) if self.flipped else picture
 
 
 def mirror(picture: Image.Image) -> Image.Image:

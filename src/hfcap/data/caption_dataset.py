@@ -1,6 +1,5 @@
 """Training data sets: images with references, augmented by (seed, epoch, image_id), as maps and streams."""
 
-import hashlib
 import logging
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -13,7 +12,15 @@ import torch
 from datasets.distributed import split_dataset_by_node
 from PIL import Image
 
-from hfcap.data.augmentation import color_jitter, color_jitter_is_true, mirror, mirror_is_true, random_crop
+from hfcap.data.augmentation import (
+    View,
+    color_jitter,
+    color_jitter_is_true,
+    draw,
+    mirror,
+    mirror_is_true,
+    random_crop,
+)
 from hfcap.data.features import ComputedFeatures, FeatureCache
 from hfcap.data.picture_checks import undecoded
 from hfcap.data.pictures import load_picture
@@ -27,12 +34,6 @@ EMPTY_EPOCHS = 10  # a reader whose shards hold nothing of the split that often 
 FIRST_OF_STREAM = 1000  # images of a stream that stand for all of it in what is checked before training
 
 
-def draw(seed: int, epoch: int, image_id: str, purpose: str) -> np.random.Generator:
-    """Random generator that depends on its arguments only, so that a resumed run draws what the first one drew."""
-    key = hashlib.sha256(f"{seed}|{epoch}|{image_id}|{purpose}".encode()).digest()
-    return np.random.default_rng(int.from_bytes(key[:8], "little"))
-
-
 @dataclass(frozen=True)
 class Augmentation:
     """Random references and image augmentation of a row per epoch, drawn from (seed, epoch, image_id).
@@ -41,6 +42,7 @@ class Augmentation:
         references: how many references of an image a step uses; `None` for all.
         mirror: flip pictures from left to right at random where no caption names a side.
         crop: smallest share of a picture's area that a random crop keeps; 1 crops nothing.
+        cached_crops: how many crops of a picture a feature cache keeps, beside the whole one.
         color_jitter: largest change of brightness, contrast and saturation, where no caption names a colour or light.
         seed: seed of the draws.
     """
@@ -48,6 +50,7 @@ class Augmentation:
     references: int | None = None
     mirror: bool = False
     crop: float = 1.0
+    cached_crops: int = 0
     color_jitter: float = 0.0
     seed: int = 0
 
@@ -63,6 +66,18 @@ class Augmentation:
         """Draw whether the epoch shows the picture flipped."""
         may_flip = self.mirror and mirror_is_true(row["captions"])
         return may_flip and draw(self.seed, epoch, row["image_id"], "mirror").random() < 0.5
+
+    def cached_views(self) -> list[View]:
+        """Return what a feature cache keeps of each picture; every other crop is flipped where pictures may be."""
+        whole = [View(), View(flipped=True)] if self.mirror else [View()]
+        numbers = range(1, self.cached_crops + 1)
+        return whole + [View(self.mirror and n % 2 == 0, self.crop, n, self.seed) for n in numbers]
+
+    def view(self, row: dict, epoch: int) -> View:
+        """Draw which of the cached views the epoch shows."""
+        flipped = self.flips(row, epoch)
+        views = [view for view in self.cached_views() if view.flipped == flipped]
+        return views[draw(self.seed, epoch, row["image_id"], "crop").integers(len(views))]
 
     def picture(self, row: dict, epoch: int) -> Image.Image:
         """Load the row's picture as the epoch shows it."""
@@ -113,8 +128,7 @@ class CaptionDataset(torch.utils.data.Dataset):
         item = self.augmentation.item(row, epoch)
         if self.features is None:
             return item | {"image": self.augmentation.picture(row, epoch)}
-        view = "mirror" if self.augmentation.flips(row, epoch) else "plain"
-        return item | {"vision_features": self.features.read(index, view=view)}
+        return item | {"vision_features": self.features.read(index, self.augmentation.view(row, epoch))}
 
 
 class CaptionStream(torch.utils.data.IterableDataset):

@@ -4,16 +4,17 @@ It pays where the encoder is slower than the disk, which a CNN on two CPU cores 
 fastest: MobileNetV2 at 224 pixels was at its best with 8, where its maps still fit into the processor's cache.
 
 A cache is found by its key: the encoder's weights and settings, the preprocessing, the view, the pictures in their
-order, and what becomes of one test picture, so that code of other versions of the libraries counts as well. Whatever
-changes, the key does, and the features go to another folder; nothing is ever reused by name. Old folders are not
-deleted: each is safe to remove by hand.
+order (of crops their ids as well), and what becomes of one test picture, so that code of other versions of the
+libraries counts as well. Whatever changes, the key does, and the features go to another folder; nothing is ever
+reused by name. Old folders are not deleted: each is safe to remove by hand.
 """
 
 import hashlib
 import io
 import json
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 import datasets
@@ -25,7 +26,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from hfcap import __version__
-from hfcap.data.augmentation import mirror
+from hfcap.data.augmentation import View
 from hfcap.data.feature_store import ArraySpec, open_array, read_complete, write_array
 from hfcap.data.picture_checks import content_hashes
 from hfcap.data.pictures import ORIENTATION, load_picture
@@ -34,7 +35,7 @@ from hfcap.models.vision_features import encoder_features, find_encoder
 
 logger = logging.getLogger(__name__)
 
-VIEWS = {"plain": lambda picture: picture, "mirror": mirror}
+PLAIN = View()
 DTYPES = ("float16", "float32")
 # Part of each key: raise it when load_picture changes what it gives in a case that the test picture does not show.
 FORMAT_VERSION = 1
@@ -64,11 +65,11 @@ class FeatureCache:
 
     """
 
-    def __init__(self, folders: dict[str, Path], image_ids: Sequence[str]):
+    def __init__(self, folders: dict[View, Path], image_ids: Sequence[str]):
         self.folders = folders
         self.image_ids = list(image_ids)
         self._rows = {image_id: row for row, image_id in enumerate(self.image_ids)}
-        self._arrays: dict[str, np.ndarray] = {}
+        self._arrays: dict[View, np.ndarray] = {}
 
     def __len__(self) -> int:
         return len(self.image_ids)
@@ -82,7 +83,7 @@ class FeatureCache:
         """(N, D) of one image's features."""
         return self._array(next(iter(self.folders))).shape[1:]
 
-    def read(self, image: int | str, view: str = "plain") -> torch.Tensor:
+    def read(self, image: int | str, view: View = PLAIN) -> torch.Tensor:
         """Return the features (N, D) of an image as a new float32 tensor.
 
         Args:
@@ -98,9 +99,9 @@ class FeatureCache:
         row = self._rows[image] if isinstance(image, str) else image
         return torch.from_numpy(self._array(view)[row].astype(np.float32))
 
-    def _array(self, view: str) -> np.ndarray:
+    def _array(self, view: View) -> np.ndarray:
         if view not in self.folders:
-            raise ValueError(f"the feature cache has no view {view!r}; it has: {', '.join(self.folders)}")
+            raise ValueError(f"the feature cache has no view {view}; it has: {', '.join(map(str, self.folders))}")
         if view not in self._arrays:
             self._arrays[view] = open_array(self.folders[view])
         return self._arrays[view]
@@ -116,18 +117,17 @@ class ComputedFeatures:
     """
 
     def __init__(self, model: torch.nn.Module, image_processor, dataset: datasets.Dataset):
-        self._of_view = {
-            view: _feature_function(model, find_encoder(model), image_processor, dataset, view, batch_size=1)
-            for view in VIEWS
-        }
+        self._features_in = partial(
+            _feature_function, model, find_encoder(model), image_processor, dataset, batch_size=1
+        )
         self._num_images = len(dataset)
 
     def __len__(self) -> int:
         return self._num_images
 
-    def read(self, image: int, view: str = "plain") -> torch.Tensor:
+    def read(self, image: int, view: View = PLAIN) -> torch.Tensor:
         """Return the features (N, D) float32 of the image in a row of the data set."""
-        return torch.from_numpy(self._of_view[view](range(image, image + 1))[0])
+        return torch.from_numpy(self._features_in(view=view)(range(image, image + 1))[0])
 
 
 def cache_features(
@@ -136,7 +136,7 @@ def cache_features(
     dataset: datasets.Dataset,
     cache_dir: str | Path,
     batch_size: int = 8,
-    views: Sequence[str] = ("plain",),
+    views: Sequence[View] = (PLAIN,),
     dtype: str = "float16",
 ) -> FeatureCache:
     """Give the encoder's features of all images, from disk where they are there, else computed and written.
@@ -151,7 +151,7 @@ def cache_features(
         dataset: rows of `image_id` and `image`.
         cache_dir: folder that holds a folder for each key.
         batch_size: images the encoder sees at a time.
-        views: "plain", "mirror" (flipped from left to right), or both. A view that is there already is kept.
+        views: of each picture. A view that is there already is kept.
         dtype: on disk. "float16" rounds to 11 significant bits: a relative error of at most 2**-11 = 0.0005 for
             magnitudes from 6.1e-5 to 65504, an absolute one of at most 3e-8 below. "float32" is twice as large.
 
@@ -159,14 +159,16 @@ def cache_features(
         `FeatureCache` with one entry a row of `dataset`.
 
     Raises:
-        ValueError: for an unknown view or dtype, a picture that cannot be read, pictures that give features of
+        ValueError: for no view, an unknown dtype, a picture that cannot be read, pictures that give features of
             different shapes, and features that are not finite (in float16: above 65504).
         ConfigError: a native model that features of one shape cannot serve.
         OSError: the disk has less free space than the features need.
 
     """
-    _check_choices("view", views, VIEWS)
-    _check_choices("dtype", [dtype], DTYPES)
+    if not views:
+        raise ValueError("no view to keep features of")
+    if dtype not in DTYPES:
+        raise ValueError(f"unknown dtype {dtype!r}: choose {', '.join(DTYPES)}")
     image_processor = getattr(image_processor, "image_processor", image_processor)
     encoder = find_encoder(model)
     parts = {
@@ -177,14 +179,17 @@ def cache_features(
         "images": _hash_json(content_hashes(dataset)),
         "dtype": dtype,
     }
+    image_ids = dataset.select_columns(["image_id"])["image_id"][:]
     folders = {}
     for view in views:
-        view_parts = {**parts, "view": view, "test picture": _try_out(model, encoder, image_processor, view)}
+        view_parts = {**parts, "view": str(view), "test picture": _try_out(model, encoder, image_processor, view)}
+        if view.crop < 1:
+            view_parts["image ids"] = _hash_json(image_ids)  # they decide where the crops are
         folder = Path(cache_dir) / f"{view}-{_hash_json(view_parts)[:24]}"
         features_of = _feature_function(model, encoder, image_processor, dataset, view, batch_size)
         _build_once(folder, view_parts, len(dataset), features_of)
         folders[view] = folder
-    return FeatureCache(folders, dataset.select_columns(["image_id"])["image_id"][:])
+    return FeatureCache(folders, image_ids)
 
 
 def hash_weights(module: torch.nn.Module) -> str:
@@ -197,13 +202,13 @@ def hash_weights(module: torch.nn.Module) -> str:
     return digest.hexdigest()
 
 
-def hash_preprocessing(image_processor, view: str = "plain") -> str:
+def hash_preprocessing(image_processor, view: View = PLAIN) -> str:
     """Return a sha256 (hex) of what a view and an image processor make of a test picture.
 
     Settings alone do not tell: the same class of another version of its library, or of another backend (Pillow or
     torchvision), gives other pixels.
     """
-    encoded = image_processor(images=[VIEWS[view](load_picture(_test_picture()))], return_tensors="pt")
+    encoded = image_processor(images=[view(load_picture(_test_picture()), "test picture")], return_tensors="pt")
     digest = hashlib.sha256()
     for name, tensor in sorted(encoded.items()):
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
@@ -221,13 +226,13 @@ def _test_picture() -> bytes:
     return file.getvalue()
 
 
-def _try_out(model: torch.nn.Module, encoder: torch.nn.Module, image_processor, view: str) -> dict[str, object]:
+def _try_out(model: torch.nn.Module, encoder: torch.nn.Module, image_processor, view: View) -> dict[str, object]:
     """What becomes of the test picture: its pixels exactly, and the shape and size of its features.
 
     The shape tells whether the class token is among them. The features are rounded, since their last digits differ
     between devices; a rounding that falls to the other side costs a computation, and no wrong features.
     """
-    features = _encode(model, encoder, image_processor, [VIEWS[view](load_picture(_test_picture()))])
+    features = _encode(model, encoder, image_processor, [view(load_picture(_test_picture()), "test picture")])
     sizes = (np.abs(features).mean(), np.square(features).mean())  # no sums around zero, which would be noise
     return {
         "pixels": hash_preprocessing(image_processor, view),
@@ -278,18 +283,19 @@ def _feature_function(
     encoder: torch.nn.Module,
     image_processor,
     dataset: datasets.Dataset,
-    view: str,
+    view: View,
     batch_size: int,
 ) -> Callable[[range], np.ndarray]:
     """Return the function from consecutive rows to their features (rows, N, D) float32."""
     # Decoding is left to load_picture, so that a picture is treated here as in training.
-    images = dataset.select_columns(["image"]).cast_column("image", datasets.Image(decode=False))
+    images = dataset.select_columns(["image_id", "image"]).cast_column("image", datasets.Image(decode=False))
 
-    def picture_of(row: int) -> object:
+    def picture_of(number: int) -> Image.Image:
+        row = images[number]
         try:
-            return VIEWS[view](load_picture(images[row]["image"]))
+            return view(load_picture(row["image"]), row["image_id"])
         except OSError as error:
-            raise ValueError(f"the picture of row {row} cannot be read: {error}; repair or remove it") from error
+            raise ValueError(f"the picture of row {number} cannot be read: {error}; repair or remove it") from error
 
     def features_of(rows: range) -> np.ndarray:
         batches = []
@@ -318,12 +324,6 @@ def _checked(features: np.ndarray, spec: ArraySpec, rows: range) -> np.ndarray:
             f"{np.abs(features).max():.4g}, float16 ends at 65504): use dtype='float32', or repair the encoder"
         )
     return stored
-
-
-def _check_choices(what: str, got: Sequence[str], known: Iterable[str]) -> None:
-    unknown = [one for one in got if one not in known]
-    if unknown or not got:
-        raise ValueError(f"unknown {what} {', '.join(map(repr, unknown)) or 'list: empty'}: choose {', '.join(known)}")
 
 
 def _settings_of(model: torch.nn.Module, encoder: torch.nn.Module, image_processor) -> dict:

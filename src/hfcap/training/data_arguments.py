@@ -74,6 +74,9 @@ class DataArguments(SourceArguments):
     crop: float = field(
         default=1.0, metadata={"help": "Crop pictures at random, keeping at least this share of their area."}
     )
+    cached_crops: int = field(
+        default=0, metadata={"min": 0, "help": "With `feature_cache`: how many crops of each picture it keeps."}
+    )
     color_jitter: float = field(
         default=0.0,
         metadata={
@@ -92,3 +95,32 @@ class DataArguments(SourceArguments):
             )
         if not 0 <= self.color_jitter <= LARGEST_JITTER:
             raise ConfigError(option="color_jitter", got=self.color_jitter, wanted=f"0 (none) to {LARGEST_JITTER}")
+
+
+def check_cached_views(data_args: DataArguments, feature_cache: bool) -> None:
+    """Check that a feature cache can hold what training shows of a picture.
+
+    Raises:
+        ConfigError: it cannot, or crops are to be kept that nothing draws.
+    """
+    if feature_cache and data_args.color_jitter:
+        raise ConfigError(
+            "cached features are those of a picture in its own colours",
+            option="color_jitter",
+            got=data_args.color_jitter,
+            fix="remove it, or set feature_cache: false",
+        )
+    if feature_cache and data_args.crop < 1 and not data_args.cached_crops:
+        raise ConfigError(
+            "a feature cache holds a fixed number of crops of a picture",
+            option="crop",
+            got=data_args.crop,
+            fix="set cached_crops to how many (4, say), or feature_cache: false",
+        )
+    if data_args.cached_crops and not (feature_cache and data_args.crop < 1):
+        raise ConfigError(
+            "a feature cache keeps these crops",
+            option="cached_crops",
+            got=data_args.cached_crops,
+            fix="set feature_cache: true and crop below 1 (0.7, say), or remove it",
+        )

@@ -11,7 +11,7 @@ from hfcap.generation.settings import DEFAULT_DECODING, check_savable
 from hfcap.models.model_types import MODEL_TYPES, is_packable, spec_of_type
 from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
 from hfcap.training.build import given_decoding
-from hfcap.training.data_arguments import DataArguments
+from hfcap.training.data_arguments import DataArguments, check_cached_views
 from hfcap.training.engine import current_backend
 from hfcap.training.strategies import TRAINED_PARTS
 from hfcap.training.support import FAMILIES, NOT_ON_FSDP2, SUPPORT, Backend
@@ -179,14 +179,7 @@ def check_data(data_args: DataArguments, model_args: ModelArguments, args: Capti
             got=True,
             fix="remove streaming or feature_cache",
         )
-    changing = [name for name, off in (("crop", 1), ("color_jitter", 0)) if getattr(data_args, name) != off]
-    if model_args.feature_cache and changing:
-        raise ConfigError(
-            "cached features are those of the plain (and mirrored) image",
-            option=changing[0],
-            got=getattr(data_args, changing[0]),
-            fix="remove it, or set feature_cache: false",
-        )
+    check_cached_views(data_args, model_args.feature_cache)
 
 
 def check_length_tokens(model_args: ModelArguments, args: CaptionTrainingArguments) -> None:

@@ -24,7 +24,8 @@ from peft import PeftModel
 from transformers import PreTrainedModel, ProcessorMixin, set_seed
 
 from hfcap import runs
-from hfcap.data.caption_dataset import CaptionDataset, CaptionStream
+from hfcap.data.augmentation import View
+from hfcap.data.caption_dataset import Augmentation, CaptionDataset, CaptionStream
 from hfcap.data.features import ComputedFeatures, FeatureCache, cache_features
 from hfcap.distributed import use_all_cores, whole_weights
 from hfcap.errors import ConfigError
@@ -176,10 +177,11 @@ def caption_datasets(run: Run, model: PreTrainedModel | PeftModel, processor) ->
     """
     train_rows, eval_rows = run.rows
     train_features = eval_features = None
+    names = ("references", "mirror", "crop", "cached_crops", "color_jitter")
+    augmentation = {name: getattr(run.data, name) for name in names} | {"seed": run.args.seed}
     if run.model.feature_cache:
-        train_features, eval_features = _cached_features(run, model, processor)
-    augmentation = {name: getattr(run.data, name) for name in ("references", "mirror", "crop", "color_jitter")}
-    augmentation["seed"] = run.args.seed
+        views = Augmentation(**augmentation).cached_views()
+        train_features, eval_features = _cached_features(run, model, processor, views)
     if isinstance(train_rows, datasets.IterableDataset):
         # Without a chosen prompt, all rows must have the one that the first rows had.
         check = None if run.data.prompt is not None else partial(check_later_prompt, known=caption_prompt(processor))
@@ -189,7 +191,7 @@ def caption_datasets(run: Run, model: PreTrainedModel | PeftModel, processor) ->
     return {"train_dataset": train, "eval_dataset": CaptionDataset(eval_rows, eval_features)}
 
 
-def _cached_features(run: Run, model, processor) -> list[FeatureCache | ComputedFeatures]:
+def _cached_features(run: Run, model, processor, views: list[View]) -> list[FeatureCache | ComputedFeatures]:
     image_processor, folder = processor.image_processor, run.model.cache_dir
     if run.args.dry_run:
         features = [ComputedFeatures(model, image_processor, rows) for rows in run.rows]
@@ -199,7 +201,6 @@ def _cached_features(run: Run, model, processor) -> list[FeatureCache | Computed
     home = next(encoder.parameters()).device
     encoder.to(run.args.device)
     with eager_sdpa(model):
-        views = ("plain", "mirror") if run.data.mirror else ("plain",)
         train = cache_features(model, image_processor, run.rows[0], folder, views=views)
         evaluation = cache_features(model, image_processor, run.rows[1], folder, dtype="float32")
     encoder.to(home)  # where the rest is: the trainer moves the model, or an engine partitions it

@@ -7,7 +7,7 @@ from hfcap.errors import ConfigError
 from hfcap.training.argument_checks import check_best_metric, refuse_settings
 from hfcap.training.arguments import EncoderArguments, RunArguments
 from hfcap.training.config_checks import check_keys, config_class_of
-from hfcap.training.data_arguments import DataArguments
+from hfcap.training.data_arguments import DataArguments, check_cached_views
 from hfcap.training.support import Backend
 
 TAGGER_FIGURES = ("loss", "map", "log_loss")
@@ -96,22 +96,13 @@ def check_tagger(
         "prompt": (data_args.prompt, "a tagger takes no prompt"),
     }
     refuse_settings(refused)
-    if not tagger_args.feature_cache:
-        return
-    if tagger_args.strategy != "frozen_encoder":
+    check_cached_views(data_args, tagger_args.feature_cache)
+    if tagger_args.feature_cache and tagger_args.strategy != "frozen_encoder":
         raise ConfigError(
             f"features are cached for a frozen encoder, and strategy {tagger_args.strategy!r} trains it",
             option="feature_cache",
             got=True,
             fix="set strategy: frozen_encoder, or feature_cache: false",
-        )
-    changing = [name for name, off in (("crop", 1), ("color_jitter", 0)) if getattr(data_args, name) != off]
-    if changing:
-        raise ConfigError(
-            "cached features are those of the plain (and mirrored) image",
-            option=changing[0],
-            got=getattr(data_args, changing[0]),
-            fix="remove it, or set feature_cache: false",
         )
 
 

@@ -1,12 +1,15 @@
 """The classifier that a tagger trains, and its cached features, a captioner's own among them."""
 
+from collections.abc import Sequence
+
 import datasets
 import torch
 from transformers import PreTrainedModel
 from transformers.image_processing_utils import BaseImageProcessor
 
 from hfcap import runs
-from hfcap.data.features import FeatureCache, cache_features
+from hfcap.data.augmentation import View
+from hfcap.data.features import PLAIN, FeatureCache, cache_features
 from hfcap.generation.inputs import BLANK
 from hfcap.generation.loading import load_captioner
 from hfcap.models.image_classifier import PooledFeatures, classifier_of_encoder, pooled_features
@@ -54,12 +57,12 @@ class TaggerFeatures:
         """Count the pictures."""
         return len(self.indices)
 
-    def read(self, index: int, view: str = "plain") -> torch.Tensor:
+    def read(self, index: int, view: View = PLAIN) -> torch.Tensor:
         """Return what the head gets for a picture, (1, D) float32; of a cached feature map its mean."""
         return self.means[view][index] if self.means else self.cache.read(self.indices[index], view=view)
 
 
-def _mean(cache: FeatureCache, index: int, view: str) -> torch.Tensor:
+def _mean(cache: FeatureCache, index: int, view: View) -> torch.Tensor:
     return cache.read(index, view=view).mean(dim=0, keepdim=True)
 
 
@@ -69,7 +72,7 @@ def cache_tagger_features(
     captioner: PreTrainedModel | None,
     rows: datasets.Dataset,
     cache_dir: str,
-    views: tuple[str, ...] = ("plain",),
+    views: Sequence[View] = (PLAIN,),
     dtype: str = "float16",
 ) -> FeatureCache:
     """Give the features of a frozen encoder for all rows, from disk where they are there.

@@ -15,7 +15,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 
 from hfcap import runs
 from hfcap.atomic_files import write_atomic, write_json
-from hfcap.data.caption_dataset import CaptionDataset
+from hfcap.data.caption_dataset import Augmentation, CaptionDataset
 from hfcap.distributed import use_all_cores
 from hfcap.errors import ConfigError
 from hfcap.models.image_classifier import accept_pooled_features, body, start_head
@@ -168,19 +168,20 @@ def prepare_tagger(
     start_head(model, head_start(parts["train"].labels, run.args.tag_loss))
     body(model).requires_grad_(run.tagger.strategy == "full")
     caches: dict[str, Any] = dict.fromkeys(PARTS)
+    names = ("mirror", "crop", "cached_crops", "color_jitter")
+    augmentation = {name: getattr(run.data, name) for name in names} | {"seed": run.args.seed}
     if run.tagger.feature_cache:
-        views = ("plain", "mirror") if run.data.mirror else ("plain",)
+        views = Augmentation(**augmentation).cached_views()
         common = (model, image_processor, captioner)
         train = cache_tagger_features(*common, run.rows[0], run.tagger.cache_dir, views)
         evaluation = cache_tagger_features(*common, run.rows[1], run.tagger.cache_dir, dtype="float32")
         for name, part in parts.items():
             caches[name] = TaggerFeatures(evaluation if name == "evaluation" else train, part.indices)
         accept_pooled_features(model)
-    views = {name: getattr(run.data, name) for name in ("mirror", "crop", "color_jitter")} | {"seed": run.args.seed}
-    data = {
-        name: LabeledImages(CaptionDataset(part.rows, caches[name], **(views if name == "train" else {})), part.labels)
-        for name, part in parts.items()
-    }
+    data = {}
+    for name, part in parts.items():
+        rows = CaptionDataset(part.rows, caches[name], **(augmentation if name == "train" else {}))
+        data[name] = LabeledImages(rows, part.labels)
     return model, image_processor, data
 
 
