@@ -156,7 +156,7 @@ def cache_features(
             magnitudes from 6.1e-5 to 65504, an absolute one of at most 3e-8 below. "float32" is twice as large.
 
     Returns:
-        `FeatureCache` with one entry a row of `dataset`.
+        `FeatureCache` with one entry per row of `dataset`.
 
     Raises:
         ValueError: for no view, an unknown dtype, a picture that cannot be read, pictures that give features of

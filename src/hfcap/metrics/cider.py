@@ -28,7 +28,7 @@ class CiderScorer:
     """Reference captions with their tf-idf weights, computed once; scores any number of candidates for these images.
 
     Args:
-        references: one list of tokenized captions an image.
+        references: one list of tokenized captions per image.
         frequencies: document frequencies from elsewhere; None takes them from these references.
 
     Attributes:

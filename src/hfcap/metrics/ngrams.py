@@ -60,7 +60,7 @@ class NgramIndex:
     """The n-grams of a fixed set of reference captions, against which candidates are counted.
 
     Args:
-        references: one list of tokenized captions an image.
+        references: one list of tokenized captions per image.
         vocabulary: n-grams to be numbered as well, though no reference may hold them.
 
     Attributes:
