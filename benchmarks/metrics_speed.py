@@ -87,7 +87,7 @@ def time_bootstrap(images: Captions) -> float:
 
 
 def time_reward(images: Captions, batches: int = 40) -> float:
-    """Give captions per second: 64 images x 5 samples a batch, each a caption of the image with a word exchanged."""
+    """Give captions per second: 64 images x 5 samples per batch, each a caption of the image with a word exchanged."""
     random = np.random.default_rng(0)
     reward = CiderDReward({str(index): captions[1:] for index, captions in enumerate(images)})
     drawn = []

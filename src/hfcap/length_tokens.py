@@ -1,4 +1,4 @@
-"""Tokens that say how many words per caption has: learned with the references, and asked for by whoever captions.
+"""Tokens that say how many words a caption has: learned with the references, and asked for by whoever captions.
 
 A captioner with length tokens writes one before each caption, `<|words_9|>` for nine words. It learns this from the
 references' own numbers of words, as it learns any first word; the token is special, so no text shows it. A length is

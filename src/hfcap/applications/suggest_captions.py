@@ -94,7 +94,7 @@ def token_lists(tokenizer, phrases: list[str]) -> Iterator[tuple[int, ...]]:
 
 
 def phrases_of(path: str) -> list[str]:
-    """Read words and phrases, one a line.
+    """Read words and phrases, one per line.
 
     Raises:
         ConfigError: the file cannot be read, or holds none.

@@ -53,7 +53,7 @@ def write_check_page(path: str | os.PathLike, check: Check, num_shown: int = 12,
 
 
 def _charts(check: Check) -> list[tuple[str, str, Chart]]:
-    """(heading, label of the x axis, chart), a series a split, of at most three splits."""
+    """(heading, label of the x axis, chart), a series per split, of at most three splits."""
     splits = check.splits[:3]
     words = {s.name: [len(text.split()) for texts in s.captions for text in texts if text] for s in splits}
     tokens = {s.name: [count for counts in s.tokens for count in counts] for s in splits}

@@ -30,7 +30,7 @@ BACKGROUND_VALUES = {
     "dark grey": ((60, 62, 66), (60, 62, 66)),
     "gradient": ((252, 252, 252), (136, 138, 142)),
 }
-# A colour is mixed with up to so much black or white. One exact value a name would let a captioner learn each pair of
+# A colour is mixed with up to so much black or white. One exact value per name would let a captioner learn each pair of
 # colour and shape by itself, and fail on the pairs that training never shows.
 SHADE, TINT = 0.15, 0.25
 COLOR_JITTER = 8

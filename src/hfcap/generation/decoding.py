@@ -172,7 +172,7 @@ class SharedPrefixBeams:
     Args:
         prefix_mask: (B, P) bool, the cached prefix without its padding.
         position: (B, 1) int64, of the first token behind it.
-        width: candidates an image, K.
+        width: candidates per image, K.
     """
 
     def __init__(self, prefix_mask: torch.Tensor, position: torch.Tensor, width: int):

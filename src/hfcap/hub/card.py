@@ -52,7 +52,7 @@ PROCEDURE = {
     "lr_scheduler_type": "schedule",
     "num_train_epochs": "epochs",
     "max_steps": "steps",
-    "per_device_train_batch_size": "images a device and step",
+    "per_device_train_batch_size": "images per device and step",
     "gradient_accumulation_steps": "accumulation steps",
     "label_smoothing_factor": "label smoothing",
     "weight_decay": "weight decay",

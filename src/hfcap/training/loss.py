@@ -29,7 +29,7 @@ def token_loss(
         label_smoothing: mass spread evenly over the vocabulary (Szegedy et al., 2016).
 
     Returns:
-        Scalar float32, in nats a token.
+        Scalar float32, in nats per token.
     """
     logits = outputs.logits
     if labels.ndim == 2:  # of a model whose head cannot run on target positions alone

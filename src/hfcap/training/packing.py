@@ -203,7 +203,7 @@ def packed_block_mask(rows: PackedRows, sliding_window: int | None = None) -> Bl
     """Build the same mask for FlexAttention, which skips blocks of tokens where nobody sees anybody.
 
     The cost of attention grows with what is seen, not with the square of the row, and no (L, L) tensor of scores
-    exists; the rule itself is evaluated for all pairs, once a batch for all layers.
+    exists; the rule itself is evaluated for all pairs, once per batch for all layers.
     """
     size, length = rows.segment_ids.shape
     rule = may_attend(rows, sliding_window)

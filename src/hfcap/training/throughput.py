@@ -112,7 +112,7 @@ class Throughput:
 
 
 def measure_matmul(device: torch.device, dtype: torch.dtype) -> float:
-    """Rate of square matrix products on a device, in floating-point operations a second: the best of five."""
+    """Rate of square matrix products on a device, in floating-point operations per second: the best of five."""
     side = MATMUL_SIDE.get(device.type, MATMUL_SIDE["other"])
     # Random numbers, since a GPU is faster on constant ones; from a generator of their own, so that the dropout of the
     # training that follows stays what it is.
