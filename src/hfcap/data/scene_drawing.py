@@ -30,8 +30,8 @@ BACKGROUND_VALUES = {
     "dark grey": ((60, 62, 66), (60, 62, 66)),
     "gradient": ((252, 252, 252), (136, 138, 142)),
 }
-# A colour is mixed with up to so much black or white. One exact value per name would let a captioner learn each pair of
-# colour and shape by itself, and fail on the pairs that training never shows.
+# A colour is mixed with up to so much black or white. One exact value per name would let a captioner learn each pair
+# of colour and shape by itself, and fail on the pairs that training never shows.
 SHADE, TINT = 0.15, 0.25
 COLOR_JITTER = 8
 # Diameter by number of shapes: a group has to fit into half a picture, and large must stay larger than small.
