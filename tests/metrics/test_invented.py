@@ -1,57 +1,21 @@
 """Invented things: hand-made WordNet and captions, and the real one where pycocoevalcap is installed."""
 
 import importlib.util
-import zipfile
 
 import pytest
 
 from hfcap.metrics import compute_metrics
-from hfcap.metrics.invented import INVENTED, Things, _things
+from hfcap.metrics.invented import INVENTED, Things, load_things
 from hfcap.metrics.metric import Options
 from hfcap.metrics.wordnet_nouns import Nouns
 from refusals import refused
-
-# id: words, neighbours. A shirt is a "garment", a puppy a dog; "jump" has an act, and a thing beside two acts.
-NOUNS = {
-    "01": ("entity", "02 03"),
-    "02": ("physical_entity", "01 04 05 06 14"),
-    "03": ("act", "01 07 08 09"),
-    "04": ("location", "02 10"),
-    "05": ("somebody person", "02 11 12"),
-    "06": ("animal", "02 13"),
-    "07": ("jump", "03"),
-    "08": ("jump leap", "03"),
-    "09": ("ride", "03"),
-    "10": ("park", "04"),
-    "11": ("man", "05"),
-    "12": ("dog", "05"),
-    "13": ("dog", "06 15"),
-    "14": ("garment", "02 16"),
-    "15": ("puppy", "13"),
-    "16": ("shirt", "14"),
-    "17": ("jump", "14"),
-    "18": ("fire_dog", "14"),
-}
-VERBS = {"005": ("jump", "125"), "125": ("dog", "005")}  # ids begin anew, and say nothing of nouns
+from tiny.wordnet import write_jar
 
 
 @pytest.fixture
 def jar(tmp_path):
-    path, synsets = tmp_path / "meteor-1.5.jar", {}
-    related = {synset: set(others.split()) for synset, (_, others) in NOUNS.items()}
-    for synset, others in related.items():
-        for other in others:
-            related[other].add(synset)
-    for table in (NOUNS, VERBS):
-        for synset, (words, _) in table.items():
-            for word in words.split():
-                synsets.setdefault(word, []).append(synset)
-    relations = [(synset, sorted(others)) for synset, others in related.items()]
-    relations += [(synset, others.split()) for synset, (_, others) in VERBS.items()]
-    with zipfile.ZipFile(path, "w") as archive:
-        for name, lines in (("synsets", sorted(synsets.items())), ("relations", relations)):
-            archive.writestr(f"synonym/english.{name}", "".join(f"{a}\n{' '.join(b)}\n" for a, b in lines))
-        archive.writestr("synonym/english.exceptions", "man\nmen\n")
+    path = tmp_path / "meteor-1.5.jar"
+    write_jar(path)
     return path
 
 
@@ -69,9 +33,13 @@ def test_nouns_of_captions_and_what_supports_them(jar):
     assert [name for name, _ in things.named("a puppy wears two shirts and jumps in a park")] == ["puppy", "shirts"]
     assert [name for name, _ in things.named("the fire dog is made of iron")] == ["fire dog"]
     assert things.named("") == ()
-    assert things.unsupported("a puppy in a shirt", ["an animal"]) == ["shirt"]  # more general
-    assert things.unsupported("an animal in a garment", ["the puppy 's shirt"]) == []  # more special
-    assert things.unsupported("a man", ["a crowd"]) == [] and things.unsupported("a man", ["a puppy"]) == ["man"]
+
+    def unsupported(caption, *references):
+        return things.unsupported(caption, things.evidence(references))
+
+    assert unsupported("a puppy in a shirt", "an animal") == ["shirt"]  # more general
+    assert unsupported("an animal in a garment", "the puppy 's shirt") == []  # more special
+    assert unsupported("a man", "a crowd") == [] and unsupported("a man", "a puppy") == ["man"]
 
 
 def test_shares_of_captions_and_of_nouns(jar, monkeypatch):
@@ -92,7 +60,7 @@ def test_other_languages_are_refused():
 def test_wordnet_of_the_jar():
     from hfcap.metrics.meteor_jar import find_jar
 
-    things = _things(find_jar())
+    things = load_things(find_jar())
     assert len(things.nouns._depth) == 82115  # the synsets of WordNet 3.0's noun file
     for caption, references, unsupported in (
         ("a brown dog catches a frisbee", ["a puppy plays"], ["frisbee"]),
@@ -108,4 +76,4 @@ def test_wordnet_of_the_jar():
         ("the face of a dog in a building", ["a dog"], []),
         ("a dog", ["a hot dog"], []),
     ):
-        assert things.unsupported(caption, references) == unsupported, caption
+        assert things.unsupported(caption, things.evidence(references)) == unsupported, caption

@@ -14,7 +14,7 @@ from hfcap.training import scst
 from hfcap.training.arguments import ModelArguments
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.data_arguments import DataArguments
-from hfcap.training.rewards import Bleu4, LengthBand, Repetition, Reward, build_rewards, weighted_sum
+from hfcap.training.rewards import Bleu4, Invented, LengthBand, Repetition, Reward, build_rewards, weighted_sum
 from hfcap.training.scst import PictureCollator, ScstArguments, ScstTrainer, kl_divergence
 from hfcap.training.starting_model import frozen_copy
 from hfcap.training.strategies import apply_strategy
@@ -22,6 +22,7 @@ from hfcap.training.trainer import CaptionTrainer
 from refusals import refused
 from tiny.native import BUILDERS, PROMPT, build_native
 from tiny.training import STEPS_ALONE
+from tiny.wordnet import write_jar
 
 pytestmark = pytest.mark.filterwarnings("ignore:CIDEr weighs words")
 
@@ -56,6 +57,17 @@ def test_bleu_is_of_each_caption_alone():
     found = Bleu4()(captions, ["1", "3"], [REFERENCES["1"], REFERENCES["3"]])
     assert found[0] == pytest.approx(1, abs=1e-6)
     assert found[1] < 0.05  # no four words in a row; the original's small constants make it a little more than 0
+
+
+def test_each_noun_that_no_reference_supports_costs_one(tmp_path, monkeypatch):
+    write_jar(tmp_path / "meteor-1.5.jar")
+    for module in ("hfcap.metrics.invented", "hfcap.training.rewards"):
+        monkeypatch.setattr(f"{module}.find_jar", lambda: tmp_path / "meteor-1.5.jar")
+    reward = Invented()
+    sampled = {"image_ids": ["1", "1", "2"], "references": [["A puppy."], ["A puppy."], ["A man"]]}
+    assert reward(["a puppy in a shirt with a man", "An animal!", ""], **sampled).tolist() == [-2, 0, 0]
+    with refused(option="tokenizer", got="zh"):
+        Invented("zh")
 
 
 def test_similar_pictures_have_references_alike():

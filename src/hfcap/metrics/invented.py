@@ -8,8 +8,10 @@ the subject of other measures. `invented_i` is the share of unsupported nouns am
 of captions that have one. Lower is better.
 """
 
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -17,12 +19,19 @@ from hfcap.errors import ConfigError
 
 from .chair import combine_shares
 from .meteor_jar import find_jar
-from .metric import Inputs, Metric, Options
+from .metric import Inputs, Metric
 from .wordnet_nouns import Nouns
 
 _LONGEST_COMPOUND = 3  # words: "portable computer", "flat panel display"
 # Nouns for several persons that WordNet has among groups, or as a plural alone.
 _GROUPS_OF_PEOPLE = {"audience", "band", "class", "couple", "crew", "crowd", "family", "group", "people", "team"}
+
+
+class Evidence(NamedTuple):
+    """Synsets that references name, and those with all that is more general."""
+
+    things: frozenset[str]
+    general: frozenset[str]
 
 
 class Things:
@@ -66,19 +75,23 @@ class Things:
         forms = self.nouns.wordnet.base_forms(last) if tag_of_last.endswith("S") else [last]
         return ["_".join([*(word for word, _ in first), form]) for form in forms]
 
-    def unsupported(self, caption: str, references: list[str]) -> list[str]:
-        """Give the nouns of a caption that no reference supports, one per mention; all tokenized, in lower case."""
+    def evidence(self, references: Sequence[str]) -> Evidence:
+        """Give what tokenized references in lower case show of a picture."""
         words = {base for text in references for word in text.split() for base in self.nouns.wordnet.base_forms(word)}
         there = {one for word in words for one in self.nouns.things(word)}
         there.update(one for text in references for _, meanings in self.named(text) for one in meanings)
         if words & _GROUPS_OF_PEOPLE:
             there.add(self.nouns.person)
-        with_general = there.union(*map(self.nouns.ancestors, there))
-        return [
-            name
-            for name, meanings in self.named(caption)
-            if not meanings & with_general and not any(self.nouns.ancestors(one) & there for one in meanings)
-        ]
+        return Evidence(frozenset(there), frozenset(there.union(*map(self.nouns.ancestors, there))))
+
+    def unsupported(self, caption: str, evidence: Evidence) -> list[str]:
+        """Give the nouns of a tokenized caption in lower case that nothing supports, one per mention."""
+        return [name for name, meanings in self.named(caption) if not self._is_supported(meanings, evidence)]
+
+    def _is_supported(self, meanings: frozenset[str], evidence: Evidence) -> bool:
+        return bool(meanings & evidence.general) or any(
+            self.nouns.ancestors(one) & evidence.things for one in meanings
+        )
 
 
 def tag(caption: str) -> list[tuple[str, str]]:
@@ -98,37 +111,37 @@ def _is_verb_after_noun(words: list[tuple[str, str]], place: int) -> bool:
 
 
 @lru_cache(maxsize=1)
-def _things(jar: Path) -> Things:
+def load_things(jar: Path) -> Things:
+    """Load WordNet from the jar of `hfcap.metrics.meteor_jar.find_jar`."""
     return Things(Nouns(jar))
 
 
 def _statistics(inputs: Inputs) -> np.ndarray:
     """(N, 3): whether a caption invents a thing, its unsupported nouns, all its nouns."""
-    things, corpus = _things(find_jar()), inputs.corpus
+    things, corpus = load_things(find_jar()), inputs.corpus
     rows = []
     for caption, references in zip(corpus.candidates, corpus.references, strict=True):
-        unsupported = len(things.unsupported(caption, references))
+        unsupported = len(things.unsupported(caption, things.evidence(references)))
         rows.append((unsupported > 0, unsupported, len(things.named(caption))))
     return np.array(rows, dtype=np.float64)
 
 
-def _require(options: Options) -> None:
-    if options.tokenizer != "ptb":
+def check_invented(tokenizer: str) -> None:
+    """Check that nouns can be found here.
+
+    Raises:
+        ConfigError: captions that are not split as English, or WordNet or the tagger is missing.
+    """
+    if tokenizer != "ptb":
         raise ConfigError(
-            "invented is for English only",
-            option="tokenizer",
-            got=options.tokenizer,
-            wanted="ptb",
-            fix="remove invented",
+            "invented is for English only", option="tokenizer", got=tokenizer, wanted="ptb", fix="remove invented"
         )
     find_jar()
     try:
         import textblob.en  # noqa: F401
     except ImportError:
         raise ConfigError(
-            "invented needs the tagger of TextBlob, which is missing",
-            option="metrics",
-            fix='pip install "hfcap[meteor]"',
+            "the tagger of TextBlob is missing", option="invented", fix='pip install "hfcap[meteor]"'
         ) from None
 
 
@@ -138,5 +151,5 @@ INVENTED = Metric(
     statistics=_statistics,
     combine=combine_shares,
     greater_is_better=False,
-    require=_require,
+    require=lambda options: check_invented(options.tokenizer),
 )

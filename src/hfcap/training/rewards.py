@@ -28,6 +28,8 @@ from datasets import Dataset
 from hfcap.errors import ConfigError, WorkError, shown
 from hfcap.metrics.bleu import bleu
 from hfcap.metrics.corpus import Corpus
+from hfcap.metrics.invented import Evidence, check_invented, load_things
+from hfcap.metrics.meteor_jar import find_jar
 from hfcap.metrics.reward import CiderDReward
 from hfcap.metrics.tokenizers import split_captions
 
@@ -35,7 +37,7 @@ from hfcap.metrics.tokenizers import split_captions
 END_WORD = "endofcaption"
 END_CHARACTER = "\ue000"  # the same for rewards by characters: a private one, so a single token too
 
-REWARDS = ("cider_d", "bleu_4", "clip_score", "length", "repetition", "distinctiveness")
+REWARDS = ("cider_d", "bleu_4", "clip_score", "length", "repetition", "distinctiveness", "invented")
 KEYWORDS = ("captions", "ended", "image_ids", "references")  # that a reward is called with
 NUM_SIMILAR = 5  # pictures that a caption should not fit; as many as CIDErBtw's
 LARGEST = 1e30  # of a weighted value: differences and sums of such ones over a step stay finite in float32
@@ -158,6 +160,7 @@ def build_rewards(
         "length": lambda: LengthBand(*length_band, tokenizer),
         "repetition": lambda: Repetition(tokenizer),
         "distinctiveness": lambda: Distinctiveness(cider_d),
+        "invented": lambda: Invented(tokenizer),
     }
     functions = [makers[name]() if name in makers else import_reward(name) for name in names]
     return [Reward(*parts) for parts in zip(names, functions, weights, strict=True)]
@@ -309,6 +312,30 @@ class Repetition:
     def _share(words: list[str]) -> float:
         bigrams = list(pairwise(words))
         return 1 - len(set(bigrams)) / len(bigrams) if bigrams else 0.0
+
+
+class Invented:
+    """Minus the number of nouns of a caption that no reference of its picture supports.
+
+    Raises:
+        ConfigError: see `hfcap.metrics.invented.check_invented`.
+    """
+
+    def __init__(self, tokenizer: str = "ptb"):
+        check_invented(tokenizer)
+        self._things = load_things(find_jar())
+        self._evidence: dict[str, Evidence] = {}
+
+    def __call__(
+        self, captions: Sequence[str], image_ids: Sequence[str], references: Sequence[Sequence[str]], **_
+    ) -> np.ndarray:
+        """Score N captions."""
+        for image_id, texts in zip(image_ids, references, strict=True):
+            if image_id not in self._evidence:
+                self._evidence[image_id] = self._things.evidence(split_captions(texts, isolated=True))
+        words = split_captions(captions, isolated=True)
+        pairs = zip(words, image_ids, strict=True)
+        return -np.array([len(self._things.unsupported(text, self._evidence[one])) for text, one in pairs], np.float64)
 
 
 class ClipScore:
