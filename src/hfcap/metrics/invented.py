@@ -43,7 +43,7 @@ class Things:
 
     def __init__(self, nouns: Nouns):
         self.nouns = nouns
-        self.named = lru_cache(maxsize=None)(self._named)
+        self.named = lru_cache(maxsize=2**16)(self._named)
 
     def _named(self, caption: str) -> tuple[tuple[str, frozenset[str]], ...]:
         """Give the things that a tokenized caption in lower case names, each with the synsets it can stand for."""
@@ -89,9 +89,8 @@ class Things:
         return [name for name, meanings in self.named(caption) if not self._is_supported(meanings, evidence)]
 
     def _is_supported(self, meanings: frozenset[str], evidence: Evidence) -> bool:
-        return bool(meanings & evidence.general) or any(
-            self.nouns.ancestors(one) & evidence.things for one in meanings
-        )
+        is_special = any(self.nouns.ancestors(one) & evidence.things for one in meanings)
+        return is_special or bool(meanings & evidence.general)
 
 
 def tag(caption: str) -> list[tuple[str, str]]:
