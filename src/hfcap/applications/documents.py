@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from zipfile import ZipFile
 
@@ -39,10 +40,27 @@ class Document:
     parts: dict[str, Text] = field(default_factory=dict)
     pictures: list[Picture] = field(default_factory=list)
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """SHA-256 (hex) of the file."""
         return hashlib.sha256(self.data).hexdigest()
+
+    @cached_property
+    def _numbers(self) -> dict[tuple, list[int]]:
+        numbers: dict[tuple, list[int]] = {}
+        for number, picture in enumerate(self.pictures):
+            source, context = (picture.part, picture.src), (picture.context.before, picture.context.after)
+            for key in ((picture.part, picture.line, picture.column), source, (*source, *context)):
+                numbers.setdefault(key, []).append(number)
+        return numbers
+
+    def find(self, *key: str | int | None) -> list[int]:
+        """Return the numbers of the pictures at a place or of a source.
+
+        Args:
+            key: part, line, column; or part, src; or part, src, text before, text after.
+        """
+        return self._numbers.get(key, [])
 
     def id_of(self, picture: Picture) -> str:
         """Return `file:line:column`, and for archives `file!member:line:column`."""
