@@ -150,6 +150,71 @@ def test_an_empty_descr_is_none_and_decorative_is_a_mark_of_its_own(tmp_path):
     assert check_documents([str(path)])[0] == []
 
 
+PREVIEW = '<p:pic><p:cNvPr id="0" name=""/><a:blip r:embed="rId4"/></p:pic>'
+ALTERNATIVES = (
+    '<mc:AlternateContent><mc:Choice Requires="x">{}</mc:Choice><mc:Fallback>{}</mc:Fallback></mc:AlternateContent>'
+)
+INLINE = '<wp:inline><wp:docPr id="{}" name="x"/>{}</wp:inline>'
+BLIP = '<a:blip r:embed="rId4"/>'
+FRAME = '<p:graphicFrame><p:cNvPr id="7" name="Object"/>{}</p:graphicFrame>'
+ONCE = {  # parts, and the ids of the elements that take the alt
+    "an embedded object has that of its frame": (
+        "a.pptx",
+        FRAME.format(ALTERNATIVES.format("<p:oleObj/>", f"<p:oleObj>{PREVIEW}</p:oleObj>")),
+        ["7"],
+    ),
+    "a chart of 2016, and its picture for older programs": (
+        "a.docx",
+        ALTERNATIVES.format(INLINE.format(1, "<cx:chart/>"), INLINE.format(2, BLIP)),
+        ["1"],
+    ),
+    "a picture in a text box": (
+        "a.docx",
+        ALTERNATIVES.format(
+            f'<wp:anchor><wp:docPr id="1" name="x"/><w:txbx>{INLINE.format(2, BLIP)}</w:txbx></wp:anchor>',
+            f"<w:pict><w:txbx>{INLINE.format(2, BLIP)}</w:txbx></w:pict>",
+        ),
+        ["2"],
+    ),
+    "what hfcap does not know, and its picture": (
+        "a.pptx",
+        ALTERNATIVES.format("<p:new/>", PREVIEW.replace('"0"', '"4"')) + "<mc:AlternateContent><mc:Fallback/>",
+        ["4"],
+    ),
+    "ink": (
+        "a.pptx",
+        ALTERNATIVES.format(
+            '<p:contentPart r:id="rId1"><p14:nvContentPartPr><p14:cNvPr id="5" name="Ink"/></p14:nvContentPartPr>'
+            "</p:contentPart>",
+            PREVIEW,
+        ),
+        ["5"],
+    ),
+    "a hidden picture": ("a.docx", INLINE.format('1" hidden="1', BLIP), []),
+}
+
+
+@pytest.mark.parametrize(("name", "markup", "ids"), ONCE.values(), ids=ONCE)
+def test_a_picture_of_office_counts_once_where_programs_read_its_alt(tmp_path, name, markup, ids):
+    part = "word/document.xml" if name == "a.docx" else "ppt/slides/slide1.xml"
+    (tmp_path / name).write_bytes(archive_of(documents()[name] | {part: f"<x>{markup}</x>"}))
+    apply_all(tmp_path / name, "A boat.")
+    written = zipfile.ZipFile(tmp_path / name).read(part).decode()
+    assert re.findall(r'Pr descr="A boat\." id="(\d)"', written) == ids
+    assert written.count("descr=") == len(ids)
+
+
+def test_parts_of_word_may_be_numbered_and_headers_are_not_described(tmp_path):
+    members = filled(documents()["a.docx"], "")
+    parts = ["word/document2.xml", "word/footer1.xml", "word/header.xml"]  # the first as Word for the web names it
+    del members["word/document.xml"]
+    for part in parts:
+        members |= {part: WORD.replace("{}", ""), f"word/_rels/{Path(part).name}.rels": RELATIONS}
+    (tmp_path / "a.docx").write_bytes(archive_of(members))
+    found = [(picture.part, picture.role) for picture in read_document(tmp_path / "a.docx").pictures]
+    assert found == list(zip(parts, ["informative", "unknown", "unknown"], strict=True))
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [

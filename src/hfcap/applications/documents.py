@@ -183,4 +183,4 @@ def _archive_parts(suffix: str, archive: ZipFile) -> Iterator[tuple[str, Text, l
         return
     for name in office_parts(archive):
         text = decode(read_member(archive, name))
-        yield name, text, office_pictures(text.text, targets_of(archive, name), suffix[1:])
+        yield name, text, office_pictures(text.text, targets_of(archive, name), suffix[1:], name)
