@@ -1,5 +1,6 @@
 """Alts in CSV, JSONL, DOCX, PPTX and EPUB: found, written, and everything else copied as it is."""
 
+import hashlib
 import io
 import json
 import re
@@ -14,6 +15,7 @@ from hfcap import cli
 from hfcap.applications.apply import plan_change
 from hfcap.applications.check import check_documents
 from hfcap.applications.documents import read_document
+from hfcap.applications.proposals import rows_of_documents
 from hfcap.applications.texts import DocumentError
 
 ALT = 'A cat, "Tom".'
@@ -148,6 +150,18 @@ def test_an_empty_descr_is_none_and_decorative_is_a_mark_of_its_own(tmp_path):
         archive_of(filled(documents()["a.docx"], "").copy() | {"word/document.xml": WORD.replace("{}/", mark)})
     )
     assert check_documents([str(path)])[0] == []
+
+
+def test_the_picture_of_an_archive_is_found_whatever_its_name_and_checked(tmp_path):
+    path, members = Path("wow! a.docx!b.docx"), filled(documents()["a.docx"], "")
+    path.write_bytes(archive_of(members))
+    (row,), *_ = rows_of_documents([path], None)
+    assert row["image_sha256"] == hashlib.sha256(members["word/media/image1.png"]).hexdigest()
+    decided = [row | {"status": "edited", "alt": ALT}]
+    assert plan_change(str(path), decided).num_alts == 1
+    path.write_bytes(archive_of(members | {"word/media/image1.png": b"another picture"}))
+    with pytest.raises(DocumentError, match=r"image1\.png is another picture now"):
+        plan_change(str(path), decided)
 
 
 PREVIEW = '<p:pic><p:cNvPr id="0" name=""/><a:blip r:embed="rId4"/></p:pic>'

@@ -12,6 +12,7 @@ from typing import Any
 from hfcap.applications.archives import check_unsigned, with_members
 from hfcap.applications.diff import spliced_diff
 from hfcap.applications.documents import ARCHIVES, Document, read_document
+from hfcap.applications.images import image_sha256
 from hfcap.applications.photo_metadata import check_place, embed, photo_of, sidecar_of, write_sidecar
 from hfcap.applications.pictures import Picture, collapsed
 from hfcap.applications.rows import DATA, DECIDED
@@ -176,10 +177,11 @@ def check_row(document: Document, row: dict[str, Any], picture: Picture, replace
     if row["status"] == "decorative" and not picture.slot.says_decorative:
         raise DocumentError(f"{place}: the format has no mark for decorative pictures; take the alt out by hand")
     image = row.get("image")
-    if image and row.get("image_sha256") and "!" not in image:
-        if not Path(image).is_file():
+    if image and row.get("image_sha256"):
+        sha256 = image_sha256(image)
+        if sha256 is None:
             raise DocumentError(f"{place}: its picture {image} is gone; run `hfcap alt suggest` again")
-        if file_sha256(image) != row["image_sha256"]:
+        if sha256 != row["image_sha256"]:
             raise DocumentError(f"{place}: {image} is another picture now; run `hfcap alt suggest` again")
 
 
