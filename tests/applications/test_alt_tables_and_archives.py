@@ -244,6 +244,15 @@ def test_bombs_are_refused(tmp_path, change, said):
     assert said in findings[0].message
 
 
+def test_an_archive_with_a_wrong_place_is_one_finding(tmp_path):
+    data = bytearray(archive_of(filled(documents()["a.docx"], "")))
+    place = data.rindex(b"PK\5\6") + 16  # of the central directory
+    struct.pack_into("<L", data, place, struct.unpack_from("<L", data, place)[0] + 4000)
+    (tmp_path / "a.docx").write_bytes(data)
+    findings, _ = check_documents(["a.docx"])
+    assert [finding.rule for finding in findings] == ["unreadable"]
+
+
 def test_archives_that_cannot_be_written_whole_are_refused(tmp_path):
     path = tmp_path / "a.docx"
     members = filled(documents()["a.docx"], "")
