@@ -29,6 +29,7 @@ from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hfcap.atomic_files import write_atomic
+from hfcap.counts import counted
 from hfcap.data.records import IMAGE_COLUMNS, split_named
 from hfcap.errors import shown
 from hfcap.json_files import (
@@ -164,10 +165,10 @@ def pair(predictions: list[Row], references: list[Row], allow_missing: bool = Fa
     missing = [row for row in references if row.image_id not in candidates]
     if unknown and len(unknown) == len(predictions):
         raise ValueError(
-            f"No image id is in both files: {len(predictions)} predictions, first {shown(unknown[0].image_id)} "
-            f"({unknown[0].where}); {len(references)} references, first {shown(references[0].image_id)} "
-            f"({references[0].where}). Write the ids alike, or give the references of the same split "
-            "(another file, or --split)."
+            f"No image id is in both files: {counted(len(predictions), 'prediction')}, first "
+            f"{shown(unknown[0].image_id)} ({unknown[0].where}); {counted(len(references), 'reference')}, first "
+            f"{shown(references[0].image_id)} ({references[0].where}). Write the ids alike, or give the "
+            "references of the same split (another file, or --split)."
         )
     if unknown:
         raise ValueError(
@@ -242,9 +243,9 @@ def _by_reference_ids(predictions: list[Row], references: list[Row]) -> list[Row
     _say_renamed(predictions, renamed)
     if both:
         logger.warning(
-            "%d predictions have an image id that is the file name of another image too, first %s: taken as ids. "
+            "%s with an image id that is the file name of another image too, first %s: taken as ids. "
             "File names are known by their extension",
-            *(len(both), shown(both[0])),
+            *(counted(len(both), "prediction"), shown(both[0])),
         )
     return renamed
 

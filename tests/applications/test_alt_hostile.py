@@ -329,5 +329,5 @@ def test_a_folder_without_documents_and_links_out_of_it(tmp_path, capsys):
         "site/link.html: a link out of the folder or to nothing, left out",
         "site: left out 1 hidden, or node_modules",
         "site: left out 1 of other kinds",
-        "site: left out 1 tables (.csv .jsonl), which are read where they are named",
+        "site: left out 1 of the kinds .csv .jsonl, read only where they are named",
     ]

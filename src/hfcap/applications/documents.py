@@ -121,7 +121,7 @@ def _documents_in(folder: Path) -> tuple[list[Path], list[str]]:
             if path.name[0] == ".":
                 count[f"hidden, or {LEFT_OUT}"] += 1
             elif path.suffix.lower() in TABLES:
-                count[f"tables ({' '.join(TABLES)}), which are read where they are named"] += 1
+                count[f"of the kinds {' '.join(TABLES)}, read only where they are named"] += 1
             elif path.suffix.lower() not in SUFFIXES:
                 count["of other kinds"] += 1
             elif not path.is_file() or not path.resolve().is_relative_to(top):
