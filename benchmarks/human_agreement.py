@@ -3,7 +3,8 @@
     python benchmarks/human_agreement.py ratings.jsonl --references references.jsonl --metrics bleu,meteor,cider
 
 `ratings.jsonl` has one caption per line, {"image": id, "caption": text, "ratings": [numbers]}; an image may have
-several captions, and a caption several ratings. References are read as by `hfcap score`. As papers on caption metrics
+several captions, and a caption several ratings. References are read as by `hfcap score`, and images matched as there:
+by id, file name, or number with or without leading zeros and COCO's prefix. As papers on caption metrics
 do, each rating is paired with the value of its caption. CIDEr takes its document frequencies from these references.
 The intervals come from 1,000 bootstrap samples of the images, drawn with all their captions and ratings. A metric of
 which less is better is negated. Prints a table, and one JSON line last. Needs `pip install "hfcap[benchmarks]"`.
@@ -12,12 +13,13 @@ which less is better is negated. Prints a table, and one JSON line last. Needs `
 import argparse
 import json
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy.stats import kendalltau
 
 from hfcap.cli_options import positive
+from hfcap.counts import counted
 from hfcap.errors import ConfigError, as_config_error, run_main
 from hfcap.json_files import read_jsonl
 from hfcap.metrics import (
@@ -31,7 +33,7 @@ from hfcap.metrics import (
     needs_images,
     refuse_unused,
 )
-from hfcap.predictions import read_references
+from hfcap.predictions import Row, read_references, same_images
 
 LARGEST = 1e300  # of a rating; JSON knows whole numbers of any length
 
@@ -62,11 +64,19 @@ def is_number(value: object) -> bool:
     return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= LARGEST
 
 
+def with_ids_of(references: list[Row], rows: list[Rated]) -> list[Rated]:
+    """Give the ratings the image ids of the references. Raises ConfigError where an image has no references."""
+    same = same_images((row.image for row in rows), references)
+    unknown = sorted({row.image for row in rows if len(same[row.image]) != 1})
+    if unknown:
+        raise ConfigError(
+            f"no references of {counted(len(unknown), 'rated image')} (first: {unknown[0]})", option="--references"
+        )
+    return [replace(row, image=same[row.image][0]) for row in rows]
+
+
 def values_of(rows: list[Rated], references: dict[str, list[str]], metrics: tuple[str, ...], **options) -> dict:
     """Value of each caption by metric, (N,); a value of which less is better is negated."""
-    unknown = sorted({row.image for row in rows} - set(references))
-    if unknown:
-        raise ConfigError(f"no references of {len(unknown)} rated images (first: {unknown[0]})", option="--references")
     options["idf"] = document_frequencies(list(references.values()))
     result = compute_metrics(
         [row.caption for row in rows], [references[row.image] for row in rows], metrics, **options
@@ -110,9 +120,10 @@ def main() -> None:
             raise ConfigError("it looks at images", option="--metrics", got=args.metrics, fix="remove clip_score")
         choose_metrics(names, Options(chair_synonyms=args.chair_synonyms))
         refuse_unused("--chair_synonyms", args.chair_synonyms, names, ("chair",))
-        rows = read_ratings(args.ratings)
-        references = {row.image_id: row.captions for row in read_references(args.references, None)}
-    values = values_of(rows, references, names, chair_synonyms=args.chair_synonyms)
+        references = read_references(args.references, None)
+        rows = with_ids_of(references, read_ratings(args.ratings))
+    captions = {row.image_id: row.captions for row in references}
+    values = values_of(rows, captions, names, chair_synonyms=args.chair_synonyms)
     result = {key: agreement(rows, column, args.num_resamples) for key, column in values.items()}
     for key, figure in result.items():
         shown = "undefined" if figure["tau_c"] is None else f"{figure['tau_c']:6.3f}, {figure['ci95']}"

@@ -4,12 +4,24 @@ import pytest
 
 from hfcap.applications.moderation_page import report_lines
 from hfcap.applications.moderation_texts import proportion
+from hfcap.applications.review import review
+from hfcap.applications.rows import empty_row, write_rows
+from hfcap.applications.suggest import summary
 from hfcap.counts import counted
 
 
 @pytest.mark.parametrize(("number", "text"), [(0, "0 labels"), (1, "1 label"), (1200, "1,200 labels")])
 def test_a_number_has_its_noun(number, text):
     assert counted(number, "label") == text
+
+
+def test_one_row_has_no_plural(tmp_path):
+    row = empty_row() | {"id": "1", "file": "a.html", "line": 1, "column": 1, "suggestion": "A dog."}
+    assert summary([row]) == "1 proposal"
+    write_rows(tmp_path / "alts.jsonl", [row])
+    said = []
+    review(str(tmp_path / "alts.jsonl"), ask=lambda _: "q", say=said.append)
+    assert "1 of 1 row pending" in said[0]
 
 
 def test_a_report_of_one_picture_and_one_label_has_no_plural():

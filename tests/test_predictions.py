@@ -268,7 +268,7 @@ def test_an_id_that_is_the_file_name_of_another_image_is_said(caplog):
     assert pair(_rows(("1.jpg", "c"), ("2.jpg", "d")), references).candidates == ["d", "c"]
     assert "taken as ids" not in caplog.text
     assert pair(_rows(("1", "c"), ("2", "d")), references).candidates == ["c", "d"]
-    assert "2 predictions have an image id that is the file name of another image too, first '1'" in caplog.text
+    assert "2 predictions with an image id that is the file name of another image too, first '1'" in caplog.text
 
 
 @pytest.mark.parametrize("names", [("397133", "37777"), ("000000397133", "000000037777")])

@@ -210,8 +210,9 @@ def _check_same_images(systems: list[Pairs], paths: list[str]) -> None:
     first, second = systems
     if first.image_ids != second.image_ids:
         raise ValueError(
-            f"{paths[0]} has captions of {len(first.image_ids)} images, {paths[1]} of {len(second.image_ids)}, and "
-            "they are not the same: a paired comparison needs both captions of every image"
+            f"{paths[0]} has captions of {counted(len(first.image_ids), 'image')}, {paths[1]} of "
+            f"{len(second.image_ids)}, and they are not the same: a paired comparison needs both captions of "
+            "every image"
         )
 
 

@@ -148,7 +148,10 @@ def review(args: argparse.Namespace) -> None:
     with only_writer(args.decisions):
         log = read_decisions(args.decisions, policy.sha256)
         if log.num_torn:
-            print(f"{args.decisions}: the last line was cut off, {log.num_torn} bytes; taken away", file=sys.stderr)
+            print(
+                f"{args.decisions}: the last line was cut off, {counted(log.num_torn, 'byte')}; taken away",
+                file=sys.stderr,
+            )
         log.repair()
         if args.appeal is not None:
             appeal(tags, log, args.appeal, args.tag, args.reason or "")

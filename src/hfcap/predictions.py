@@ -23,12 +23,13 @@ import json
 import logging
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path, PurePosixPath
 from typing import Any
 
 from hfcap.atomic_files import write_atomic
+from hfcap.counts import counted
 from hfcap.data.records import IMAGE_COLUMNS, split_named
 from hfcap.errors import shown
 from hfcap.json_files import (
@@ -164,10 +165,10 @@ def pair(predictions: list[Row], references: list[Row], allow_missing: bool = Fa
     missing = [row for row in references if row.image_id not in candidates]
     if unknown and len(unknown) == len(predictions):
         raise ValueError(
-            f"No image id is in both files: {len(predictions)} predictions, first {shown(unknown[0].image_id)} "
-            f"({unknown[0].where}); {len(references)} references, first {shown(references[0].image_id)} "
-            f"({references[0].where}). Write the ids alike, or give the references of the same split "
-            "(another file, or --split)."
+            f"No image id is in both files: {counted(len(predictions), 'prediction')}, first "
+            f"{shown(unknown[0].image_id)} ({unknown[0].where}); {counted(len(references), 'reference')}, first "
+            f"{shown(references[0].image_id)} ({references[0].where}). Write the ids alike, or give the "
+            "references of the same split (another file, or --split)."
         )
     if unknown:
         raise ValueError(
@@ -196,26 +197,40 @@ def picture_names(path: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(map(str, (whole, whole.with_suffix(""), whole.name, whole.stem)))) if whole.name else ()
 
 
-def _by_reference_ids(predictions: list[Row], references: list[Row]) -> list[Row]:
-    """Give predictions that name a reference's picture file, or its number, the id of the reference."""
-    known = {row.image_id for row in references}
-    names = _owners((name, row.image_id) for row in references for name in row.names)
+def same_images(names: Iterable[str], rows: Sequence[Row]) -> dict[str, list[str]]:
+    """Return the ids of the rows that each name of another file stands for.
+
+    That is the name itself where a row has that id; else the rows whose picture file is called so; else the row with
+    its number, with or without leading zeros and COCO's prefix, where only one row has that number.
+    """
+    known = {row.image_id for row in rows}
+    files = _owners_of_names(rows)
     numbers = _owners(
         (number, row.image_id)
-        for row in references
+        for row in rows
         for number in {_number_of(name) for name in (row.image_id, *row.names)} - {None}
     )
+    same = {}
+    for name in names:
+        with_number = numbers.get(_number_of(name), [])
+        found = [name] if name in known else files.get(name, [])
+        same[name] = found or (with_number if len(with_number) == 1 else [])
+    return same
+
+
+def _by_reference_ids(predictions: list[Row], references: list[Row]) -> list[Row]:
+    """Give predictions that name a reference's picture file, or its number, the id of the reference."""
+    names = _owners_of_names(references)
+    same = same_images((row.image_id for row in predictions), references)
     renamed, both, seen = [], [], {}
     for row in predictions:
-        found = [row.image_id] if row.image_id in known else names.get(row.image_id, [])
+        found = same[row.image_id]
         if len(found) > 1:
             raise ValueError(
                 f"{row.where}: {shown(row.image_id)} is the file name of several images: {shown(found[0])} and "
                 f"{shown(found[1])}; write their ids, or the names with their folders"
             )
-        with_number = numbers.get(_number_of(row.image_id), [])
-        found = found or (with_number if len(with_number) == 1 else [])
-        if row.image_id in known and set(names.get(row.image_id, ())) - {row.image_id}:
+        if found == [row.image_id] and set(names.get(row.image_id, ())) - {row.image_id}:
             both.append(row.image_id)
         row = replace(row, image_id=found[0]) if found else row
         if row.image_id in seen:
@@ -228,11 +243,15 @@ def _by_reference_ids(predictions: list[Row], references: list[Row]) -> list[Row
     _say_renamed(predictions, renamed)
     if both:
         logger.warning(
-            "%d predictions have an image id that is the file name of another image too, first %s: taken as ids. "
+            "%s with an image id that is the file name of another image too, first %s: taken as ids. "
             "File names are known by their extension",
-            *(len(both), shown(both[0])),
+            *(counted(len(both), "prediction"), shown(both[0])),
         )
     return renamed
+
+
+def _owners_of_names(rows: Sequence[Row]) -> dict[str, list[str]]:
+    return _owners((name, row.image_id) for row in rows for name in row.names)
 
 
 def _owners(pairs: Iterable[tuple[str, str]]) -> dict[str, list[str]]:

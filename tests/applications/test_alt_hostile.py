@@ -5,12 +5,14 @@ behind are the rules of the findings that stay: pictures that are reported and n
 """
 
 import os
+from pathlib import Path
 
 import pytest
 
 from hfcap.applications.apply import plan_change, write_change
 from hfcap.applications.check import check_documents
 from hfcap.applications.documents import read_document
+from hfcap.applications.texts import DocumentError
 
 ALT = 'A cat & a "dog" [1] <x>.'
 IN_TAG = '« alt="A cat &amp; a &quot;dog&quot; [1] &lt;x&gt;."»'
@@ -265,6 +267,51 @@ def test_a_huge_line_is_read_and_its_diff_is_short(tmp_path):
     assert len(change.diff) < 1000
 
 
+N = 200_000  # where the time grows with the square of it, or with 4,000 times it, a case takes minutes
+REPEATED = {
+    "opening brackets": (".md", "![[" * N, 0),
+    "nested pictures": (".md", "![" * N + "a" + "](b)" * N, 1),  # the alts of the outer ones are too long
+    "brackets": (".md", "[" * N + "]" * N, 0),
+    "destinations of blanks": (".md", ("[a](" + " " * 3_990) * (N // 1_000), 0),
+    "links in angle brackets": (".md", "- [a](<b>)\n" * N + "![](a)", 1),
+    "comments without an end": (".md", "a <!-- " * N + "![](a)", 1),
+    "list items in a line": (".md", "- " * N + "![](a)", 1),
+    "blocks of templates without an end": (".html", "{% comment %}" * N + "<img src=a>", 1),
+    "captions of a figure": (".html", "<figure>" + "<img src=a><figcaption>b</figcaption>" * (N // 10), N // 10),
+}
+
+
+@pytest.mark.parametrize(("suffix", "text", "number"), REPEATED.values(), ids=REPEATED)
+def test_the_time_grows_with_the_length(suffix, text, number):
+    assert len(read_document(Path(f"page{suffix}"), text.encode()).pictures) == number
+
+
+def test_many_rows_of_a_file_are_found_at_once(tmp_path):
+    number = 10_000  # each compared with each: minutes
+    path = tmp_path / "page.html"
+    path.write_text('<p>A day out.</p><img src="a.png">\n' * number)
+    rows = [row | {"status": "edited", "alt": ALT} for row in rows_of(read_document(path))]
+    assert plan_change(str(path), rows).num_alts == number
+    decided = [row | {"status": "decorative", "alt": None} for row in rows]
+    assert check_documents([str(path)], decided)[0] == []
+    with pytest.raises(DocumentError, match="fits 0 places in it"):
+        plan_change(str(path), [row | {"file_sha256": "of another text"} for row in reversed(rows)])
+
+
+def test_a_picture_in_the_alt_of_another_is_text(tmp_path):
+    path = tmp_path / "page.md"
+    path.write_text("![A boat ![](flag.png)](boat.png) ![](a.png) ![ ![](b.png)]\n")
+    assert [picture.src for picture in read_document(path).pictures] == ["boat.png", "a.png", "b.png"]
+
+
+def test_a_figure_has_one_caption_wherever_it_stands(tmp_path):
+    path = tmp_path / "page.html"
+    inner = "<figure><img src=b><figcaption>Two dogs</figcaption></figure>"
+    path.write_text(f"<figure><figcaption>A day out</figcaption><img src=a>{inner}<img src=c></figure><img src=d>")
+    captions = [picture.context.caption for picture in read_document(path).pictures]
+    assert captions == ["A day out", "Two dogs", "A day out", ""]
+
+
 def test_a_folder_without_documents_and_links_out_of_it(tmp_path, capsys):
     (tmp_path / "site").mkdir()
     (tmp_path / "other.html").write_text("<img src=a>")
@@ -282,5 +329,5 @@ def test_a_folder_without_documents_and_links_out_of_it(tmp_path, capsys):
         "site/link.html: a link out of the folder or to nothing, left out",
         "site: left out 1 hidden, or node_modules",
         "site: left out 1 of other kinds",
-        "site: left out 1 tables (.csv .jsonl), which are read where they are named",
+        "site: left out 1 of the kinds .csv .jsonl, read only where they are named",
     ]

@@ -64,7 +64,7 @@ def test_skipped_rows_are_asked_about_again(alts, monkeypatch, capsys):
     assert "2 skipped; `hfcap alt review alts.jsonl --skipped` asks about them again" in said
     monkeypatch.setattr("sys.stdin", io.StringIO("a\n"))
     cli.main(["alt", "review", "alts.jsonl", "--skipped"])
-    assert "2 of 5 rows are skipped" in capsys.readouterr().out
+    assert "2 of 5 rows skipped" in capsys.readouterr().out
     assert [status for status, _ in decisions()] == ["accepted", "pending", "pending", "pending", "skipped"]
     with pytest.raises(SystemExit) as exit_:
         cli.main(["alt", "review", "alts.jsonl", "--skipped", "--csv_export", "a.csv"])

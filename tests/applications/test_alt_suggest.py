@@ -133,6 +133,22 @@ def test_a_second_run_keeps_decisions_and_asks_about_what_is_new(site, captions,
     assert {key for key in again if key.startswith("text")} == {"text.md:2:1", "text.md:2:16"}
 
 
+@pytest.mark.parametrize("put_off", [1, 2])
+def test_a_decision_stays_with_its_picture_when_apply_moves_it(site, captions, tmp_path, put_off):
+    """An alt is written in front of two pictures, of which the first is now where the second was."""
+    (tmp_path / "site" / "text.md").write_text("![](a.png) ![](a.png) ![](a.png)\n")
+    rows = list(suggest(paths=["site/text.md"]).values())
+    rows[0] |= {"status": "edited", "alt": "eleven long"}
+    rows[put_off] |= {"status": "skipped"}
+    (tmp_path / "alts.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    cli.main(["alt", "apply", "alts.jsonl"])
+    again = suggest(paths=["site/text.md"])
+    found = [(row["column"], row["status"]) for row in again.values()]
+    assert sorted(found) == sorted(
+        [(1, "edited"), ([12, 23, 34][put_off], "skipped"), ([12, 34, 23][put_off], "pending")]
+    )
+
+
 def test_what_was_captioned_before_a_break_is_not_captioned_again(site, captions, monkeypatch, tmp_path):
     def breaks(*_):
         raise KeyboardInterrupt

@@ -1,5 +1,6 @@
 """Alts in CSV, JSONL, DOCX, PPTX and EPUB: found, written, and everything else copied as it is."""
 
+import hashlib
 import io
 import json
 import re
@@ -14,6 +15,7 @@ from hfcap import cli
 from hfcap.applications.apply import plan_change
 from hfcap.applications.check import check_documents
 from hfcap.applications.documents import read_document
+from hfcap.applications.proposals import rows_of_documents
 from hfcap.applications.texts import DocumentError
 
 ALT = 'A cat, "Tom".'
@@ -150,6 +152,83 @@ def test_an_empty_descr_is_none_and_decorative_is_a_mark_of_its_own(tmp_path):
     assert check_documents([str(path)])[0] == []
 
 
+def test_the_picture_of_an_archive_is_found_whatever_its_name_and_checked(tmp_path):
+    path, members = Path("wow! a.docx!b.docx"), filled(documents()["a.docx"], "")
+    path.write_bytes(archive_of(members))
+    (row,), *_ = rows_of_documents([path], None)
+    assert row["image_sha256"] == hashlib.sha256(members["word/media/image1.png"]).hexdigest()
+    decided = [row | {"status": "edited", "alt": ALT}]
+    assert plan_change(str(path), decided).num_alts == 1
+    path.write_bytes(archive_of(members | {"word/media/image1.png": b"another picture"}))
+    with pytest.raises(DocumentError, match=r"image1\.png is another picture now"):
+        plan_change(str(path), decided)
+
+
+PREVIEW = '<p:pic><p:cNvPr id="0" name=""/><a:blip r:embed="rId4"/></p:pic>'
+ALTERNATIVES = (
+    '<mc:AlternateContent><mc:Choice Requires="x">{}</mc:Choice><mc:Fallback>{}</mc:Fallback></mc:AlternateContent>'
+)
+INLINE = '<wp:inline><wp:docPr id="{}" name="x"/>{}</wp:inline>'
+BLIP = '<a:blip r:embed="rId4"/>'
+FRAME = '<p:graphicFrame><p:cNvPr id="7" name="Object"/>{}</p:graphicFrame>'
+ONCE = {  # parts, and the ids of the elements that take the alt
+    "an embedded object has that of its frame": (
+        "a.pptx",
+        FRAME.format(ALTERNATIVES.format("<p:oleObj/>", f"<p:oleObj>{PREVIEW}</p:oleObj>")),
+        ["7"],
+    ),
+    "a chart of 2016, and its picture for older programs": (
+        "a.docx",
+        ALTERNATIVES.format(INLINE.format(1, "<cx:chart/>"), INLINE.format(2, BLIP)),
+        ["1"],
+    ),
+    "a picture in a text box": (
+        "a.docx",
+        ALTERNATIVES.format(
+            f'<wp:anchor><wp:docPr id="1" name="x"/><w:txbx>{INLINE.format(2, BLIP)}</w:txbx></wp:anchor>',
+            f"<w:pict><w:txbx>{INLINE.format(2, BLIP)}</w:txbx></w:pict>",
+        ),
+        ["2"],
+    ),
+    "what hfcap does not know, and its picture": (
+        "a.pptx",
+        ALTERNATIVES.format("<p:new/>", PREVIEW.replace('"0"', '"4"')) + "<mc:AlternateContent><mc:Fallback/>",
+        ["4"],
+    ),
+    "ink": (
+        "a.pptx",
+        ALTERNATIVES.format(
+            '<p:contentPart r:id="rId1"><p14:nvContentPartPr><p14:cNvPr id="5" name="Ink"/></p14:nvContentPartPr>'
+            "</p:contentPart>",
+            PREVIEW,
+        ),
+        ["5"],
+    ),
+    "a hidden picture": ("a.docx", INLINE.format('1" hidden="1', BLIP), []),
+}
+
+
+@pytest.mark.parametrize(("name", "markup", "ids"), ONCE.values(), ids=ONCE)
+def test_a_picture_of_office_counts_once_where_programs_read_its_alt(tmp_path, name, markup, ids):
+    part = "word/document.xml" if name == "a.docx" else "ppt/slides/slide1.xml"
+    (tmp_path / name).write_bytes(archive_of(documents()[name] | {part: f"<x>{markup}</x>"}))
+    apply_all(tmp_path / name, "A boat.")
+    written = zipfile.ZipFile(tmp_path / name).read(part).decode()
+    assert re.findall(r'Pr descr="A boat\." id="(\d)"', written) == ids
+    assert written.count("descr=") == len(ids)
+
+
+def test_parts_of_word_may_be_numbered_and_headers_are_not_described(tmp_path):
+    members = filled(documents()["a.docx"], "")
+    parts = ["word/document2.xml", "word/footer1.xml", "word/header.xml"]  # the first as Word for the web names it
+    del members["word/document.xml"]
+    for part in parts:
+        members |= {part: WORD.replace("{}", ""), f"word/_rels/{Path(part).name}.rels": RELATIONS}
+    (tmp_path / "a.docx").write_bytes(archive_of(members))
+    found = [(picture.part, picture.role) for picture in read_document(tmp_path / "a.docx").pictures]
+    assert found == list(zip(parts, ["informative", "unknown", "unknown"], strict=True))
+
+
 @pytest.mark.parametrize(
     ("change", "said"),
     [
@@ -163,6 +242,15 @@ def test_bombs_are_refused(tmp_path, change, said):
     findings, _ = check_documents([str(path)])
     assert [finding.rule for finding in findings] == ["unreadable"]
     assert said in findings[0].message
+
+
+def test_an_archive_with_a_wrong_place_is_one_finding(tmp_path):
+    data = bytearray(archive_of(filled(documents()["a.docx"], "")))
+    place = data.rindex(b"PK\5\6") + 16  # of the central directory
+    struct.pack_into("<L", data, place, struct.unpack_from("<L", data, place)[0] + 4000)
+    (tmp_path / "a.docx").write_bytes(data)
+    findings, _ = check_documents(["a.docx"])
+    assert [finding.rule for finding in findings] == ["unreadable"]
 
 
 def test_archives_that_cannot_be_written_whole_are_refused(tmp_path):

@@ -254,7 +254,7 @@ def test_a_queue_is_never_longer_than_asked_for_and_ties_stay_together(tmp_path,
     for share, threshold in ((0.15, 0.9), (0.3, 0.9), (0.35, 0.8), (0.99, 0.8)):
         chosen = choose(tags, None, "queue", share)
         assert chosen["threshold"] == threshold and chosen["queue"] <= share
-    with refused(says="3 pictures have the highest score"):
+    with refused(says="3 pictures with the highest score"):
         choose(tags, None, "queue", 0.1)
 
 

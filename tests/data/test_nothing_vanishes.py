@@ -350,7 +350,7 @@ def test_without_any_caption_in_a_split_the_check_fails(folder, capsys):
     put(folder / "train" / "a.png", 0, "a dog")
     put(folder / "val" / "b.png", 1, "nan\n\n")
     assert exit_code("data", "check", folder) == 1
-    assert "none of the 1 images of validation has a caption" in capsys.readouterr().out
+    assert "no caption in 1 image of validation" in capsys.readouterr().out
     (folder / "val" / "b.txt").write_text("a cat")
     assert exit_code("data", "check", folder) == 0
 

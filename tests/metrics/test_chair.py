@@ -75,6 +75,18 @@ def test_instances_of_a_file(tmp_path, synonyms):
         run_command(*command[:4], "--instances", str(tmp_path / "instances.json"))
 
 
+@pytest.mark.parametrize("image_id", ["000000397133", "397133", "COCO_val2014_000000397133", "kitchen.jpg", "kitchen"])
+def test_images_of_instances_match_as_those_of_references(tmp_path, image_id):
+    instances = {
+        "images": [{"id": 1}, {"id": 397133, "file_name": "val/kitchen.jpg"}],
+        "categories": [{"id": 7, "name": "dining table"}],
+        "annotations": [{"image_id": 397133, "category_id": 7}],
+    }
+    (tmp_path / "instances.json").write_text(json.dumps(instances))
+    found = read_instances(tmp_path / "instances.json", ["1", image_id])
+    assert found == [frozenset(), frozenset({"dining table"})]
+
+
 def test_what_chair_lacks_is_named(tmp_path, synonyms):
     with refused(option="chair_synonyms", says="which words name which object"):
         compute_metrics(["a"], [["a"]], ("chair",))

@@ -45,11 +45,20 @@ def test_tau_c_of_captions_that_grow_better(files):
     assert json.loads(done.stdout.splitlines()[-1])["rouge_l"]["tau_c"] == pytest.approx(-1.0)
 
 
+def test_numbers_match_with_and_without_leading_zeros(files):
+    ratings, references = files
+    lines = [json.loads(line) for line in ratings.read_text().splitlines()]
+    padded = [line | {"image": f"COCO_val2014_{int(line['image']):012}"} for line in lines]
+    ratings.write_text("".join(json.dumps(line) + "\n" for line in padded))
+    done = run(ratings, "--references", references, "--metrics", "rouge_l", "--num_resamples", "2")
+    assert json.loads(done.stdout.splitlines()[-1])["images"] == 6, done.stderr
+
+
 def test_what_is_wrong_is_one_line(files):
     ratings, references = files
     ratings.write_text('{"image": "9", "caption": "a dog", "ratings": [1]}\n')
     done = run(ratings, "--references", references)
-    assert done.returncode == 2 and "no references of 1 rated images (first: 9)" in done.stderr
+    assert done.returncode == 2 and "no references of 1 rated image (first: 9)" in done.stderr
     ratings.write_text('{"image": "1", "caption": "a dog", "ratings": ["good"]}\n')
     done = run(ratings, "--references", references)
     assert done.returncode == 2 and "ratings" in done.stderr and "Traceback" not in done.stderr

@@ -10,7 +10,7 @@ from hfcap.data.caption_dataset import CaptionDataset
 from hfcap.training.arguments import ModelArguments
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.data_arguments import DataArguments
-from hfcap.training.dpo import DpoArguments, DpoTrainer, dpo_loss
+from hfcap.training.dpo import DpoArguments, DpoTrainer, dpo_loss, why_same
 from hfcap.training.starting_model import StartingModel
 from hfcap.training.strategies import apply_strategy
 from refusals import refused
@@ -195,13 +195,20 @@ def test_a_training_without_pairs_is_one_error(tmp_path, build_tiny, scene_rows)
         make_trainer(tmp_path, build_tiny, scene_rows, "llava")
 
 
-def test_a_pair_that_is_cut_to_the_same_tokens_is_one_error(tmp_path, build_tiny, scene_rows):
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ("{} but not here", "the same first 5 tokens as the chosen caption (max_caption_tokens=5)"),
+        (" {} ", "the chosen caption but for white space"),
+    ],
+)
+def test_a_pair_of_the_same_tokens_is_one_error_that_says_why(tmp_path, build_tiny, scene_rows, change, says):
     rows = pair_rows(scene_rows, pairs=1)
-    texts = [[f"{own[0]} but not here"] for own in rows["chosen"]]
+    texts = [[change.format(own[0])] for own in rows["chosen"]]
     rows = rows.remove_columns("rejected").add_column("rejected", texts)
     model, processor = build_tiny("llava")
     collator = CaptionCollator(processor, model.config, "Describe.", max_caption_tokens=5)
-    with refused(option="rejected", got=texts[0][0], says=("max_caption_tokens", rows["image_id"][0])):
+    with refused(option="rejected", got=texts[0][0], says=(says, rows["image_id"][0])):
         DpoTrainer(
             model=model,
             args=DpoArguments(output_dir=str(tmp_path), **STEPS_ALONE),
@@ -209,6 +216,13 @@ def test_a_pair_that_is_cut_to_the_same_tokens_is_one_error(tmp_path, build_tiny
             data_collator=collator,
             processing_class=processor,
         )
+
+
+def test_captions_that_a_tokenizer_does_not_tell_apart_are_named_so():
+    assert why_same("A dog", "a dog", [1, 2], [1, 2], 5) == (
+        "the same tokens as the chosen caption: the tokenizer does not tell them apart"
+    )
+    assert why_same("a dog", "a cat", [1, 2], [1, 3], 5) is None
 
 
 @pytest.mark.parametrize("beta", [0, -1, math.inf, math.nan])

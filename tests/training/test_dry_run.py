@@ -51,7 +51,7 @@ def test_a_dry_run_shows_what_the_trainer_takes(build_tiny, scene_rows, tmp_path
     rows, length = batch["segment_ids"].shape
     targets = int((batch["shift_labels"] != IGNORE_INDEX).sum())
     assert shown[0].startswith(
-        f"batch: {rows} rows of {length} tokens, {len(batch['pixel_values'])} images, {targets} targets"
+        f"batch: {rows} rows of {length} tokens, {len(batch['pixel_values'])} images, {targets:,} targets"
     )
     if max_row_tokens is None:
         assert "image 1 of" not in sample

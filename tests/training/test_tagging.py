@@ -41,7 +41,7 @@ def test_words_of_nearly_all_images_or_of_hardly_any_are_left_out():
 
 
 def test_captions_whose_words_tell_no_pictures_apart_are_refused():
-    with refused(option="data", says=("2 words", "1 images")):
+    with refused(option="data", says=("words (2)", "images (1)")):
         choose_words([["a cat", "A cat."]])
 
 

@@ -102,7 +102,7 @@ def test_the_prompt_chosen_is_saved(instructions, train):
 
 def test_another_prompt_in_the_evaluation_is_said(instructions, train, caplog):
     train(instructions([PROMPT], evaluation=["Describe."]), "--dry_run")
-    assert "6 evaluation rows have another prompt than 'What do you see here?'" in caplog.text
+    assert "6 evaluation rows with another prompt than 'What do you see here?'" in caplog.text
 
 
 @pytest.mark.parametrize("first", [PROMPT, None])

@@ -3,7 +3,8 @@
 import os
 import shutil
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from hfcap.applications.archives import check_unsigned, with_members
 from hfcap.applications.diff import spliced_diff
 from hfcap.applications.documents import ARCHIVES, Document, read_document
+from hfcap.applications.images import image_sha256
 from hfcap.applications.photo_metadata import check_place, embed, photo_of, sidecar_of, write_sidecar
 from hfcap.applications.pictures import Picture, collapsed
 from hfcap.applications.rows import DATA, DECIDED
@@ -56,8 +58,10 @@ def plan_change(file: str, rows: Sequence[dict[str, Any]], replace: bool = False
     document = read_document(path)
     splices: dict[str, list[tuple[int, int, str]]] = {}
     wanted: dict[int, str] = {}
+    num_of_source = count_sources(rows)
     for row in rows:
-        picture = find_picture(document, row, rows)
+        number = find_picture(document, row, num_of_source)
+        picture = document.pictures[number]
         alt = "" if row["status"] == "decorative" else collapsed(row["alt"])
         if picture.alt == alt or (not alt and picture.alt is None and not picture.slot_says_decorative):
             continue  # done already, or there is nothing that could be written
@@ -65,7 +69,7 @@ def plan_change(file: str, rows: Sequence[dict[str, Any]], replace: bool = False
         text = document.parts[picture.part]
         written = picture.slot.written(alt, text.ascii_only)
         splices.setdefault(picture.part, []).append((picture.slot.start, picture.slot.end, written))
-        wanted[document.pictures.index(picture)] = alt
+        wanted[number] = alt
     if not splices:
         return None
     edited = {part: spliced(document.parts[part].text, places) for part, places in splices.items()}
@@ -119,28 +123,41 @@ def check_writable(path: Path) -> None:
         raise DocumentError("the file is read-only; change its permissions")
 
 
-def find_picture(document: Document, row: dict[str, Any], rows: Sequence[dict[str, Any]]) -> Picture:
-    """Return the picture of a row: at its line and column, or where the file has changed at the one place that fits.
+def count_sources(rows: Sequence[dict[str, Any]]) -> Counter[tuple[str, str]]:
+    """Count the rows of a document by part and source."""
+    return Counter((row["part"], row["src"]) for row in rows)
+
+
+def find_picture(document: Document, row: dict[str, Any], num_of_source: Mapping[tuple[str, str], int]) -> int:
+    """Return the number of a row's picture: at its place, or where the file has changed the one picture that fits.
+
+    Args:
+        document: the document of the row.
+        row: a row of `alts.jsonl`.
+        num_of_source: `count_sources` of all rows that are looked for.
 
     Raises:
         DocumentError: there is none, or there are several.
     """
-    same = [p for p in document.pictures if p.part == row["part"] and row["kind"] in ("", p.kind)]
-    same = [p for p in same if row["src"] in ("", p.src)]  # a row made by hand may leave them out
+
+    def of_kind(numbers: list[int]) -> list[int]:
+        return [number for number in numbers if row["kind"] in ("", document.pictures[number].kind)]
+
+    part, src = row["part"], row["src"]  # a row made by hand may leave them out, and its kind
     if row.get("file_sha256") in (None, document.sha256):
-        found = [p for p in same if (p.line, p.column) == (row["line"], row["column"])]
+        at_place = of_kind(document.find(part, row["line"], row["column"]))
+        found = [number for number in at_place if src in ("", document.pictures[number].src)]
         if not found:
             raise DocumentError(f"no such picture at {row['line']}:{row['column']}; run `hfcap alt suggest` again")
         return found[0]
-    of_this_source = sum((other["part"], other["src"]) == (row["part"], row["src"]) for other in rows)
-    if len(same) > 1 or of_this_source > 1:
+    same = of_kind(document.find(part, src)) if src else []
+    if len(same) > 1 or num_of_source[part, src] > 1:
         context = row.get("context") or {}
-        around = [context.get(side) for side in ("before", "after")]
-        same = [p for p in same if [p.context.before, p.context.after] == around]
-    if not row["src"] or len(same) != 1:
+        same = of_kind(document.find(part, src, context.get("before"), context.get("after")))
+    if len(same) != 1:
         raise DocumentError(
-            f"changed since the proposal, and {row['id']} fits {len(same) if row['src'] else 'no'} "
-            f"place{'s' * (len(same) != 1)} in it; run `hfcap alt suggest` again"
+            f"changed since the proposal, and {row['id']} fits {counted(len(same), 'place')} in it; "
+            "run `hfcap alt suggest` again"
         )
     return same[0]
 
@@ -160,10 +177,11 @@ def check_row(document: Document, row: dict[str, Any], picture: Picture, replace
     if row["status"] == "decorative" and not picture.slot.says_decorative:
         raise DocumentError(f"{place}: the format has no mark for decorative pictures; take the alt out by hand")
     image = row.get("image")
-    if image and row.get("image_sha256") and "!" not in image:
-        if not Path(image).is_file():
+    if image and row.get("image_sha256"):
+        sha256 = image_sha256(image)
+        if sha256 is None:
             raise DocumentError(f"{place}: its picture {image} is gone; run `hfcap alt suggest` again")
-        if file_sha256(image) != row["image_sha256"]:
+        if sha256 != row["image_sha256"]:
             raise DocumentError(f"{place}: {image} is another picture now; run `hfcap alt suggest` again")
 
 

@@ -67,7 +67,8 @@ def read_member(archive: zipfile.ZipFile, name: str) -> bytes:
         return archive.read(name)
     except KeyError:
         raise DocumentError(f"no {name} in the archive") from None
-    except (zipfile.BadZipFile, zlib.error, RuntimeError, NotImplementedError, EOFError) as error:
+    # A place or size that is wrong is a ValueError or OverflowError.
+    except (zipfile.BadZipFile, zlib.error, RuntimeError, ValueError, OverflowError, EOFError) as error:
         raise DocumentError(f"{name}: cannot be unpacked ({error})") from None
 
 

@@ -10,10 +10,9 @@ from typing import Any
 from urllib.parse import quote
 
 from hfcap import __version__
-from hfcap.applications.apply import find_picture
+from hfcap.applications.apply import count_sources, find_picture
 from hfcap.applications.documents import Document, find_documents, read_document
 from hfcap.applications.lint import RULES, Finding, document_findings
-from hfcap.applications.pictures import Picture
 from hfcap.applications.texts import DocumentError
 from hfcap.counts import counted
 from hfcap.errors import printable
@@ -44,14 +43,14 @@ def check_documents(paths: Sequence[str], rows: Sequence[dict[str, Any]] = ()) -
     return findings, [f"{counted(len(files), 'file')}, {counted(num_pictures, 'picture')}", *notes]
 
 
-def _decorative(document: Document, rows: Sequence[dict[str, Any]]) -> list[Picture]:
-    """Return the pictures of a document that are decorative by decision; rows without their place do not count."""
+def _decorative(document: Document, rows: Sequence[dict[str, Any]]) -> set[int]:
+    """Return the numbers of the pictures that are decorative by decision; rows without their place do not count."""
     of_file = [row for row in rows if Path(row["file"]) == document.path]
-    found = []
+    found, num_of_source = set(), count_sources(of_file)
     for row in of_file:
         if row["status"] == "decorative":
             with suppress(DocumentError):
-                found.append(find_picture(document, row, of_file))
+                found.add(find_picture(document, row, num_of_source))
     return found
 
 

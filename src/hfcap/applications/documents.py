@@ -5,6 +5,7 @@ import os
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from zipfile import ZipFile
 
@@ -39,10 +40,27 @@ class Document:
     parts: dict[str, Text] = field(default_factory=dict)
     pictures: list[Picture] = field(default_factory=list)
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """SHA-256 (hex) of the file."""
         return hashlib.sha256(self.data).hexdigest()
+
+    @cached_property
+    def _numbers(self) -> dict[tuple, list[int]]:
+        numbers: dict[tuple, list[int]] = {}
+        for number, picture in enumerate(self.pictures):
+            source, context = (picture.part, picture.src), (picture.context.before, picture.context.after)
+            for key in ((picture.part, picture.line, picture.column), source, (*source, *context)):
+                numbers.setdefault(key, []).append(number)
+        return numbers
+
+    def find(self, *key: str | int | None) -> list[int]:
+        """Return the numbers of the pictures at a place or of a source.
+
+        Args:
+            key: part, line, column; or part, src; or part, src, text before, text after.
+        """
+        return self._numbers.get(key, [])
 
     def id_of(self, picture: Picture) -> str:
         """Return `file:line:column`, and for archives `file!member:line:column`."""
@@ -103,7 +121,7 @@ def _documents_in(folder: Path) -> tuple[list[Path], list[str]]:
             if path.name[0] == ".":
                 count[f"hidden, or {LEFT_OUT}"] += 1
             elif path.suffix.lower() in TABLES:
-                count[f"tables ({' '.join(TABLES)}), which are read where they are named"] += 1
+                count[f"of the kinds {' '.join(TABLES)}, read only where they are named"] += 1
             elif path.suffix.lower() not in SUFFIXES:
                 count["of other kinds"] += 1
             elif not path.is_file() or not path.resolve().is_relative_to(top):
@@ -165,4 +183,4 @@ def _archive_parts(suffix: str, archive: ZipFile) -> Iterator[tuple[str, Text, l
         return
     for name in office_parts(archive):
         text = decode(read_member(archive, name))
-        yield name, text, office_pictures(text.text, targets_of(archive, name), suffix[1:])
+        yield name, text, office_pictures(text.text, targets_of(archive, name), suffix[1:], name)

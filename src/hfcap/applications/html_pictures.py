@@ -27,6 +27,7 @@ class _Open:
     pictures: list[Picture] = field(default_factory=list)
     own: Picture | None = None  # that an <svg> is
     has_title: bool = False
+    caption: str = ""  # of a <figure>
 
 
 class _Scan:
@@ -95,10 +96,17 @@ class _Scan:
                     picture.alone_in = "button" if is_button else "link"
         if tag.name == "figcaption":
             figure = next((o for o in reversed(self.open) if o.tag.name == "figure"), None)
-            for picture in figure.pictures if figure else ():
-                picture.context.caption = text
+            if figure is not None:
+                figure.caption = text
+        self.give_caption(opened)
+
+    def give_caption(self, opened: _Open) -> None:
+        for picture in opened.pictures if opened.caption else ():
+            picture.context.caption = picture.context.caption or opened.caption  # of the innermost figure
 
     def finish(self) -> None:
+        for opened in reversed(self.open):  # figures without an end tag
+            self.give_caption(opened)
         plain = "".join(self.plain)
         for picture, offset in zip(self.pictures, self.offsets, strict=True):
             picture.context.before = collapsed(plain[max(0, offset - 2 * CONTEXT) : offset])[-CONTEXT:]

@@ -60,11 +60,19 @@ def image_bytes(image: str) -> bytes:
         DocumentError: it cannot be unpacked.
         OSError: as the file system raises it.
     """
-    archive, _, member = image.partition("!")
-    if member and Path(archive).suffix.lower() in ARCHIVES and not Path(image).is_file():
-        with open_archive(Path(archive).read_bytes()) as opened:
-            return read_member(opened, member)
-    return Path(image).read_bytes()
+    found = archive_and_member(image)
+    if found is None:
+        return Path(image).read_bytes()
+    with open_archive(Path(found[0]).read_bytes()) as opened:
+        return read_member(opened, found[1])
+
+
+def archive_and_member(image: str) -> tuple[str, str] | None:
+    """Return the two halves of `archive!member`, either of which may have a `!` itself; None for a file."""
+    if Path(image).is_file():
+        return None
+    halves = ((image[: found.start()], image[found.end() :]) for found in re.finditer("!", image))
+    return next((half for half in halves if half[0].lower().endswith(ARCHIVES) and Path(half[0]).is_file()), None)
 
 
 def image_sha256(image: str) -> str | None:

@@ -5,7 +5,7 @@ Sources: WCAG 2 failures F30 (file names, "spacer") and F65 (no alt), axe-core's
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection
 from dataclasses import dataclass
 
 from hfcap.applications.documents import Document
@@ -141,11 +141,11 @@ def _purpose(picture: Picture) -> str:
     return "say where the link leads" if picture.alone_in == "link" else "say what the button does"
 
 
-def document_findings(document: Document, decorative: Sequence[Picture] = ()) -> list[Finding]:
-    """Return what is wrong with the pictures of a document, in order; those known to be decorative need no alt."""
+def document_findings(document: Document, decorative: Collection[int] = ()) -> list[Finding]:
+    """Return what is wrong with the pictures of a document, in order; those numbered `decorative` need no alt."""
     return [
         Finding(document.path.as_posix(), picture.part, picture.line, picture.column, rule, message)
-        for picture in document.pictures
+        for number, picture in enumerate(document.pictures)
         for rule, message in picture_findings(picture)
-        if not (rule == "missing-alt" and picture in decorative)
+        if not (rule == "missing-alt" and number in decorative)
     ]

@@ -1,17 +1,17 @@
 """Pictures of Markdown and MDX: `![alt](src)`, reference images, wikilinks, shortcodes, and the tags between them."""
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from urllib.parse import unquote
 
 from hfcap.applications.html_pictures import CONTEXT, html_pictures
 from hfcap.applications.markdown_code import without_code
 from hfcap.applications.markdown_text import (
-    BRACKET,
     DEFINITION,
     DESTINATION,
     LONGEST,
     PlainText,
+    brackets_of,
     label_of,
     plain_alt,
     without_markup,
@@ -38,11 +38,16 @@ def markdown_pictures(text: str, is_mdx: bool = False) -> list[Picture]:
         label_of(found["label"]): _source(found) for found in reversed(definitions)
     }  # the first of a label counts
     spoken = PlainText(mask(plain), definitions)
-    plain = _without_destinations(plain, literal, definitions)
+    brackets = brackets_of(literal)
+    plain = _without_destinations(plain, literal, definitions, set(brackets.values()))
     pictures = html_pictures(mask(plain), plain, is_jsx=is_mdx)
+    end = 0  # of the alt of the last picture: what looks like a picture within an alt is text
     for start in (found.start() for found in re.finditer(r"!\[", literal)):
-        if not _is_escaped(literal, start) and (picture := _picture_at(text, literal, start, sources)):
+        if start < end or _is_escaped(literal, start):
+            continue
+        if picture := _picture_at(text, literal, start, brackets, sources):
             pictures.append(picture)
+            end = brackets[start + 1]
     for picture in pictures:
         picture.context.before, picture.context.after = spoken.around(picture.start, CONTEXT)
     pictures += [_shortcode(found.start()) for found in _SHORTCODE.finditer(plain) if not is_mdx]
@@ -60,12 +65,12 @@ def _definitions(text: str) -> Iterator[re.Match]:
             end = len(text) if line_end < 0 else line_end + 1
 
 
-def _without_destinations(plain: str, literal: str, definitions: Sequence[re.Match]) -> str:
+def _without_destinations(plain: str, literal: str, definitions: Sequence[re.Match], closing: Collection[int]) -> str:
     """Blank the destinations between `<` and `>`, which look like tags: `![](<img/a b.png>)`, `[x](<img/c d.pdf>)`."""
     inline = (
         DESTINATION.match(literal, found.end() - 1, found.end() + LONGEST)
         for found in re.finditer(r"\]\((?=\s*<)", literal)
-        if not _is_escaped(literal, found.start()) and _has_opening_bracket(literal, found.start())
+        if found.start() in closing
     )
     spans = sorted(found.span("angle") for found in (*inline, *definitions) if found and found["angle"] is not None)
     pieces, at = [], 0
@@ -73,11 +78,6 @@ def _without_destinations(plain: str, literal: str, definitions: Sequence[re.Mat
         pieces += [plain[at : start - 1], blanked(plain[start - 1 : end + 1])]
         at = end + 1
     return "".join([*pieces, plain[at:]])
-
-
-def _has_opening_bracket(text: str, close: int) -> bool:
-    paragraph = max(text.rfind("\n\n", 0, close), text.rfind("\n\r\n", 0, close), 0)
-    return text.rfind("[", paragraph, close) >= 0
 
 
 def _shortcode(start: int) -> Picture:
@@ -91,9 +91,11 @@ def _is_escaped(text: str, at: int) -> bool:
     return (at - start) % 2 == 1
 
 
-def _picture_at(text: str, masked: str, start: int, sources: dict[str, str]) -> Picture | None:
-    close = _closing_bracket(masked, start + 1)
-    if close is None:
+def _picture_at(
+    text: str, masked: str, start: int, brackets: Mapping[int, int], sources: Mapping[str, str]
+) -> Picture | None:
+    close = brackets.get(start + 1)
+    if close is None or close - start > LONGEST:
         return None
     raw = text[start + 2 : close]
     if raw.startswith("[") and masked.startswith("]", close - 1) and not masked.startswith("(", close + 1):
@@ -106,7 +108,8 @@ def _picture_at(text: str, masked: str, start: int, sources: dict[str, str]) -> 
         src, end, title = _source(inline), inline.end(), (inline["title"] or "")[1:-1]
     else:
         end, label = close + 1, raw
-        if masked.startswith("[", close + 1) and (second := _closing_bracket(masked, close + 1)):
+        second = brackets.get(close + 1, close) if masked.startswith("[", close + 1) else close
+        if 0 < second - close <= LONGEST:
             end, label = second + 1, text[close + 2 : second] or raw
         if label == raw:
             slot = None  # the alt is the label as well: another alt would be another reference
@@ -123,18 +126,6 @@ def _picture_at(text: str, masked: str, start: int, sources: dict[str, str]) -> 
     elif slot is None:
         picture.problem = ("template", "the alt is the label of a reference; change both by hand")
     return picture
-
-
-def _closing_bracket(text: str, start: int) -> int | None:
-    """Return the place of the bracket that closes the one at `start`; None where the paragraph ends before."""
-    depth = 0
-    for found in BRACKET.finditer(text, start, start + LONGEST):
-        if found[0][0] == "\n":
-            return None
-        depth += {"[": 1, "]": -1}.get(found[0], 0)
-        if depth == 0 and found[0] == "]":
-            return found.start()
-    return None
 
 
 def _source(found: re.Match) -> str:

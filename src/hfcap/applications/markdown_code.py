@@ -28,7 +28,7 @@ _LITERAL_BLOCKS = (
     re.compile(r"(?:\A|(?<=\n)[ \t>]*\r?\n)" + _START[1:] + r"</?[a-zA-Z][^<>\n]*>[ \t]*\r?(?=\n)" + _TO_BLANK_LINE),
 )
 _HTML_LINE = re.compile(rf"<(?:(?P<raw>pre|script|style|textarea)(?=[\s>])|!--|{_BLOCK_TAG[1:]})", re.I)
-_COMMENT_BLOCK = re.compile(_START[1:] + "<!--$")
+_COMMENT_BLOCK = re.compile(_START + "<!--", re.M)
 _PARAGRAPH_END = re.compile(r"\n(?=[ \t>]*(?:\r?\n|(?:[-*+]|1[.)])[ \t\r\n]|#{1,6}[ \t\r\n]))")
 CODE_INDENT = 4
 
@@ -104,7 +104,7 @@ class _Blocks:
         return self._starts_code(rest, indent, quotes)
 
     def _starts_code(self, rest: str, indent: int, quotes: int) -> bool:
-        item = _ITEM.match(rest)
+        at, item = 0, _ITEM.match(rest)
         while self.items and indent < self.items[-1] and (self.after_blank or item):
             self.items.pop()
         inner = self.items[-1] if self.items else 0
@@ -113,8 +113,9 @@ class _Blocks:
         while item and indent < inner + CODE_INDENT:
             indent += len(item[0].rstrip("\r\n").expandtabs(4))
             self.items.append(indent)
-            rest, inner = rest[item.end() :], indent
-            item = _ITEM.match(rest)
+            at, inner = item.end(), indent
+            item = _ITEM.match(rest, at)
+        rest = rest[at:]
         if fence := _FENCE.match(rest):
             self.fence, self.fence_quotes, self.fence_indent = fence["fence"], quotes, inner
             self.after_blank = False
@@ -137,6 +138,8 @@ def _without_inline_code(text: str) -> str:
     for run in re.finditer("`+", text):
         runs.setdefault(len(run[0]), []).append(run.start())
     ends = [found.start() for found in _PARAGRAPH_END.finditer(text)]
+    comment_ends = [found.end() for found in re.finditer("-->", text)]
+    blocks = {found.end() for found in _COMMENT_BLOCK.finditer(text)}  # of comments that may go on behind a paragraph
     pieces, at = [], 0
     for found in _INLINE.finditer(text):
         if found.start() < at or found[0][0] == "\\":
@@ -144,11 +147,11 @@ def _without_inline_code(text: str) -> str:
         paragraph = bisect_left(ends, found.start())
         limit = ends[paragraph] if paragraph < len(ends) else len(text)
         if found[0] == "<!--":
-            is_block = _COMMENT_BLOCK.match(text, text.rfind("\n", 0, found.start()) + 1, found.end())
-            close = text.find("-->", found.end(), len(text) if is_block else limit)
-            if close < 0 and not is_block:
+            following = bisect_left(comment_ends, found.end() + 3)
+            end = comment_ends[following] if following < len(comment_ends) else len(text)
+            is_closed = following < len(comment_ends) and end <= limit
+            if not is_closed and found.end() not in blocks:
                 continue
-            end = len(text) if close < 0 else close + 3
         else:
             same = runs.get(len(found[0]), [])
             following = bisect_right(same, found.start())

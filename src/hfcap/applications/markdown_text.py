@@ -14,9 +14,10 @@ from hfcap.applications.pictures import collapsed
 
 LONGEST = 4000  # characters of an alt, a destination or a title that are looked at
 BRACKET = re.compile(r"\\.|[\[\]]|\n[ \t]*\r?\n", re.DOTALL)
+# Possessive (`*+`): what is given back could match nothing else, and would be tried again for each character.
 DESTINATION = re.compile(
-    r"""\(\s*(?:<(?P<angle>(?:[^<>\n\\]|\\.)*)>|(?P<bare>(?:[^\s()\\]|\\.|\((?:[^\s()\\]|\\.)*\))*))"""
-    r"""(?:\s+(?P<title>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|\((?:[^()\\]|\\.)*\)))?\s*(?P<size>=\d*%?x?\d*%?\s*)?\)"""
+    r"""\(\s*+(?:<(?P<angle>(?:[^<>\n\\]|\\.)*)>|(?P<bare>(?:[^\s()\\]|\\.|\((?:[^\s()\\]|\\.)*\))*))"""
+    r"""(?:\s++(?P<title>"(?:[^"\\]|\\.)*"|'(?:[^'\\]|\\.)*'|\((?:[^()\\]|\\.)*\)))?\s*+(?P<size>=\d*+%?x?\d*+%?\s*+)?\)"""
 )
 DEFINITION = re.compile(
     r"^[ \t>]*\[(?!\^)(?P<label>(?:[^\[\]\\]|\\.)+)\]:\s*(?:<(?P<angle>[^<>\n]*)>|(?P<bare>\S+))", re.MULTILINE
@@ -35,6 +36,20 @@ _MARKS = re.compile(
 def plain_alt(raw: str) -> str:
     """Return a Markdown text without its escapes."""
     return ESCAPE.sub(lambda found: found[1] or unescape(found[0]), raw)
+
+
+def brackets_of(text: str) -> dict[int, int]:
+    """Return where each opening bracket is closed in its paragraph, by the place of the opening one."""
+    closing: dict[int, int] = {}
+    opened: list[int] = []
+    for found in BRACKET.finditer(text):
+        if found[0][0] == "\n":  # the paragraph ends
+            opened.clear()
+        elif found[0] == "[":
+            opened.append(found.start())
+        elif found[0] == "]" and opened:
+            closing[opened.pop()] = found.start()
+    return closing
 
 
 def label_of(text: str) -> str:
@@ -98,21 +113,14 @@ def _line_end(text: str, start: int) -> int:
 
 def _links(text: str, labels: Collection[str]) -> Iterator[tuple[int, int, str]]:
     """Yield what is left out of links and pictures: of a picture all, of a link all but its text."""
-    opened: list[int] = []
-    for found in BRACKET.finditer(text):
-        if found[0][0] == "\n":  # the paragraph ends
-            opened.clear()
-        elif found[0] == "[":
-            opened.append(found.start())
-        elif found[0] == "]" and opened:
-            start, close = opened.pop(), found.start()
-            is_picture = text[start - 1 : start] == "!" and text[start - 2 : start - 1] != "\\"
-            end = _link_end(text, close)
-            if is_picture:
-                yield start - 1, end, " "
-            elif end > close + 1 or label_of(text[start + 1 : close][:LONGEST]) in labels:
-                yield start, start + 1, ""
-                yield close, end, ""
+    for start, close in brackets_of(text).items():
+        is_picture = text[start - 1 : start] == "!" and text[start - 2 : start - 1] != "\\"
+        end = _link_end(text, close)
+        if is_picture:
+            yield start - 1, end, " "
+        elif end > close + 1 or (close - start <= LONGEST and label_of(text[start + 1 : close]) in labels):
+            yield start, start + 1, ""
+            yield close, end, ""
 
 
 def _link_end(text: str, close: int) -> int:

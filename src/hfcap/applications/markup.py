@@ -6,6 +6,7 @@ patch release of Python to the next. This one follows the tokenization of the HT
 """
 
 import re
+from bisect import bisect_left
 from collections.abc import Iterator
 from dataclasses import dataclass
 from html import unescape
@@ -25,6 +26,7 @@ TEMPLATE = "\ue000"  # stands for each character of a template's tag once it is 
 _TEMPLATE_OPENERS = re.compile(r"\{\{|\{%|\{#|<%|<\?(?:php\b|=)")
 _TEMPLATE_CLOSERS = {"{{": "}}", "{%": "%}", "{#": "#}", "<%": "%>"}
 _QUIET_BLOCK = re.compile(r"\{%-?\s*(comment|highlight|codeblock|code)\b")  # what is in it is no markup
+_QUIET_BLOCK_END = re.compile(r"\{%-?\s*end(comment|highlight|codeblock|code)\s*-?%\}")
 
 
 @dataclass(frozen=True)
@@ -148,10 +150,11 @@ def mask_templates(text: str) -> str:
     become blanks.
     """
     pieces, at, dead = [], 0, set()
+    block_ends = _block_ends(text)
     for opener in _TEMPLATE_OPENERS.finditer(text):
         if opener.start() < at or opener[0] in dead:
             continue
-        end = _template_end(text, opener)
+        end = _template_end(text, opener, block_ends)
         if end is None:
             dead.add(opener[0])  # it is closed nowhere, so the next one is not either
             continue
@@ -162,10 +165,21 @@ def mask_templates(text: str) -> str:
     return "".join([*pieces, text[at:]])
 
 
-def _template_end(text: str, opener: re.Match) -> int | None:
+def _block_ends(text: str) -> dict[str, list[re.Match]]:
+    """Return the tags that end quiet blocks, by the name of the block."""
+    ends: dict[str, list[re.Match]] = {}
+    for found in _QUIET_BLOCK_END.finditer(text):
+        ends.setdefault(found[1], []).append(found)
+    return ends
+
+
+def _template_end(text: str, opener: re.Match, block_ends: dict[str, list[re.Match]]) -> int | None:
     block = _QUIET_BLOCK.match(text, opener.start())
-    if block and (found := re.compile(rf"\{{%-?\s*end{block[1]}\s*-?%\}}").search(text, block.end())):
-        return found.end()
+    if block:
+        ends = block_ends.get(block[1], [])
+        following = bisect_left(ends, block.end(), key=re.Match.start)
+        if following < len(ends):
+            return ends[following].end()
     closer = _TEMPLATE_CLOSERS.get(opener[0], "?>")
     end = text.find(closer, opener.end())
     if end < 0:

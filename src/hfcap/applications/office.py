@@ -3,6 +3,7 @@
 import posixpath
 import re
 import zipfile
+from collections.abc import Sequence
 from html import unescape
 
 from hfcap.applications.archives import read_member
@@ -10,10 +11,14 @@ from hfcap.applications.markup import Run, Tag, tokens
 from hfcap.applications.pictures import Context, Picture, Slot, collapsed
 from hfcap.applications.texts import DocumentError, decode
 
-_PARTS = re.compile(r"word/(?:document|header\d*|footer\d*|footnotes|endnotes|comments)\.xml|ppt/slides/slide\d+\.xml")
+_PARTS = re.compile(r"word/(?:document|header|footer|footnotes|endnotes|comments)\d*\.xml|ppt/slides/slide\d+\.xml")
+_FURNITURE = re.compile(r"word/(?:header|footer)\d*\.xml")
 # What holds a picture and its properties; `wp:` in Word, `p:pic` in PowerPoint.
-_DRAWINGS = ("wp:inline", "wp:anchor", "p:pic", "p:graphicframe")
-_PROPERTIES = ("wp:docpr", "p:cnvpr")
+_DRAWINGS = ("wp:inline", "wp:anchor", "p:pic", "p:graphicframe", "p:contentpart")
+_PROPERTIES = ("wp:docpr", "p:cnvpr", "p14:cnvpr")
+_CHARTS = ("c:chart", "cx:chart", "dgm:relids")
+_OTHERS = ("am3d:model3d", "w14:contentpart", "p14:nvcontentpartpr", "we:webextensionref")  # 3D models, ink, add-ins
+_TRUE = ("1", "true")
 CONTEXT = 160
 
 
@@ -43,13 +48,14 @@ def targets_of(archive: zipfile.ZipFile, part: str) -> dict[str, str]:
     return found
 
 
-def office_pictures(text: str, targets: dict[str, str], kind: str) -> list[Picture]:
-    """Return the pictures and charts of an XML part.
+def office_pictures(text: str, targets: dict[str, str], kind: str, part: str = "") -> list[Picture]:
+    """Return the pictures, charts and embedded objects of an XML part.
 
     Args:
         text: the part.
         targets: from `targets_of`.
         kind: "docx" or "pptx".
+        part: name of the part.
 
     Raises:
         DocumentError: the part has a document type, which no office program writes and which may hold a bomb.
@@ -60,7 +66,9 @@ def office_pictures(text: str, targets: dict[str, str], kind: str) -> list[Pictu
     words: list[str] = []
     places: list[int] = []
     drawings: list[list[Tag]] = []
-    in_text, in_fallback = False, False
+    in_text = False
+    alternatives: list[int] = []  # for each that is open, the pictures in front of it
+    fallbacks: list[bool] = []  # for each that is open, whether it has the pictures of its choice again
     for token in tokens(text, is_xml=True):
         if isinstance(token, Run):
             if in_text and token.is_text:
@@ -69,32 +77,53 @@ def office_pictures(text: str, targets: dict[str, str], kind: str) -> list[Pictu
             in_text = not (token.is_end or token.is_empty)
         elif token.name in ("w:p", "a:p"):
             words.append("\n")
-        elif token.name == "mc:fallback":  # the same picture again, for programs of before 2010
-            in_fallback = not token.is_end
-        elif token.name == "v:imagedata" and not (in_fallback or token.is_end):
+        elif token.name == "mc:alternatecontent":
+            _follow(alternatives, token, len(pictures))
+        elif token.name == "mc:fallback":  # for programs of before 2010
+            again = bool(alternatives) and len(pictures) > alternatives[-1]
+            _follow(fallbacks, token, again or fallbacks[-1:] == [True])
+        elif token.name == "v:imagedata" and not (fallbacks or token.is_end):
             problem = ("component", "a picture as Word wrote them before 2007 (VML); hfcap does not read its alt")
             pictures.append(Picture(token.start, kind, targets.get(token.value("r:id"), ""), None, problem=problem))
             places.append(len(words))
-        elif token.name in _DRAWINGS:
-            if not token.is_end:
-                drawings.append([])
-            elif drawings and (picture := _picture(drawings.pop(), targets, kind)):
+        elif token.name in _DRAWINGS and not token.is_end:
+            _follow(drawings, token, [token])
+        elif token.name in _DRAWINGS and drawings:
+            tags = drawings.pop()
+            if drawings and drawings[-1][0].name == "p:graphicframe":
+                drawings[-1] += tags  # the preview of an embedded object, whose alt is that of the frame
+            elif fallbacks[-1:] != [True] and (picture := _picture(tags, targets, kind)):
                 pictures.append(picture)
                 places.append(len(words))
         elif drawings and not token.is_end:
             drawings[-1].append(token)
+    _give_context(pictures, places, words)
+    for picture in pictures:
+        picture.is_furniture = _FURNITURE.fullmatch(part) is not None
+    return sorted(pictures, key=lambda picture: picture.start)
+
+
+def _follow(opened: list, tag: Tag, value: object) -> None:
+    """Keep `value` in a list from the start of an element to its end."""
+    if tag.is_end:
+        del opened[-1:]
+    elif not tag.is_empty:
+        opened.append(value)
+
+
+def _give_context(pictures: Sequence[Picture], places: Sequence[int], words: Sequence[str]) -> None:
     for picture, place in zip(pictures, places, strict=True):
         before, after = "".join(words[max(0, place - 40) : place]), "".join(words[place : place + 40])
         picture.context.before = collapsed(before)[-CONTEXT:]
         picture.context.after = collapsed(after)[:CONTEXT]
-    return sorted(pictures, key=lambda picture: picture.start)
 
 
 def _picture(tags: list[Tag], targets: dict[str, str], kind: str) -> Picture | None:
     properties = next((tag for tag in tags if tag.name in _PROPERTIES), None)
     blip = next((tag for tag in tags if tag.name == "a:blip"), None)
-    chart = any(tag.name in ("c:chart", "dgm:relids") for tag in tags)
-    if properties is None or (blip is None and not chart):
+    chart = any(tag.name in _CHARTS for tag in tags)
+    other = any(tag.name in _OTHERS for tag in tags)
+    if properties is None or not (blip or chart or other):
         return None
     attribute = properties.attribute("descr")
     alt = attribute.value if attribute and attribute.value else None  # Word writes an empty one for none
@@ -103,7 +132,9 @@ def _picture(tags: list[Tag], targets: dict[str, str], kind: str) -> Picture | N
     slot = Slot(start, end, 'descr="' if attribute else ' descr="', '"', says_decorative=False)
     source = (blip.value("r:embed") or blip.value("r:link")) if blip else ""
     picture = Picture(properties.start, kind, targets.get(source, ""), alt, slot)
-    picture.is_named = any(tag.name.endswith(":decorative") and tag.value("val") in ("1", "true") for tag in tags)
+    picture.is_named = properties.value("hidden") in _TRUE or any(
+        tag.name.endswith(":decorative") and tag.value("val") in _TRUE for tag in tags
+    )
     picture.hints = properties.value("title") + (" chart" if chart else "")
     click = next((tag for tag in tags if tag.name == "a:hlinkclick" and tag.value("r:id")), None)
     if click:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 from xml.sax.saxutils import escape
 
-from hfcap.applications.images import PHOTOS
+from hfcap.applications.images import PHOTOS, archive_and_member
 from hfcap.applications.texts import DocumentError
 from hfcap.content_hashes import file_sha256
 from hfcap.errors import ConfigError
@@ -67,7 +67,7 @@ def photo_of(row: dict[str, Any]) -> Path | None:
         DocumentError: the photo is gone, another one now, or no picture at all: a document may name any file.
     """
     image = row.get("image")
-    if not image or row["status"] not in ("accepted", "edited") or ("!" in image and not Path(image).is_file()):
+    if not image or row["status"] not in ("accepted", "edited") or archive_and_member(image):
         return None
     if not Path(image).is_file():
         raise DocumentError(f"{image} is gone")

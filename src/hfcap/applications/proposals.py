@@ -53,6 +53,9 @@ def rows_of_documents(paths: Sequence[Path], root: Path | None) -> tuple[list[di
 
 def _row(document: Document, picture: Picture, root: Path | None) -> dict[str, Any]:
     image, why_none = locate(document, picture, root)
+    sha256 = image_sha256(image) if image else None
+    if image and sha256 is None:
+        why_none = f"{image} cannot be read"
     return empty_row() | {
         "id": document.id_of(picture),
         "file": document.path.as_posix(),
@@ -62,7 +65,7 @@ def _row(document: Document, picture: Picture, root: Path | None) -> dict[str, A
         "kind": picture.kind,
         "src": picture.src,
         "image": image,
-        "image_sha256": image_sha256(image) if image else None,
+        "image_sha256": sha256,
         "file_sha256": document.sha256,
         "role": picture.role,
         "context": asdict(picture.context),
@@ -92,14 +95,18 @@ def merged(
         All rows, and how many of `new` had a decision or a caption already.
     """
     decided = {row["id"]: row for row in there if row["status"] != PENDING}
+    by_place = {_place(row): row for row in decided.values() if row.get("file_sha256")}
+    moved = {by_place[place]["id"] for place in map(_place, new) if place in by_place}
     captioned = {row["image_sha256"]: row for row in there if row.get("model") and row.get("image_sha256")}
     out: list[dict[str, Any]] = []
     num_there = 0
     for row in new:
-        other = decided.get(row["id"])
-        if other is not None and not _is_same_picture(other, row):
-            row = row | {"id": f"{row['id']}@{row['file_sha256'][:8]}"}  # the id is that of a decision about another
+        other = by_place.get(_place(row))
+        if other is None:
             other = decided.get(row["id"])
+            if other is not None and (other["id"] in moved or not _is_same_picture(other, row)):  # another picture
+                row = row | {"id": f"{row['id']}@{row['file_sha256'][:8]}"}
+                other = decided.get(row["id"])
         if other is None and row["role"] in CAPTIONED and row["image_sha256"] in captioned:
             earlier = captioned[row["image_sha256"]]
             other = row | {key: earlier[key] for key in _OF_CAPTION}
@@ -108,6 +115,11 @@ def merged(
     ids = {row["id"] for row in out}
     kept = [row for row in there if row["id"] not in ids and (row["id"] in decided or row["file"] not in files)]
     return [*out, *kept], num_there
+
+
+def _place(row: dict[str, Any]) -> tuple:
+    """Return where a row's picture is, in which state of its document; `apply` moves it and keeps the id."""
+    return row["file"], row["file_sha256"], row["part"], row["line"], row["column"]
 
 
 def _is_same_picture(old: dict[str, Any], new: dict[str, Any]) -> bool:

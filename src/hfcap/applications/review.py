@@ -12,6 +12,7 @@ from hfcap.applications.rows import PENDING, SKIPPED, check_characters, read_row
 from hfcap.applications.signature import signed
 from hfcap.applications.spreadsheets import plain_cell, safe_cell
 from hfcap.atomic_files import write_atomic
+from hfcap.counts import counted
 from hfcap.errors import ConfigError, as_config_error, printable
 
 KEYS = "a accept, e edit, d decorative, s skip, u undo, q quit"
@@ -66,7 +67,7 @@ def review(
     rows = read_rows(path)
     todo = [number for number, row in enumerate(rows) if row["status"] == status]
     done: list[tuple[int, dict[str, Any]]] = []  # what was decided, and the row before
-    say(f"{path}: {len(todo)} of {len(rows)} rows are {status}. {KEYS}")
+    say(f"{path}: {len(todo)} of {counted(len(rows), 'row')} {status}. {KEYS}")
     at = 0
     while at < len(todo):
         number = todo[at]

@@ -213,7 +213,8 @@ def _captions(args: Namespace, images: Sequence[str], groups: list[list[dict]]) 
 def summary(rows: Sequence[dict[str, Any]]) -> str:
     """Count the rows by what they wait for, in words."""
     count = Counter(_kind(row) for row in rows)
-    return ", ".join(f"{number} {kind}" for kind, number in count.items()) or "nothing to do"
+    shown = [counted(number, kind) if kind == "proposal" else f"{number} {kind}" for kind, number in count.items()]
+    return ", ".join(shown) or "nothing to do"
 
 
 def _kind(row: dict[str, Any]) -> str:
@@ -221,4 +222,4 @@ def _kind(row: dict[str, Any]) -> str:
         return "decided"
     if row["role"] == "maybe_decorative":
         return "perhaps decorative"
-    return "proposals" if row["suggestion"] else "for a person to write"
+    return "proposal" if row["suggestion"] else "for a person to write"

@@ -145,7 +145,8 @@ def _queue_threshold(tag: str, share: float, scores: Sequence[float]) -> float:
     room = math.floor(share * len(scores) + 1e-9)
     fitting = [scores[last] for last in range(room) if last + 1 == len(scores) or scores[last] > scores[last + 1]]
     if not fitting:
-        reason = f"{tag}: {scores.count(scores[0])} pictures have the highest score, more than {share:.3g} of all"
+        highest = counted(scores.count(scores[0]), "picture")
+        reason = f"{tag}: {highest} with the highest score, more than {share:.3g} of all"
         raise ConfigError(reason, fix="allow a longer queue")
     return fitting[-1]
 

@@ -12,6 +12,7 @@ import torch
 from datasets.distributed import split_dataset_by_node
 from PIL import Image
 
+from hfcap.counts import counted
 from hfcap.data.augmentation import (
     View,
     color_jitter,
@@ -107,7 +108,9 @@ class CaptionDataset(torch.utils.data.Dataset):
         self, rows: datasets.Dataset, features: FeatureCache | ComputedFeatures | None = None, **augmentation
     ):
         if features is not None and len(features) != len(rows):
-            raise ValueError(f"the feature cache holds {len(features)} images, the data set {len(rows)}: rebuild it")
+            raise ValueError(
+                f"the feature cache holds {counted(len(features), 'image')}, the data set {len(rows)}: rebuild it"
+            )
         # Pictures stay encoded until they are asked for; with a cache they are never read.
         self.with_images = undecoded(rows)
         self.rows = self.with_images if features is None else self.with_images.remove_columns("image")
@@ -173,7 +176,10 @@ class CaptionStream(torch.utils.data.IterableDataset):
         readers = readers_of_stream(num_shards, num_workers, num_processes)
         if process == 0 and readers < num_workers:
             logger.info(
-                "the %d shards of the stream keep %d of %d loader processes busy", num_shards, readers, num_workers
+                "%d of %d loader processes have work: the stream has %s",
+                readers,
+                num_workers,
+                counted(num_shards, "shard"),
             )
 
     def __iter__(self) -> Iterator[dict]:

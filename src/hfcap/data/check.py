@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset
 
+from hfcap.counts import counted
 from hfcap.data.folders import HIDDEN, passed_over_text
 from hfcap.data.image_info import ImageInfo, image_infos, near_duplicates
 from hfcap.data.picture_checks import MAX_PIXELS, bad_picture, check_max_pixels, undecoded
@@ -180,7 +181,7 @@ def _in_one_split(split: SplitSummary, max_caption_tokens: int) -> list[Finding]
 
 def _without_captions(source: str, splits: list[SplitSummary]) -> list[Finding]:
     return [
-        Finding("no_captions", [], source, f"none of the {len(split.ids)} images of {split.name} has a caption")
+        Finding("no_captions", [], source, f"no caption in {counted(len(split.ids), 'image')} of {split.name}")
         for split in splits
         if all(is_blank(text) for texts in split.captions for text in texts)
     ]

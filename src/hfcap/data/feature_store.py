@@ -17,6 +17,8 @@ from pathlib import Path
 
 import numpy as np
 
+from hfcap.counts import counted
+
 logger = logging.getLogger(__name__)
 
 SCHEMA_VERSION = 1
@@ -188,7 +190,7 @@ def _check_free_space(folder: Path, spec: ArraySpec, done: int) -> None:
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise OSError(
-            f"the features of {spec.num_images} images need {needed / 1e6:,.1f} MB, but {folder} has "
+            f"the features of {counted(spec.num_images, 'image')} need {needed / 1e6:,.1f} MB, but {folder} has "
             f"{free / 1e6:,.1f} MB free: choose another cache_dir, fewer images, or no feature cache"
         )
 

@@ -26,6 +26,7 @@ from PIL import Image
 from tqdm.auto import tqdm
 
 from hfcap import __version__
+from hfcap.counts import counted
 from hfcap.data.augmentation import View
 from hfcap.data.feature_store import ArraySpec, open_array, read_complete, write_array
 from hfcap.data.picture_checks import content_hashes
@@ -254,7 +255,7 @@ def _encode(model: torch.nn.Module, encoder: torch.nn.Module, image_processor, p
 def _build_once(folder: Path, parts: dict, num_images: int, features_of: Callable[[range], np.ndarray]) -> None:
     key = _hash_json(parts)
     if read_complete(folder, key) is not None:
-        logger.info("features of %d images found in %s", num_images, folder)
+        logger.info("features of %s found in %s", counted(num_images, "image"), folder)
         return
     folder.parent.mkdir(parents=True, exist_ok=True)
     with _acquire(FileLock(f"{folder}.lock")):
@@ -264,7 +265,7 @@ def _build_once(folder: Path, parts: dict, num_images: int, features_of: Callabl
         _, num_tokens, width = features_of(range(1)).shape
         spec = ArraySpec(key, num_images, num_tokens, width, parts["dtype"])
         size = f"{spec.total_bytes / 1e6:,.1f} MB"
-        logger.info("writing %s of features of %d images to %s", size, num_images, folder)
+        logger.info("writing %s of features of %s to %s", size, counted(num_images, "image"), folder)
         with tqdm(total=num_images, desc=f"features ({parts['view']}, {size})", unit="image") as progress:
             facts = {"key_parts": parts, "versions": _versions()}
             write_array(folder, spec, lambda block: _checked(features_of(block), spec, block), facts, progress.update)

@@ -174,7 +174,7 @@ def _check_unique(image_ids: list[str], dataset: Dataset, rows: list[int]) -> No
 def warn_of_empty(empty: Sequence[str], num_without: int, num_images: int) -> None:
     """Warn of captions (blank texts) and images that were dropped; raise ValueError if no image is left."""
     if num_images == num_without:
-        raise ValueError(f"none of the {num_images} images has a caption")
+        raise ValueError(f"no caption in {counted(num_images, 'image')}")
     if empty or num_without:
         missing = [text for text in empty if text]
         kinds = " or ".join(map(repr, dict.fromkeys(missing)))
@@ -225,7 +225,7 @@ def stream_of(
     if not is_part or num_without < num_images:
         warn_of_empty(empty, num_without, num_images)
     elif num_images:
-        warnings.warn(f"none of the {num_images} images of a shard has a caption ({where})", stacklevel=2)
+        warnings.warn(f"no caption in {counted(num_images, 'image')} of a shard ({where})", stacklevel=2)
 
 
 def pictures_of(rows: Iterable[SourceRow]) -> Iterator[tuple[str, dict, str]]:

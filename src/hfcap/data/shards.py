@@ -9,6 +9,7 @@ from typing import TypeVar
 
 import pyarrow as pa
 
+from hfcap.counts import counted
 from hfcap.data.records import SourceRow
 from hfcap.errors import WorkError
 
@@ -51,7 +52,7 @@ def read_shard(shard: Shard) -> Iterator[SourceRow]:
             reason, times = f"{type(error).__name__}: {error}", len(RETRY_WAITS) + 1
             if wait is None:
                 raise WorkError(
-                    f"cannot be read after {done} rows, {times} times in a row ({reason})",
+                    f"cannot be read after {counted(done, 'row')}, {times} times in a row ({reason})",
                     option=shard.name,
                     fix="check the disk or the network and run the same command again, or replace this file",
                 ) from error

@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
+from hfcap.counts import counted
 from hfcap.data.folders import (
     OTHER,
     captioned_pictures,
@@ -313,7 +314,9 @@ def shards_of_files(files: list[SourceFile], split: str, *columns: str | None) -
     are_tars = all(file.path.name.lower().endswith(TAR_SUFFIXES) for file in of_split)
     if are_tars and len(of_split) > 1 and (split == "train" or all(file.split for file in of_split)):
         return [Shard(str(file.path), partial(_rows_of_split, file, split, *columns)) for file in of_split]
-    name = str(files[0].path) if len(files) == 1 else f"{files[0].path} and the {len(files) - 1} files beside it"
+    name = (
+        str(files[0].path) if len(files) == 1 else f"{files[0].path} and {counted(len(files) - 1, 'file')} beside it"
+    )
     return [Shard(name, partial(read_caption_files, files, split, *columns))]
 
 

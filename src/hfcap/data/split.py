@@ -16,6 +16,7 @@ from datasets import Dataset, Value, concatenate_datasets
 from datasets.features.features import require_decoding
 
 from hfcap.atomic_files import write_json
+from hfcap.counts import counted
 from hfcap.data.picture_checks import MAX_PIXELS, content_hashes, handle_bad_images, undecoded
 from hfcap.data.pictures import read_bytes
 from hfcap.data.rows import WHERE, has_ids, one_row_an_image
@@ -57,8 +58,8 @@ def assign_splits(pictures: list[str], shares: Mapping[str, float], seed: int) -
             smallest = math.ceil(100 / len(distinct)) / 100
             fix = "lower the shares of the others" if name == "train" else f"pass --{name} {smallest:g}"
             raise ValueError(
-                f"split {name!r} would be empty: {shares[name]:g} of {len(distinct)} pictures is less than one; "
-                + (fix if len(distinct) >= len(shares) else f"{len(shares)} splits need as many pictures")
+                f"split {name!r} would be empty: {shares[name]:g} of {counted(len(distinct), 'picture')} is less "
+                "than one; " + (fix if len(distinct) >= len(shares) else f"{len(shares)} splits need as many pictures")
             )
         split_of |= {distinct[index]: name for index in order[start:stop]}
     return [split_of[picture] for picture in pictures]

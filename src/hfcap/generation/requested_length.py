@@ -10,6 +10,7 @@ import unicodedata
 import torch
 from transformers import GenerationConfig, LogitsProcessor, PreTrainedTokenizerBase
 
+from hfcap.counts import counted
 from hfcap.errors import ConfigError
 from hfcap.generation.settings import end_token_ids
 from hfcap.length_tokens import LONGEST, count_words, length_token_ids
@@ -50,7 +51,7 @@ class LengthRequest:
         needed = -(-self.fewest // most_of_token) + 1 + bool(learned)
         if settings.max_new_tokens is not None and settings.max_new_tokens < needed:
             raise ConfigError(
-                f"captions of {num_words} words take more tokens",
+                f"captions of {counted(num_words, 'word')} take more tokens",
                 option="max_new_tokens",
                 got=settings.max_new_tokens,
                 wanted=f"{needed} or more",

@@ -6,6 +6,7 @@ from pathlib import Path
 from huggingface_hub import ModelCard
 
 from hfcap import runs
+from hfcap.counts import counted
 from hfcap.hub.card import read_given, render_card
 from hfcap.hub.card_claims import captions_match
 from hfcap.hub.card_data import CARD_JSON, read_card_data
@@ -70,4 +71,4 @@ def _other_lines(text: str, expected: str) -> list[str]:
         if line.startswith(("+ ", "- ")) and line[2:].strip()
     ]
     shown = [f"{'has' if line[0] == '+' else 'lacks'} {line[2:].strip()!r}" for line in differing[:SHOWN]]
-    return shown + ([f"and {len(differing) - SHOWN} lines more"] if len(differing) > SHOWN else [])
+    return shown + ([f"and {counted(len(differing) - SHOWN, 'line')} more"] if len(differing) > SHOWN else [])

@@ -25,6 +25,7 @@ from hfcap import provenance, runs
 from hfcap.atomic_files import write_json
 from hfcap.checkpoint_files import check_checkpoint
 from hfcap.content_hashes import captioner_hashes
+from hfcap.counts import counted
 from hfcap.errors import ConfigError, VerificationError
 from hfcap.generation.inputs import caption_prompt
 from hfcap.generation.loading import captioner_type, load_processor
@@ -387,10 +388,10 @@ def _summary(record: dict[str, Any]) -> str:
     if record["format"] == "onnx":
         return (
             f"{record['model_type']} as ONNX ({', '.join(record['dtypes'])}); in float32 pixels and tokens of "
-            f"{captions['compared']} captions equal, greedy and by the shipped settings, at batch size 1 and 3 "
-            f"({captions['of']})."
+            f"{counted(captions['compared'], 'caption')} equal, greedy and by the shipped settings, "
+            f"at batch size 1 and 3 ({captions['of']})."
         )
-    judged = f"{captions['compared']} captions equal, greedy and by the shipped settings"
+    judged = f"{counted(captions['compared'], 'caption')} equal, greedy and by the shipped settings"
     if "cider_before" in captions:
         old, new = 100 * captions["cider_before"], 100 * captions["cider_after"]
         judged = f"CIDEr x 100 {old:.1f} before, {new:.1f} after"

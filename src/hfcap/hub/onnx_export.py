@@ -13,6 +13,7 @@ from tqdm.auto import tqdm
 from transformers import PreTrainedModel, ProcessorMixin
 
 from hfcap import runs
+from hfcap.counts import counted
 from hfcap.data.reading import loads_of
 from hfcap.errors import ConfigError, VerificationError
 from hfcap.hub import verify
@@ -207,7 +208,7 @@ def said_cost(cost: Mapping[str, Any]) -> str:
     low, high, lost = (0 - 100 * value for value in (*reversed(cost["ci95"]), cost["difference"]))  # not "-0.00"
     return (
         f"CIDEr x 100 {100 * cost['a']:.1f} in float32, {100 * cost['b']:.1f} here; it costs "
-        f"{lost:.2f} (95 % interval {low:.2f} to {high:.2f}, {cost['num_images']} pictures)"
+        f"{lost:.2f} (95 % interval {low:.2f} to {high:.2f}, {counted(cost['num_images'], 'picture')})"
     )
 
 

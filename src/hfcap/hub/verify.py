@@ -19,6 +19,7 @@ from peft import PeftModel
 from PIL import Image
 from transformers import PreTrainedModel
 
+from hfcap.counts import counted
 from hfcap.errors import VerificationError
 from hfcap.generation.caption import caption_rows
 from hfcap.hub import snapshot
@@ -188,9 +189,9 @@ def _different_weights(expected: Mapping[str, list], found: Mapping[str, list]) 
     problems = []
     missing, extra = sorted(set(expected) - set(found)), sorted(set(found) - set(expected))
     if missing:
-        problems.append(f"{len(missing)} tensors missing: {_some(missing)}")
+        problems.append(f"{counted(len(missing), 'tensor')} missing: {_some(missing)}")
     if extra:
-        problems.append(f"{len(extra)} tensors too many: {_some(extra)}")
+        problems.append(f"{counted(len(extra), 'tensor')} too many: {_some(extra)}")
     for name in sorted(set(expected) & set(found)):
         (shape, dtype, digest), (found_shape, found_dtype, found_digest) = expected[name], found[name]
         if (shape, dtype) != (found_shape, found_dtype):
@@ -229,8 +230,8 @@ def cider_change(
     problem = None
     if new < old - bound:
         problem = (
-            f"CIDEr x 100 on {len(references)} pictures fell from {100 * old:.1f} to {100 * new:.1f}, more than the "
-            f"{100 * bound:.1f} allowed: keep the original dtype"
+            f"CIDEr x 100 on {counted(len(references), 'picture')} fell from {100 * old:.1f} to {100 * new:.1f}, "
+            f"more than the {100 * bound:.1f} allowed: keep the original dtype"
         )
     return old, new, problem
 

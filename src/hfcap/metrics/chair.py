@@ -150,27 +150,33 @@ def read_instances(path: str | os.PathLike, image_ids: Sequence[str]) -> list[fr
 
     Args:
         path: COCO instances JSON.
-        image_ids: of the images, in order.
+        image_ids: of the images, in order; they are matched as by `hfcap.predictions.same_images`.
 
     Raises:
         ConfigError: the file is not of that format, or lacks one of the images.
     """
     from hfcap.json_files import read_json
+    from hfcap.predictions import Row, picture_names, same_images
 
     content = read_json(path)
     try:
         names = {category["id"]: category["name"] for category in content["categories"]}
-        found: dict[str, set[str]] = {str(image["id"]): set() for image in content["images"]}
+        rows = [
+            Row(str(image["id"]), [], str(path), names=picture_names(str(image.get("file_name") or "")))
+            for image in content["images"]
+        ]
+        found: dict[str, set[str]] = {row.image_id: set() for row in rows}
         for annotation in content["annotations"]:
             found[str(annotation["image_id"])].add(names[annotation["category_id"]])
         nameless = next((name for name in names.values() if not isinstance(name, str)), None)
         if nameless is not None:
             raise TypeError(f"a category's name is {nameless!r}, not a text")
-    except (KeyError, TypeError) as error:
+    except (AttributeError, KeyError, TypeError) as error:
         raise ConfigError(
             f"no COCO instances ({type(error).__name__}: {error})", option="--instances", got=str(path)
         ) from error
-    missing = [image_id for image_id in image_ids if image_id not in found]
+    same = same_images(image_ids, rows)
+    missing = [image_id for image_id in image_ids if len(same[image_id]) != 1]
     if missing:
         raise ConfigError(
             f"it lacks {len(missing)} of {len(image_ids)} images (first: {missing[0]})",
@@ -178,7 +184,7 @@ def read_instances(path: str | os.PathLike, image_ids: Sequence[str]) -> list[fr
             got=str(path),
             fix="pass the instances of the references' own images, or remove it",
         )
-    return [frozenset(found[image_id]) for image_id in image_ids]
+    return [frozenset(found[same[image_id][0]]) for image_id in image_ids]
 
 
 CHAIR = Metric(

@@ -39,7 +39,7 @@ def refuse_non_finite(names: Iterable[str], what: str) -> None:
     """
     names = list(names)
     if names:
-        others = f" and {len(names) - 1} other tensors" if len(names) > 1 else ""
+        others = f" and others, {len(names)} in all" if len(names) > 1 else ""
         raise VerificationError(
             f"weights that are NaN or infinite ({names[0]}{others}): its training diverged",
             option=what,

@@ -13,6 +13,7 @@ from transformers.integrations import get_available_reporting_integrations, get_
 from transformers.trainer_pt_utils import AcceleratorConfig
 from transformers.utils import is_liger_kernel_available
 
+from hfcap.counts import counted
 from hfcap.errors import ConfigError
 
 # Minimum values of fields that `TrainingArguments` defines; those of hfcap have theirs in their metadata.
@@ -186,8 +187,9 @@ def check_whole_batch(num_rows: int, args) -> None:
     rows = args.per_device_train_batch_size * args.world_size
     if args.dataloader_drop_last and num_rows < rows:
         raise ConfigError(
-            f"every batch would be dropped, as the training data has {num_rows} rows and a batch of all processes "
-            f"{rows} (per_device_train_batch_size {args.per_device_train_batch_size} x {args.world_size})",
+            f"every batch would be dropped, as the training data has {counted(num_rows, 'row')} and a batch "
+            f"of all processes {rows} (per_device_train_batch_size {args.per_device_train_batch_size} x "
+            f"{args.world_size})",
             option="dataloader_drop_last",
             got=True,
             fix="remove it, or lower per_device_train_batch_size",

@@ -239,10 +239,21 @@ def pairs_of(data: CaptionDataset, rejected: str, collator: CaptionCollator) -> 
         check_pairs(data.rows)
         for row in data.rows.remove_columns({"image"} & set(data.rows.column_names)):
             chosen, other = texts_of_pairs(row)
-            for text, *targets in zip(other, collator.targets(chosen), collator.targets(other), strict=True):
-                if targets[0] == targets[1]:
-                    reason = "the same tokens as the chosen caption, cut to max_caption_tokens"
-                    raise same_pair(row["image_id"], text, reason)
+            whole = zip(collator.whole_targets(chosen), collator.whole_targets(other), strict=True)
+            for better, worse, targets in zip(chosen, other, whole, strict=True):
+                if reason := why_same(better, worse, *targets, collator.max_caption_tokens):
+                    raise same_pair(row["image_id"], worse, reason)
     paired = copy.copy(data)
     paired.augmentation = Preferences(**vars(data.augmentation), exchange=exchange)
     return paired
+
+
+def why_same(chosen: str, rejected: str, chosen_ids: list[int], rejected_ids: list[int], limit: int) -> str | None:
+    """Return why the model sees no difference between two captions of these token ids; None if it sees one."""
+    if chosen_ids[:limit] != rejected_ids[:limit]:
+        return None
+    if chosen.split() == rejected.split():
+        return "the chosen caption but for white space"
+    if chosen_ids != rejected_ids:
+        return f"the same first {limit} tokens as the chosen caption (max_caption_tokens={limit})"
+    return "the same tokens as the chosen caption: the tokenizer does not tell them apart"

@@ -7,6 +7,7 @@ from itertools import islice
 import torch
 from torch import nn
 
+from hfcap.counts import counted
 from hfcap.models.attention import uses_packed_sdpa
 from hfcap.training.arguments import CaptionTrainingArguments
 from hfcap.training.collators import CaptionCollator
@@ -33,7 +34,7 @@ def describe_sample(batch: dict[str, torch.Tensor], tokenizer) -> str:
             lines.append(f"image {image + 1} of {num_images} in the row")
         prefix = input_ids[own_image & (segments == PREFIX_SEGMENT)]
         if len(prefix):
-            lines.append(f"prefix, {len(prefix)} tokens, not learned: {tokenizer.decode(prefix)!r}")
+            lines.append(f"prefix, {counted(len(prefix), 'token')}, not learned: {tokenizer.decode(prefix)!r}")
         for segment in range(PREFIX_SEGMENT + 1, int(segments[own_image].max()) + 1):
             own = own_image & (segments == segment)
             learned = labels[own][labels[own] != IGNORE_INDEX]
@@ -55,8 +56,8 @@ def describe_batch(batch: dict[str, torch.Tensor]) -> str:
     _, images, tokens, positions = count_batch(batch).tolist()
     targets = int((batch["shift_labels"] != IGNORE_INDEX).sum())
     return (
-        f"batch: {num_rows} rows of {length} tokens, {images:.0f} images, {targets} targets, "
-        f"{100 * (1 - tokens / positions):.0f} % padding"
+        f"batch: {counted(num_rows, 'row')} of {counted(length, 'token')}, {counted(int(images), 'image')}, "
+        f"{counted(targets, 'target')}, {100 * (1 - tokens / positions):.0f} % padding"
     )
 
 
@@ -89,9 +90,14 @@ def describe_run(trainer: CaptionTrainer) -> str:
             describe_sample(batch, collator.processor.tokenizer),
             describe_batch(batch),
             str(measure_references(data, collator)),
-            *([] if args.max_row_tokens is None else [f"an epoch: {len(data)} images in {len(sampler)} rows"]),
+            *(
+                []
+                if args.max_row_tokens is None
+                else [f"an epoch: {counted(len(data), 'image')} in {counted(len(sampler), 'row')}"]
+            ),
             parameter_table(model),
-            f"{steps} optimizer steps, {seconds:.2f} s for a batch: some {minutes:.0f} minutes without evaluation",
+            f"{counted(steps, 'optimizer step')}, {seconds:.2f} s for a batch: some {minutes:.0f} min without "
+            "evaluation",
             f"memory: {peak_memory_gib() + trained * BYTES_PER_TRAINED_PARAMETER / 2**30:.1f} GiB "
             f"({peak_memory_gib():.1f} measured for this batch, the rest for the optimizer)",
         ]

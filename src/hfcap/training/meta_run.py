@@ -6,6 +6,7 @@ import torch
 from torch import nn
 from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
+from hfcap.counts import counted
 from hfcap.errors import ConfigError, as_config_error
 from hfcap.generation.loading import SHAPE_ERRORS, load_shapes
 from hfcap.length_tokens import add_length_tokens
@@ -85,8 +86,8 @@ def describe_shapes(run: Run) -> str:
             f"memory, computed from shapes: {(weight_bytes + optimizer + kept) / GIB:.2f} GiB (weights "
             f"{weight_bytes / GIB:.2f}, gradients and optimizer {optimizer / GIB:.2f}, activations of this batch "
             f"{kept / GIB:.2f})",
-            f"{steps} optimizer steps, {flops:.2e} FLOPs for a batch: {times}, at {UTILISATION:.0%} of its dense "
-            "bfloat16 rate, without evaluation",
+            f"{counted(steps, 'optimizer step')}, {flops:.2e} FLOPs for a batch: {times}, at {UTILISATION:.0%} of its "
+            "dense bfloat16 rate, without evaluation",
             *([f"fields of config.json that transformers does not know: {unknown}"] if unknown else []),
         ]
     )
@@ -146,8 +147,9 @@ def _describe_tokens(batch: dict[str, torch.Tensor], config: PreTrainedConfig) -
     is_image = (batch["input_ids"] == config.image_token_id) & (batch["segment_ids"] == PREFIX_SEGMENT)
     rows, images = torch.where(is_image)[0], batch["image_ids"][is_image]
     counts = torch.stack([rows, images]).unique(dim=1, return_counts=True)[1].tolist()
-    most = f"{min(counts)} to {max(counts)}" if min(counts) < max(counts) else f"{max(counts)}"
-    return f"images: {most} tokens each in the language model's sequence; the encoder takes {shapes}"
+    tokens = counted(max(counts), "token")
+    most = tokens if min(counts) == max(counts) else f"{min(counts)} to {tokens}"
+    return f"images: {most} each in the language model's sequence; the encoder takes {shapes}"
 
 
 def _vision_inputs(batch: dict[str, torch.Tensor]) -> list[str]:

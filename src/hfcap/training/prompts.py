@@ -6,6 +6,7 @@ from functools import partial
 
 import datasets
 
+from hfcap.counts import counted
 from hfcap.data.caption_dataset import FIRST_OF_STREAM, CaptionStream, first_texts
 from hfcap.errors import ConfigError
 from hfcap.generation.inputs import caption_prompt, keep_caption_prompt
@@ -59,9 +60,9 @@ def save_prompt_of_rows(
     others = Counter({prompt: n for prompt, n in own_prompts(rows[1]).items() if prompt not in (None, kept)})
     if others:
         logger.warning(
-            "prompt: %d evaluation rows have another prompt than %r, which is saved (%s): `hfcap caption` gives other "
+            "prompt: %s with another prompt than %r, which is saved (%s): `hfcap caption` gives other "
             "captions than those evaluated",
-            others.total(),
+            counted(others.total(), "evaluation row"),
             kept,
             _shown(others),
         )
@@ -118,5 +119,5 @@ def check_later_prompt(row: dict, known: str | None) -> None:
 
 
 def _shown(prompts: Counter[str]) -> str:
-    shown = [f"{prompt!r} in {number} rows" for prompt, number in prompts.most_common(MAX_SHOWN)]
+    shown = [f"{prompt!r} in {counted(number, 'row')}" for prompt, number in prompts.most_common(MAX_SHOWN)]
     return ", ".join(shown) + (f" and {len(prompts) - MAX_SHOWN} more" if len(prompts) > MAX_SHOWN else "")

@@ -15,6 +15,7 @@ from filelock import FileLock, Timeout
 
 from hfcap import provenance, runs
 from hfcap.atomic_files import write_json
+from hfcap.counts import counted
 from hfcap.data.caption_dataset import FIRST_OF_STREAM, readers_of_stream
 from hfcap.data.picture_checks import content_hashes
 from hfcap.data.rows import PAIRED
@@ -287,7 +288,7 @@ def _fingerprint(rows: datasets.Dataset | datasets.IterableDataset) -> dict[str,
         found = runs.data_fingerprint(rows.take(FIRST_OF_STREAM).cast_column("image", Image(decode=False)))
         if not found["num_images"]:
             raise ConfigError(
-                f"none of the {rows.num_shards} shards has a row of this split with a caption", option="data"
+                f"no row of this split with a caption in {counted(rows.num_shards, 'shard')}", option="data"
             )
         return found
     names = [name for name in ("image_id", "captions", "prompt", *PAIRED) if name in rows.column_names]

@@ -8,6 +8,7 @@ from typing import Any
 import datasets
 import numpy as np
 
+from hfcap.counts import counted
 from hfcap.data.picture_checks import content_hashes
 from hfcap.errors import ConfigError, shown
 
@@ -76,8 +77,9 @@ def check_classes(labels: np.ndarray, tags: Sequence[str], split: str) -> None:
     for tag, column in zip(tags, labels.T, strict=True):
         for there, what in ((column == 1, "with it"), (column == 0, "without it")):
             if there.sum() < FEWEST:
+                found = counted(int(there.sum()), "picture")
                 raise ConfigError(
-                    f"the tag {tag} has {int(there.sum())} pictures {what} in the {split} split, of {len(labels)}",
+                    f"the tag {tag} has {found} {what} in the {split} split, of {len(labels)}",
                     option="policy",
                     wanted=f"{FEWEST} or more",
                     fix="give more pictures, or take the tag out of the policy",

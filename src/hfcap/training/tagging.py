@@ -47,8 +47,8 @@ def choose_words(captions_by_image: Iterable[Sequence[str]], tokenizer: str = "p
     chosen = {word: share for word, share in shares.items() if FEWEST_IMAGES <= share <= MOST_IMAGES}
     if not chosen:
         raise ConfigError(
-            f"none of the {len(shares)} words in the captions of {num_images} images is in {FEWEST_IMAGES:.1%} to "
-            f"{MOST_IMAGES:.0%} of the images, so there is nothing to learn",
+            f"none of the captions' words ({len(shares)}) is in {FEWEST_IMAGES:.1%} to {MOST_IMAGES:.0%} of the "
+            f"images ({num_images}), so there is nothing to learn",
             option="data",
             fix="use more images",
         )
