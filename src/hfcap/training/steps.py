@@ -24,7 +24,8 @@ from peft import PeftModel
 from transformers import PreTrainedModel, ProcessorMixin, set_seed
 
 from hfcap import runs
-from hfcap.data.caption_dataset import CaptionDataset, CaptionStream
+from hfcap.data.caption_dataset import CaptionDataset
+from hfcap.data.caption_stream import CaptionStream
 from hfcap.data.features import ComputedFeatures, FeatureCache, cache_features
 from hfcap.distributed import use_all_cores, whole_weights
 from hfcap.errors import ConfigError
