@@ -23,7 +23,7 @@ from datasets import Dataset, Features, List, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from hfcap.data.caption_dataset import CaptionStream
+from hfcap.data.caption_stream import CaptionStream
 from hfcap.data.sources import load_captions
 
 NUM_SHARDS = 10

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from hfcap.cli import main
-from hfcap.data.caption_dataset import CaptionDataset, CaptionStream
+from hfcap.data.caption_dataset import CaptionDataset
+from hfcap.data.caption_stream import CaptionStream
 from hfcap.generation.caption import caption_rows
 from hfcap.generation.inputs import caption_prompt, encode_prefix, keep_caption_prompt
 from hfcap.plain_text import encode_captions, special_texts, split_special

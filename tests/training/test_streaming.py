@@ -7,7 +7,8 @@ import pytest
 from datasets import IterableDataset
 from torch.utils.data import DataLoader
 
-from hfcap.data.caption_dataset import CaptionDataset, CaptionStream
+from hfcap.data.caption_dataset import CaptionDataset
+from hfcap.data.caption_stream import CaptionStream
 from hfcap.data.scenes import load_scenes
 from hfcap.data.shards import read_shard
 from hfcap.data.sources import load_captions

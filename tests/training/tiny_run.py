@@ -17,7 +17,8 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from transformers import TrainerCallback, set_seed
 
-from hfcap.data.caption_dataset import CaptionDataset, CaptionStream
+from hfcap.data.caption_dataset import CaptionDataset
+from hfcap.data.caption_stream import CaptionStream
 from hfcap.data.scenes import load_scenes
 from hfcap.errors import run_main
 from hfcap.training.arguments import CaptionTrainingArguments

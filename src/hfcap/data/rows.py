@@ -186,24 +186,19 @@ def warn_of_empty(empty: Sequence[str], num_without: int, num_images: int) -> No
         )
 
 
-def stream_of(
-    rows: Iterable[SourceRow],
-    on_bad_image: str = "error",
-    max_pixels: int = MAX_PIXELS,
-    on_skip: Callable[[dict[str, str]], object] | None = None,
-    is_part: bool = False,
-) -> Iterator[dict]:
-    """Yield rows like those of `one_row_an_image`, one at a time; `prompt` is always there, maybe None.
+def stream_of(rows: Iterable[SourceRow], is_part: bool = False) -> Iterator[dict]:
+    """Yield rows of `STREAM_FEATURES` and `WHERE`, otherwise like those of `one_row_an_image`; `prompt` may be None.
 
-    Only rows of an image that stand together are grouped. Without an `image_id` a row is known by its file's name, so
-    two pictures of one name are told apart only where they stand together (an error). A part of a stream (`is_part`)
-    may have no captions at all; a whole one must have some.
+    No picture is decoded, so that a resumed stream is soon past the rows that were seen. Only rows of an image that
+    stand together are grouped. Without an `image_id` a row is known by its file's name, so two pictures of one name
+    are told apart only where they stand together (an error). A part of a stream (`is_part`) may have no captions at
+    all; a whole one must have some.
     """
     empty: list[str] = []
     num_without = num_images = 0
     for image_id, found in groupby(rows, key=_stream_id):
         group = list(found)
-        where = group[0].where
+        where, image = group[0].where, _undecoded(group[0].image)
         num_images += 1
         _check_one_picture(image_id, group)
         empty += [(text or "").strip() for row in group for text in row.captions if is_blank(text)]
@@ -213,15 +208,9 @@ def stream_of(
             by_prompt.setdefault(row.prompt, []).extend(texts)
         full = {prompt: texts for prompt, texts in by_prompt.items() if texts}
         num_without += not full
-        checked = full and on_bad_image != "keep"
-        reason = why_bad_picture(_undecoded(group[0].image), max_pixels) if checked else None
-        if reason is not None:
-            bad = bad_picture(image_id, group[0].where, _undecoded(group[0].image), reason)
-            _skip_or_raise(bad, on_bad_image, on_skip)
-            continue
         for number, (prompt, texts) in enumerate(full.items(), start=1):
             own_id = image_id if len(full) == 1 else f"{image_id}#{number}"
-            yield {"image_id": own_id, "image": _undecoded(group[0].image), "captions": texts, "prompt": prompt}
+            yield {"image_id": own_id, "image": image, "captions": texts, "prompt": prompt, WHERE: where}
     if not is_part or num_without < num_images:
         warn_of_empty(empty, num_without, num_images)
     elif num_images:
@@ -237,17 +226,35 @@ def pictures_of(rows: Iterable[SourceRow]) -> Iterator[tuple[str, dict, str]]:
 
 
 def _check_one_picture(image_id: str, group: Sequence[SourceRow]) -> None:
-    if len(group) > 1 and len({_content(row.image) for row in group}) > 1:
+    images = [_undecoded(row.image) for row in group]
+    if any(image != images[0] for image in images) and len(set(map(picture_hash, images))) > 1:
         raise ValueError(_clash(image_id, [row.where for row in group]))
 
 
-def _skip_or_raise(bad: dict[str, str], on_bad_image: str, on_skip: Callable | None) -> None:
+def is_readable(
+    image_id: str,
+    image: dict,
+    where: str,
+    on_bad_image: str = "error",
+    max_pixels: int = MAX_PIXELS,
+    on_skip: Callable[[dict[str, str]], object] | None = None,
+) -> bool:
+    """Whether the picture of a row of `stream_of` can be decoded; with `on_bad_image` "error" one that cannot raises.
+
+    Raises:
+        ValueError: it cannot.
+    """
+    reason = why_bad_picture(image, max_pixels)
+    if reason is None:
+        return True
+    bad = bad_picture(image_id, where, image, reason)
     text = bad_picture_text(bad)
     if on_bad_image == "error":
         raise ValueError(f"{text}\nRepair or remove it, or pass --on_bad_image skip to skip such pictures.")
     warnings.warn(f"skipped {text}", stacklevel=2)
     if on_skip is not None:
         on_skip(bad)
+    return False
 
 
 def _stream_id(row: SourceRow) -> str:

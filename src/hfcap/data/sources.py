@@ -19,7 +19,14 @@ from hfcap.data.datasets_source import read_with_datasets, shards_with_datasets,
 from hfcap.data.folders import passed_over_text
 from hfcap.data.picture_checks import MAX_PIXELS, check_max_pixels, handle_bad_images
 from hfcap.data.records import SourceRow, split_named
-from hfcap.data.rows import STREAM_FEATURES, WHERE, dataset_of, one_row_an_image, stream_of
+from hfcap.data.rows import (
+    STREAM_FEATURES,
+    WHERE,
+    dataset_of,
+    is_readable,
+    one_row_an_image,
+    stream_of,
+)
 from hfcap.data.scenes import load_scenes
 from hfcap.data.shards import Shard, read_shard
 from hfcap.data.source_files import (
@@ -115,7 +122,8 @@ def load_captions(
         raise ValueError(f"{', '.join(scene_options)}: known to the source 'scenes' only, not to {source!r}")
     where = (source, split, image_folder, image_column, captions_column)
     if streaming:
-        return _stream(where, num_images, (on_bad_image, max_pixels, on_skip))
+        checks = {"on_bad_image": on_bad_image, "max_pixels": max_pixels, "on_skip": on_skip}
+        return _stream(where, num_images, checks)
     dataset = one_row_an_image(load_rows(*where))
     if num_images is not None:
         dataset = dataset.select(range(min(num_images, len(dataset))))
@@ -229,14 +237,19 @@ def _plain_rows(rows: Callable[[], Iterator[SourceRow]], key: object) -> Iterato
         yield {**row_fields, WHERE: row.where}
 
 
-def _stream(where: tuple, num_images: int | None, checks: tuple) -> IterableDataset:
+def _stream(where: tuple, num_images: int | None, checks: dict) -> IterableDataset:
     shards = source_shards(*where)
+    options = {"shards": shards, "is_part": len(shards) > 1}
     if num_images is not None:  # the first images are the same for any number of readers: one shard, a tuple
-        options = {"shards": tuple(shards), "checks": checks}
-        return IterableDataset.from_generator(_checked_rows, STREAM_FEATURES, options).take(num_images)
-    options = {"shards": shards, "checks": checks, "is_part": len(shards) > 1}
-    return IterableDataset.from_generator(_checked_rows, STREAM_FEATURES, options)
+        options = {"shards": tuple(shards)}
+    # Its features are told at the end: `datasets` would decode pictures for a filter, or never (5.2).
+    rows = IterableDataset.from_generator(_unchecked_rows, gen_kwargs=options)
+    if checks["on_bad_image"] != "keep":
+        # Not by the generator, which a resumed stream calls for the rows of a shard that were seen.
+        rows = rows.filter(is_readable, input_columns=["image_id", "image", WHERE], fn_kwargs=checks)
+    rows = rows.select_columns(list(STREAM_FEATURES)).cast(STREAM_FEATURES)
+    return rows if num_images is None else rows.take(num_images)
 
 
-def _checked_rows(shards: Sequence[Shard], checks: tuple, is_part: bool = False) -> Iterator[dict]:
-    yield from stream_of(chain.from_iterable(map(read_shard, shards)), *checks, is_part=is_part)
+def _unchecked_rows(shards: Sequence[Shard], is_part: bool = False) -> Iterator[dict]:
+    yield from stream_of(chain.from_iterable(map(read_shard, shards)), is_part)

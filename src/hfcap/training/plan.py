@@ -11,7 +11,8 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 
-from hfcap.data.caption_dataset import CaptionDataset, CaptionStream
+from hfcap.data.caption_dataset import CaptionDataset
+from hfcap.data.caption_stream import CaptionStream
 from hfcap.errors import ConfigError
 from hfcap.training.argument_checks import check_whole_batch
 from hfcap.training.collators import CaptionCollator

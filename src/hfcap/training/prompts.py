@@ -7,7 +7,7 @@ from functools import partial
 import datasets
 
 from hfcap.counts import counted
-from hfcap.data.caption_dataset import FIRST_OF_STREAM, CaptionStream, first_texts
+from hfcap.data.caption_stream import FIRST_OF_STREAM, CaptionStream, first_texts
 from hfcap.errors import ConfigError
 from hfcap.generation.inputs import caption_prompt, keep_caption_prompt
 

@@ -4,7 +4,8 @@ import logging
 from dataclasses import dataclass
 from itertools import chain
 
-from hfcap.data.caption_dataset import FIRST_OF_STREAM, CaptionDataset, CaptionStream, first_texts
+from hfcap.data.caption_dataset import CaptionDataset
+from hfcap.data.caption_stream import FIRST_OF_STREAM, CaptionStream, first_texts
 from hfcap.generation.settings import DEFAULT_DECODING, change_decoding
 from hfcap.training.collators import CaptionCollator
 

@@ -16,7 +16,7 @@ from filelock import FileLock, Timeout
 from hfcap import provenance, runs
 from hfcap.atomic_files import write_json
 from hfcap.counts import counted
-from hfcap.data.caption_dataset import FIRST_OF_STREAM, readers_of_stream
+from hfcap.data.caption_stream import FIRST_OF_STREAM, readers_of_stream
 from hfcap.data.picture_checks import content_hashes
 from hfcap.data.rows import PAIRED
 from hfcap.errors import ConfigError

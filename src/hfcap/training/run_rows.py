@@ -11,7 +11,7 @@ import datasets
 from datasets import Image
 
 from hfcap import runs
-from hfcap.data.caption_dataset import first_texts
+from hfcap.data.caption_stream import first_texts
 from hfcap.data.scene_wording import STYLES
 from hfcap.data.scenes import scene_captions
 from hfcap.data.sources import load_captions

@@ -25,7 +25,8 @@ from transformers import PreTrainedModel, ProcessorMixin, set_seed
 
 from hfcap import runs
 from hfcap.data.augmentation import View
-from hfcap.data.caption_dataset import Augmentation, CaptionDataset, CaptionStream
+from hfcap.data.caption_dataset import Augmentation, CaptionDataset
+from hfcap.data.caption_stream import CaptionStream
 from hfcap.data.features import ComputedFeatures, FeatureCache, cache_features
 from hfcap.distributed import use_all_cores, whole_weights
 from hfcap.errors import ConfigError

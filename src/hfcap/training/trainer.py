@@ -11,13 +11,13 @@ from pathlib import Path
 
 import datasets
 import torch
-from accelerate.data_loader import IterableDatasetShard
 from peft import PeftModel
-from torch.utils.data import DataLoader, Subset
+from torch.utils.data import Subset
 from transformers import PreTrainedModel, ProcessorMixin, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
 
-from hfcap.data.caption_dataset import CaptionDataset, CaptionStream
+from hfcap.data.caption_dataset import CaptionDataset
+from hfcap.data.caption_stream import CaptionStream
 from hfcap.distributed import all_processes_join, prepare_fsdp
 from hfcap.errors import ConfigError, WorkError
 from hfcap.generation.sharded import caption_sharded
@@ -28,7 +28,6 @@ from hfcap.training.arguments import CaptionTrainingArguments
 from hfcap.training.callbacks import SampleCaptions, run_callbacks
 from hfcap.training.checkpoints import atomic_folder, fill_optimizer_state, load_weights
 from hfcap.training.collators import CaptionCollator
-from hfcap.training.finite import FiniteTrainer
 from hfcap.training.flops import needed_flops
 from hfcap.training.loss import token_loss
 from hfcap.training.metric_choice import metric_options, text_metrics
@@ -36,6 +35,7 @@ from hfcap.training.model_inputs import model_inputs
 from hfcap.training.packing import IGNORE_INDEX
 from hfcap.training.plan import describe_references, train_sampler
 from hfcap.training.strategies import parameter_groups
+from hfcap.training.stream_trainer import StreamTrainer
 from hfcap.training.throughput import (
     Throughput,
     Work,
@@ -69,13 +69,13 @@ class _StepEnd(TrainerCallback):
         self.throughput.end_step()
 
 
-class CaptionTrainer(FiniteTrainer):
+class CaptionTrainer(StreamTrainer):
     """HF Trainer for captioning models.
 
     Differences from `Trainer`: the loss is `token_loss` over packed rows; the order of an epoch depends on (seed,
     epoch) only; encoder, projector and language model may have learning rates of their own; `evaluate` also captions a
     fixed subset of the evaluation images, so that `metric_for_best_model="cider"` works. A loss or gradient norm that
-    is not finite ends the run (`FiniteTrainer`).
+    is not finite ends the run (`FiniteTrainer`). A stream is resumed where it stopped (`StreamTrainer`).
 
     Args:
         model: captioner of any type in `hfcap.models.model_types`, wrapped by PEFT or not; or the folder or Hub id of
@@ -140,19 +140,6 @@ class CaptionTrainer(FiniteTrainer):
         if args.process_index == 0:
             logger.info(describe_references(train_dataset.augmentation.references, self.data_collator.packing))
         self.train_sampler = train_sampler(train_dataset, self.data_collator, args)
-        if isinstance(train_dataset, CaptionStream):
-            if args.accelerator_config.dispatch_batches:
-                reason, option = "each process reads its own part of a stream", "accelerator_config.dispatch_batches"
-                raise ConfigError(reason, option=option, got=True, fix="remove it")
-            train_dataset.divide(args.process_index, args.world_size, args.dataloader_num_workers)
-
-    def get_train_dataloader(self) -> DataLoader:
-        """Batches of training; those of a stream as this process reads it."""
-        loader = super().get_train_dataloader()
-        if isinstance(loader.dataset, IterableDatasetShard):
-            # accelerate lets each process read everything and keep its share; a `CaptionStream` gives the share alone.
-            loader.dataset.num_processes, loader.dataset.process_index = 1, 0
-        return loader
 
     def get_eval_dataloader(self, eval_dataset=None) -> torch.utils.data.DataLoader:
         """As `Trainer` does, of the rows of `load_captions` too."""

@@ -7,7 +7,8 @@ import torch
 from peft import PeftModel
 from transformers import PreTrainedModel, ProcessorMixin
 
-from hfcap.data.caption_dataset import CaptionDataset, CaptionStream
+from hfcap.data.caption_dataset import CaptionDataset
+from hfcap.data.caption_stream import CaptionStream
 from hfcap.errors import ConfigError
 from hfcap.generation.inputs import caption_prompt
 from hfcap.generation.loading import load_captioner
