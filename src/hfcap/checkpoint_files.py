@@ -1,12 +1,12 @@
 """Checkpoint files that may be read: safetensors, and nothing outside the folder."""
 
-import json
 import os
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from huggingface_hub import HfApi
 from huggingface_hub.errors import HTTPError
 from huggingface_hub.utils import HFValidationError
+from safetensors import SafetensorError, safe_open
 
 from hfcap.errors import ConfigError, as_config_error
 from hfcap.json_files import read_object
@@ -37,7 +37,7 @@ def check_settings(folder: str | os.PathLike) -> None:
 
 
 def check_checkpoint(name: str | os.PathLike, revision: str | None = None) -> None:
-    """Refuse a checkpoint that has pickled weights only, or an index that points out of its folder.
+    """Refuse a checkpoint with pickled weights only, files that are cut off, or an index that leaves its folder.
 
     Of a Hub id the names of the files are asked for, and nothing is downloaded. Left to itself, transformers would
     send the repository's name and the access token to a conversion service, and load what a pull request holds. A file
@@ -64,17 +64,45 @@ def check_checkpoint(name: str | os.PathLike, revision: str | None = None) -> No
             fix="if you trust it, load the model with use_safetensors=False, save_pretrained it to a new folder with "
             "its processor, and pass that folder",
         )
-    if not is_local:
-        return
-    for index in sorted(file for file in files if file.endswith(".safetensors.index.json")):
-        for file in set(json.loads((folder / index).read_text(encoding="utf-8"))["weight_map"].values()):
-            # As a file of either system: a backslash leaves the folder on Windows alone.
-            if PurePosixPath(file).name != file or PureWindowsPath(file).name != file:
-                raise ConfigError(
-                    f"it names {file!r}, which is not a file in that folder: the checkpoint was tampered with",
-                    option=str(folder / index),
-                    fix="download it again from its source",
-                )
+    if is_local:
+        for file in sorted(files):
+            if file.endswith(".safetensors"):
+                _check_whole(folder / file)
+            elif file.endswith(".safetensors.index.json"):
+                _check_index(folder / file)
+
+
+def _check_whole(weights: Path) -> None:
+    """Refuse a safetensors file that is cut off, or none (a pointer of Git LFS); its header says how long it is."""
+    try:
+        with safe_open(weights, framework="numpy"):
+            pass
+    except SafetensorError as error:
+        raise ConfigError(
+            f"it is cut off, or no safetensors file ({error})",
+            option=str(weights),
+            fix="download it again (in a clone: git lfs pull)",
+        ) from error
+
+
+def _check_index(index: Path) -> None:
+    with as_config_error():
+        weight_map = read_object(index).get("weight_map")
+    if not isinstance(weight_map, dict) or not all(isinstance(file, str) for file in weight_map.values()):
+        raise ConfigError(
+            "not the index of a checkpoint",
+            option=str(index),
+            wanted='an object with a weight_map of tensors and files: {"weight_map": {"TENSOR": "FILE"}}',
+            fix="download it again from its source",
+        )
+    for file in set(weight_map.values()):
+        # As a file of either system: a backslash leaves the folder on Windows alone.
+        if PurePosixPath(file).name != file or PureWindowsPath(file).name != file:
+            raise ConfigError(
+                f"it names {file!r}, which is not a file in that folder: the checkpoint was tampered with",
+                option=str(index),
+                fix="download it again from its source",
+            )
 
 
 def _hub_files(name: str, revision: str | None) -> set[str]:

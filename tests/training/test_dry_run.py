@@ -17,7 +17,7 @@ def test_the_sample_shows_what_is_read_and_what_is_learned(build_tiny, scene_row
     )
     text = describe_sample(batch, processor.tokenizer)
     first = scene_rows[0]["captions"][0]
-    assert "not learned: '<image>" in text
+    assert "not learned: '<image> (x " in text
     assert f"learns ' {first}<eos>'" in text
     assert text.count("reference ") == len(scene_rows[0]["captions"])
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoModelForImageTextToText
+from transformers import AutoConfig, AutoModelForImageTextToText
 
 from hfcap.generation.loading import load_captioner, load_shapes
 from hfcap.models.attention import uses_packed_sdpa
@@ -142,6 +142,23 @@ def test_a_field_that_no_class_has_is_named(saved, photos, tmp_path, capsys):
     named = capsys.readouterr().out.partition("fields of config.json that transformers does not know: ")[2]
     assert set(named.strip().split(", ")) == {"hiden_size", "text_config.num_layer"}
     assert unknown_fields(AutoModelForImageTextToText.from_pretrained(saved("llava")).config) == ""
+
+
+def test_fields_that_version_4_wrote_everywhere_are_not_named(saved, tmp_path):
+    """As the text_config of Salesforce/blip-image-captioning-base has them, beside a mistyped one."""
+    config = json.loads((Path(saved("blip")) / "config.json").read_text())
+    written = {"add_cross_attention": False, "cross_attention_hidden_size": None, "finetuning_task": None}
+    written |= {"decoder_start_token_id": None, "prefix": None, "pruned_heads": {}, "task_specific_params": None}
+    written |= {"tf_legacy_loss": False, "tie_encoder_decoder": False, "tokenizer_class": None, "torchscript": False}
+    written |= {"tie_word_embeddings": True, "is_decoder": True, "use_bfloat16": False, "torch_dtype": None}
+    written |= {"num_beams": 1, "do_sample": False, "max_length": 20, "_name_or_path": "", "top_k": 50}
+    for part in ("text_config", "vision_config"):
+        config[part] = written | config[part]
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert unknown_fields(AutoConfig.from_pretrained(tmp_path)) == ""
+    config["vision_config"]["hiden_size"] = 3
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    assert unknown_fields(AutoConfig.from_pretrained(tmp_path)) == "vision_config.hiden_size"
 
 
 def test_what_needs_weights_is_refused(saved, photos, tmp_path):

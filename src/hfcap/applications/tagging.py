@@ -21,6 +21,7 @@ from hfcap.distributed import lockstep
 from hfcap.errors import ConfigError
 from hfcap.generation.caption import DataWait, caption_rows, read_ahead
 from hfcap.generation.inputs import caption_prompt
+from hfcap.generation.loading import check_image_processor
 from hfcap.models.image_classifier import MULTI_LABEL, classify
 from hfcap.models.pretrained import loading, pretrained_config
 from hfcap.training.tag_calibration import CALIBRATION_JSON, read_temperatures, sigmoid
@@ -224,6 +225,7 @@ def load_tagger(
             source, config=config, dtype=torch.float32, use_safetensors=True
         )
         image_processor = AutoImageProcessor.from_pretrained(source, backend="pil")
+    check_image_processor(image_processor, "tagger", source)
     calibration = tagger_file(source, CALIBRATION_JSON)
     needs_scorer = policy is not None and any(tag.scorer for tag in policy.tags.values())
     return Tagger(

@@ -9,6 +9,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 
 from hfcap.data import formats  # which registers the plug-ins of further formats
+from hfcap.errors import ConfigError
 
 SIXTEEN_BIT_MODES = ("I", "I;16", "I;16B", "I;16L", "I;16N")
 ORIENTATION = 0x0112  # EXIF tag
@@ -22,6 +23,10 @@ _TURNS = {
     8: Image.Transpose.ROTATE_90,
 }
 _METADATA = ("exif", "Raw profile type exif", "xmp", "XML:com.adobe.xmp")  # where Pillow finds an orientation
+
+
+class PictureError(ConfigError):
+    """A picture that is whole, and that the processor of a model cannot take: 900 x 3 pixels, for Qwen-VL."""
 
 
 def load_picture(image: Image.Image | str | PathLike | bytes | dict) -> Image.Image:

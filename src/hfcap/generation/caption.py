@@ -13,11 +13,18 @@ from PIL import Image
 from tqdm.auto import tqdm
 from transformers import GenerationConfig, LogitsProcessor, LogitsProcessorList, PreTrainedModel, ProcessorMixin
 
+from hfcap.data.pictures import PictureError
 from hfcap.data.reading import DataWait, PictureRows, check_batch_size, loads_of, read_ahead
 from hfcap.distributed import lockstep
-from hfcap.errors import ConfigError
+from hfcap.errors import ConfigError, as_config_error
 from hfcap.generation.decoding import decoding_by, generate
-from hfcap.generation.inputs import CaptionPrefix, caption_prompt, encode_prefix, end_token_id, join_vision
+from hfcap.generation.inputs import (
+    CaptionPrefix,
+    caption_prompt,
+    encode_prefix,
+    end_token_id,
+    join_vision,
+)
 from hfcap.generation.requested_length import LengthRequest
 from hfcap.models.attention import eager_sdpa
 from hfcap.models.model_types import spec_of
@@ -189,7 +196,12 @@ def decode_stream(
             if on_bad_row is None:
                 raise
             return error
-        return encode_prefix(processor, model.config, row, prompt)
+        try:
+            return encode_prefix(processor, model.config, row, prompt)
+        except PictureError as error:
+            if on_bad_row is None:
+                raise
+            return error
 
     def readable() -> Iterator[tuple[int, CaptionPrefix]]:
         for index, prefix in enumerate(read_ahead(encode, loads, 2 * batch_size)):
@@ -258,7 +270,8 @@ def generate_tokens(
         processors = LogitsProcessorList(logits_processor)
         if request is not None:
             processors += request.processors(length)
-        with eager_sdpa(model), decoding_by(model, settings):
+        fails = as_config_error("the model cannot caption")  # its files do not fit each other
+        with eager_sdpa(model), decoding_by(model, settings), fails:
             inputs = {name: value.to(model.device) for name, value in inputs.items()}
             found = generate(model, inputs, generation_config=settings, logits_processor=processors)
         places = [i * each + k for i in chosen for k in range(each)]

@@ -4,15 +4,18 @@ Both are made for one picture at a time, so that they never depend on its neighb
 cut pictures into pieces, the length of the prompt is a property of the picture.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from textwrap import shorten
+from typing import TypeVar
 
 import torch
 from PIL import Image
 from transformers import PreTrainedConfig
 
-from hfcap.errors import ConfigError
+from hfcap.data.pictures import PictureError
+from hfcap.errors import ConfigError, as_config_error
 from hfcap.models.model_types import ModelTypeSpec, setting_at, spec_of
 from hfcap.plain_text import special_texts, split_special
 
@@ -21,6 +24,9 @@ TEXT_INPUTS = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_i
 PROMPT_SETTING = "caption_prompt"
 # Where features stand in for a picture, all pictures have as many tokens as this one.
 BLANK = Image.new("RGB", (32, 32))
+# What models and processors raise where fields of a configuration do not fit each other.
+SHAPE_ERRORS = (ValueError, RuntimeError, TypeError, AttributeError, KeyError, IndexError, ArithmeticError)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -64,14 +70,15 @@ def prompt_text(processor, spec: ModelTypeSpec, prompt: str | None) -> str:
     """
     if spec.prompt != "chat":
         return (processor.image_token if spec.image_token_in_text else "") + (prompt or "")
-    if processor.chat_template is None:
+    if not processor.chat_template:
         raise ConfigError(
             f"its {type(processor).__name__} has no chat template",
             option="model",
             fix="add chat_template.jinja to its folder",
         )
     content = [{"type": "image"}] + ([{"type": "text", "text": prompt}] if prompt else [])
-    return processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
+    with as_config_error("chat template of the model", (Exception,)):  # a template is a program
+        return processor.apply_chat_template([{"role": "user", "content": content}], add_generation_prompt=True)
 
 
 def encode_prefix(processor, config: PreTrainedConfig, row: dict, prompt: str | None = None) -> CaptionPrefix:
@@ -83,7 +90,17 @@ def encode_prefix(processor, config: PreTrainedConfig, row: dict, prompt: str | 
         row: `image` is an RGB PIL image; `vision_features` (N, D) float32 may stand in for it where the type has a
             feature cache. A `prompt` of its own wins over the argument.
         prompt: instruction of the run.
+
+    Raises:
+        PictureError: the processor cannot take this picture.
+        ConfigError: it cannot take any, the chat template fails, or a token has no embedding.
     """
+    prefix = _encode_prefix(processor, config, row, prompt)
+    check_ids(prefix.input_ids, config)
+    return prefix
+
+
+def _encode_prefix(processor, config: PreTrainedConfig, row: dict, prompt: str | None) -> CaptionPrefix:
     spec = spec_of(config)
     prompt = row.get("prompt") or prompt
     if prompt:
@@ -101,11 +118,11 @@ def encode_prefix(processor, config: PreTrainedConfig, row: dict, prompt: str | 
     if "vision_features" in row:
         blank = _blank_prefix(processor, spec, text, **special)
         return replace(blank, input_ids=list(blank.input_ids), vision=_picture_alone(processor, spec, row))
-    return _encode_with_picture(processor, spec, row["image"], text, **special)
+    return _encode_with_picture(processor, spec, row, text, **special)
 
 
-def _encode_with_picture(processor, spec: ModelTypeSpec, image: Image.Image, text: str, **special) -> CaptionPrefix:
-    encoded = processor(images=[image], text=[text], return_tensors="pt", **special)
+def _encode_with_picture(processor, spec: ModelTypeSpec, row: dict, text: str, **special) -> CaptionPrefix:
+    encoded = _of_picture(row, lambda one: processor(images=[one], text=[text], return_tensors="pt", **special))
     vision = {name: value for name, value in encoded.items() if name not in TEXT_INPUTS}
     types = encoded[spec.token_types][0].tolist() if spec.token_types else None
     return CaptionPrefix(encoded["input_ids"][0].tolist(), vision, types)
@@ -114,13 +131,44 @@ def _encode_with_picture(processor, spec: ModelTypeSpec, image: Image.Image, tex
 @lru_cache(maxsize=64)
 def _blank_prefix(processor, spec: ModelTypeSpec, text: str, **special) -> CaptionPrefix:
     """Tokens with a blank picture in place of a cached one: it costs as much as a picture, so once for each prompt."""
-    return replace(_encode_with_picture(processor, spec, BLANK, text, **special), vision={})
+    return replace(_encode_with_picture(processor, spec, {"image": BLANK}, text, **special), vision={})
 
 
 def _picture_alone(processor, spec: ModelTypeSpec, row: dict) -> dict[str, torch.Tensor]:
     if "vision_features" in row:
         return {spec.feature_input: row["vision_features"][None]}  # (1, N, D)
-    return dict(processor.image_processor([row["image"]], return_tensors="pt"))
+    return dict(_of_picture(row, lambda one: processor.image_processor([one], return_tensors="pt")))
+
+
+def _of_picture(row: dict, process: Callable[[Image.Image], T]) -> T:
+    """Process the picture of a row; where that fails, a blank one tells whether it or the processor is at fault."""
+    image = row["image"]
+    try:
+        return process(image)
+    except SHAPE_ERRORS as error:
+        with as_config_error("processor of the model", SHAPE_ERRORS):
+            process(BLANK)
+        said = shorten(str(error), 200, placeholder=" …")
+        raise PictureError(
+            f"a picture of {image.width} x {image.height} pixels, which the model's processor cannot take: {said}",
+            option=row.get("image_id"),
+        ) from error
+
+
+def check_ids(ids: Sequence[int], config: PreTrainedConfig) -> None:
+    """Check that every token id has an embedding: a GPU would end at one that has none without saying so.
+
+    Raises:
+        ConfigError: one has none.
+    """
+    rows, largest = config.get_text_config(decoder=True).vocab_size, max(ids, default=0)
+    if largest >= rows:
+        raise ConfigError(
+            f"the tokenizer gives the id {largest}, and the language model has {rows} embeddings",
+            option="vocab_size",
+            got=rows,
+            fix="pass the tokenizer and the config.json of one checkpoint",
+        )
 
 
 def join_vision(pictures: Sequence[dict[str, torch.Tensor]]) -> dict[str, torch.Tensor]:

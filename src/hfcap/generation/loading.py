@@ -1,6 +1,9 @@
 """Loading of captioners and their processors, from run folders, model folders, adapters and the Hub."""
 
+from collections.abc import Mapping
 from contextlib import suppress
+from textwrap import shorten
+from typing import Any
 
 import torch
 from peft import PeftModel
@@ -19,7 +22,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from hfcap import runs
 from hfcap.checkpoint_files import check_checkpoint
 from hfcap.errors import ConfigError, as_config_error
-from hfcap.generation.inputs import end_token_id
+from hfcap.generation.inputs import BLANK, SHAPE_ERRORS, end_token_id
 from hfcap.generation.settings import (
     DEFAULT_DECODING,
     check_savable,
@@ -33,9 +36,6 @@ from hfcap.models.pretrained import loading, pretrained_config
 from hfcap.models.quantization import compute_dtype, four_bit_config
 from hfcap.ondevice.folder import refuse_onnx
 from hfcap.origins import adapter_base
-
-# What models raise where fields of a configuration do not fit each other.
-SHAPE_ERRORS = (ValueError, RuntimeError, TypeError, AttributeError, KeyError, IndexError, ArithmeticError)
 
 
 def captioner_type(source: str, revision: str | None = None) -> str:
@@ -64,8 +64,8 @@ def load_captioner(
     most of what AdamW adds to it.
 
     Raises:
-        ConfigError: a model of an unknown type, an ONNX export, weights that are no safetensors, or a setting that the
-            image processor does not have.
+        ConfigError: a model of an unknown type, an ONNX export, weights that are no safetensors or not those of
+            config.json, or settings of the image processor that it does not have or cannot follow.
     """
     source = runs.resolve_model(source).path
     refuse_onnx(source)
@@ -75,19 +75,20 @@ def load_captioner(
     base = base or source
     check_checkpoint(base, revision)
     spec = spec_of_type(captioner_type(base, revision))
-    processor = load_processor(source, spec)
-    if image_processor_config:
-        processor.image_processor = with_settings(processor.image_processor, image_processor_config)
+    processor = _load_working_processor(source, spec, image_processor_config)
     quantization_config = four_bit_config(spec, compute_dtype()) if load_in_4bit else None
     with loading("model", base):
-        model = AutoModelForImageTextToText.from_pretrained(
+        model, info = AutoModelForImageTextToText.from_pretrained(
             base,
             revision=revision or "main",
             dtype=torch.float32,
             quantization_config=quantization_config,
             use_safetensors=True,
             trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # they are named below
+            output_loading_info=True,
         )
+    _check_all_loaded(base, info)
     keep_4bit_layers_unpacked(model)
     complete_settings(model, processor)
     return (PeftModel.from_pretrained(model, source) if is_adapter else model), processor
@@ -105,9 +106,7 @@ def load_shapes(source: str, image_processor_config: dict | None = None) -> tupl
     if adapter_base(source)[0] is not None:
         raise ConfigError("an adapter", option="model", got=source, wanted="a model", fix="pass the adapter's base")
     spec = spec_of_type(captioner_type(source))
-    processor = load_processor(source, spec)
-    if image_processor_config:
-        processor.image_processor = with_settings(processor.image_processor, image_processor_config)
+    processor = _load_working_processor(source, spec, image_processor_config)
     config = pretrained_config("model", source)
     with torch.device("meta"), as_config_error(f"config.json of {source}", SHAPE_ERRORS):
         model = AutoModelForImageTextToText.from_config(config, dtype=torch.float32)
@@ -115,6 +114,56 @@ def load_shapes(source: str, image_processor_config: dict | None = None) -> tupl
         model.generation_config = GenerationConfig.from_pretrained(source)
     complete_settings(model, processor)
     return model, processor
+
+
+def _check_all_loaded(source: str, info: Mapping[str, Any]) -> None:
+    """Refuse a model some of whose weights came from no file: transformers leaves them random, with a warning.
+
+    A pooler is read by no captioner, and checkpoints (TrOCR's) lack it.
+
+    Raises:
+        ConfigError: naming the first of them.
+    """
+    mismatched = {
+        name: f" is {list(own)} in its files and {list(wanted)} by its config.json"
+        for name, own, wanted in info["mismatched_keys"]
+    }
+    wrong = dict.fromkeys((str(name) for name in info["missing_keys"] if ".pooler." not in name), " is in no file")
+    wrong |= mismatched
+    if wrong:
+        name = min(wrong)
+        raise ConfigError(
+            f"weights that do not fit its config.json: {len(wrong)}, first {name}, which{wrong[name]}",
+            option="model",
+            got=source,
+            fix="download config.json and weights again, of one revision",
+        )
+
+
+def _load_working_processor(source: str, spec: ModelTypeSpec, changes: dict | None) -> ProcessorMixin:
+    processor = load_processor(source, spec)
+    if changes:
+        processor.image_processor = with_settings(processor.image_processor, changes)
+        check_image_processor(processor.image_processor, "image_processor_config", changes)
+    check_image_processor(processor.image_processor, "model", source)
+    return processor
+
+
+def check_image_processor(image_processor: BaseImageProcessor, option: str, got: Any) -> None:
+    """Process a blank picture: libraries take any value from a file, and stumble over it at the first picture.
+
+    Raises:
+        ConfigError: about `option`, whose value is `got`: the picture cannot be processed, or gives NaN or infinity.
+    """
+    fix = "correct it" if isinstance(got, dict) else "correct its preprocessor_config.json or processor_config.json"
+    try:
+        tensors = image_processor([BLANK], return_tensors="pt")
+    except SHAPE_ERRORS as error:
+        said = shorten(f"{type(error).__name__}: {error}", 300, placeholder=" …")
+        raise ConfigError(f"its image processor fails: {said}", option=option, got=got, fix=fix) from error
+    for name, tensor in tensors.items():
+        if not torch.isfinite(torch.as_tensor(tensor)).all():
+            raise ConfigError(f"its image processor makes {name} that are not finite", option=option, got=got, fix=fix)
 
 
 def with_settings(image_processor: BaseImageProcessor, changes: dict) -> BaseImageProcessor:

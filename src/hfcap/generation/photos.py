@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from hfcap import runs
 from hfcap.content_hashes import captioner_hashes, file_sha256
+from hfcap.data.pictures import PictureError
 from hfcap.data.reading import DataWait, PictureRows, loads_of
 from hfcap.errors import ConfigError, WorkError, printable
 from hfcap.generation.captioners import load_for_command
@@ -253,7 +254,9 @@ def json_line(row: Mapping[str, Any]) -> str:
 
 def why_unreadable(error: Exception) -> str:
     """Say in words why a picture could not be read, from the error that `load_picture` raised."""
-    return str(error) if isinstance(error, UnidentifiedImageError) else f"{type(error).__name__}: {error}"
+    return (
+        str(error) if isinstance(error, (UnidentifiedImageError, PictureError)) else f"{type(error).__name__}: {error}"
+    )
 
 
 def count(things: Sequence, noun: str = "photo") -> str:

@@ -15,6 +15,9 @@ DEFAULT_DECODING = {"num_beams": 3, "length_penalty": 1.0, "no_repeat_ngram_size
 TOKEN_IDS = ("bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id")
 # Without effect, and refused by `save_pretrained`, where nothing is sampled.
 SAMPLING = ("temperature", "top_p", "top_k", "min_p", "top_h", "typical_p", "epsilon_cutoff", "eta_cutoff")
+# A clock would decide about the caption, and how keys and values are kept is for `hfcap.generation.decoding` to say:
+# with the cache that Gemma 3's checkpoints name, beams could not share their image.
+OF_THE_MACHINE = ("max_time", "cache_implementation", "cache_config")
 # Searches and stops for which `generate` needs code from the Hub, another model or a tokenizer; 0, 1 and None are off.
 UNSUPPORTED = (
     "num_beam_groups",
@@ -53,11 +56,11 @@ def end_token_ids(settings: GenerationConfig) -> list[int]:
 
 
 def drop_unused(settings: GenerationConfig) -> None:
-    """Reset what has no place in captioning: sampling, several captions per picture, beam settings beside one beam.
+    """Reset what has no place in captioning: sampling, several captions per picture, time, beam settings for one beam.
 
     Captions are a function of the picture, and a setting without effect would stop `save_pretrained`.
     """
-    settings.update(**dict.fromkeys((*SAMPLING, *OUTPUTS)))
+    settings.update(**dict.fromkeys((*SAMPLING, *OUTPUTS, *OF_THE_MACHINE)))
     if settings.do_sample:
         settings.do_sample = False
     if (settings.num_beams or 1) == 1:
@@ -94,6 +97,8 @@ def check_savable(settings: GenerationConfig) -> None:
             raise ConfigError(
                 "captioning does not support it", option=name, got=value, fix="remove it from generation_config.json"
             )
+    if (settings.num_beams or 1) < 1:
+        raise ConfigError(option="num_beams", got=settings.num_beams, wanted="1 or more")
     try:
         settings.validate(strict=True)
     except ValueError as error:

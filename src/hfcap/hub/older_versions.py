@@ -12,9 +12,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import PreTrainedModel, PreTrainedTokenizerBase, PreTrainedTokenizerFast, ProcessorMixin
+from transformers import (
+    PreTrainedConfig,
+    PreTrainedModel,
+    PreTrainedTokenizerBase,
+    PreTrainedTokenizerFast,
+    ProcessorMixin,
+)
 
 from hfcap.atomic_files import write_json
+from hfcap.models.model_types import OWN_TRANSFORMERS, oldest_transformers
 
 # Since 5.6 their weights lie one level higher, without this prefix.
 TOWERS = ("CLIPVisionModel", "SiglipVisionModel", "Siglip2VisionModel")
@@ -25,7 +32,15 @@ def save_model(model: PreTrainedModel, folder: Path, max_shard_size: str) -> Non
     """Save weights and settings of a model; those of a vision tower and of rotary positions as in version 4 too."""
     model.save_pretrained(folder, state_dict=_older_names(model), max_shard_size=max_shard_size)
     config = folder / "config.json"
-    write_json(config, _with_older_rope(json.loads(config.read_text(encoding="utf-8"))))
+    write_json(config, with_older_settings(model.config, json.loads(config.read_text(encoding="utf-8"))))
+
+
+def with_older_settings(config: PreTrainedConfig, settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Add to the `settings` of a configuration what version 4 reads in their place, if it knows the type at all.
+
+    Of Gemma 4, which it does not, version 5 cannot read the two forms of rotary positions beside each other.
+    """
+    return dict(settings) if oldest_transformers(config) == OWN_TRANSFORMERS else _with_older_rope(settings)
 
 
 def complete_tokenizer(tokenizer: PreTrainedTokenizerFast) -> None:

@@ -5,9 +5,14 @@ from contextlib import contextmanager
 from textwrap import shorten
 
 from huggingface_hub.errors import GatedRepoError, StrictDataclassError
+from safetensors import SafetensorError
 from transformers import AutoConfig, PreTrainedConfig
 
 from hfcap.errors import ConfigError
+
+# What libraries raise for files that are not as they must be: of the last three, a value of another type.
+WRONG_FILES = (OSError, ValueError, RecursionError, StrictDataclassError, SafetensorError)
+WRONG_FILES += (TypeError, AttributeError, KeyError)
 
 
 def pretrained_config(option: str, source: str, revision: str | None = None) -> PreTrainedConfig:
@@ -26,7 +31,7 @@ def loading(option: str, source: str) -> Iterator[None]:
     with one_line(option, source, "cannot be loaded", fix="pass a folder or a Hub id (owner/name)"):
         try:
             yield
-        except (OSError, ValueError) as error:
+        except WRONG_FILES as error:
             reason, fix = _usual_reason(error)
             if reason is None:
                 raise
@@ -40,6 +45,8 @@ def _usual_reason(error: Exception) -> tuple[str | None, str | None]:
     if "trust_remote_code=True" in str(error):
         fix = "pass a repository whose model_type is in docs/models.md (many have a second one, NAME-hf)"
         return "it runs Python code of its own, which is not run here", fix
+    if isinstance(error, SafetensorError):
+        return f"a file of its weights is cut off, or no safetensors ({error})", "download it again"
     if "tiktoken" in str(error):
         return (
             "its tokenizer has no tokenizer.json, and is converted with libraries that are not installed",
@@ -55,7 +62,8 @@ def one_line(option: str, got: str | None = None, reason: str | None = None, fix
         yield
     except ConfigError:
         raise
-    except (OSError, ValueError, RecursionError, StrictDataclassError) as error:
-        said = shorten(str(error), 300, placeholder=" …")
+    except WRONG_FILES as error:
+        said = str(error) if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: {error}"
+        said = shorten(said, 300, placeholder=" …")
         reason = said if reason is None else f"{reason}: {said}"
         raise ConfigError(reason, option=option, got=got, fix=fix) from error

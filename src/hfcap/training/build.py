@@ -19,7 +19,7 @@ from transformers.image_processing_utils import BaseImageProcessor
 from hfcap.checkpoint_files import check_checkpoint
 from hfcap.errors import ConfigError, as_config_error
 from hfcap.generation.inputs import BLANK
-from hfcap.generation.loading import with_settings
+from hfcap.generation.loading import check_image_processor, with_settings
 from hfcap.generation.settings import (
     DEFAULT_DECODING,
     change_decoding,
@@ -135,6 +135,7 @@ def build_encoder(model_args: EncoderArguments) -> tuple[PreTrainedModel, BaseIm
                 model_args.encoder, backend="pil", trust_remote_code=False
             )
             encoder = load_vision_encoder(model_args.encoder, dtype=torch.float32)
+        check_image_processor(image_processor, "encoder", model_args.encoder)
         if model_args.image_size is not None:
             image_processor = with_side(image_processor, model_args.image_size)
         return encoder, image_processor

@@ -9,7 +9,7 @@ from peft import PeftModel
 from transformers import PreTrainedConfig, PreTrainedModel
 
 from hfcap.errors import ConfigError
-from hfcap.generation.inputs import CaptionPrefix, encode_prefix, end_token_id, join_vision
+from hfcap.generation.inputs import CaptionPrefix, check_ids, encode_prefix, end_token_id, join_vision
 from hfcap.length_tokens import LONGEST, count_words, length_token_ids
 from hfcap.models.model_types import is_packable, spec_of
 from hfcap.models.positions import learned_positions
@@ -105,11 +105,16 @@ class CaptionCollator:
         return [ids[: self.max_caption_tokens] for ids in self.whole_targets(captions)]
 
     def whole_targets(self, captions: Sequence[str]) -> list[list[int]]:
-        """Token ids of each caption, EOS last; the token of its length first, for a captioner that has such tokens."""
+        """Token ids of each caption, EOS last; the token of its length first, for a captioner that has such tokens.
+
+        Raises:
+            ConfigError: a token has no embedding.
+        """
         if not captions:
             return []
         end = end_token_id(self.processor, self.config)
         targets = [[*ids, end] for ids in encode_captions(self.processor, captions)]
+        check_ids([token for ids in targets for token in ids], self.config)
         if not self.length_ids:
             return targets
         lengths = [min(count_words(caption), LONGEST) for caption in captions]

@@ -1,6 +1,7 @@
 """Description of a run for `--dry_run`: a tokenized sample, trainable parameters, time and memory."""
 
 import math
+import re
 import time
 from itertools import islice
 
@@ -8,6 +9,7 @@ import torch
 from torch import nn
 
 from hfcap.counts import counted
+from hfcap.errors import as_config_error
 from hfcap.models.attention import uses_packed_sdpa
 from hfcap.training.arguments import CaptionTrainingArguments
 from hfcap.training.collators import CaptionCollator
@@ -34,7 +36,8 @@ def describe_sample(batch: dict[str, torch.Tensor], tokenizer) -> str:
             lines.append(f"image {image + 1} of {num_images} in the row")
         prefix = input_ids[own_image & (segments == PREFIX_SEGMENT)]
         if len(prefix):
-            lines.append(f"prefix, {counted(len(prefix), 'token')}, not learned: {tokenizer.decode(prefix)!r}")
+            decoded = _counted(tokenizer.decode(prefix))
+            lines.append(f"prefix, {counted(len(prefix), 'token')}, not learned: {decoded!r}")
         for segment in range(PREFIX_SEGMENT + 1, int(segments[own_image].max()) + 1):
             own = own_image & (segments == segment)
             learned = labels[own][labels[own] != IGNORE_INDEX]
@@ -42,6 +45,13 @@ def describe_sample(batch: dict[str, torch.Tensor], tokenizer) -> str:
             lines.append(f"  reads  {tokenizer.decode(input_ids[own])!r}")
             lines.append(f"  learns {tokenizer.decode(learned)!r}")
     return "\n".join(lines)
+
+
+def _counted(text: str) -> str:
+    """Write tokens that stand many times in a row once: "<image> (x 576)"."""
+    return re.sub(
+        r"(<[^<>]{1,40}>|\[[^][]{1,40}\])(\1{3,})", lambda m: f"{m[1]} (x {1 + len(m[2]) // len(m[1])})", text
+    )
 
 
 def first_batch(data, sampler, collator: CaptionCollator, size: int) -> dict[str, torch.Tensor]:
@@ -80,7 +90,8 @@ def describe_run(trainer: CaptionTrainer) -> str:
         model.to(args.device)
     sampler = trainer.train_sampler
     batch = first_batch(data, sampler, collator, args.per_device_train_batch_size)
-    with torch.autocast(model.device.type, torch.bfloat16, enabled=args.bf16), uses_packed_sdpa(model):
+    autocast = torch.autocast(model.device.type, torch.bfloat16, enabled=args.bf16)
+    with as_config_error("forward pass"), autocast, uses_packed_sdpa(model):
         seconds = min(_timed_step(model, batch) for _ in range(2))
     steps = count_steps(sampler, args)
     trained = sum(p.numel() for p in model.parameters() if p.requires_grad)

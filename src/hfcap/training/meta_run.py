@@ -1,5 +1,6 @@
 """Description of a run without weights, for `--dry_run --meta`: tokens, parameters, memory and FLOPs from shapes."""
 
+from contextlib import suppress
 from dataclasses import fields
 
 import torch
@@ -8,7 +9,8 @@ from transformers import PreTrainedConfig, PreTrainedModel, ProcessorMixin
 
 from hfcap.counts import counted
 from hfcap.errors import ConfigError, as_config_error
-from hfcap.generation.loading import SHAPE_ERRORS, load_shapes
+from hfcap.generation.inputs import SHAPE_ERRORS
+from hfcap.generation.loading import load_shapes
 from hfcap.length_tokens import add_length_tokens
 from hfcap.models.attention import uses_packed_sdpa
 from hfcap.models.model_types import spec_of
@@ -35,6 +37,17 @@ CARDS = {"24 GB": (165e12, "RTX 4090"), "80 GB": (312e12, "A100")}  # dense bflo
 UTILISATION = 0.25  # assumed: small models seldom reach more
 NF4_BYTES = 0.516  # 4 bits, and 0.127 bits of constants a weight after double quantisation (Dettmers et al., 2023)
 GIB = 2**30
+# What transformers 4 wrote into the configuration of each part, as the oldest checkpoints have it (BLIP, GIT).
+OF_VERSION_4 = {
+    "model_type",
+    "is_decoder",
+    "add_cross_attention",
+    "cross_attention_hidden_size",
+    "tie_encoder_decoder",
+}
+OF_VERSION_4 |= {"tie_word_embeddings", "bos_token_id", "eos_token_id", "pad_token_id", "decoder_start_token_id"}
+OF_VERSION_4 |= {"finetuning_task", "task_specific_params", "prefix", "pruned_heads", "tokenizer_class"}
+OF_VERSION_4 |= {"tf_legacy_loss", "torchscript", "use_bfloat16"}
 
 
 def describe_shapes(run: Run) -> str:
@@ -57,7 +70,6 @@ def describe_shapes(run: Run) -> str:
     collator = caption_collator(model, processor, (data["train_dataset"], data["eval_dataset"]), run.args)
     sampler = train_sampler(data["train_dataset"], collator, run.args)
     batch = first_batch(data["train_dataset"], sampler, collator, run.args.per_device_train_batch_size)
-    check_ids(batch, model)
 
     def forward() -> torch.Tensor:
         inputs = model_inputs(batch, model)
@@ -123,22 +135,6 @@ def _as_trained(run: Run, model: PreTrainedModel, processor: ProcessorMixin) -> 
     return trained, sum(4 * parameter.numel() for parameter in trained.parameters()) - saved
 
 
-def check_ids(batch: dict[str, torch.Tensor], model: nn.Module) -> None:
-    """Check that every token id of a batch has an embedding, which shapes do not show.
-
-    Raises:
-        ConfigError: one has none.
-    """
-    ids, rows = batch.get("input_ids", batch.get("decoder_input_ids")), model.get_input_embeddings().num_embeddings
-    if int(ids.max()) >= rows:
-        raise ConfigError(
-            f"the tokenizer gives the id {int(ids.max())}, and the language model has {rows} embeddings",
-            option="vocab_size",
-            got=rows,
-            fix="pass the tokenizer and the config.json of one checkpoint",
-        )
-
-
 def _describe_tokens(batch: dict[str, torch.Tensor], config: PreTrainedConfig) -> str:
     """Image tokens of the pictures of a batch, and the tensors that their encoder takes."""
     shapes = ", ".join(f"{name} {tuple(batch[name].shape)}" for name in _vision_inputs(batch))
@@ -157,15 +153,20 @@ def _vision_inputs(batch: dict[str, torch.Tensor]) -> list[str]:
     return [name for name, tensor in batch.items() if tensor.shape[:2] != of_rows or tensor.is_floating_point()]
 
 
-def unknown_fields(config: PreTrainedConfig) -> str:
+def unknown_fields(config: PreTrainedConfig, default: PreTrainedConfig | None = None) -> str:
     """Fields of a configuration and its parts that their classes do not have, as `part.field`, for people.
 
-    transformers keeps them without a word, a mistyped one too.
+    transformers keeps them without a word, a mistyped one too. What it sets itself (in `default`, the configuration
+    that it makes of nothing) or wrote into every part in version 4 is left out.
     """
-    found, known = [], {field.name for field in fields(config)}
+    if default is None:
+        with suppress(ValueError):  # VisionEncoderDecoder has none without its parts
+            default = type(config)()
+    found, known = [], {field.name for field in fields(config)} | OF_VERSION_4 | set(getattr(default, "__dict__", {}))
     for name, value in vars(config).items():
         if isinstance(value, PreTrainedConfig):
-            found += [f"{name}.{inner}" for inner in unknown_fields(value).split(", ") if inner]
-        elif name not in {"model_type", *known} and not name.startswith("_"):
+            inner = unknown_fields(value, getattr(default, name, None))
+            found += [f"{name}.{field}" for field in inner.split(", ") if field]
+        elif name not in known and not name.startswith("_"):
             found.append(name)
     return ", ".join(found)

@@ -19,7 +19,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from hfcap.data.caption_dataset import CaptionDataset
 from hfcap.data.caption_stream import CaptionStream
 from hfcap.distributed import all_processes_join, prepare_fsdp
-from hfcap.errors import ConfigError, WorkError
+from hfcap.errors import ConfigError, WorkError, as_config_error
 from hfcap.generation.sharded import caption_sharded
 from hfcap.metrics import compute_metrics
 from hfcap.models.attention import eager_sdpa, uses_packed_sdpa
@@ -166,7 +166,8 @@ class CaptionTrainer(StreamTrainer):
         def forward():
             inputs = model_inputs(self._prepare_inputs(batch), self.model)
             del inputs["labels"]
-            self.model(**inputs)
+            with as_config_error("forward pass"):  # files of a model that do not fit each other
+                self.model(**inputs)
 
         # Padding is not needed: it is left out as if all positions cost the same.
         self.throughput.flops_a_token = needed_flops(self.model, forward) / batch["segment_ids"].numel()
@@ -249,7 +250,8 @@ class CaptionTrainer(StreamTrainer):
         if self.model.training:
             keep_frozen_in_eval(self.model)  # stock models do not do it in their train()
         inputs = model_inputs(inputs, self.model)
-        return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
+        with as_config_error("forward pass"):
+            return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
     def autocast_smart_context_manager(self, cache_enabled: bool | None = True) -> AbstractContextManager:
         """Autocast a training step under FSDP, where accelerate does not do it in the model's forward."""
