@@ -461,6 +461,19 @@ def test_no_caption_becomes_markup(tmp_path):
     assert text.count(escaped) == 3
 
 
+def test_a_folder_stands_for_its_card_and_what_cannot_be_read_is_named(tmp_path):
+    folder = _run(tmp_path / "dogs")
+    card = write_card(folder)
+    assert check_card(folder) == check_card(card)
+    card.write_bytes(b"---\n\xff")
+    with pytest.raises(ValueError, match=r"README.md is no UTF-8 text \(byte 4\)"):
+        check_card(folder)
+    weights = next(folder.rglob("*.safetensors"))
+    weights.write_bytes(weights.read_bytes()[:20])
+    with pytest.raises(ValueError, match="safetensors is cut off or damaged"):
+        write_card(folder)
+
+
 WORDS = "Mine, *with* Markdown.\n\n| a | table |\n| --- | --- |"
 
 

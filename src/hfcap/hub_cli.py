@@ -41,7 +41,9 @@ def add_hub_commands(commands) -> None:
     )
     command.set_defaults(run=write_cards)
     command = card.add_parser("check", help="report missing, stale or hand-edited values in a card")
-    command.add_argument("cards", nargs="+", type=Path, metavar="README.md", help="cards next to their metrics.json")
+    command.add_argument(
+        "cards", nargs="+", type=Path, metavar="README.md", help="cards next to their metrics.json, or their folders"
+    )
     command.set_defaults(run=check_cards)
 
 

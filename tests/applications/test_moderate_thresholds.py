@@ -8,7 +8,7 @@ import pytest
 
 from hfcap import cli
 from hfcap.applications.policy import Target
-from hfcap.applications.tag_labels import Label, read_labels
+from hfcap.applications.tag_labels import Label, labels_csv, read_labels
 from hfcap.applications.tag_rows import read_tags
 from hfcap.applications.tag_sample import draw_sample, estimated_positives
 from hfcap.applications.threshold_file import read_thresholds
@@ -50,6 +50,14 @@ def test_labels_are_read_by_id_or_path_from_csv_and_jsonl(tmp_path, two):
     labels = labels_of(tmp_path, two, "".join(json.dumps(line) + "\n" for line in lines), "labels.jsonl")
     assert [label.answer for label in labels.labels] == [None, False]
     assert labels.of("smoking") == [] and labels.num_cannot_tell("smoking") == 1
+
+
+@pytest.mark.parametrize("name", ["photo ", "tab\t", "two\nlines", "=sum", "'quoted\"", "e\u0301"])
+def test_a_sample_names_its_pictures_whatever_their_names(tmp_path, policy, name):
+    tags = tags_of(tmp_path, [row(policy, name, {"smoking": 0.9, "weapon": 0.1})])
+    line = {"image_id": name, "path": f"photos/{name}.png", "tag": "smoking", "label": "yes"}
+    assert labels_of(tmp_path, tags, labels_csv([line])).labels[0].image_id == name
+    assert labels_of(tmp_path, tags, labels_csv([line | {"image_id": ""}])).labels[0].image_id == name
 
 
 @pytest.mark.parametrize(

@@ -130,9 +130,11 @@ def photos(tmp_path_factory):
     return sorted(folder.iterdir())
 
 
-def read_captions(page, photos):
+def read_captions(page, photos, num_unread=0):
     page.set_input_files("#chooser", [str(photo) for photo in photos])
-    sync_api.expect(page.locator("#status")).to_contain_text(f"{len(photos)} photos done.", timeout=LONGEST)
+    sync_api.expect(page.locator("#status")).to_contain_text(
+        f"{len(photos) - num_unread} photos done.", timeout=LONGEST
+    )
     return page.eval_on_selector_all("#photos textarea", "all => all.map(one => one.value)")
 
 
@@ -215,8 +217,8 @@ def test_people_can_use_it(site, photos, served, page, packages, tmp_path, width
     page.context.grant_permissions(["clipboard-read", "clipboard-write"])
     open_page(page, served(site))
     (tmp_path / "text.jpg").write_text("no photo")
-    captions = read_captions(page, [*photos[:2], tmp_path / "text.jpg"])
-    assert page.text_content("#status") == "3 photos done. 1 file could not be read."
+    captions = read_captions(page, [*photos[:2], tmp_path / "text.jpg"], num_unread=1)
+    assert page.text_content("#status") == "2 photos done. 1 file could not be read."
     said = "This file cannot be read as a photo: save it as JPEG or PNG and choose it again."
     assert page.text_content(".failed .message") == said
     page.focus("#photo-1")

@@ -94,7 +94,11 @@ def read_labels(path: str | os.PathLike, tags: Tags) -> Labels:
 
 
 def _picture_of(entry: dict[str, Any], where: str, tags: Tags, by_path: dict[str, str]) -> str:
-    image_id, path = (str("" if entry.get(key) is None else entry[key]).strip() for key in ("image_id", "path"))
+    cells = (str("" if entry.get(key) is None else entry[key]) for key in ("image_id", "path"))
+    # A name may end in a space; elsewhere spaces round it are none of its own.
+    image_id, path = (
+        cell if cell in names else cell.strip() for cell, names in zip(cells, (tags.rows, by_path), strict=True)
+    )
     if not image_id and not path:
         raise ConfigError("no image_id and no path", option=where, fix="fill in one of the two")
     known = image_id if image_id in tags.rows else by_path.get(path) if not image_id else None

@@ -23,7 +23,7 @@ def check_card(card: Path) -> tuple[list[str], list[str]]:
     """Compare a card with the records beside it (`metrics.json`, `run.json`, and `card.json` or the weights).
 
     Args:
-        card: its `README.md`.
+        card: its `README.md`, or the folder of it.
 
     Returns:
         What is stale, or was edited by hand where hfcap writes: one line each. What is missing and only a person can
@@ -33,9 +33,13 @@ def check_card(card: Path) -> tuple[list[str], list[str]]:
         ValueError: a card or a record that cannot be read as what it should be.
         FileNotFoundError: the card or a record is not there.
     """
+    card = card / runs.CARD_README if card.is_dir() else card
     folder = card.parent
     metrics, run = runs.read_metrics(folder / runs.METRICS_JSON), runs.read_run(folder / runs.RUN_JSON)
-    text = card.read_text(encoding="utf-8")
+    try:
+        text = card.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{card} is no UTF-8 text (byte {error.start}); write it again") from None
     card_data = read_card_data(folder, recorded=(folder / CARD_JSON).is_file())
     expected = render_card(read_given(card, run, card_data), metrics, run, card_data)
     data = ModelCard(text).data

@@ -12,7 +12,7 @@ from pathlib import Path
 from random import Random
 from typing import Any
 
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 
 from hfcap import runs
 from hfcap.atomic_files import write_json
@@ -157,15 +157,18 @@ def count_parameters(folder: Path) -> int:
     """Count the values in a folder's safetensors files from their headers; tied weights are stored, and counted, once.
 
     Raises:
-        ValueError: there are no such files.
+        ValueError: there are no such files, or one is cut off or damaged.
     """
     files = sorted(folder.glob("*.safetensors"))
     if not files:
         raise ValueError(f"{folder} has no .safetensors file; save the model there")
     count = 0
     for path in files:
-        with safe_open(path, "np") as tensors:
-            count += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+        try:
+            with safe_open(path, "np") as tensors:
+                count += sum(math.prod(tensors.get_slice(name).get_shape()) for name in tensors.keys())  # noqa: SIM118
+        except SafetensorError as error:
+            raise ValueError(f"{path} is cut off or damaged ({error}); save the model there again") from None
     return count
 
 

@@ -49,7 +49,7 @@ let unread = 0;
 
 function say() {
   const left = unread ? ` ${counted(unread, "file")} could not be read.` : "";
-  status.textContent = done < asked ? `Captioning: ${done} of ${asked} done.` : `${counted(asked, "photo")} done.${left}`;
+  status.textContent = done < asked ? `Captioning: ${done} of ${asked} done.` : `${counted(asked - unread, "photo")} done.${left}`;
 }
 
 async function add(file) {
