@@ -1,6 +1,5 @@
 """Loading of captioners and their processors, from run folders, model folders, adapters and the Hub."""
 
-from collections.abc import Mapping
 from contextlib import suppress
 from textwrap import shorten
 from typing import Any
@@ -32,7 +31,7 @@ from hfcap.generation.settings import (
 )
 from hfcap.models.model_types import ModelTypeSpec, spec_of, spec_of_type
 from hfcap.models.model_utils import keep_4bit_layers_unpacked
-from hfcap.models.pretrained import loading, pretrained_config
+from hfcap.models.pretrained import load_whole, loading, pretrained_config
 from hfcap.models.quantization import compute_dtype, four_bit_config
 from hfcap.ondevice.folder import refuse_onnx
 from hfcap.origins import adapter_base
@@ -77,18 +76,13 @@ def load_captioner(
     spec = spec_of_type(captioner_type(base, revision))
     processor = _load_working_processor(source, spec, image_processor_config)
     quantization_config = four_bit_config(spec, compute_dtype()) if load_in_4bit else None
-    with loading("model", base):
-        model, info = AutoModelForImageTextToText.from_pretrained(
-            base,
-            revision=revision or "main",
-            dtype=torch.float32,
-            quantization_config=quantization_config,
-            use_safetensors=True,
-            trust_remote_code=False,
-            ignore_mismatched_sizes=True,  # they are named below
-            output_loading_info=True,
-        )
-    _check_all_loaded(base, info)
+    model = load_whole(
+        AutoModelForImageTextToText,
+        "model",
+        base,
+        revision=revision or "main",
+        quantization_config=quantization_config,
+    )
     keep_4bit_layers_unpacked(model)
     complete_settings(model, processor)
     return (PeftModel.from_pretrained(model, source) if is_adapter else model), processor
@@ -114,30 +108,6 @@ def load_shapes(source: str, image_processor_config: dict | None = None) -> tupl
         model.generation_config = GenerationConfig.from_pretrained(source)
     complete_settings(model, processor)
     return model, processor
-
-
-def _check_all_loaded(source: str, info: Mapping[str, Any]) -> None:
-    """Refuse a model some of whose weights came from no file: transformers leaves them random, with a warning.
-
-    A pooler is read by no captioner, and checkpoints (TrOCR's) lack it.
-
-    Raises:
-        ConfigError: naming the first of them.
-    """
-    mismatched = {
-        name: f" is {list(own)} in its files and {list(wanted)} by its config.json"
-        for name, own, wanted in info["mismatched_keys"]
-    }
-    wrong = dict.fromkeys((str(name) for name in info["missing_keys"] if ".pooler." not in name), " is in no file")
-    wrong |= mismatched
-    if wrong:
-        name = min(wrong)
-        raise ConfigError(
-            f"weights that do not fit its config.json: {len(wrong)}, first {name}, which{wrong[name]}",
-            option="model",
-            got=source,
-            fix="download config.json and weights again, of one revision",
-        )
 
 
 def _load_working_processor(source: str, spec: ModelTypeSpec, changes: dict | None) -> ProcessorMixin:

@@ -8,9 +8,10 @@ from math import isqrt
 
 import torch
 from torch import nn
-from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
 
 from .model_utils import in_eval
+from .pretrained import load_whole, pretrained_config
 
 
 @dataclass(frozen=True)
@@ -32,12 +33,15 @@ def get_vision_config(config: PreTrainedConfig) -> PreTrainedConfig:
 
 
 def load_vision_encoder(name_or_path: str, **kwargs) -> PreTrainedModel:
-    """Load a pretrained vision encoder; of a two-tower checkpoint (CLIP, SigLIP) the vision tower alone.
+    """Load a pretrained vision encoder in float32; of a two-tower checkpoint (CLIP, SigLIP) the vision tower alone.
 
-    `kwargs` go to `AutoModel.from_pretrained` (`dtype`, `attn_implementation`, ...).
+    `kwargs` go to `AutoModel.from_pretrained` (`attn_implementation`, ...).
+
+    Raises:
+        ConfigError: see `load_whole`.
     """
-    config = get_vision_config(AutoConfig.from_pretrained(name_or_path, trust_remote_code=False))
-    return AutoModel.from_pretrained(name_or_path, config=config, use_safetensors=True, **kwargs)
+    config = get_vision_config(pretrained_config("encoder", name_or_path))
+    return load_whole(AutoModel, "encoder", name_or_path, config=config, **kwargs)
 
 
 def get_feature_width(config: PreTrainedConfig) -> int | None:

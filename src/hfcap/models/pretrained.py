@@ -1,15 +1,22 @@
-"""Configurations of pretrained parts, and errors of loading them as one line."""
+"""Pretrained models and configurations, and errors of loading them as one line."""
 
+import logging
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from textwrap import shorten
 
+import torch
 from huggingface_hub.errors import GatedRepoError, StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoConfig, PreTrainedConfig
+from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
 
 from hfcap.errors import ConfigError
 
+logger = logging.getLogger(__name__)
+
+# No captioner reads a pooler, and checkpoints (TrOCR's, ViT classifiers) lack it.
+_POOLER = re.compile(r"(^|\.)pooler\.")
 # What libraries raise for files that are not as they must be: of the last three, a value of another type.
 WRONG_FILES = (OSError, ValueError, RecursionError, StrictDataclassError, SafetensorError)
 WRONG_FILES += (TypeError, AttributeError, KeyError)
@@ -23,6 +30,64 @@ def pretrained_config(option: str, source: str, revision: str | None = None) -> 
     """
     with loading(option, source):
         return AutoConfig.from_pretrained(source, revision=revision or "main", trust_remote_code=False)
+
+
+def load_whole(auto_class: type, option: str, source: str, is_new: str | None = None, **options) -> PreTrainedModel:
+    """Load a model in float32 from safetensors, all of whose weights are in its files.
+
+    transformers leaves those that are in no file random, with a table in the log.
+
+    Args:
+        auto_class: whose `from_pretrained` loads it.
+        option: that names the model, for errors.
+        source: folder or Hub id.
+        is_new: expression for names of weights that the checkpoint may lack, since they are added to it.
+        options: further arguments of `from_pretrained`.
+
+    Raises:
+        ConfigError: it cannot be loaded, or weights are missing or of another shape; the first is named.
+    """
+    with loading(option, source), _without_load_report():
+        model, info = auto_class.from_pretrained(
+            source,
+            dtype=torch.float32,
+            use_safetensors=True,
+            trust_remote_code=False,
+            ignore_mismatched_sizes=True,  # they are named below
+            output_loading_info=True,
+            **options,
+        )
+    may_lack = [_POOLER, *([re.compile(is_new)] if is_new else [])]
+    missing = [str(name) for name in info["missing_keys"]]
+    wrong = {name: "is in no file" for name in missing if not any(one.search(name) for one in may_lack)}
+    for name, own, wanted in info["mismatched_keys"]:
+        wrong[str(name)] = f"is {list(own)} in its files and {list(wanted)} by its config.json"
+    if wrong:
+        name = min(wrong)
+        raise ConfigError(
+            f"weights that do not fit its config.json: {len(wrong)}, first {name}, which {wrong[name]}",
+            option=option,
+            got=source,
+            fix="download config.json and weights again, of one revision",
+        )
+    if unused := sorted(map(str, info["unexpected_keys"])):
+        logger.info("%s %s: weights that are not used: %d, first %s", option, source, len(unused), unused[0])
+    return model
+
+
+@contextmanager
+def _without_load_report() -> Iterator[None]:
+    """Within this context transformers does not log its table of missing and unused weights."""
+
+    def passes(record: logging.LogRecord) -> bool:
+        return "LOAD REPORT" not in record.getMessage()
+
+    source = logging.getLogger("transformers.modeling_utils")
+    source.addFilter(passes)
+    try:
+        yield
+    finally:
+        source.removeFilter(passes)
 
 
 @contextmanager

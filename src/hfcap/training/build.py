@@ -2,7 +2,6 @@
 
 from collections.abc import Iterable
 
-import torch
 from peft import PeftModel
 from transformers import (
     AutoConfig,
@@ -36,7 +35,7 @@ from hfcap.models import (
 )
 from hfcap.models.model_types import is_packable
 from hfcap.models.model_utils import compile_layers
-from hfcap.models.pretrained import loading, one_line, pretrained_config
+from hfcap.models.pretrained import load_whole, loading, one_line, pretrained_config
 from hfcap.training.arguments import CaptionTrainingArguments, EncoderArguments, ModelArguments
 from hfcap.training.tokenizer_training import train_tokenizer
 
@@ -134,7 +133,7 @@ def build_encoder(model_args: EncoderArguments) -> tuple[PreTrainedModel, BaseIm
             image_processor = AutoImageProcessor.from_pretrained(
                 model_args.encoder, backend="pil", trust_remote_code=False
             )
-            encoder = load_vision_encoder(model_args.encoder, dtype=torch.float32)
+            encoder = load_vision_encoder(model_args.encoder)
         check_image_processor(image_processor, "encoder", model_args.encoder)
         if model_args.image_size is not None:
             image_processor = with_side(image_processor, model_args.image_size)
@@ -187,8 +186,7 @@ def _load_decoder(source: str, **settings) -> PreTrainedModel:
     """Load a language model in float32, some settings of its config changed."""
     config = pretrained_config("decoder", source)
     config.update(settings)  # as keywords of the model, those that the config does not have would go to its __init__
-    with loading("decoder", source):
-        return AutoModelForCausalLM.from_pretrained(source, config=config, dtype=torch.float32, use_safetensors=True)
+    return load_whole(AutoModelForCausalLM, "decoder", source, is_new=r"cross_?att|encoder_attn", config=config)
 
 
 def _join_llava(model_args, encoder, image_processor, tokenizer) -> tuple[PreTrainedModel, ProcessorMixin]:

@@ -36,7 +36,7 @@ def describe_sample(batch: dict[str, torch.Tensor], tokenizer) -> str:
             lines.append(f"image {image + 1} of {num_images} in the row")
         prefix = input_ids[own_image & (segments == PREFIX_SEGMENT)]
         if len(prefix):
-            decoded = _counted(tokenizer.decode(prefix))
+            decoded = _without_runs(tokenizer.decode(prefix))
             lines.append(f"prefix, {counted(len(prefix), 'token')}, not learned: {decoded!r}")
         for segment in range(PREFIX_SEGMENT + 1, int(segments[own_image].max()) + 1):
             own = own_image & (segments == segment)
@@ -47,7 +47,7 @@ def describe_sample(batch: dict[str, torch.Tensor], tokenizer) -> str:
     return "\n".join(lines)
 
 
-def _counted(text: str) -> str:
+def _without_runs(text: str) -> str:
     """Write tokens that stand many times in a row once: "<image> (x 576)"."""
     return re.sub(
         r"(<[^<>]{1,40}>|\[[^][]{1,40}\])(\1{3,})", lambda m: f"{m[1]} (x {1 + len(m[2]) // len(m[1])})", text

@@ -1,0 +1,63 @@
+"""Parts of captioners from checkpoints that are whole, lack weights, or have more than is used."""
+
+import logging
+
+import pytest
+import transformers
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForCausalLM
+
+from hfcap.models import load_vision_encoder
+from hfcap.models.pretrained import load_whole
+from refusals import refused
+
+SIZES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
+VIT = SIZES | {"image_size": 8, "patch_size": 4}
+GPT2 = {"n_embd": 16, "n_layer": 1, "n_head": 2, "vocab_size": 20, "n_positions": 8}
+
+
+def change_names(folder, change):
+    tensors = load_file(folder / "model.safetensors")
+    changed = {change(name): tensor for name, tensor in tensors.items() if change(name)}
+    save_file(changed, folder / "model.safetensors", metadata={"format": "pt"})
+
+
+def test_an_encoder_with_other_names_is_not_left_random(tmp_path):
+    transformers.ResNetModel(
+        transformers.ResNetConfig(embedding_size=8, hidden_sizes=[8, 16], depths=[1, 1])
+    ).save_pretrained(tmp_path)
+    load_vision_encoder(str(tmp_path))
+    change_names(tmp_path, lambda name: f"backbone.{name}")
+    with refused(
+        option="encoder", got=str(tmp_path), says=("do not fit its config.json: ", "first ", "is in no file")
+    ):
+        load_vision_encoder(str(tmp_path))
+
+
+def test_a_classifier_gives_its_encoder_without_a_table_of_its_head(tmp_path, caplog):
+    transformers.ViTForImageClassification(transformers.ViTConfig(**VIT)).save_pretrained(tmp_path)
+    with caplog.at_level(logging.INFO):
+        load_vision_encoder(str(tmp_path))  # with a pooler that the checkpoint lacks
+    assert [record.getMessage() for record in caplog.records if "weights" in record.getMessage()] == [
+        f"encoder {tmp_path}: weights that are not used: 2, first classifier.bias"
+    ]
+
+
+def test_a_decoder_may_lack_the_cross_attention_that_it_gets_and_no_other_weight(tmp_path):
+    transformers.GPT2LMHeadModel(transformers.GPT2Config(**GPT2)).save_pretrained(tmp_path)
+    config = transformers.GPT2Config(**GPT2, add_cross_attention=True, is_decoder=True)
+    options = {"is_new": "cross_?att|encoder_attn", "config": config}
+    decoder = load_whole(AutoModelForCausalLM, "decoder", str(tmp_path), **options)
+    assert any("crossattention" in name for name, _ in decoder.named_parameters())
+    change_names(tmp_path, lambda name: None if "attn.c_proj.weight" in name else name)
+    with refused(option="decoder", says=("do not fit its config.json: 1", "h.0.attn.c_proj.weight", "is in no file")):
+        load_whole(AutoModelForCausalLM, "decoder", str(tmp_path), **options)
+
+
+@pytest.mark.parametrize("name", ["BertLMHeadModel", "RobertaForCausalLM", "OPTForCausalLM"])
+def test_decoders_of_other_kinds_are_whole(name, tmp_path):
+    config = getattr(transformers, name).config_class(
+        **SIZES, vocab_size=20, is_decoder=True, ffn_dim=16, word_embed_proj_dim=16, max_position_embeddings=8
+    )
+    getattr(transformers, name)(config).save_pretrained(tmp_path)
+    load_whole(AutoModelForCausalLM, "decoder", str(tmp_path))
