@@ -2,10 +2,12 @@
 
     python benchmarks/streaming.py --form tar
     python benchmarks/streaming.py --form parquet
+    python benchmarks/streaming.py --form tar --num_images 20000 --resume_after 18000
 
 The pictures (32 x 32 JPEG, five captions each) are made first, in a temporary folder, in ten shards, by another
 process, so that what making them took is not in the memory measured. The last line is JSON: seconds of wall clock and
-of this process, and the resident memory in MiB after the first batch and after every tenth of the rows.
+of this process, and the resident memory in MiB after the first batch and after every tenth of the rows. With
+`--resume_after` they are those of reading so many images, and then those of a resumed stream until its first batch.
 """
 
 import argparse
@@ -15,7 +17,7 @@ import multiprocessing
 import tarfile
 import tempfile
 import time
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 
 import numpy as np
@@ -23,7 +25,7 @@ from datasets import Dataset, Features, List, Value
 from datasets import Image as ImageFeature
 from PIL import Image
 
-from hfcap.data.caption_stream import CaptionStream
+from hfcap.data.caption_stream import POSITION, CaptionStream
 from hfcap.data.sources import load_captions
 
 NUM_SHARDS = 10
@@ -92,10 +94,25 @@ def stream(source: str, num_images: int) -> dict:
     }
 
 
+def resume(source: str, num_seen: int) -> dict:
+    def first(count: int, state: dict | None = None) -> tuple[dict, dict]:
+        start, cpu_start = time.perf_counter(), time.process_time()
+        rows = CaptionStream(load_captions(source, "train", streaming=True), seed=SEED)
+        rows.load_state_dict(state)
+        *_, item = islice(rows, count)
+        seconds = {"seconds": time.perf_counter() - start, "cpu_seconds": time.process_time() - cpu_start}
+        return seconds, rows.state_dict_after(rows.state, [item[POSITION]])
+
+    read, state = first(num_seen)
+    resumed, _ = first(BATCH_SIZE, state)
+    return {"read": read, "resumed": resumed}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--form", choices=("tar", "parquet"), default="tar")
     parser.add_argument("--num_images", type=int, default=100_000)
+    parser.add_argument("--resume_after", type=int)
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         writer = multiprocessing.get_context("spawn").Process(
@@ -105,7 +122,8 @@ def main() -> None:
         writer.join()
         size = sum(path.stat().st_size for path in Path(folder).iterdir())
         result = {"form": args.form, "num_images": args.num_images, "megabytes_on_disk": size / 1e6}
-        print(json.dumps(result | stream(folder, args.num_images)))
+        found = resume(folder, args.resume_after) if args.resume_after else stream(folder, args.num_images)
+        print(json.dumps(result | found))
 
 
 if __name__ == "__main__":

@@ -2,11 +2,11 @@
 
 import hashlib
 import logging
-from collections import deque
+from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
-from itertools import count, islice
+from itertools import chain, count, islice
 from typing import Any
 
 import datasets
@@ -20,7 +20,8 @@ from hfcap.errors import WorkError
 
 logger = logging.getLogger(__name__)
 
-BLOCK = 1000  # images of a stream that are shuffled at a time, and held encoded
+BLOCK = 100  # images of a stream that are read at a time
+DELAYS = 20  # an image waits until 0 to 19 further blocks are read; about 1,050 wait, encoded
 EMPTY_EPOCHS = 10  # a reader whose shards hold nothing of the split that often gives up
 FIRST_OF_STREAM = 1000  # images of a stream that stand for all of it in what is checked before training
 POSITION = "stream_position"  # key of an item: where its reader is after it
@@ -30,14 +31,15 @@ class CaptionStream(torch.utils.data.IterableDataset):
     """Rows `{image_id, captions, image}` of a stream, epoch after epoch without an end: `max_steps` ends training.
 
     An epoch's order is a function of (seed, epoch): its shards are shuffled, `datasets` reads up to ten of them in
-    turns, and the rows are shuffled in blocks of `BLOCK`. Processes and their loader processes divide the shuffled
+    turns, and of each `BLOCK` of rows every one waits for a random number of further blocks, below `DELAYS`, and is
+    shuffled with those that then come from other blocks. Processes and their loader processes divide the shuffled
     shards: together they see each image once per epoch, and each opens its own shards alone. Shards may be uneven: a
     process that is done with its part of an epoch goes on with its part of the next one. With fewer shards than
     processes, each reads all of them and takes every n-th row; with fewer than loader processes, the others of these
     read nothing.
 
     Each item has the position of its reader, and `state_dict_after` gathers those of the batches that were used: with
-    it a resumed reader reads one block again, and goes on with the very next row.
+    it a resumed reader reads `DELAYS` blocks again at most, and goes on with the very next row.
 
     Args:
         rows: stream of `load_captions`.
@@ -153,66 +155,79 @@ class CaptionStream(torch.utils.data.IterableDataset):
                 every n-th row.
             start: position in this epoch.
         """
-        number, done, state = (0, 0, None) if start is None else (start["block"], start["done"], start["rows"])
         offset, step = self.process if part[1] < self.process[1] else (0, 1)
-        rows, iterator, block = self._open_block(epoch, part, start)
-        before = self._rows_before(epoch, part, number)
-        while block:
-            digest, following_state, following = _digest(block), rows.state_dict(), []
-            order = self._draws(epoch, part, number).permutation(len(block)).tolist()
-            for place, index in enumerate(order):
-                row, block[index] = block[index], None
-                if place < done:
-                    continue
-                # One row for one, so that no more are held than a block has, and none waits for a whole block.
-                following += islice(iterator, min(1, BLOCK - len(following)))
-                if (before + place) % step == offset:
-                    yield row, {"block": number, "done": place + 1, "rows": state, "digest": digest}
-            following += islice(iterator, BLOCK - len(following))
-            before += len(order)
-            block, number, done, state = following, number + 1, 0, following_state
+        before, done, groups = 0, 0, self._groups(epoch, part)
+        if start is not None:
+            before, done, groups = start["before"], start["done"], self._groups_again(epoch, part, start)
+        for number, group, state in groups:
+            digest = _digest(group)
+            for place, row in enumerate(group):
+                if place >= done and (before + place) % step == offset:
+                    position = {"group": number, "done": place + 1, "before": before, "rows": state, "digest": digest}
+                    yield row, position
+            before, done = before + len(group), 0
 
-    def _open_block(
-        self, epoch: int, part: tuple[int, int], start: dict[str, Any] | None
-    ) -> tuple[datasets.IterableDataset, Iterator[dict], list[dict | None]]:
-        """Read the first block of an epoch, or that of the position `start`.
-
-        Returns:
-            The rows, their iterator behind the block, and the block.
+    def _groups_again(
+        self, epoch: int, part: tuple[int, int], start: dict[str, Any]
+    ) -> Iterator[tuple[int, list[dict], dict[str, Any] | None]]:
+        """Yield the groups of an epoch from that of the position `start` on.
 
         Raises:
-            WorkError: it is not the block that was read before.
+            WorkError: it is not the group that was read before.
         """
-        rows, number = self._unshuffled(epoch, part), 0 if start is None else start["block"]
-        before, end = (self._rows_before(epoch, part, number + i) for i in range(2))
-        is_loaded = start is not None and start["rows"] is not None
-        if is_loaded:
-            rows.load_state_dict(start["rows"])
-        with _without_buffer_warning():
-            iterator = ({name: values[0] for name, values in batch.items()} for batch in rows.iter(batch_size=1))
-            deque(islice(iterator, 0 if is_loaded else before), maxlen=0)
-            block = list(islice(iterator, end - before))
-        if start is None or _digest(block) == start["digest"]:
-            return rows, iterator, block
-        if is_loaded:
+        groups = self._groups(epoch, part, start["group"], start["rows"])
+        first = next(groups)
+        if _digest(first[1]) != start["digest"] and start["rows"] is not None:
             # The state of a stream that the caller shuffled has no rows of its buffer, and that of datasets 4.8 errs.
             logger.warning("the state of the stream does not lead to the same rows: its epoch is read from the start")
-            return self._open_block(epoch, part, start | {"rows": None})
-        raise WorkError(
-            f"a reader finds other images than before the checkpoint (epoch {epoch}, block {number})",
-            option="data",
-            fix="put the data back as they were, or begin again in another output_dir",
-        )
+            groups = self._groups(epoch, part, start["group"])
+            first = next(groups)
+        if _digest(first[1]) != start["digest"]:
+            raise WorkError(
+                f"a reader finds other images than before the checkpoint (epoch {epoch}, group {start['group']})",
+                option="data",
+                fix="put the data back as they were, or begin again in another output_dir",
+            )
+        yield from chain([first], groups)
 
-    def _rows_before(self, epoch: int, part: tuple[int, int], number: int) -> int:
-        """Count the rows before a block. The first is half as large or more, so that each epoch has other blocks."""
-        if number == 0:
-            return 0
-        return int(self._draws(epoch, part, -1).integers(BLOCK // 2, BLOCK, endpoint=True)) + (number - 1) * BLOCK
+    def _groups(
+        self, epoch: int, part: tuple[int, int], first: int = 0, state: dict[str, Any] | None = None
+    ) -> Iterator[tuple[int, list[dict], dict[str, Any] | None]]:
+        """Yield the rows of an epoch in groups: the rows that wait for a block no longer, in random order.
 
-    def _draws(self, epoch: int, part: tuple[int, int], number: int) -> np.random.Generator:
-        # The last number is above 0: of keys that differ in zeros at the end numpy makes the same generator.
-        return np.random.default_rng([self.augmentation.seed, epoch, part[0], number + 2])
+        Args:
+            epoch: its number.
+            part: number of the part of its shards, and of how many parts.
+            first: group to begin with.
+            state: that of `datasets` before the first block whose rows may be in the first group; None is the epoch's
+                start.
+
+        Returns:
+            Number of the group, its rows, and the state before the first block whose rows may be in it.
+        """
+        rows, first_block = self._unshuffled(epoch, part), 0
+        if state is not None:
+            rows.load_state_dict(state)
+            first_block = first - DELAYS + 1
+        iterator = ({name: values[0] for name, values in batch.items()} for batch in rows.iter(batch_size=1))
+        waiting: dict[int, list[dict]] = defaultdict(list)
+        states = deque(maxlen=DELAYS)  # before each of the last blocks
+        for number in count(first_block):
+            states.append(state)
+            with _without_buffer_warning():
+                block = list(islice(iterator, BLOCK))
+            state = rows.state_dict()
+            draws = np.random.default_rng([self.augmentation.seed, epoch, part[0], number + 1])
+            for row, delay in zip(block, draws.integers(DELAYS, size=len(block)).tolist(), strict=True):
+                if number + delay >= first:
+                    waiting[number + delay].append(row)
+            if number < first:
+                continue
+            group = waiting.pop(number, [])
+            draws.shuffle(group)
+            yield number, group, states[0]
+            if not block and not waiting:
+                return
 
     def _unshuffled(self, epoch: int, part: tuple[int, int]) -> datasets.IterableDataset:
         """Shuffle the shards of an epoch, the same for all readers, and take those of a part."""
@@ -225,9 +240,9 @@ class CaptionStream(torch.utils.data.IterableDataset):
         return rows.shard(num_parts, (number + epoch) % num_parts, contiguous=False)
 
 
-def _digest(block: Sequence[dict]) -> str:
-    """Hash the ids of a block, to know it again."""
-    return hashlib.sha256("\n".join(row["image_id"] for row in block).encode()).hexdigest()[:16]
+def _digest(group: Sequence[dict]) -> str:
+    """Hash the ids of a group, to know it again."""
+    return hashlib.sha256("\n".join(row["image_id"] for row in group).encode()).hexdigest()[:16]
 
 
 @contextmanager

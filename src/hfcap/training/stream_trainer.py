@@ -105,6 +105,6 @@ class StreamTrainer(FiniteTrainer):
         return batches, num_items_in_batch
 
     def _save_rng_state(self, output_dir: str) -> None:
+        super()._save_rng_state(output_dir)  # makes the folder, where no other process has
         if isinstance(self.train_dataset, CaptionStream):
             write_json(self._stream_file(output_dir), self._stream_states[self.state.global_step])
-        super()._save_rng_state(output_dir)
