@@ -8,6 +8,7 @@ import os
 import re
 from collections.abc import Mapping
 from pathlib import Path
+from types import NoneType
 from typing import Any
 
 from hfcap import runs
@@ -141,12 +142,17 @@ def adapter_base(adapter: str | os.PathLike) -> tuple[str | None, str | None]:
     Returns:
         An absolute path of a folder, or a Hub id with its revision, as the adapter's configuration says. A folder that
         was moved together with the run is found from there. (None, None) for what is no adapter.
+
+    Raises:
+        ConfigError: its configuration names no base that could be one.
     """
     path = Path(adapter, ADAPTER_CONFIG)
     if not path.is_file():
         return None, None
     settings = read_object(path)
     name, revision = settings.get("base_model_name_or_path"), settings.get("revision")
+    if not isinstance(name, (str, NoneType)):
+        raise ConfigError(option=f"{path}: base_model_name_or_path", got=name, wanted="a folder or a Hub id")
     if name is None or (Path(name).is_absolute() and Path(name).is_dir()):
         return name, revision
     return _base_of_run(Path(adapter), name) or name, revision

@@ -16,6 +16,7 @@ from hfcap.generation.caption import caption_rows, caption_stream
 from hfcap.generation.loading import load_captioner, load_shapes
 from hfcap.recipes import train
 from hfcap.training.collators import CaptionCollator
+from hfcap.training.strategies import apply_strategy
 from refusals import refused, run_command
 from tiny.native import PROMPT, build_native
 
@@ -210,3 +211,41 @@ def test_a_picture_that_the_processor_cannot_take(saved, scene_rows, tmp_path, m
     said = capsys.readouterr()
     assert Path(said.out.split("\t")[0]).name == "whole.png"
     assert "narrow.png: a picture of 90 x 3 pixels" in said.err
+
+
+@pytest.fixture
+def adapter(saved, tmp_path):
+    model, processor = load_captioner(str(saved))
+    apply_strategy(model, "lora", lora_r=4).save_pretrained(tmp_path / "adapter")
+    processor.save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter"
+
+
+def test_adapters(adapter, scene_rows, tmp_path):
+    load_captioner(str(adapter))
+    config, weights = adapter / "adapter_config.json", adapter / "adapter_model.safetensors"
+    tensors, base = load_file(weights), json.loads(config.read_text())["base_model_name_or_path"]
+    name = min(name for name in tensors if "lora_A" in name)
+    save_file({key: tensor for key, tensor in tensors.items() if key != name}, weights)
+    with refused(option="model", got=str(adapter), says=("no whole adapter", name.split(".lora_A")[0])):
+        load_captioner(str(adapter))
+    save_file(tensors, weights)
+    change(config, r=8)
+    with refused(option="model", got=str(adapter), says=("no whole adapter", "size mismatch")):
+        load_captioner(str(adapter))
+    change(config, r=4, base_model_name_or_path=str(tmp_path / "gone"))
+    with refused(option="model", got=str(adapter), says=("is not there", str(tmp_path / "gone"))):
+        load_captioner(str(adapter))
+    change(config, base_model_name_or_path=3)
+    with refused(option=f"{config}: base_model_name_or_path", got=3):
+        load_captioner(str(adapter))
+    change(config, base_model_name_or_path=base, peft_type="NOPE")
+    with refused(option="model", got=str(adapter), says="NOPE"):
+        load_captioner(str(adapter))
+    change(config, peft_type="LORA")
+    weights.write_bytes(weights.read_bytes()[:-500])
+    with refused(option=str(weights), says="cut off"):
+        load_captioner(str(adapter))
+    weights.unlink()
+    with refused(option="model", got=str(adapter)):
+        load_captioner(str(adapter))

@@ -1,6 +1,8 @@
 """Loading of captioners and their processors, from run folders, model folders, adapters and the Hub."""
 
+import warnings
 from contextlib import suppress
+from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
@@ -71,6 +73,13 @@ def load_captioner(
     check_checkpoint(source)
     base, revision = adapter_base(source)
     is_adapter = base is not None
+    if is_adapter and Path(base).is_absolute() and not Path(base).exists():
+        raise ConfigError(
+            f"the base of this adapter, {base}, is not there",
+            option="model",
+            got=source,
+            fix="bring it back, or write where it is into adapter_config.json (base_model_name_or_path)",
+        )
     base = base or source
     check_checkpoint(base, revision)
     spec = spec_of_type(captioner_type(base, revision))
@@ -85,7 +94,21 @@ def load_captioner(
     )
     keep_4bit_layers_unpacked(model)
     complete_settings(model, processor)
-    return (PeftModel.from_pretrained(model, source) if is_adapter else model), processor
+    return (_with_adapter(model, source) if is_adapter else model), processor
+
+
+def _with_adapter(model: PreTrainedModel, source: str) -> PeftModel:
+    """Put an adapter on its base; PEFT starts matrices that the file lacks anew, with a warning.
+
+    Raises:
+        ConfigError: it is not an adapter of this base, or not whole.
+    """
+    with loading("model", source), warnings.catch_warnings():
+        warnings.filterwarnings("error", "Found missing adapter keys")
+        try:
+            return PeftModel.from_pretrained(model, source)
+        except (RuntimeError, UserWarning) as error:
+            raise ValueError(f"it is no whole adapter of its base: {' '.join(str(error).split())}") from error
 
 
 def load_shapes(source: str, image_processor_config: dict | None = None) -> tuple[PreTrainedModel, ProcessorMixin]:
