@@ -152,6 +152,17 @@ def test_an_empty_descr_is_none_and_decorative_is_a_mark_of_its_own(tmp_path):
     assert check_documents([str(path)])[0] == []
 
 
+def test_an_archive_is_not_read_again_for_each_picture(tmp_path, monkeypatch):
+    members, pictures = filled(documents()["a.docx"], ""), 20
+    members["word/document.xml"] = f"<x>{INLINE.format(1, BLIP) * pictures}</x>"
+    Path("a.docx").write_bytes(archive_of(members))
+    reads, read_bytes = [], Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: reads.append(path) or read_bytes(path))
+    rows, *_ = rows_of_documents([Path("a.docx")], None)
+    plan_change("a.docx", [row | {"status": "edited", "alt": ALT} for row in rows])
+    assert len(rows) == pictures and all(row["image_sha256"] for row in rows) and len(reads) == 2
+
+
 def test_the_picture_of_an_archive_is_found_whatever_its_name_and_checked(tmp_path):
     path, members = Path("wow! a.docx!b.docx"), filled(documents()["a.docx"], "")
     path.write_bytes(archive_of(members))
