@@ -16,6 +16,7 @@ from hfcap.applications.apply import plan_change
 from hfcap.applications.check import check_documents
 from hfcap.applications.documents import read_document
 from hfcap.applications.proposals import rows_of_documents
+from hfcap.applications.rows import write_rows
 from hfcap.applications.texts import DocumentError
 
 ALT = 'A cat, "Tom".'
@@ -238,6 +239,16 @@ def test_parts_of_word_may_be_numbered_and_headers_are_not_described(tmp_path):
     (tmp_path / "a.docx").write_bytes(archive_of(members))
     found = [(picture.part, picture.role) for picture in read_document(tmp_path / "a.docx").pictures]
     assert found == list(zip(parts, ["informative", "unknown", "unknown"], strict=True))
+
+
+def test_a_decorative_picture_of_word_is_left_to_word_and_said(tmp_path, capsys):
+    Path("a.docx").write_bytes(archive_of(filled(documents()["a.docx"], "")))
+    before = Path("a.docx").read_bytes()
+    (row,), *_ = rows_of_documents([Path("a.docx")], None)
+    write_rows("alts.jsonl", [row | {"status": "decorative"}])
+    cli.main(["alt", "apply", "alts.jsonl"])
+    assert "1 decorative picture of Word or PowerPoint, whose mark hfcap does not write" in capsys.readouterr().err
+    assert Path("a.docx").read_bytes() == before
 
 
 @pytest.mark.parametrize(
