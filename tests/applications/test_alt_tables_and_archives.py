@@ -16,6 +16,7 @@ from hfcap.applications.apply import plan_change
 from hfcap.applications.check import check_documents
 from hfcap.applications.documents import read_document
 from hfcap.applications.proposals import rows_of_documents
+from hfcap.applications.rows import write_rows
 from hfcap.applications.texts import DocumentError
 
 ALT = 'A cat, "Tom".'
@@ -152,6 +153,17 @@ def test_an_empty_descr_is_none_and_decorative_is_a_mark_of_its_own(tmp_path):
     assert check_documents([str(path)])[0] == []
 
 
+def test_an_archive_is_not_read_again_for_each_picture(tmp_path, monkeypatch):
+    members, pictures = filled(documents()["a.docx"], ""), 20
+    members["word/document.xml"] = f"<x>{INLINE.format(1, BLIP) * pictures}</x>"
+    Path("a.docx").write_bytes(archive_of(members))
+    reads, read_bytes = [], Path.read_bytes
+    monkeypatch.setattr(Path, "read_bytes", lambda path: reads.append(path) or read_bytes(path))
+    rows, *_ = rows_of_documents([Path("a.docx")], None)
+    plan_change("a.docx", [row | {"status": "edited", "alt": ALT} for row in rows])
+    assert len(rows) == pictures and all(row["image_sha256"] for row in rows) and len(reads) == 2
+
+
 def test_the_picture_of_an_archive_is_found_whatever_its_name_and_checked(tmp_path):
     path, members = Path("wow! a.docx!b.docx"), filled(documents()["a.docx"], "")
     path.write_bytes(archive_of(members))
@@ -227,6 +239,16 @@ def test_parts_of_word_may_be_numbered_and_headers_are_not_described(tmp_path):
     (tmp_path / "a.docx").write_bytes(archive_of(members))
     found = [(picture.part, picture.role) for picture in read_document(tmp_path / "a.docx").pictures]
     assert found == list(zip(parts, ["informative", "unknown", "unknown"], strict=True))
+
+
+def test_a_decorative_picture_of_word_is_left_to_word_and_said(tmp_path, capsys):
+    Path("a.docx").write_bytes(archive_of(filled(documents()["a.docx"], "")))
+    before = Path("a.docx").read_bytes()
+    (row,), *_ = rows_of_documents([Path("a.docx")], None)
+    write_rows("alts.jsonl", [row | {"status": "decorative"}])
+    cli.main(["alt", "apply", "alts.jsonl"])
+    assert "1 decorative picture of Word or PowerPoint, whose mark hfcap does not write" in capsys.readouterr().err
+    assert Path("a.docx").read_bytes() == before
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,7 @@ from hfcap.applications.documents import ARCHIVES, Document, read_document
 from hfcap.applications.images import image_sha256
 from hfcap.applications.photo_metadata import check_place, embed, photo_of, sidecar_of, write_sidecar
 from hfcap.applications.pictures import Picture, collapsed
-from hfcap.applications.rows import DATA, DECIDED
+from hfcap.applications.rows import DATA, DECIDED, OFFICE
 from hfcap.applications.texts import DocumentError
 from hfcap.content_hashes import file_sha256
 from hfcap.counts import counted
@@ -276,6 +276,10 @@ def apply_rows(
     without = sum(row["kind"] == "photo" and row["status"] in DECIDED for row in rows) if not ways else 0
     if without:
         print(f"{counted(without, 'row')} about photos in no document; add --metadata sidecar", file=sys.stderr)
+    of_office = sum(row["kind"] in OFFICE and row["status"] == "decorative" for row in rows)
+    if of_office:
+        what = counted(of_office, "decorative picture")
+        print(f"{what} of Word or PowerPoint, whose mark hfcap does not write: set it there", file=sys.stderr)
     of_data = sum(row["kind"] == DATA and row["status"] in DECIDED for row in rows)
     if of_data:
         print(f"{counted(of_data, 'row')} about a data source: read `alt` from this file by `src`", file=sys.stderr)

@@ -10,6 +10,7 @@ import struct
 import zipfile
 import zlib
 from collections.abc import Mapping
+from pathlib import Path
 
 from hfcap.applications.texts import DocumentError
 
@@ -24,14 +25,14 @@ _HAS_DESCRIPTOR, _ENCRYPTED = 8, 1
 STORED, DEFLATED = zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED
 
 
-def open_archive(data: bytes) -> zipfile.ZipFile:
-    """Open an archive, checked for sizes that a document does not have.
+def open_archive(data: bytes | Path) -> zipfile.ZipFile:
+    """Open an archive, or the file of one, checked for sizes that a document does not have.
 
     Raises:
         DocumentError: no archive, a broken one, one name twice, or too large unpacked.
     """
     try:
-        archive = zipfile.ZipFile(io.BytesIO(data))
+        archive = zipfile.ZipFile(io.BytesIO(data) if isinstance(data, bytes) else data)
     except (zipfile.BadZipFile, ValueError, NotImplementedError) as error:
         raise DocumentError(f"a broken archive ({error}); it may be encrypted, or no such document") from None
     members = archive.infolist()

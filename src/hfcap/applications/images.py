@@ -63,7 +63,7 @@ def image_bytes(image: str) -> bytes:
     found = archive_and_member(image)
     if found is None:
         return Path(image).read_bytes()
-    with open_archive(Path(found[0]).read_bytes()) as opened:
+    with open_archive(Path(found[0])) as opened:  # not read as a whole: it may have a hundred pictures
         return read_member(opened, found[1])
 
 

@@ -1,7 +1,8 @@
 """Pictures of Markdown and MDX: `![alt](src)`, reference images, wikilinks, shortcodes, and the tags between them."""
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from bisect import bisect_left
+from collections.abc import Iterator, Mapping, Sequence
 from urllib.parse import unquote
 
 from hfcap.applications.html_pictures import CONTEXT, html_pictures
@@ -39,7 +40,7 @@ def markdown_pictures(text: str, is_mdx: bool = False) -> list[Picture]:
     }  # the first of a label counts
     spoken = PlainText(mask(plain), definitions)
     brackets = brackets_of(literal)
-    plain = _without_destinations(plain, literal, definitions, set(brackets.values()))
+    plain = _without_destinations(plain, literal, definitions)
     pictures = html_pictures(mask(plain), plain, is_jsx=is_mdx)
     end = 0  # of the alt of the last picture: what looks like a picture within an alt is text
     for start in (found.start() for found in re.finditer(r"!\[", literal)):
@@ -65,12 +66,21 @@ def _definitions(text: str) -> Iterator[re.Match]:
             end = len(text) if line_end < 0 else line_end + 1
 
 
-def _without_destinations(plain: str, literal: str, definitions: Sequence[re.Match], closing: Collection[int]) -> str:
+def _without_destinations(plain: str, literal: str, definitions: Sequence[re.Match]) -> str:
     """Blank the destinations between `<` and `>`, which look like tags: `![](<img/a b.png>)`, `[x](<img/c d.pdf>)`."""
+    opening = [found.start() for found in re.finditer(r"\[", literal)]
+    breaks = [found.start() for found in re.finditer(r"\n\r?\n", literal)]
+
+    def has_opening(close: int) -> bool:
+        """Tell whether the paragraph has an opening bracket in front, whichever one it closes."""
+        last = bisect_left(opening, close) - 1
+        paragraph = bisect_left(breaks, close) - 1
+        return last >= 0 and (paragraph < 0 or opening[last] > breaks[paragraph])
+
     inline = (
         DESTINATION.match(literal, found.end() - 1, found.end() + LONGEST)
         for found in re.finditer(r"\]\((?=\s*<)", literal)
-        if found.start() in closing
+        if not _is_escaped(literal, found.start()) and has_opening(found.start())
     )
     spans = sorted(found.span("angle") for found in (*inline, *definitions) if found and found["angle"] is not None)
     pieces, at = [], 0
