@@ -362,6 +362,13 @@ def test_a_card_counts_by_the_tokenizer_of_its_figures(tmp_path):
     assert "gender" not in text
 
 
+@pytest.mark.parametrize(("tokenizer", "language"), [("ptb", "en"), ("zh", "zh"), ("intl", None), ("char", None)])
+def test_the_language_is_that_of_the_tokenizer_of_the_figures(tokenizer, language, tmp_path):
+    folder = _run(tmp_path, tokenizer=tokenizer)
+    write_card(folder)
+    assert ModelCard.load(folder / "README.md").data.language == language
+
+
 def test_a_card_names_the_model_of_clip_score(tmp_path):
     figures = {"metrics": {"clip_score": {"value": 0.75, "ci95": [0.7, 0.8]}}}
     text = card_text(_run(tmp_path, **figures, clip_model="owner/clip", clip_model_hash="ab" * 32))

@@ -168,7 +168,7 @@ def read_given(card: Path, run: Mapping[str, Any], card_data: CardData) -> Given
     return Given(
         words=words[1].strip("\n"),
         license=data.license,
-        language=data.language or "en",
+        language=data.language,
         datasets=tuple(_list(data.datasets)),
         base_model=() if base_model == _list(derived.base_model) else tuple(base_model),
         tags=tuple(tag for tag in data.tags or () if tag not in (*TAGS, *(derived.tags or ()))),

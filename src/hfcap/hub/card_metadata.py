@@ -19,6 +19,7 @@ TAGS = ("image-captioning", HFCAP_TAG)
 # The metadata that `card_metadata` writes itself; what else a card has is a person's.
 WRITTEN = ("language", "license", "library_name", "pipeline_tag", "tags", "datasets", "base_model")
 WRITTEN += ("base_model_relation", "model_name", "model-index")
+LANGUAGES = {"ptb": "en", "zh": "zh"}  # of tokenizers of metrics
 EVAL_RESULTS = Path(".eval_results/image-captioning.yaml")
 
 
@@ -29,7 +30,7 @@ class Given:
     Attributes:
         words: Markdown of one's own, shown below the title.
         license: licence id, as the Hub spells it.
-        language: language code of the captions.
+        language: language code of the captions; by default that of the metrics' tokenizer, if it is for one language.
         datasets: Hub ids of the training data.
         base_model: Hub ids of the pretrained parts; by default those that the run was started from.
         tags: more tags.
@@ -38,7 +39,7 @@ class Given:
 
     words: str = ""
     license: str | None = None
-    language: str = "en"
+    language: str | None = None
     datasets: tuple[str, ...] = ()
     base_model: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
@@ -63,7 +64,7 @@ def card_metadata(
     data = evaluated_data(metrics, run)
     data_name = data.name or "not recorded"
     return ModelCardData(
-        language=given.language,
+        language=given.language or LANGUAGES.get(metrics.get("tokenizer", "ptb")),
         license=given.license,
         library_name=library_name(card_data),
         # A checkpoint without a prompt is no image-text-to-text model: there is no text to give it.
