@@ -3,12 +3,16 @@
 import logging
 
 import pytest
+import torch
 import transformers
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM
 
+from hfcap.applications.tagging import load_tagger
+from hfcap.metrics.clip_score import ClipScorer
 from hfcap.models import load_vision_encoder
 from hfcap.models.pretrained import load_whole
+from hfcap.training.merge import load_base
 from refusals import refused
 
 SIZES = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2}
@@ -41,6 +45,27 @@ def test_a_classifier_gives_its_encoder_without_a_table_of_its_head(tmp_path, ca
     assert [record.getMessage() for record in caplog.records if "weights" in record.getMessage()] == [
         f"encoder {tmp_path}: weights that are not used: 2, first classifier.bias"
     ]
+
+
+def test_taggers_clip_models_and_bases_are_not_left_random(tmp_path):
+    tagger, clip, base = tmp_path / "tagger", tmp_path / "clip", tmp_path / "base"
+    transformers.ViTForImageClassification(transformers.ViTConfig(**VIT)).save_pretrained(tagger)
+    text = SIZES | {"vocab_size": 20}
+    transformers.CLIPModel(transformers.CLIPConfig(vision_config=VIT, text_config=text)).save_pretrained(clip)
+    transformers.CLIPImageProcessorPil().save_pretrained(clip)
+    config = transformers.LlavaConfig(
+        vision_config=transformers.CLIPVisionConfig(**VIT), text_config=transformers.LlamaConfig(**text)
+    )
+    transformers.LlavaForConditionalGeneration(config).save_pretrained(base)
+    change_names(tagger, lambda name: None if name.startswith("classifier") else name)
+    change_names(clip, lambda name: None if name.startswith("text_projection") else name)
+    change_names(base, lambda name: None if "projector.linear_1" in name else name)
+    with refused(option="tagger", got=str(tagger), says=("classifier.bias", "is in no file")):
+        load_tagger(str(tagger), None, None, torch.device("cpu"))
+    with refused(option="clip_model", got=str(clip), says=("text_projection.weight", "is in no file")):
+        ClipScorer.from_pretrained(clip)
+    with refused(option="base of the adapter", got=str(base), says=("projector.linear_1.bias", "is in no file")):
+        load_base(str(base))
 
 
 def test_a_decoder_may_lack_the_cross_attention_that_it_gets_and_no_other_weight(tmp_path):

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 from PIL import Image
-from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
+from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
 from transformers.utils import cached_file
 
 from hfcap import runs
@@ -23,7 +23,7 @@ from hfcap.generation.caption import DataWait, caption_rows, read_ahead
 from hfcap.generation.inputs import caption_prompt
 from hfcap.generation.loading import check_image_processor
 from hfcap.models.image_classifier import MULTI_LABEL, classify
-from hfcap.models.pretrained import loading, pretrained_config
+from hfcap.models.pretrained import load_whole, loading, pretrained_config
 from hfcap.training.tag_calibration import CALIBRATION_JSON, read_temperatures, sigmoid
 
 # A first sorting by the calibrated probability, until `hfcap moderate threshold` finds thresholds from labels.
@@ -220,10 +220,7 @@ def load_tagger(
     names = tags_of(source, policy)
     check_checkpoint(source)
     with loading("tagger", source):
-        config = AutoConfig.from_pretrained(source, trust_remote_code=False)
-        model = AutoModelForImageClassification.from_pretrained(
-            source, config=config, dtype=torch.float32, use_safetensors=True
-        )
+        model = load_whole(AutoModelForImageClassification, "tagger", source)
         image_processor = AutoImageProcessor.from_pretrained(source, backend="pil")
     check_image_processor(image_processor, "tagger", source)
     calibration = tagger_file(source, CALIBRATION_JSON)

@@ -26,6 +26,7 @@ from hfcap.hub.tagger_card import copy_tagger_records, write_tagger_card
 from hfcap.hub.verification_images import pictures_of_run
 from hfcap.hub.verify import SHOWN, refuse
 from hfcap.models.finite import non_finite_weights, refuse_non_finite
+from hfcap.models.pretrained import load_whole
 from hfcap.training.tag_calibration import CALIBRATION_JSON
 
 LARGEST_CHANGE = 1e-6  # of a score between 0 and 1, in another process
@@ -61,7 +62,7 @@ def export_tagger(run: str | os.PathLike, to: str | os.PathLike, pictures: Seque
     records = _records(run)
     check_checkpoint(source)
     AutoConfig.from_pretrained(source, trust_remote_code=False)
-    model = AutoModelForImageClassification.from_pretrained(source, use_safetensors=True).eval()
+    model = load_whole(AutoModelForImageClassification, "tagger", str(source), dtype="auto").eval()
     image_processor = AutoImageProcessor.from_pretrained(source, backend="pil")
     refuse_non_finite(non_finite_weights(model), str(source))
     rows, whence = pictures_of_run(records, pictures)

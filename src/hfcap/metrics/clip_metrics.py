@@ -25,6 +25,8 @@ def load_scorer(clip_model: str) -> "ClipScorer":
 
     try:
         return ClipScorer.from_pretrained(clip_model)
+    except ConfigError:
+        raise
     except (OSError, ValueError) as error:
         raise _not_loaded(clip_model, error) from error
 

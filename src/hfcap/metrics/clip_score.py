@@ -19,6 +19,7 @@ from transformers import AutoModel, AutoProcessor, PreTrainedModel, ProcessorMix
 
 from hfcap.data.features import hash_preprocessing, hash_weights
 from hfcap.data.pictures import load_picture
+from hfcap.models.pretrained import load_whole
 
 from .corpus import check_references
 
@@ -74,9 +75,13 @@ class ClipScorer:
 
     @classmethod
     def from_pretrained(cls, checkpoint: str | os.PathLike, **options) -> "ClipScorer":
-        """Load a checkpoint in float32, onto the accelerator where there is one; `options` are those of the class."""
+        """Load a checkpoint in float32, onto the accelerator where there is one; `options` are those of the class.
+
+        Raises:
+            ConfigError: see `load_whole`.
+        """
         processor = AutoProcessor.from_pretrained(checkpoint, backend="pil")
-        model = AutoModel.from_pretrained(checkpoint, dtype=torch.float32, use_safetensors=True)
+        model = load_whole(AutoModel, "clip_model", str(checkpoint))
         return cls(model.to(torch.accelerator.current_accelerator() or "cpu"), processor, **options)
 
     def score(

@@ -2,8 +2,8 @@
 
 The METEOR jar holds WordNet 3.0 as two lists: synsets of each word, of all parts of speech together, and relations
 between synsets without their direction. The relations of nouns come first, those of verbs after them, where the ids
-begin anew; and of two related nouns the one nearer to "entity" is taken for the more general one. That gives the
-82,115 synsets of the noun file, all of them below "entity".
+begin anew. As in WordNet's own files the first relative of a synset is more general, and what is more general stands
+before what is more special. That gives the 82,115 synsets of the noun file, all of them below "entity".
 """
 
 import zipfile
@@ -42,17 +42,45 @@ class Nouns:
         return related
 
     @cached_property
+    def _children(self) -> dict[str, list[str]]:
+        """Synsets whose first relative is this one, in the order of the jar."""
+        children: dict[str, list[str]] = {synset: [] for synset in self._related}
+        for synset, others in self._related.items():
+            if synset != self._root:
+                children[others[0]].append(synset)
+        return children
+
+    @cached_property
     def _depth(self) -> dict[str, int]:
-        """Steps from "entity" to each synset."""
-        root = self._synsets(_ROOT)[0]
-        depth, waiting = {root: 0}, deque([root])
+        """Steps from each synset to "entity" by first relatives."""
+        depth, waiting = {self._root: 0}, deque([self._root])
         while waiting:
             synset = waiting.popleft()
-            for other in self._related[synset]:
-                if other in self._related and other not in depth:
-                    depth[other] = depth[synset] + 1
-                    waiting.append(other)
+            depth |= dict.fromkeys(self._children[synset], depth[synset] + 1)
+            waiting += self._children[synset]
         return depth
+
+    @cached_property
+    def _root(self) -> str:
+        return self._synsets(_ROOT)[0]
+
+    def _is_above(self, other: str, synset: str) -> bool:
+        """Whether a relative of a synset is the more general one of the two."""
+        if synset == self._root or self._related[other][0] == synset:
+            return other == self._related[synset][0] and synset != self._root
+        if other == self._related[synset][0]:
+            return True
+        if self._stands_below(synset, other) != self._stands_below(other, synset):
+            return self._stands_below(synset, other)
+        if bool(self._children[synset]) != bool(self._children[other]):  # most synsets have nothing below them
+            return bool(self._children[other])
+        return self._depth[other] < self._depth[synset]
+
+    def _stands_below(self, synset: str, other: str) -> bool:
+        """Whether a synset stands among those that are more special than the other: from its first child on."""
+        children = self._children[other]
+        related = self._related[other]
+        return bool(children) and related.index(synset) > related.index(children[0])
 
     @cached_property
     def _places(self) -> frozenset[str]:
@@ -71,8 +99,7 @@ class Nouns:
         found, waiting = {synset}, [synset]
         while waiting:
             one = waiting.pop()
-            related = [other for other in self._related[one] if other in self._depth and other not in found]
-            above = [other for other in related if self._depth[other] < self._depth[one]]
+            above = [other for other in self._related[one] if other not in found and self._is_above(other, one)]
             waiting += above
             found.update(above)
         return frozenset(found)
@@ -93,12 +120,12 @@ class Nouns:
             name: base form, words of a compound joined by "_".
 
         Returns:
-            Its synsets below "physical entity" and not below "location". Where at least half of these are persons,
-            "somebody" alone; otherwise the others alone (a dog is no bad fellow).
+            Its synsets below "physical entity" and not below "location". Where more than half of these are persons,
+            "somebody" alone; otherwise the others alone (a dog is no bad fellow, a tree no actor of that name).
         """
         things = self._things_of(self._synsets(name))
         persons = {one for one in things if self.person in self.ancestors(one)}
-        return frozenset([self.person]) if persons and 2 * len(persons) >= len(things) else frozenset(things - persons)
+        return frozenset([self.person]) if persons and 2 * len(persons) > len(things) else frozenset(things - persons)
 
     def _things_of(self, senses: list[str]) -> set[str]:
         thing = self._synsets(_THING)[0]

@@ -32,8 +32,15 @@ def pretrained_config(option: str, source: str, revision: str | None = None) -> 
         return AutoConfig.from_pretrained(source, revision=revision or "main", trust_remote_code=False)
 
 
-def load_whole(auto_class: type, option: str, source: str, is_new: str | None = None, **options) -> PreTrainedModel:
-    """Load a model in float32 from safetensors, all of whose weights are in its files.
+def load_whole(
+    auto_class: type,
+    option: str,
+    source: str,
+    is_new: str | None = None,
+    dtype: torch.dtype | str = torch.float32,
+    **options,
+) -> PreTrainedModel:
+    """Load a model from safetensors, all of whose weights are in its files.
 
     transformers leaves those that are in no file random, with a table in the log.
 
@@ -42,6 +49,7 @@ def load_whole(auto_class: type, option: str, source: str, is_new: str | None = 
         option: that names the model, for errors.
         source: folder or Hub id.
         is_new: expression for names of weights that the checkpoint may lack, since they are added to it.
+        dtype: of the model; "auto" for that of the files.
         options: further arguments of `from_pretrained`.
 
     Raises:
@@ -50,7 +58,7 @@ def load_whole(auto_class: type, option: str, source: str, is_new: str | None = 
     with loading(option, source), _without_load_report():
         model, info = auto_class.from_pretrained(
             source,
-            dtype=torch.float32,
+            dtype=dtype,
             use_safetensors=True,
             trust_remote_code=False,
             ignore_mismatched_sizes=True,  # they are named below

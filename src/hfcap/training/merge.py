@@ -15,6 +15,7 @@ from hfcap.errors import ConfigError, VerificationError
 from hfcap.generation.loading import complete_settings, load_processor
 from hfcap.models.finite import is_finite, non_finite_weights, refuse_non_finite
 from hfcap.models.model_types import spec_of
+from hfcap.models.pretrained import load_whole
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
@@ -120,7 +121,7 @@ def load_base(base: str, revision: str | None = None) -> PreTrainedModel:
         revision: on the Hub.
 
     Raises:
-        ConfigError: the base is not there, or its weights are quantised or pickled.
+        ConfigError: the base is not there, its weights are quantised or pickled, or some are missing.
     """
     check_checkpoint(base, revision)
     try:
@@ -139,7 +140,8 @@ def load_base(base: str, revision: str | None = None) -> PreTrainedModel:
             got=base,
             fix="pass the model it was made from, --base_model FOLDER or OWNER/NAME[@REVISION]",
         )
-    return AutoModelForImageTextToText.from_pretrained(base, revision=revision or "main", use_safetensors=True)
+    option = "base of the adapter"
+    return load_whole(AutoModelForImageTextToText, option, base, dtype="auto", revision=revision or "main")
 
 
 def merge_adapter(
