@@ -132,6 +132,16 @@ def test_signs_are_no_way_to_a_length(build_tiny):
     assert [ends_in_sign(text) for text in said] == [False] * 4 + [True] * 2
 
 
+def test_a_length_is_refused_for_captions_without_spaces():
+    tokenizer = train_tokenizer(["一个男人骑着自行车", "a dog runs on grass"] * 9, 400)
+    request = LengthRequest(tokenizer, 6, GenerationConfig(eos_token_id=tokenizer.eos_token_id))
+    english, chinese = tokenizer(["a dog runs on grass", "一个男人骑着自行车"], add_special_tokens=False)["input_ids"]
+    request.check_script([english, [tokenizer.eos_token_id]])
+    request.check_script([english, chinese])  # most letters have spaces between words
+    with refused(option="length", got=6, says="writes a script without: '一个男人骑着自行车'", fix="remove it"):
+        request.check_script([chinese])
+
+
 def test_no_token_brings_a_word_too_many():
     tokenizer = train_tokenizer(SAYINGS * 4, 350)
     tokenizer.add_tokens([" on the"])  # as tokenizers have that do not split at spaces

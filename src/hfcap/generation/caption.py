@@ -249,7 +249,8 @@ def generate_tokens(
     of words; `logits_processor` is that of `generate`.
 
     Raises:
-        ConfigError: learned positions end before a caption of `max_new_tokens` behind one of the prompts would.
+        ConfigError: learned positions end before a caption of `max_new_tokens` behind one of the prompts would; a
+            number of words is asked of captions without spaces.
     """
     each = settings.num_return_sequences or 1
     tokens = [[]] * (len(prefixes) * each)
@@ -277,6 +278,8 @@ def generate_tokens(
         places = [i * each + k for i in chosen for k in range(each)]
         for place, row in zip(places, found[:, length:].tolist(), strict=True):
             tokens[place] = row
+    if request is not None:
+        request.check_script(tokens)
     return tokens
 
 

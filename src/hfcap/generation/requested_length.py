@@ -6,14 +6,16 @@ of the ways to end there, beam search finds the likeliest. Words are what stands
 """
 
 import unicodedata
+from collections.abc import Sequence
 
 import torch
 from transformers import GenerationConfig, LogitsProcessor, PreTrainedTokenizerBase
 
 from hfcap.counts import counted
-from hfcap.errors import ConfigError
+from hfcap.errors import ConfigError, shown
 from hfcap.generation.settings import end_token_ids
 from hfcap.length_tokens import LONGEST, count_words, length_token_ids
+from hfcap.metrics.tokenizers import SPACELESS
 
 TOLERANCE = 1  # words: room to end where a sentence does
 PARTIAL = "\N{REPLACEMENT CHARACTER}"  # how tokenizers of bytes show a character of which some are missing
@@ -36,6 +38,7 @@ class LengthRequest:
         if not 1 <= num_words < LONGEST:
             raise ConfigError(option="length", got=num_words, wanted=f"1 to {LONGEST - 1} words")
         self.tokenizer = tokenizer
+        self.num_words = num_words
         self.fewest = max(1, num_words - TOLERANCE)
         self.most = num_words + TOLERANCE
         self.end_ids = set(end_token_ids(settings))
@@ -56,6 +59,23 @@ class LengthRequest:
                 got=settings.max_new_tokens,
                 wanted=f"{needed} or more",
                 fix="raise it, or ask for a smaller length",
+            )
+
+    def check_script(self, captions: Sequence[Sequence[int]]) -> None:
+        """Check that captions, as token ids, have spaces between words: without, they go on until they are cut.
+
+        Raises:
+            ConfigError: more than half of their letters are of scripts without spaces.
+        """
+        texts = self.tokenizer.batch_decode(captions, skip_special_tokens=True)
+        letters = [letter for text in texts for letter in text if letter.isalpha()]
+        if 2 * len(SPACELESS.findall("".join(letters))) > len(letters):
+            text = shown(texts[0].strip())
+            raise ConfigError(
+                f"it counts words between spaces, and this captioner writes a script without: {text}",
+                option="length",
+                got=self.num_words,
+                fix="remove it",
             )
 
     def processors(self, prefix_length: int) -> list[LogitsProcessor]:
