@@ -12,11 +12,11 @@ from .image_features import (
     ImageFeatureShape,
     encode_images,
     get_vision_config,
-    load_vision_encoder,
     measure_image_features,
 )
 from .modeling_hfcap_encoder_decoder import HfcapEncoderDecoderModel
 from .modeling_hfcap_llava import HfcapLlavaForConditionalGeneration, HfcapLlavaModel, HfcapLlavaPreTrainedModel
+from .pretrained import load_vision_encoder
 from .processing_hfcap_encoder_decoder import HfcapEncoderDecoderProcessor
 from .processing_hfcap_llava import HfcapLlavaProcessor, add_image_token
 

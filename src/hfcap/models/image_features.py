@@ -8,10 +8,9 @@ from math import isqrt
 
 import torch
 from torch import nn
-from transformers import AutoModel, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig, PreTrainedModel
 
 from .model_utils import in_eval
-from .pretrained import load_whole, pretrained_config
 
 
 @dataclass(frozen=True)
@@ -30,18 +29,6 @@ class ImageFeatureShape:
 def get_vision_config(config: PreTrainedConfig) -> PreTrainedConfig:
     """Give the config of the vision tower of a two-tower config (CLIP, SigLIP), and any other config unchanged."""
     return getattr(config, "vision_config", None) or config
-
-
-def load_vision_encoder(name_or_path: str, **kwargs) -> PreTrainedModel:
-    """Load a pretrained vision encoder in float32; of a two-tower checkpoint (CLIP, SigLIP) the vision tower alone.
-
-    `kwargs` go to `AutoModel.from_pretrained` (`attn_implementation`, ...).
-
-    Raises:
-        ConfigError: see `load_whole`.
-    """
-    config = get_vision_config(pretrained_config("encoder", name_or_path))
-    return load_whole(AutoModel, "encoder", name_or_path, config=config, **kwargs)
 
 
 def get_feature_width(config: PreTrainedConfig) -> int | None:

@@ -97,7 +97,7 @@ class HfcapEncoderDecoderModel(VisionEncoderDecoderModel):
         """Join a (pretrained) vision encoder and a decoder by a new bridge; both are taken over, not copied.
 
         Args:
-            encoder: any vision encoder; see `image_features.load_vision_encoder`.
+            encoder: any vision encoder; see `hfcap.models.load_vision_encoder`.
             decoder: a causal language model built with `is_decoder=True, add_cross_attention=True`.
             **config_fields: other fields of [`HfcapEncoderDecoderConfig`]: `pad_token_id`, `num_bridge_layers`, ...
 

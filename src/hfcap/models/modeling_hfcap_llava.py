@@ -265,7 +265,7 @@ class HfcapLlavaForConditionalGeneration(HfcapLlavaPreTrainedModel, GenerationMi
         token ids are.
 
         Args:
-            vision_tower: any vision encoder; see `image_features.load_vision_encoder`.
+            vision_tower: any vision encoder; see `hfcap.models.load_vision_encoder`.
             language_model: a causal language model with its head, whose vocabulary holds `image_token_id` already
                 (`processing_hfcap_llava.add_image_token`, then `resize_token_embeddings`).
             image_token_id: id of the placeholder.

@@ -9,9 +9,10 @@ from textwrap import shorten
 import torch
 from huggingface_hub.errors import GatedRepoError, StrictDataclassError
 from safetensors import SafetensorError
-from transformers import AutoConfig, PreTrainedConfig, PreTrainedModel
+from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from hfcap.errors import ConfigError
+from hfcap.models.image_features import get_vision_config
 
 logger = logging.getLogger(__name__)
 
@@ -81,6 +82,18 @@ def load_whole(
     if unused := sorted(map(str, info["unexpected_keys"])):
         logger.info("%s %s: weights that are not used: %d, first %s", option, source, len(unused), unused[0])
     return model
+
+
+def load_vision_encoder(name_or_path: str, **kwargs) -> PreTrainedModel:
+    """Load a pretrained vision encoder in float32; of a two-tower checkpoint (CLIP, SigLIP) the vision tower alone.
+
+    `kwargs` go to `AutoModel.from_pretrained` (`attn_implementation`, ...).
+
+    Raises:
+        ConfigError: see `load_whole`.
+    """
+    config = get_vision_config(pretrained_config("encoder", name_or_path))
+    return load_whole(AutoModel, "encoder", name_or_path, config=config, **kwargs)
 
 
 @contextmanager

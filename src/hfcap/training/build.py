@@ -30,12 +30,11 @@ from hfcap.models import (
     HfcapLlavaForConditionalGeneration,
     HfcapLlavaProcessor,
     add_image_token,
-    load_vision_encoder,
     measure_image_features,
 )
 from hfcap.models.model_types import is_packable
 from hfcap.models.model_utils import compile_layers
-from hfcap.models.pretrained import load_whole, loading, one_line, pretrained_config
+from hfcap.models.pretrained import load_vision_encoder, load_whole, loading, one_line, pretrained_config
 from hfcap.training.arguments import CaptionTrainingArguments, EncoderArguments, ModelArguments
 from hfcap.training.tokenizer_training import train_tokenizer
 
