@@ -4,7 +4,6 @@ import hashlib
 import logging
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
 from functools import lru_cache
 from itertools import chain, count, islice
 from typing import Any
@@ -17,6 +16,7 @@ from hfcap.counts import counted
 from hfcap.data.caption_dataset import Augmentation
 from hfcap.data.shards import too_few_shards
 from hfcap.errors import WorkError
+from hfcap.log_messages import without_messages
 
 logger = logging.getLogger(__name__)
 
@@ -214,7 +214,8 @@ class CaptionStream(torch.utils.data.IterableDataset):
         states = deque(maxlen=DELAYS)  # before each of the last blocks
         for number in count(first_block):
             states.append(state)
-            with _without_buffer_warning():
+            # It warns that a state leaves out a buffer, which holds nothing here.
+            with without_messages("datasets.iterable_dataset", "shuffle buffer"):
                 block = list(islice(iterator, BLOCK))
             state = rows.state_dict()
             draws = np.random.default_rng([self.augmentation.seed, epoch, part[0], number + 1])
@@ -243,21 +244,6 @@ class CaptionStream(torch.utils.data.IterableDataset):
 def _digest(group: Sequence[dict]) -> str:
     """Hash the ids of a group, to know it again."""
     return hashlib.sha256("\n".join(row["image_id"] for row in group).encode()).hexdigest()[:16]
-
-
-@contextmanager
-def _without_buffer_warning() -> Iterator[None]:
-    """Within this context `datasets` does not warn that a state leaves out a buffer, which holds nothing here."""
-
-    def passes(record: logging.LogRecord) -> bool:
-        return "shuffle buffer" not in record.getMessage()
-
-    source = datasets.logging.get_logger("datasets.iterable_dataset")
-    source.addFilter(passes)
-    try:
-        yield
-    finally:
-        source.removeFilter(passes)
 
 
 def collate_with_position(collate: Callable[[list[dict]], dict], items: list[dict]) -> dict:

@@ -18,13 +18,7 @@ from hfcap.data.reading import DataWait, PictureRows, check_batch_size, loads_of
 from hfcap.distributed import lockstep
 from hfcap.errors import ConfigError, as_config_error
 from hfcap.generation.decoding import decoding_by, generate
-from hfcap.generation.inputs import (
-    CaptionPrefix,
-    caption_prompt,
-    encode_prefix,
-    end_token_id,
-    join_vision,
-)
+from hfcap.generation.inputs import CaptionPrefix, caption_prompt, encode_prefix, end_token_id, join_vision
 from hfcap.generation.requested_length import LengthRequest
 from hfcap.models.attention import eager_sdpa
 from hfcap.models.model_types import spec_of

@@ -12,6 +12,7 @@ from safetensors import SafetensorError
 from transformers import AutoConfig, AutoModel, PreTrainedConfig, PreTrainedModel
 
 from hfcap.errors import ConfigError
+from hfcap.log_messages import without_messages
 from hfcap.models.image_features import get_vision_config
 
 logger = logging.getLogger(__name__)
@@ -56,7 +57,8 @@ def load_whole(
     Raises:
         ConfigError: it cannot be loaded, or weights are missing or of another shape; the first is named.
     """
-    with loading(option, source), _without_load_report():
+    # Its table of missing and unused weights: what matters of it is said below.
+    with loading(option, source), without_messages("transformers.modeling_utils", "LOAD REPORT"):
         model, info = auto_class.from_pretrained(
             source,
             dtype=dtype,
@@ -94,21 +96,6 @@ def load_vision_encoder(name_or_path: str, **kwargs) -> PreTrainedModel:
     """
     config = get_vision_config(pretrained_config("encoder", name_or_path))
     return load_whole(AutoModel, "encoder", name_or_path, config=config, **kwargs)
-
-
-@contextmanager
-def _without_load_report() -> Iterator[None]:
-    """Within this context transformers does not log its table of missing and unused weights."""
-
-    def passes(record: logging.LogRecord) -> bool:
-        return "LOAD REPORT" not in record.getMessage()
-
-    source = logging.getLogger("transformers.modeling_utils")
-    source.addFilter(passes)
-    try:
-        yield
-    finally:
-        source.removeFilter(passes)
 
 
 @contextmanager
