@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 
 from hfcap.training.checkpoints import last_complete_checkpoint
+from hfcap.training.collators import CaptionCollator
+from tiny.training import make_trainer
 
 SCRIPT = str(Path(__file__).with_name("tiny_run.py"))
 
@@ -55,6 +57,21 @@ def test_a_full_disk_ends_the_run_with_one_line_and_the_next_one_goes_on(tmp_pat
     resumed = result_of(run("llava", tmp_path / "full"))
     assert resumed["losses"] == whole["losses"]
     assert resumed["captions"] == whole["captions"]
+
+
+def test_a_run_that_died_after_its_last_step_takes_none(build_tiny, scene_rows, tmp_path):
+    settings = {"max_steps": 3, "per_device_train_batch_size": 4, "save_strategy": "steps", "learning_rate": 1e-2}
+    settings |= {"lr_scheduler_type": "constant"}
+    assert 3 * 4 < len(scene_rows)  # at the end of an epoch `Trainer` stops by itself
+    weights = []
+    for _ in range(2):
+        model, processor = build_tiny("encoder_decoder")
+        trainer = make_trainer(model, CaptionCollator(processor, model.config), scene_rows, tmp_path, **settings)
+        trainer.train(resume_from_checkpoint=last_complete_checkpoint(tmp_path))
+        weights.append(model.state_dict())
+    assert trainer.state.global_step == 3
+    assert all(tensor.equal(weights[1][name]) for name, tensor in weights[0].items())
+    assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-3"]
 
 
 def test_no_checkpoint_is_no_error(tmp_path):

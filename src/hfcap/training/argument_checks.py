@@ -15,6 +15,7 @@ from transformers.utils import is_liger_kernel_available
 
 from hfcap.counts import counted
 from hfcap.errors import ConfigError
+from hfcap.training.engine import current_backend
 
 # Minimum values of fields that `TrainingArguments` defines; those of hfcap have theirs in their metadata.
 INHERITED_MINIMA = {
@@ -83,6 +84,31 @@ def check_minima(arguments) -> None:
         value = getattr(arguments, field.name, None)
         if smallest is not None and value is not None and not value >= smallest:
             raise ConfigError(option=field.name, got=value, wanted=f"{smallest} or more")
+
+
+def check_average(args) -> None:
+    """Check that the checkpoints that `average_checkpoints` asks for are kept, and that a run can end with their mean.
+
+    Raises:
+        ConfigError: they are not, it ends with the best one, or the weights lie in shards of an engine.
+    """
+    asked = args.average_checkpoints
+    if asked is None:
+        return
+    if args.load_best_model_at_end:
+        reason, fix = (
+            "load_best_model_at_end is set: a run ends with one checkpoint",
+            "set load_best_model_at_end: false",
+        )
+    elif args.save_strategy not in ("steps", "epoch"):
+        reason, fix = f"save_strategy is {args.save_strategy.value!r}", "set save_strategy: steps or epoch"
+    elif args.save_total_limit is not None and args.save_total_limit < asked:
+        reason, fix = f"only {args.save_total_limit} checkpoints are kept", f"set save_total_limit: {asked}"
+    elif current_backend() not in ("single", "ddp"):
+        reason, fix = f"not supported on {current_backend()}, which keeps shards of weights", "use DDP"
+    else:
+        return
+    raise ConfigError(reason, option="average_checkpoints", got=asked, fix=f"{fix}, or remove it")
 
 
 def check_schedule(args) -> None:

@@ -14,6 +14,7 @@ from hfcap.models.precision import fast_bfloat16
 from hfcap.training.argument_checks import (
     TAGGING_FIGURES,
     check_accelerator_config,
+    check_average,
     check_best_metric,
     check_followed,
     check_minima,
@@ -262,6 +263,13 @@ class CaptionTrainingArguments(RunArguments):
             "length can be generated (hfcap caption --length 8)."
         },
     )
+    average_checkpoints: int | None = field(
+        default=None,
+        metadata={
+            "min": 2,
+            "help": "End with the mean weights of this many checkpoints, the last ones (save_total_limit keeps them).",
+        },
+    )
     encoder_learning_rate: float | None = field(
         default=None, metadata={"min": 0, "help": "Learning rate of the encoder (default: learning_rate)."}
     )
@@ -321,6 +329,7 @@ class CaptionTrainingArguments(RunArguments):
         if self.meta and not self.dry_run:
             raise ConfigError("only a dry run does without weights", option="meta", got=True, fix="add --dry_run")
         check_metrics(self, self.rewards_use_clip)
+        check_average(self)
         check_best_metric(self.metric_for_best_model, ("loss", *value_keys(text_metrics(self))))
         if self.eval_caption_images == 1 and self.metric_for_best_model in ("cider", "eval_cider"):
             raise ConfigError(

@@ -3,7 +3,7 @@
 import json
 import logging
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,9 +21,14 @@ def last_complete_checkpoint(folder: str | Path) -> str | None:
 
     `transformers.trainer_utils.get_last_checkpoint` takes the highest number, complete or not.
     """
+    complete = complete_checkpoints(folder)
+    return str(complete[-1]) if complete else None
+
+
+def complete_checkpoints(folder: str | Path) -> list[Path]:
+    """All `checkpoint-N` that were written to their end, oldest first."""
     complete = [path for path in Path(folder).glob("checkpoint-*") if is_complete(path)]
-    newest = max(complete, key=lambda path: int(path.name.removeprefix("checkpoint-")), default=None)
-    return None if newest is None else str(newest)
+    return sorted(complete, key=lambda path: int(path.name.removeprefix("checkpoint-")))
 
 
 def is_complete(checkpoint: Path) -> bool:
@@ -96,6 +101,30 @@ def load_weights(model: PreTrainedModel, checkpoint: str | Path) -> None:
             fix="remove it to resume from the one before",
         )
     model.load_state_dict(loaded.state_dict())
+
+
+@torch.no_grad()
+def load_mean(model: torch.nn.Module, checkpoints: Sequence[Path], load: Callable[[str], None]) -> None:
+    """Give a model the mean of several checkpoints: the same training, less the noise of its last steps.
+
+    Vaswani et al. 2017, section 6.1 (https://arxiv.org/abs/1706.03762), average the last 5 or 20. Parameters that
+    train and buffers of floating-point numbers are averaged, of an adapter its two matrices; the rest is as the last
+    checkpoint has it.
+
+    Args:
+        model: what trained.
+        checkpoints: folders of one training, oldest first.
+        load: loads a checkpoint, given by its path, into `model`.
+    """
+    tensors = [tensor for tensor in model.parameters() if tensor.requires_grad]
+    tensors += [tensor for tensor in model.buffers() if tensor.is_floating_point()]
+    means = [torch.zeros_like(tensor, dtype=torch.float32) for tensor in tensors]
+    for count, checkpoint in enumerate(checkpoints, start=1):
+        load(str(checkpoint))
+        for mean, tensor in zip(means, tensors, strict=True):
+            mean.lerp_(tensor.float(), 1 / count)
+    for mean, tensor in zip(means, tensors, strict=True):
+        tensor.copy_(mean)
 
 
 def fill_optimizer_state(optimizer: torch.optim.Optimizer) -> None:

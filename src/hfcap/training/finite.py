@@ -1,4 +1,4 @@
-"""HF Trainer that stops at the first loss or gradient norm that is not finite."""
+"""HF Trainer that stops at the first loss or gradient norm that is not finite, and where its steps are taken."""
 
 import math
 
@@ -15,9 +15,21 @@ class FiniteTrainer(Trainer):
     `Trainer` logs such a loss as 0 (`logging_nan_inf_filter`), takes the step, saves, and ends with exit code 0. Here
     no optimizer step is taken with it, except by DeepSpeed, which steps within the backward pass; nothing is saved
     after that. With fp16, gradient norms may be infinite: the loss scale is then lowered and the step skipped.
+
+    A run that is resumed after its last step takes none: `Trainer` looks at `max_steps` after each step, and takes one
+    more where they end within an epoch.
     """
 
     _step_loss: torch.Tensor | float = 0.0  # of this process's micro-batches since the last optimizer step
+
+    def _init_training_state(
+        self, max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
+    ):
+        """Say with which epoch and step training goes on."""
+        started = super()._init_training_state(
+            max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
+        )
+        return (num_train_epochs, 0) if self.state.global_step >= max_steps else started
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         """Run forward and backward, and remember the loss until all processes look at it."""

@@ -75,8 +75,7 @@ class StreamTrainer(FiniteTrainer):
         state = None if resume_from_checkpoint is None else self._read_stream_state(Path(resume_from_checkpoint))
         self.train_dataset.load_state_dict(state)
         self._stream_states = {self.state.global_step: self.train_dataset.state}
-        # A run that has taken its steps would take one more: a stream has no end at which `Trainer` could stop.
-        return (num_train_epochs if self.state.global_step >= max_steps else 0), 0
+        return started if self.state.global_step >= max_steps else (0, 0)
 
     def _read_stream_state(self, checkpoint: Path) -> dict[str, Any]:
         path = self._stream_file(checkpoint)

@@ -26,7 +26,13 @@ from hfcap.models.attention import eager_sdpa, uses_packed_sdpa
 from hfcap.models.model_utils import full_precision, keep_frozen_in_eval
 from hfcap.training.arguments import CaptionTrainingArguments
 from hfcap.training.callbacks import SampleCaptions, run_callbacks
-from hfcap.training.checkpoints import atomic_folder, fill_optimizer_state, load_weights
+from hfcap.training.checkpoints import (
+    atomic_folder,
+    complete_checkpoints,
+    fill_optimizer_state,
+    load_mean,
+    load_weights,
+)
 from hfcap.training.collators import CaptionCollator
 from hfcap.training.flops import needed_flops
 from hfcap.training.loss import token_loss
@@ -191,11 +197,21 @@ class CaptionTrainer(StreamTrainer):
             )
         with nullcontext() if self.args.torch_compile else uses_packed_sdpa(self.model):
             output = super().train(*args, **kwargs)
+        if self.args.average_checkpoints:
+            self._average_checkpoints()
         self.throughput.take()
         total, num_processes = self._of_all(self.throughput.total), self.args.world_size
         seconds = round(total.seconds / num_processes, 1)
         self.throughput_summary = {"seconds": seconds, **self.throughput.rates(total, num_processes)}
         return output
+
+    def _average_checkpoints(self) -> None:
+        asked = self.args.average_checkpoints
+        last = complete_checkpoints(self.args.output_dir)[-asked:]
+        load_mean(self.model, last, self._load_from_checkpoint)
+        logger.info("weights: the mean of %s", ", ".join(path.name for path in last))
+        if len(last) < asked:
+            logger.warning("%d checkpoints, fewer than average_checkpoints asks for (%d)", len(last), asked)
 
     def _of_all(self, work: Work) -> Work:
         """Sum up what all processes did."""
