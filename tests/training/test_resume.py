@@ -62,7 +62,7 @@ def test_a_full_disk_ends_the_run_with_one_line_and_the_next_one_goes_on(tmp_pat
 def test_a_run_that_died_after_its_last_step_takes_none(build_tiny, scene_rows, tmp_path):
     settings = {"max_steps": 3, "per_device_train_batch_size": 4, "save_strategy": "steps", "learning_rate": 1e-2}
     settings |= {"lr_scheduler_type": "constant"}
-    assert 3 * 4 < len(scene_rows)  # at the end of an epoch `Trainer` stops by itself
+    assert len(scene_rows) > 3 * 4  # at the end of an epoch `Trainer` stops by itself
     weights = []
     for _ in range(2):
         model, processor = build_tiny("encoder_decoder")
