@@ -209,7 +209,7 @@ It describes what pictures like those of flickr8k show, with the gaps and the bi
 | LoRA rank | 16 |
 | learning rate | 0.0002 |
 | epochs | 3 |
-| packing of references | True |
+| packing of references | yes |
 | seed | 0 |
 
 On 2 CPU cores, with

@@ -57,6 +57,12 @@ PROCEDURE = {
     "label_smoothing_factor": "label smoothing",
     "weight_decay": "weight decay",
     "packing": "packing of references",
+    "mirror": "mirrored pictures",
+    "crop": "least share of a picture in a crop",
+    "cached_crops": "crops of each picture",
+    "color_jitter": "color jitter",
+    "length_tokens": "tokens of lengths",
+    "average_checkpoints": "last checkpoints whose mean the weights are",
     "seed": "seed",
 }
 # What the estimate of energy assumes: board power in watts by a part of the accelerator's name, and for each CPU core.
@@ -241,18 +247,18 @@ def _list(value: Any) -> list:
 
 def _procedure(run: Mapping[str, Any]) -> list[tuple[str, str]]:
     arguments = run["arguments"]
-    unset = {None, 0, -1, ""}  # `Trainer` writes max_steps=-1 and smoothing 0 for "not used"
+    unset = {None, False, -1, ""}  # `Trainer` writes max_steps=-1 and smoothing 0 for "not used"
     objective = _objective(arguments)
     rows = [] if objective is None else [("objective", objective)]
     for key, name in PROCEDURE.items():
         value = arguments.get(key)
         if key.startswith("lora_") and arguments.get("strategy") not in ("lora", "qlora"):
             continue
-        if isinstance(value, list | dict) or (value in unset and not isinstance(value, bool) and key != "seed"):
+        if isinstance(value, list | dict) or (value in unset and key != "seed") or (key, value) == ("crop", 1):
             continue
         if key == "num_train_epochs" and (arguments.get("max_steps") or -1) > 0:
             continue  # max_steps wins in `Trainer`
-        text = f"{value:g}" if isinstance(value, float) else str(value)
+        text = "yes" if value is True else f"{value:g}" if isinstance(value, float) else str(value)
         rows.append((name, part_name(run, key) if key in PARTS else text))
     return rows
 
