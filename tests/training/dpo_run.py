@@ -46,14 +46,20 @@ def main(family: str, folder: str) -> None:
     )
     collator = CaptionCollator(processor, model.config, "caption" if family == "llava" else None)
     trainer = DpoTrainer(
-        model=model, args=args, train_dataset=rows, data_collator=collator, processing_class=processor
+        model=model,
+        args=args,
+        train_dataset=rows,
+        eval_dataset=rows,
+        data_collator=collator,
+        processing_class=processor,
     )
     trainer.train()
     steps = [log for log in trainer.state.log_history if "loss" in log]
+    evaluated = list(trainer.preference_metrics(trainer.eval_pairs).values())
     if trainer.is_world_process_zero():
         weights = sum(parameter.double().square().sum().item() for parameter in trainer.model.parameters())
         figures = {name: [step[name] for step in steps] for name in LOGGED}
-        print(json.dumps(figures | {"weights": weights, "processes": args.world_size}))
+        print(json.dumps(figures | {"evaluated": evaluated, "weights": weights, "processes": args.world_size}))
 
 
 if __name__ == "__main__":

@@ -91,7 +91,7 @@ def test_loss_is_the_formula_of_the_paper():
 @pytest.mark.parametrize(("cell", "packing"), [*product(CELLS[:3], [True, False]), (CELLS[3], False)])
 def test_loss_and_gradient_are_those_of_one_row_per_caption(tmp_path, build_tiny, scene_rows, cell, packing, alpha):
     family, strategy = cell
-    settings = {"packing": packing, "rpo_alpha": alpha}
+    settings = {"packing": packing, "rpo_alpha": alpha, "eval_caption_images": 4, "per_device_eval_batch_size": 3}
     trainer = make_trainer(tmp_path, build_tiny, pair_rows(scene_rows), family, strategy, **settings)
     model, collator = trainer.model, trainer.data_collator
     if strategy == "full":
@@ -129,6 +129,10 @@ def test_loss_and_gradient_are_those_of_one_row_per_caption(tmp_path, build_tiny
     assert 0 < in_order < len(rewards)
     assert compared.tolist() == pytest.approx([8, *map(sum, zip(*rewards, strict=True)), in_order], rel=1e-4)
     assert_same_gradients(ours, gradients_of(model))
+    chosen, rejected = (sum(values) / 8 for values in zip(*rewards, strict=True))
+    figures = {"chosen": chosen, "rejected": rejected, "accuracies": in_order / 8, "margins": chosen - rejected}
+    found = trainer.preference_metrics(trainer.eval_pairs)
+    assert found == pytest.approx({f"rewards/{name}": value for name, value in figures.items()}, rel=1e-4, abs=1e-6)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -167,6 +171,38 @@ def test_a_step_widens_the_margin_of_its_pairs(tmp_path, build_tiny, scene_rows,
     assert first["rewards/margins"] == pytest.approx(0, abs=1e-5)
     assert second["rewards/margins"] > 1e-4
     assert second["loss"] < first["loss"] == pytest.approx(math.log(2), abs=1e-4)
+
+
+def test_an_evaluation_has_the_rewards_of_pairs_and_training_goes_on(tmp_path, build_tiny, scene_rows):
+    every_step = {"eval_strategy": "steps", "eval_steps": 1, "metrics": "bleu", "metric_for_best_model": None}
+    runs = [
+        make_trainer(tmp_path / name, build_tiny, pair_rows(scene_rows), "llava", max_steps=3, **settings)
+        for name, settings in (("evaluated", every_step), ("alone", {}))
+    ]
+    for trainer in runs:
+        trainer.train()
+    evaluations = [log for log in runs[0].state.log_history if "eval_loss" in log]
+    margins = [log["eval_rewards/margins"] for log in evaluations]
+    assert len(set(margins)) == 3 and min(margins) > 1e-3
+    assert all(0 <= log["eval_rewards/accuracies"] <= 1 for log in evaluations)
+    weights = [dict(trainer.model.named_parameters()) for trainer in runs]
+    assert all(torch.equal(weight, weights[1][name]) for name, weight in weights[0].items())
+
+
+@pytest.mark.parametrize("rejected", ["column", "corrupted"])
+def test_rows_without_pairs_are_evaluated_by_words_exchanged_or_not_at_all(tmp_path, build_tiny, scene_rows, rejected):
+    trainer = make_trainer(tmp_path, build_tiny, pair_rows(scene_rows), "llava", rejected=rejected)
+    one_picture = CaptionDataset(scene_rows.select([20]))
+    model, collator = trainer.model, trainer.data_collator
+    args = {"model": model, "args": trainer.args, "data_collator": collator, "processing_class": collator.processor}
+    trainer = DpoTrainer(**args, train_dataset=CaptionDataset(pair_rows(scene_rows)), eval_dataset=one_picture)
+    if rejected == "column":
+        assert trainer.eval_pairs is None
+        assert "eval_rewards/chosen" not in trainer.evaluate()
+    else:
+        (chosen, other, *_) = trainer.eval_pairs[0]["captions"]
+        assert chosen in one_picture.rows["captions"][0] and other not in one_picture.rows["captions"][0]
+        assert trainer.evaluate()["eval_rewards/accuracies"] == 0  # before training no reward is above another
 
 
 def test_frozen_parts_of_a_stock_model_stay_in_eval(tmp_path, build_tiny, scene_rows):

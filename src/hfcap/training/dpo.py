@@ -22,11 +22,14 @@ from typing import ClassVar, Literal
 
 import torch
 import torch.nn.functional as F
+from transformers.trainer_utils import EvalLoopOutput
+from transformers.utils import ModelOutput
 
 from hfcap.data.caption_dataset import CaptionDataset
-from hfcap.data.preferences import Preferences, WordExchange, check_pairs, same_pair, texts_of_pairs
+from hfcap.data.preferences import REJECTED, Preferences, WordExchange, check_pairs, same_pair, texts_of_pairs
 from hfcap.errors import ConfigError
-from hfcap.models.model_utils import keep_frozen_in_eval
+from hfcap.models.attention import eager_sdpa
+from hfcap.models.model_utils import full_precision, in_eval, keep_frozen_in_eval
 from hfcap.training.argument_checks import refuse_settings
 from hfcap.training.arguments import CaptionTrainingArguments, ModelArguments
 from hfcap.training.collators import CaptionCollator
@@ -36,6 +39,7 @@ from hfcap.training.model_inputs import model_inputs
 from hfcap.training.packing import IGNORE_INDEX
 from hfcap.training.part_checks import check_model
 from hfcap.training.starting_model import StartingModel
+from hfcap.training.throughput import evaluating
 from hfcap.training.trainer import CaptionTrainer
 
 logger = logging.getLogger(__name__)
@@ -142,13 +146,13 @@ def caption_log_probabilities(logits: torch.Tensor, labels: torch.Tensor, captio
 class DpoTrainer(CaptionTrainer):
     """`CaptionTrainer` that raises the probability of chosen captions over that of rejected ones.
 
-    Its evaluation is that of `CaptionTrainer`. What it logs besides the loss, of the pairs since the last log:
-    `rewards/chosen` and `rewards/rejected` (means), `rewards/margins` (their difference) and `rewards/accuracies`
-    (share of pairs whose chosen caption has the higher reward).
+    What it logs besides the loss, of the pairs since the last log: `rewards/chosen` and `rewards/rejected` (means),
+    `rewards/margins` (their difference) and `rewards/accuracies` (share of pairs whose chosen caption has the higher
+    reward). Evaluations have these figures too, of the pairs of the images that they caption.
 
     Args:
         kwargs: arguments of `CaptionTrainer`; `args` are `DpoArguments`, and the rows of `train_dataset` have a column
-            `rejected` unless `args.rejected` is "corrupted".
+            `rejected` unless `args.rejected` is "corrupted"; those of `eval_dataset` may have it.
 
     Raises:
         ConfigError: as of `CaptionTrainer`; see `check_pairs` and `WordExchange`; a pair without a difference that
@@ -160,9 +164,16 @@ class DpoTrainer(CaptionTrainer):
 
     def __init__(self, **kwargs):
         super().__init__(**kwargs)
-        self.train_dataset = pairs_of(self.train_dataset, self.args.rejected, self.data_collator)
+        if not isinstance(self.train_dataset, CaptionDataset):
+            name = type(self.train_dataset).__name__
+            raise ConfigError(f"a {name}", option="train_dataset", wanted="rows that are read whole")
+        exchange = word_exchange(self.train_dataset) if self.args.rejected == "corrupted" else None
+        self.train_dataset = pairs_of(self.train_dataset, exchange, self.data_collator)
+        self.eval_pairs: CaptionDataset | None = None
+        if self.eval_dataset is not None and (exchange or REJECTED in self.eval_dataset.rows.column_names):
+            self.eval_pairs = pairs_of(self.eval_dataset, exchange, self.data_collator)
         self._start = StartingModel(self.model)
-        self._compared: list[torch.Tensor] = []  # (4,) each: pairs, rewards of both captions, pairs in the right order
+        self._compared: list[torch.Tensor] = []  # (4,) each, of the batches since the last log: see `_sums`
 
     def train(self, *args, **kwargs):
         """Train as `CaptionTrainer` does; the model that it began with attends as the one that trains."""
@@ -181,61 +192,99 @@ class DpoTrainer(CaptionTrainer):
         """Compute the mean loss of a collated batch of pairs; `num_items_in_batch` is that of the pairs."""
         if self.model.training:
             keep_frozen_in_eval(self.model)
-        own_model = self.accelerator.unwrap_model(model)
         captions = number_captions(inputs)
-        batch = model_inputs(inputs, own_model)
-        labels = batch.pop("labels")
-        with self._start.without_gradient(own_model) as start, self.accelerator.autocast():
-            reference = caption_log_probabilities(start(**batch).logits, labels, captions)
-        outputs = model(**batch)
-        log_probabilities = caption_log_probabilities(outputs.logits, labels, captions)
-        log_ratios = (log_probabilities - reference).view(-1, 2)
+        with self.accelerator.autocast():
+            log_probabilities, log_ratios, outputs = self._compare(model, inputs, captions)
         losses = dpo_loss(log_ratios, self.args.beta)
         if self.args.rpo_alpha:
-            per_token = log_probabilities / captions.bincount()
-            losses = losses - self.args.rpo_alpha * per_token.view(-1, 2)[:, 0]
-        rewards = self.args.beta * log_ratios.detach()
-        compared = torch.stack([torch.ones_like(losses), *rewards.T, (rewards[:, 0] > rewards[:, 1])])
-        self._compared.append(compared.detach().double().sum(dim=1))
+            per_token = log_probabilities / captions.bincount().view(-1, 2)
+            losses = losses - self.args.rpo_alpha * per_token[:, 0]
+        self._compared.append(self._sums(log_ratios))
         # Gradients are averaged over processes, and the loss is divided by the pairs of all of them.
         number = len(losses) if num_items_in_batch is None else num_items_in_batch / self.accelerator.num_processes
         loss = losses.sum() / number
         return (loss, outputs) if return_outputs else loss
 
+    def _compare(self, model, inputs, captions: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, ModelOutput]:
+        """Log-probabilities of P pairs, (P, 2), the same minus the starting model's, and what `model` gave."""
+        own_model = self.accelerator.unwrap_model(model)
+        batch = model_inputs(inputs, own_model)
+        labels = batch.pop("labels")
+        with self._start.without_gradient(own_model) as start:
+            reference = caption_log_probabilities(start(**batch).logits, labels, captions)
+        outputs = model(**batch)
+        log_probabilities = caption_log_probabilities(outputs.logits, labels, captions)
+        return log_probabilities.view(-1, 2), (log_probabilities - reference).view(-1, 2), outputs
+
+    def _sums(self, log_ratios: torch.Tensor) -> torch.Tensor:
+        """Number of pairs, their rewards as chosen and as rejected, and how many are in the right order: (4,)."""
+        chosen, rejected = self.args.beta * log_ratios.detach().T
+        return torch.stack([torch.ones_like(chosen), chosen, rejected, chosen > rejected]).double().sum(dim=1)
+
+    def _figures(self, sums: torch.Tensor) -> dict[str, float]:
+        """What is logged of the pairs of all processes, by the sums of each."""
+        pairs, chosen, rejected, in_order = self.accelerator.reduce(sums, "sum").tolist()
+        return {
+            "rewards/chosen": chosen / pairs,
+            "rewards/rejected": rejected / pairs,
+            "rewards/accuracies": in_order / pairs,
+            "rewards/margins": (chosen - rejected) / pairs,
+        }
+
+    def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs) -> EvalLoopOutput:
+        """Evaluate as `CaptionTrainer` does; with pairs their rewards as well."""
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        if self.eval_pairs is not None:
+            figures = self.preference_metrics(self.eval_pairs)
+            output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in figures.items()})
+        return output
+
+    @torch.no_grad()
+    def preference_metrics(self, pairs: CaptionDataset) -> dict[str, float]:
+        """Rewards of the pairs of the first `eval_caption_images` images; all processes call it."""
+        args, sums = self.args, torch.zeros(4, dtype=torch.float64, device=self.args.device)
+        mine = range(args.process_index, min(args.eval_caption_images, len(pairs)), args.world_size)
+        model = self.accelerator.unwrap_model(self.model)
+        with evaluating(args), in_eval(model), full_precision(model), eager_sdpa(model):
+            for start in range(0, len(mine), args.per_device_eval_batch_size):
+                rows = [pairs[index] for index in mine[start : start + args.per_device_eval_batch_size]]
+                inputs = self._prepare_inputs(self.data_collator(rows))
+                sums += self._sums(self._compare(model, inputs, number_captions(inputs))[1])
+        return self._figures(sums)
+
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
         """Add the rewards of the pairs since the last log, of all processes."""
         if self._compared and "loss" in logs:
-            compared = self.accelerator.reduce(torch.stack(self._compared).sum(dim=0), "sum")
-            pairs, chosen, rejected, in_order = compared.tolist()
-            logs |= {
-                "rewards/chosen": chosen / pairs,
-                "rewards/rejected": rejected / pairs,
-                "rewards/accuracies": in_order / pairs,
-                "rewards/margins": (chosen - rejected) / pairs,
-            }
+            logs |= self._figures(torch.stack(self._compared).sum(dim=0))
             self._compared.clear()
         super().log(logs, *args, **kwargs)
 
 
-def pairs_of(data: CaptionDataset, rejected: str, collator: CaptionCollator) -> CaptionDataset:
+def word_exchange(data: CaptionDataset) -> WordExchange:
+    """Make rejected captions of the references of `data`, and log how many are one of another picture instead.
+
+    Raises:
+        ConfigError: all pictures have the same captions.
+    """
+    exchange = WordExchange(data.rows["captions"])
+    references = [(text, own) for own in data.rows["captions"] for text in own]
+    able = sum(bool(exchange.candidates(*reference)) for reference in references)
+    logger.info(
+        "rejected captions: one word exchanged in %d of %d references, for the others one of another picture",
+        able,
+        len(references),
+    )
+    return exchange
+
+
+def pairs_of(data: CaptionDataset, exchange: WordExchange | None, collator: CaptionCollator) -> CaptionDataset:
     """Give a data set whose items have pairs of captions in place of references; see `Preferences`.
 
     Raises:
-        ConfigError: as `DpoTrainer`, and data that are no `CaptionDataset`.
+        ConfigError: without `exchange`, see `check_pairs`; a pair without a difference that `max_caption_tokens` and
+            the tokenizer leave.
     """
-    if not isinstance(data, CaptionDataset):
-        raise ConfigError(f"a {type(data).__name__}", option="train_dataset", wanted="rows that are read whole")
-    exchange = None
-    if rejected == "corrupted":
-        exchange = WordExchange(data.rows["captions"])
-        references = [(text, own) for own in data.rows["captions"] for text in own]
-        able = sum(bool(exchange.candidates(*reference)) for reference in references)
-        logger.info(
-            "rejected captions: one word exchanged in %d of %d references, for the others one of another picture",
-            able,
-            len(references),
-        )
-    else:
+    if exchange is None:
         check_pairs(data.rows)
         for row in data.rows.remove_columns({"image"} & set(data.rows.column_names)):
             chosen, other = texts_of_pairs(row)
