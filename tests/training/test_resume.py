@@ -74,5 +74,16 @@ def test_a_run_that_died_after_its_last_step_takes_none(build_tiny, scene_rows, 
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-3"]
 
 
+def test_a_run_that_died_after_it_stopped_early_takes_no_step(build_tiny, scene_rows, tmp_path):
+    settings = {"max_steps": 20, "per_device_train_batch_size": 4, "save_strategy": "steps", "save_steps": 2}
+    settings |= {"eval_strategy": "steps", "eval_steps": 2, "eval_caption_images": 2, "metrics": "bleu"}
+    settings |= {"learning_rate": 0.0, "metric_for_best_model": "loss", "early_stopping_patience": 1}
+    for _ in range(2):
+        model, processor = build_tiny("encoder_decoder")
+        trainer = make_trainer(model, CaptionCollator(processor, model.config), scene_rows, tmp_path, **settings)
+        trainer.train(resume_from_checkpoint=last_complete_checkpoint(tmp_path))
+        assert trainer.state.global_step == 4  # the second evaluation is not better than the first
+
+
 def test_no_checkpoint_is_no_error(tmp_path):
     assert last_complete_checkpoint(tmp_path / "nowhere") is None

@@ -3,7 +3,7 @@
 import math
 
 import torch
-from transformers import Trainer
+from transformers import EarlyStoppingCallback, Trainer
 
 from hfcap.errors import WorkError
 from hfcap.models.finite import non_finite_weights, refuse_non_finite
@@ -16,8 +16,8 @@ class FiniteTrainer(Trainer):
     no optimizer step is taken with it, except by DeepSpeed, which steps within the backward pass; nothing is saved
     after that. With fp16, gradient norms may be infinite: the loss scale is then lowered and the step skipped.
 
-    A run that is resumed after its last step takes none: `Trainer` looks at `max_steps` after each step, and takes one
-    more where they end within an epoch.
+    A run that is resumed after its last step, or after it stopped early, takes none: `Trainer` looks whether to stop
+    after each step, and takes one or an epoch more.
     """
 
     _step_loss: torch.Tensor | float = 0.0  # of this process's micro-batches since the last optimizer step
@@ -29,7 +29,12 @@ class FiniteTrainer(Trainer):
         started = super()._init_training_state(
             max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
         )
-        return (num_train_epochs, 0) if self.state.global_step >= max_steps else started
+        stopped_early = resume_from_checkpoint is not None and any(
+            callback.early_stopping_patience_counter >= callback.early_stopping_patience
+            for callback in self.callback_handler.callbacks
+            if isinstance(callback, EarlyStoppingCallback)
+        )
+        return (num_train_epochs, 0) if stopped_early or self.state.global_step >= max_steps else started
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         """Run forward and backward, and remember the loss until all processes look at it."""

@@ -75,7 +75,7 @@ class StreamTrainer(FiniteTrainer):
         state = None if resume_from_checkpoint is None else self._read_stream_state(Path(resume_from_checkpoint))
         self.train_dataset.load_state_dict(state)
         self._stream_states = {self.state.global_step: self.train_dataset.state}
-        return started if self.state.global_step >= max_steps else (0, 0)
+        return started if started[0] >= num_train_epochs else (0, 0)  # else nothing is left to do
 
     def _read_stream_state(self, checkpoint: Path) -> dict[str, Any]:
         path = self._stream_file(checkpoint)
