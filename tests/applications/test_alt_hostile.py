@@ -34,10 +34,14 @@ HTML = {
     "two srcs": (f'<img src="a.png"{IN_TAG} src="b.png">', []),
     "no src": (f"<img{IN_TAG}><img{IN_TAG} class=x>", []),
     "lazy loading": (
-        f'<img data-src="a.png"{IN_TAG}><img src="data:x" data-src="a.png"{IN_TAG}><img src="" srcset="a.png 2x"{IN_TAG}>',
+        f'<img data-src="a.png"{IN_TAG}><img src="data:x" data-src="a.png"{IN_TAG}>'
+        f'<img src="" srcset="a.png 2x"{IN_TAG}>',
         [],
     ),
-    "srcset with commas": (f'<img srcset=", a,b.png, c.png 2x"{IN_TAG}><img srcset=","{IN_TAG}><img srcset{IN_TAG}>', []),
+    "srcset with commas": (
+        f'<img srcset=", a,b.png, c.png 2x"{IN_TAG}><img srcset=","{IN_TAG}><img srcset{IN_TAG}>',
+        [],
+    ),
     "unclosed quote": ('<img src="a.png>\n<p class="x">Text</p><img src="b.png" alt="Two boats.">', ["broken-tag"]),
     "unclosed quote before a picture": ('<img src="a.png><img src=b>', ["broken-tag"] * 2),
     "unclosed quote at the end": ('<img src="a.png>', ["broken-tag"]),
