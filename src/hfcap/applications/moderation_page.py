@@ -79,8 +79,7 @@ def _tag_lines(entry: Mapping[str, Any], why: str) -> list[str]:
         value = entry["positives"]["value"]
         lines.append(f"estimated to show it: {counted(round(value), 'picture')} ({low:.0f} to {high:.0f})")
     lines += [proportion(name, entry[name]) for name in ("precision", "recall") if name in entry]
-    # Of few pictures several shares are one queue.
-    for point in {point["length"]: point for point in entry.get("curve", ())}.values():
+    for point in entry.get("curve", ()):
         recall = point["recall"]
         found = f"recall {recall['value']:.3f} ({recall['lower_95']:.3f} or more)"
         lines.append(f"queue of {percent(point['queue'])}, {counted(point['length'], 'picture')}: {found}")

@@ -81,7 +81,8 @@ def _label_figures(
         figures["precision"] = precision_at(1.0, judging).record()
         figures["recall"] = recall_at(1.0, judging, len(queue), len(scores) - len(queue)).record()
     if answers[True]:
-        figures["curve"] = [_point(share, scores, own) for share in QUEUES]
+        points = [_point(share, scores, own) for share in QUEUES]
+        figures["curve"] = list({point["length"]: point for point in points}.values())  # of few, several are one queue
     return figures
 
 
