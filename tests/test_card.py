@@ -1,6 +1,7 @@
 import json
 import shutil
 from dataclasses import asdict, replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -472,6 +473,8 @@ def test_a_folder_stands_for_its_card_and_what_cannot_be_read_is_named(tmp_path)
     folder = _run(tmp_path / "dogs")
     card = write_card(folder)
     assert check_card(folder) == check_card(card)
+    with pytest.raises(FileNotFoundError, match="nowhere"):  # and not a record that would be beside it
+        check_card(Path("nowhere"))
     card.write_bytes(b"---\n\xff")
     with pytest.raises(ValueError, match=r"README.md is no UTF-8 text \(byte 4\)"):
         check_card(folder)

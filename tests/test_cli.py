@@ -396,6 +396,15 @@ def test_an_error_that_names_no_file_is_a_traceback():
         run_main(broken)
 
 
+def test_an_interrupted_command_is_one_line(capsys):
+    def interrupted():
+        raise KeyboardInterrupt
+
+    with pytest.raises(SystemExit) as exit_:
+        run_main(interrupted)
+    assert (exit_.value.code, capsys.readouterr().err) == (130, "interrupted\n")
+
+
 @pytest.mark.parametrize("old", [["--predictions", "p.jsonl"], ["--compare", "a", "b"], ["--references=r.json"]])
 def test_the_old_name_of_score_points_to_the_new_one(old):
     fix = "to score a file of captions, run hfcap score FILE --references SOURCE"

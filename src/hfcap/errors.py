@@ -150,7 +150,8 @@ def run_main(main: Callable[[], None]) -> None:
     """Run `main`; a `ConfigError` (exit code 2) or `WorkError` (1) becomes one line on stderr, without a traceback.
 
     So does an `OSError` that names a file (2): a path that cannot be read or written. What hfcap itself finds notable
-    is shown, by the first process. A reader of the output that goes away (`| head`) ends the command (1).
+    is shown, by the first process. A reader of the output that goes away (`| head`) ends the command (1), and so does
+    Ctrl-C (130).
     """
     encode_anything()
     handler = logging.StreamHandler()
@@ -172,6 +173,9 @@ def run_main(main: Callable[[], None]) -> None:
             raise
         print(for_terminal(f"error: {line}"), file=sys.stderr)
         sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        sys.exit(130)  # as shells have it: 128 and the number of SIGINT
     except BrokenPipeError:
         # Or Python would try to flush what is left, and complain, when it ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -57,7 +57,9 @@ def _add_review(group: argparse._SubParsersAction) -> None:
         metavar="FILE",
         help="lines are added to it (default: decisions.jsonl)",
     )
-    command.add_argument("--thresholds", metavar="FILE", help="what goes to a person (default: what the rows say)")
+    command.add_argument(
+        "--thresholds", metavar="FILE", help="what goes to a person (default: what rows call review or unsure)"
+    )
     command.add_argument("--tag", help="the only tag to decide on (default: all)")
     command.add_argument("--viewer", metavar="COMMAND", help="shows a picture (default: its path is printed)")
     command.add_argument("--appeal", metavar="IMAGE_ID", help="open the decision of --tag again; needs --reason")
@@ -70,7 +72,9 @@ def _add_report(group: argparse._SubParsersAction) -> None:
     command = _add_command(group, "report", "figures per tag: queue, precision, recall, slices, decisions")
     command.add_argument("--labels", metavar="FILE", help="CSV or JSONL: image_id or path, tag, label")
     command.add_argument("--decisions", metavar="FILE", help="what `hfcap moderate review` wrote")
-    command.add_argument("--thresholds", metavar="FILE", help="what goes to a person (default: what the rows say)")
+    command.add_argument(
+        "--thresholds", metavar="FILE", help="what goes to a person (default: what rows call review or unsure)"
+    )
     command.add_argument("--html", metavar="FILE", help="write the report as a page")
     command.add_argument("--json", metavar="FILE", help="write the figures")
     _add_policy(command)

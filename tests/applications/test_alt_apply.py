@@ -89,6 +89,19 @@ def test_a_changed_file_is_written_where_one_place_fits_and_refused_where_two_do
     assert "changed since the proposal" in shown.err
 
 
+def test_what_is_left_of_two_uses_of_a_picture_may_be_the_one_that_nobody_decided_on(apply, tmp_path):
+    page = b'<p>Then.</p><img src="a"><p>Now.</p><img src="a">'
+    places = [{"line": 1, "column": column, "src": "a", "kind": "img"} for column in (13, 37)]
+    context = {"before": "Then. Now.", "after": ""}
+    rows = [
+        row(**places[0], status="pending", alt=None, file_sha256=hashlib.sha256(page).hexdigest()),
+        row(**places[1], file_sha256=hashlib.sha256(page).hexdigest(), context=context),
+    ]
+    (tmp_path / "page.html").write_bytes(page[:25])
+    data, shown, code = apply(*rows)
+    assert (data, code) == (page[:25], 1) and "fits 0 places" in shown.err
+
+
 def test_rows_that_are_decided_on_later_follow_the_document(apply, tmp_path):
     page = b'<img src="a"><img src="a"><img src="a">'
     (tmp_path / "page.html").write_bytes(page)

@@ -85,3 +85,13 @@ def test_a_path_that_cannot_be_checked_is_one_line(page, tmp_path, path, says):
     assert run("check", path) == 2
     with refused(option=path, says=says):
         run_command("alt", "check", path)
+
+
+def test_a_document_counts_once_whatever_links_lead_to_it(page, tmp_path, capsys):
+    (tmp_path / "latest.html").symlink_to(page)
+    (tmp_path / ".hidden.html").write_text(PAGE)
+    (tmp_path / "shown.html").symlink_to(".hidden.html")  # the only name that it has here
+    assert run("check", "latest.html", ".", page) == 1
+    shown = capsys.readouterr()
+    assert {line.split(":")[0] for line in shown.out.splitlines()} == {"page.html", "shown.html"}
+    assert "latest.html: page.html again, left out" in shown.err and "2 files, 12 pictures" in shown.err

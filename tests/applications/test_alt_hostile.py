@@ -33,7 +33,15 @@ HTML = {
     "two alts": ('<img src="a.png" alt="Two boats." alt="x">', ["repeated-alt"]),
     "two srcs": (f'<img src="a.png"{IN_TAG} src="b.png">', []),
     "no src": (f"<img{IN_TAG}><img{IN_TAG} class=x>", []),
-    "lazy loading": (f'<img data-src="a.png"{IN_TAG}>', []),
+    "lazy loading": (
+        f'<img data-src="a.png"{IN_TAG}><img src="data:x" data-src="a.png"{IN_TAG}>'
+        f'<img src="" srcset="a.png 2x"{IN_TAG}>',
+        [],
+    ),
+    "srcset with commas": (
+        f'<img srcset=", a,b.png, c.png 2x"{IN_TAG}><img srcset=","{IN_TAG}><img srcset{IN_TAG}>',
+        [],
+    ),
     "unclosed quote": ('<img src="a.png>\n<p class="x">Text</p><img src="b.png" alt="Two boats.">', ["broken-tag"]),
     "unclosed quote before a picture": ('<img src="a.png><img src=b>', ["broken-tag"] * 2),
     "unclosed quote at the end": ('<img src="a.png>', ["broken-tag"]),
@@ -277,6 +285,7 @@ REPEATED = {
     "comments without an end": (".md", "a <!-- " * N + "![](a)", 1),
     "list items in a line": (".md", "- " * N + "![](a)", 1),
     "blocks of templates without an end": (".html", "{% comment %}" * N + "<img src=a>", 1),
+    "commas in a srcset": (".html", f"<img srcset='{',' * N}b{',' * N}c'>", 1),
     "captions of a figure": (".html", "<figure>" + "<img src=a><figcaption>b</figcaption>" * (N // 10), N // 10),
 }
 

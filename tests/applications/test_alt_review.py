@@ -152,6 +152,15 @@ def test_a_wrong_cell_changes_nothing(alts, cells, fields):
     assert decisions() == before
 
 
+def test_a_spreadsheet_in_another_encoding_is_refused(alts):
+    with open("alts.csv", "wb") as file:
+        file.write("id,decision,alt\r\na.md:1:1,edit,Café\r\n".encode("cp1252"))
+    before = decisions()
+    with refused(option="alts.csv", fix='save the spreadsheet as "CSV UTF-8", and import that', says="line 2"):
+        run_command("alt", "review", alts, "--csv_import", "alts.csv")
+    assert decisions() == before
+
+
 def test_a_spreadsheet_is_not_both_written_and_read(alts):
     with refused(fix="pass one of them", says="--csv_import"):
         run_command("alt", "review", alts, "--csv_export", "a.csv", "--csv_import", "b.csv")

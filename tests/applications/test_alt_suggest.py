@@ -12,7 +12,9 @@ import pytest
 
 from hfcap import cli
 from hfcap.applications.markdown import markdown_pictures
+from hfcap.applications.proposals import merged
 from hfcap.applications.suggest import ImageRows, propose
+from hfcap.applications.suggest_data import row_of_picture
 from hfcap.atomic_files import only_writer
 from hfcap.generation.caption import caption_rows
 from refusals import refused, run_command
@@ -178,7 +180,7 @@ def test_another_model_or_another_wording_needs_another_file(site, captions):
 
 
 def test_photos_that_are_named_have_rows_of_their_own(site, captions):
-    rows = suggest(paths=["site/a.png"])
+    rows = suggest(paths=["site/a.png", "./site/a.png"])
     assert [(row["kind"], row["suggestion"]) for row in rows.values()] == [("photo", "A person number 1.")]
 
 
@@ -221,6 +223,13 @@ def test_pictures_of_a_data_source_have_rows(site, shards, capsys, monkeypatch):
     assert "5 of 5 pictures have a caption, 5 of them before" in capsys.readouterr().out
     cli.main(["alt", "apply", "alts.jsonl"])
     assert "1 row about a data source: read `alt` from this file by `src`" in capsys.readouterr().err
+
+
+def test_copies_of_a_picture_in_a_data_source_keep_their_own_rows():
+    captions = [{"image_id": name, "sha256": "0" * 64, "path": ""} for name in "ab"]
+    first, second = (row_of_picture("shards", caption) for caption in captions)
+    decided = first | {"status": "edited", "alt": "Mine."}
+    assert merged([first, second], [decided, second], ["shards"])[0] == [decided, second]
 
 
 @pytest.mark.parametrize(

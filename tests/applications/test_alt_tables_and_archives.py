@@ -183,6 +183,7 @@ ALTERNATIVES = (
 INLINE = '<wp:inline><wp:docPr id="{}" name="x"/>{}</wp:inline>'
 BLIP = '<a:blip r:embed="rId4"/>'
 FRAME = '<p:graphicFrame><p:cNvPr id="7" name="Object"/>{}</p:graphicFrame>'
+GROUP = '<p:grpSp><p:nvGrpSpPr><p:cNvPr id="9" name="g"{}/><p:cNvGrpSpPr/></p:nvGrpSpPr><p:grpSpPr/>{}</p:grpSp>'
 ONCE = {  # parts, and the ids of the elements that take the alt
     "an embedded object has that of its frame": (
         "a.pptx",
@@ -216,6 +217,14 @@ ONCE = {  # parts, and the ids of the elements that take the alt
         ),
         ["5"],
     ),
+    "groups with an alt, one without, and a decorative one": (
+        "a.pptx",
+        GROUP.format(' descr="A timeline."', GROUP.format("", PREVIEW) + PREVIEW)
+        + GROUP.format("", PREVIEW.replace('"0"', '"1"') + GROUP.format(' descr="A map."', PREVIEW))
+        + GROUP.format("", PREVIEW).replace('name="g"/>', 'name="g"><a16:decorative val="1"/></p:cNvPr>')
+        + PREVIEW.replace('"0"', '"2"'),
+        ["1", "2"],
+    ),
     "a hidden picture": ("a.docx", INLINE.format('1" hidden="1', BLIP), []),
 }
 
@@ -227,7 +236,7 @@ def test_a_picture_of_office_counts_once_where_programs_read_its_alt(tmp_path, n
     apply_all(tmp_path / name, "A boat.")
     written = zipfile.ZipFile(tmp_path / name).read(part).decode()
     assert re.findall(r'Pr descr="A boat\." id="(\d)"', written) == ids
-    assert written.count("descr=") == len(ids)
+    assert written.count("descr=") == len(ids) + markup.count("descr=")
 
 
 def test_parts_of_word_may_be_numbered_and_headers_are_not_described(tmp_path):

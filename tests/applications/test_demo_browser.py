@@ -120,6 +120,10 @@ def wait_for_text(page, selector, text):
     page.locator(selector).filter(has_text=text).wait_for()
 
 
+def wait_for_checked(radio):
+    radio.and_(radio.page.locator(":checked")).wait_for()
+
+
 def decisions(alts):
     return [(row["status"], row["alt"]) for row in read_rows(alts)]
 
@@ -151,6 +155,11 @@ def test_read_a_description_choose_correct_and_save(address, browser, place, alt
     page.wait_for_function("document.querySelector('#caption textarea').value")
     chosen = page.locator("#suggestions label").nth(1).inner_text().strip()
     assert caption.input_value() == chosen and second.is_checked()
+    first, others = page.get_by_label("2 captions"), page.get_by_role("radio", name="captions")
+    first.check()
+    for number in (1, 2, 1):  # where each button is a group of its own, arrow keys do nothing
+        page.keyboard.press("ArrowLeft" if others.nth(2).is_checked() else "ArrowDown")
+        wait_for_checked(others.nth(number))
     caption.fill("A house by the sea.")
     with page.expect_download() as download:
         page.get_by_role("button", name="Save as text").click()

@@ -94,6 +94,22 @@ def test_figures_are_those_counted_by_hand(made):
     assert weapon["threshold"] is None and weapon["queue"]["length"] == 0 and "precision" not in weapon
 
 
+def test_without_thresholds_the_queue_is_that_of_the_review(made):
+    tags, policy, labels = made
+    said = dict(zip(tags.rows, ["review", "unsure", "none", "none", "unsure", *["none"] * 3], strict=True))
+    for image_id, entry in tags.rows.items():
+        entry["decision"] = {"smoking": said[image_id]}  # and nothing about weapons, so that all are asked about
+    record = moderation_record(tags, policy, labels)
+    own = record["tags"]["smoking"]
+    queue = ReviewQueue(tags, read_decisions("none.jsonl", policy.sha256), tags.names)
+    assert (own["queue"]["length"], record["tags"]["weapon"]["queue"]["length"]) == (3, 8)
+    assert len(queue.waiting()) == 3 + 8
+    assert own["precision"] == {"value": pytest.approx(2 / 3), "lower_95": lower_bound(2, 3), "num_labels": 3}
+    assert own["recall"] == {"value": pytest.approx(2 / 3), "lower_95": lower_bound(2, 3), "num_labels": 3}
+    assert own["slices"]["child"]["in_queue"] == 1 and own["slices"]["child"]["shown_for_nothing"]["of"] == 3
+    assert "  3 pictures (37.5 %) in the queue: what the rows call review or unsure" in report_lines(record)
+
+
 def test_the_curve_counts_what_a_queue_of_each_length_finds(made):
     tags, policy, labels = made
     curve = moderation_record(tags, policy, labels)["tags"]["smoking"]["curve"]
@@ -123,9 +139,10 @@ def test_text_and_page_say_may_show_and_call_nothing_safe(made, tmp_path):
     record = moderation_record(tags, policy, labels, decided(tags, thresholds), thresholds)
     text = "\n".join(report_lines(record))
     assert "may show: smoking (somebody smokes)" in text
-    assert "threshold 0.5: 4 pictures (50.0 %) in the queue" in text
-    assert "overruled 66.7 % (20.8 % to 93.9 %; of 3)" in text
-    assert "slice child: 3 of 4 in the queue; shown for nothing 66.7 %" in text
+    assert "4 pictures (50.0 %) in the queue: score 0.5 or more" in text
+    assert "0 pictures (0.0 %) in the queue: no threshold in t.json" in text
+    assert "overruled (people disagreed): 66.7 % (20.8 % to 93.9 %; of 3)" in text
+    assert "slice child: 3 of 4 in the queue; in it though labelled no: 66.7 %" in text
     page = write_moderation_page(tmp_path / "r.html", record).read_text()
     assert page == write_moderation_page(tmp_path / "r.html", record).read_text()
     assert "May show: smoking" in page and "no tag was found" in page
@@ -157,7 +174,7 @@ def test_the_command_writes_text_json_and_page(made, capsys):
         file.write(b'{"kind": "dec')
     words = ["tags.jsonl", "--labels", "labels.csv", "--decisions", "decisions.jsonl"]
     code, said, error = run(capsys, *words, "--html", "r.html", "--json", "r.json")
-    assert code == 0 and "no threshold" in said and "no tag was found" in said
+    assert code == 0 and "8 pictures (100.0 %) in the queue" in said and "no tag was found" in said
     assert error == "decisions.jsonl: the last line was cut off and does not count\n"
     with open("r.json") as file:
         assert json.load(file)["tags"]["smoking"]["decisions"]["agree"] == 1

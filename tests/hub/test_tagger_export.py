@@ -9,14 +9,16 @@ import sys
 
 import pytest
 import torch
+from huggingface_hub import ModelCard
 from safetensors.torch import load_file, save_file
 
 from hfcap import cli
 from hfcap.hub import tagger_export, tagger_snapshot
+from hfcap.hub.tagger_card import write_tagger_card
 from hfcap.hub.tagger_export import differences, is_tagger
 from hfcap.models.image_classifier import last_linear
 from hub.local_hub import LocalHub
-from refusals import refused
+from refusals import refused, run_command
 from tiny.taggers import TAGS, build_tagger, save_tagger
 
 
@@ -59,9 +61,9 @@ def test_weights_that_change_on_the_way_leave_no_folder(tagger, tmp_path, monkey
     assert not (tmp_path / "ready").exists()
 
 
-@pytest.mark.slow
-def test_a_tagger_is_pushed_with_a_card_and_tags_from_the_hub_as_here(tagger, scene_rows, tmp_path):
-    """The run was stopped before its card was written."""
+@pytest.fixture
+def records(tagger, tmp_path):
+    """A run that was stopped before its card was written."""
     records = tmp_path / "run"
     shutil.copytree(tagger, records / "model")
     tags = {tag: {"with": 3, "left_out": 1} for tag in TAGS}
@@ -76,6 +78,33 @@ def test_a_tagger_is_pushed_with_a_card_and_tags_from_the_hub_as_here(tagger, sc
     labels = {"train": {"num_images": 9, "tags": tags}}
     run = {"arguments": {"data": "scenes", "seed": 0}, "labels": labels, "policy": policy, "versions": {"hfcap": "0"}}
     (records / "run.json").write_text(json.dumps(run))
+    return records
+
+
+def test_given_metadata_survives_in_the_card_of_a_tagger(records):
+    card = write_tagger_card(records)
+    added = "license: other\nlicense_name: mine\nname: mine\nweights: 1\n"
+    text = card.read_text().replace("---\n", f"---\n{added}", 1).replace("tags:\n", "tags:\n- my-tag\n", 1)
+    card.write_text(text)
+    data = ModelCard.load(write_tagger_card(records, records / "to", "user/tagger")).data.to_dict()
+    assert (data["license"], data["license_name"], data["name"], data["weights"]) == ("other", "mine", "mine", 1)
+    assert data["tags"] == ["content-moderation", "multi-label-classification", "hfcap", "my-tag"]
+    data = ModelCard.load(write_tagger_card(records, records / "to", license="mit")).data.to_dict()
+    assert data["license"] == "mit" and "license_name" not in data
+    card.write_text(text.replace("license: other", "license: [other"))
+    with pytest.raises(ValueError, match="its metadata is not YAML"):
+        write_tagger_card(records)
+
+
+def test_the_card_of_a_captioner_is_not_written_for_a_tagger(records):
+    (records / "policy.yaml").write_text("")
+    for command in ("write", "check"):
+        with refused(option="RUN", got=str(records), wanted="a captioner"):
+            run_command("card", command, str(records))
+
+
+@pytest.mark.slow
+def test_a_tagger_is_pushed_with_a_card_and_tags_from_the_hub_as_here(records, scene_rows, tmp_path):
     with LocalHub() as hub:
         environment = {k: v for k, v in os.environ.items() if not k.startswith("HF_")}
         environment |= {"HF_ENDPOINT": hub.url, "HF_HUB_DISABLE_XET": "1", "HF_HOME": str(tmp_path / "home")}

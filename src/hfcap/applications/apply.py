@@ -32,13 +32,13 @@ class Change:
     num_alts: int
 
 
-def decided_rows(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
-    """Return the rows that are to be written, by file; those about a data source stay where they are."""
+def rows_to_write(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Return the rows of each file about which something is decided; those about a data source stay where they are."""
     by_file: dict[str, list[dict[str, Any]]] = {}
     for row in rows:
-        if row["status"] in DECIDED and row["kind"] != DATA:
+        if row["kind"] != DATA:
             by_file.setdefault(row["file"], []).append(row)
-    return by_file
+    return {file: of_file for file, of_file in by_file.items() if any(row["status"] in DECIDED for row in of_file)}
 
 
 def plan_change(file: str, rows: Sequence[dict[str, Any]], replace: bool = False) -> Change | None:
@@ -46,7 +46,7 @@ def plan_change(file: str, rows: Sequence[dict[str, Any]], replace: bool = False
 
     Args:
         file: the document.
-        rows: its decided rows.
+        rows: its rows; those that nobody has decided on are not written, but may be what a picture belongs to.
         replace: also replace an alt that is there, if it is what `before` of the row says.
 
     Raises:
@@ -59,7 +59,7 @@ def plan_change(file: str, rows: Sequence[dict[str, Any]], replace: bool = False
     splices: dict[str, list[tuple[int, int, str]]] = {}
     wanted: dict[int, str] = {}
     num_of_source = count_sources(rows)
-    for row in rows:
+    for row in (row for row in rows if row["status"] in DECIDED):
         number = find_picture(document, row, num_of_source)
         picture = document.pictures[number]
         alt = "" if row["status"] == "decorative" else collapsed(row["alt"])
@@ -134,7 +134,7 @@ def find_picture(document: Document, row: dict[str, Any], num_of_source: Mapping
     Args:
         document: the document of the row.
         row: a row of `alts.jsonl`.
-        num_of_source: `count_sources` of all rows that are looked for.
+        num_of_source: `count_sources` of all rows of the document.
 
     Raises:
         DocumentError: there is none, or there are several.
@@ -246,7 +246,7 @@ def apply_rows(
         How many documents and photos were refused; each is named on stderr, with the reason.
     """
     num_files, num_alts, num_photos, refused = 0, 0, 0, 0
-    by_file = decided_rows(rows)
+    by_file = rows_to_write(rows)
     for file, of_file in by_file.items():
         in_document = [row for row in of_file if row["kind"] != "photo"]
         try:

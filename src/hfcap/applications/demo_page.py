@@ -23,6 +23,19 @@ button[role=tab][aria-selected=true] { color: var(--body-text-color); font-weigh
 #review-row dd { margin: 0; overflow-wrap: anywhere; }
 h2, h3 { overflow-wrap: anywhere; }
 """
+# Gradio 6.31 names each radio button differently, so that each is a group of its own and arrow keys do not move.
+RADIOS = """() => {
+    let count = 0;
+    const share = () => document.querySelectorAll("fieldset").forEach((group) => {
+        group.dataset.radios ??= `radios-${++count}`;
+        group.querySelectorAll(`input[type=radio]:not([name=${group.dataset.radios}])`).forEach((radio) => {
+            radio.name = group.dataset.radios;
+        });
+    });
+    const changes = {childList: true, subtree: true, attributeFilter: ["name"]};
+    new MutationObserver(share).observe(document.body, changes);
+    share();
+}"""
 
 
 def build_page(
@@ -66,6 +79,7 @@ def mounted(app: FastAPI, page: gr.Blocks, host: str, port: int) -> FastAPI:
         server_port=port,
         theme=theme,
         css=CSS,
+        js=RADIOS,
         footer_links=[],
         run_history=False,
         enable_monitoring=False,

@@ -71,8 +71,8 @@ class Document:
 def find_documents(paths: Iterable[str]) -> tuple[list[Path], list[str]]:
     """List the files named, and the documents in folders named and below, each once and in order.
 
-    Hidden files and folders, `node_modules`, tables, links to folders and links that lead out of the folder are left
-    out.
+    Hidden files and folders, `node_modules`, tables, links to folders, links that lead out of the folder and links to
+    documents that are listed themselves are left out.
 
     Returns:
         The files, and one line for each kind of what was left out.
@@ -98,7 +98,12 @@ def find_documents(paths: Iterable[str]) -> tuple[list[Path], list[str]]:
         raise ConfigError(
             "no document found", option=" ".join(map(str, paths)), wanted=f"files that end in {', '.join(SUFFIXES)}"
         )
-    return list(found), notes
+    itself: dict[Path, Path] = {}
+    for path in sorted(found, key=Path.is_symlink):  # files before links to them
+        itself.setdefault(path.resolve(), path)
+    links = [path for path in found if itself[path.resolve()] != path]
+    notes += [f"{printable(str(path))}: {printable(str(itself[path.resolve()]))} again, left out" for path in links]
+    return [path for path in found if path not in links], notes
 
 
 def _documents_in(folder: Path) -> tuple[list[Path], list[str]]:

@@ -219,13 +219,22 @@ def _of_svg(svg: _Open) -> Picture:
 
 
 def _src_of(tag: Tag) -> tuple[str, int | None]:
-    """Return where the picture is, and the end of the attribute that says so."""
+    """Return where the picture is, and the end of the attribute that says so.
+
+    A `data:` picture in `src` is a placeholder where a script loads another one later, which stands in `data-src` or
+    `data-srcset`.
+    """
+    placeholder = ("", None)
     for name in ("src", "data-src", "srcset", "data-srcset"):
-        attribute = tag.attribute(name)
-        if attribute and (attribute.value or name == "src"):
-            value = (attribute.value or "").strip()
-            return (value.split(",")[0].split()[0] if name.endswith("set") and value.split() else value), attribute.end
-    return "", None
+        if (attribute := tag.attribute(name)) is None:
+            continue
+        src = (attribute.value or "").strip()
+        if name.endswith("set"):  # its first candidate, whose address may have commas in it, but not at its ends
+            src = "".join(src.lstrip(", \t\r\n\f").split()[:1]).rstrip(",")
+        if src and not src.lower().startswith("data:"):
+            return src, attribute.end
+        placeholder = (src, attribute.end) if placeholder[1] is None else placeholder
+    return placeholder
 
 
 def _pixels(value: str) -> int:

@@ -15,7 +15,7 @@ from hfcap.report import page_environment
 def write_moderation_page(path: str | os.PathLike, record: Mapping[str, Any]) -> Path:
     """Write the page atomically; the same record gives the same page. Returns the path."""
     environment = page_environment()
-    environment.filters |= {"percent": percent, "rate": rate_text, "may_show": may_show}
+    environment.filters |= {"percent": percent, "rate": rate_text, "may_show": may_show, "rule": queue_rule}
     page = environment.get_template("moderation.html.jinja")
     curves = {tag: _curve(entry["curve"]) for tag, entry in record["tags"].items() if "curve" in entry}
     return write_atomic(path, page.render(record=record, curves=curves, no_tag=NO_TAG))
@@ -32,10 +32,10 @@ def _curve(points: list[dict[str, Any]]) -> dict[str, str]:
     return {"recall": path([r["value"] for r in recalls]), "bound": path([r["lower_95"] for r in recalls])}
 
 
-def rate_text(rate: Mapping[str, Any]) -> str:
-    """Return a share with its interval."""
+def rate_text(rate: Mapping[str, Any], none: str = "unknown") -> str:
+    """Return a share with its interval; `none` where it is one of nothing."""
     if rate["value"] is None:
-        return "unknown"
+        return none
     low, high = rate["ci95"]
     return f"{percent(rate['value'])} ({percent(low)} to {percent(high)}; of {rate['of']})"
 
@@ -45,7 +45,7 @@ def report_lines(record: Mapping[str, Any]) -> list[str]:
     lines = [counted(record["num_pictures"], "picture")]
     for tag, entry in record["tags"].items():
         lines += ["", f"{may_show(tag)} ({beginning(entry['means'], 100)})"]
-        lines += [f"  {line}" for line in _tag_lines(entry)]
+        lines += [f"  {line}" for line in _tag_lines(entry, queue_rule(entry, record["thresholds"]))]
         if entry["slices"] and not any(figures["num_pictures"] for figures in entry["slices"].values()):
             lines.append(f"  {NO_SLICE}")
             continue
@@ -54,18 +54,24 @@ def report_lines(record: Mapping[str, Any]) -> list[str]:
                 lines.append(f"  slice {name}: no picture")
                 continue
             parts = [f"{figures['in_queue']} of {figures['num_pictures']} in the queue"]
-            texts = {"shown_for_nothing": "shown for nothing", "overruled": "overruled"}
-            parts += [f"{text} {rate_text(figures[key])}" for key, text in texts.items() if key in figures]
+            if "shown_for_nothing" in figures:
+                parts.append(f"in it though labelled no: {rate_text(figures['shown_for_nothing'], 'no such label')}")
+            if "overruled" in figures:
+                parts.append(f"overruled: {rate_text(figures['overruled'], 'no decision')}")
             lines.append(f"  slice {name}: {'; '.join(parts)}")
     return lines
 
 
-def _tag_lines(entry: Mapping[str, Any]) -> list[str]:
-    queue = entry["queue"]
-    lines = ["no threshold"]
+def queue_rule(entry: Mapping[str, Any], thresholds: str | None) -> str:
+    """Return which pictures are in the queue of a tag, in words."""
     if entry["threshold"] is not None:
-        length = f"{counted(queue['length'], 'picture')} ({percent(queue['share'])})"
-        lines = [f"threshold {entry['threshold']:.4g}: {length} in the queue"]
+        return f"score {entry['threshold']:.4g} or more"
+    return f"no threshold in {thresholds}" if thresholds is not None else "what the rows call review or unsure"
+
+
+def _tag_lines(entry: Mapping[str, Any], why: str) -> list[str]:
+    queue = entry["queue"]
+    lines = [f"{counted(queue['length'], 'picture')} ({percent(queue['share'])}) in the queue: {why}"]
     if "labels" in entry:
         lines.append("labels: {yes} yes, {no} no, {cannot_tell} cannot tell".format(**entry["labels"]))
     if "positives" in entry:
@@ -73,15 +79,14 @@ def _tag_lines(entry: Mapping[str, Any]) -> list[str]:
         value = entry["positives"]["value"]
         lines.append(f"estimated to show it: {counted(round(value), 'picture')} ({low:.0f} to {high:.0f})")
     lines += [proportion(name, entry[name]) for name in ("precision", "recall") if name in entry]
-    # Of few pictures several shares are one queue.
-    for point in {point["length"]: point for point in entry.get("curve", ())}.values():
+    for point in entry.get("curve", ()):
         recall = point["recall"]
         found = f"recall {recall['value']:.3f} ({recall['lower_95']:.3f} or more)"
         lines.append(f"queue of {percent(point['queue'])}, {counted(point['length'], 'picture')}: {found}")
     if "decisions" in entry:
         own = entry["decisions"]
         lines.append("decisions: {agree} agree, {disagree} disagree, {cannot_tell} cannot tell".format(**own))
-        lines.append(f"overruled {rate_text(own['overruled'])}")
+        lines.append(f"overruled (people disagreed): {rate_text(own['overruled'], 'no decision')}")
         lines.append(
             "appeals: {waiting} waiting, {decided} decided, {changed} changed the decision".format(**own["appeals"])
         )

@@ -2,6 +2,7 @@
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from hfcap.applications.decisions import DecisionLog
@@ -9,7 +10,7 @@ from hfcap.applications.policy import Policy
 from hfcap.applications.tag_labels import Label, Labels
 from hfcap.applications.tag_rows import Tags
 from hfcap.applications.tag_sample import estimated_positives
-from hfcap.applications.threshold_file import Thresholds
+from hfcap.applications.threshold_file import Thresholds, goes_to_a_person
 from hfcap.applications.thresholds import counts, halves, num_at_or_above, precision_at, recall_at
 from hfcap.content_hashes import file_sha256
 from hfcap.metrics.binomial import upper_bound, wilson_interval
@@ -32,7 +33,7 @@ def moderation_record(
         policy: of these rows; its slices are looked for in the captions.
         labels: what people say; without them nothing is known of precision and recall.
         log: decisions.
-        thresholds: lowest scores that go to a person; by default the lowest that the rows call `review`.
+        thresholds: lowest scores that go to a person; without them the queue is that of the review without them.
 
     Returns:
         The content of the report's JSON file.
@@ -43,36 +44,23 @@ def moderation_record(
             inside[name].add(image_id)
     by_tag = {}
     for tag in tags.names:
-        threshold = _threshold(tags, tag, thresholds)
-        entry = {"means": policy.tags[tag].means, "threshold": threshold, "queue": _queue(tags, tag, threshold)}
+        queue = {image_id for image_id, row in tags.rows.items() if goes_to_a_person(row, tag, thresholds)}
+        threshold = None if thresholds is None else thresholds.by_tag.get(tag)
+        share = {"length": len(queue), "share": len(queue) / len(tags.rows)}
+        entry = {"means": policy.tags[tag].means, "threshold": threshold, "queue": share}
         if labels is not None:
-            entry |= _label_figures(tags, tag, labels, threshold, thresholds)
+            entry |= _label_figures(tags, tag, labels, queue, thresholds)
         if log is not None:
             entry["decisions"] = _decision_figures(tags, tag, log)
-        entry["slices"] = {
-            name: _slice_figures(tags, tag, own, threshold, labels, log) for name, own in inside.items()
-        }
+        entry["slices"] = {name: _slice_figures(tag, own, queue, labels, log) for name, own in inside.items()}
         by_tag[tag] = entry
     made_from = {"policy": tags.policy, "tagger": tags.tagger, "labels": labels.path if labels is not None else None}
+    made_from["thresholds"] = None if thresholds is None else thresholds.path
     return {"schema_version": SCHEMA_VERSION, "num_pictures": len(tags.rows)} | made_from | {"tags": by_tag}
 
 
-def _threshold(tags: Tags, tag: str, thresholds: Thresholds | None) -> float | None:
-    if thresholds is not None:
-        return thresholds.by_tag.get(tag)
-    shown = [row["scores"][tag] for row in tags.rows.values() if row.get("decision", {}).get(tag) == "review"]
-    return min(shown, default=None)
-
-
-def _queue(tags: Tags, tag: str, threshold: float | None) -> dict[str, Any]:
-    if threshold is None:
-        return {"length": 0, "share": 0.0}
-    length = sum(row["scores"][tag] >= threshold for row in tags.rows.values())
-    return {"length": length, "share": length / len(tags.rows)}
-
-
 def _label_figures(
-    tags: Tags, tag: str, labels: Labels, threshold: float | None, thresholds: Thresholds | None
+    tags: Tags, tag: str, labels: Labels, queue: set[str], thresholds: Thresholds | None
 ) -> dict[str, Any]:
     own = labels.of(tag)
     answers = Counter(label.answer for label in own)
@@ -85,15 +73,16 @@ def _label_figures(
     if not answers[True]:  # a normal interval would be 0 to 0, and nobody has looked at all of them
         high = len(scores) * upper_bound(*counts(own), 0.975)
     figures["positives"] = {"value": value, "ci95": [low, min(high, float(len(scores)))]}
-    if threshold is not None:
+    if queue:
         # Labels that a threshold was chosen on would flatter it.
         has_chosen = thresholds is not None and tag in thresholds.chosen_by_labels
         judging = halves(own, tags)[1] if has_chosen and thresholds.labels_sha256 == file_sha256(labels.path) else own
-        num_above = num_at_or_above(threshold, scores)
-        figures["precision"] = precision_at(threshold, judging).record()
-        figures["recall"] = recall_at(threshold, judging, num_above, len(scores) - num_above).record()
+        judging = [replace(label, score=float(label.image_id in queue)) for label in judging]
+        figures["precision"] = precision_at(1.0, judging).record()
+        figures["recall"] = recall_at(1.0, judging, len(queue), len(scores) - len(queue)).record()
     if answers[True]:
-        figures["curve"] = [_point(share, scores, own) for share in QUEUES]
+        points = [_point(share, scores, own) for share in QUEUES]
+        figures["curve"] = list({point["length"]: point for point in points}.values())  # of few, several are one queue
     return figures
 
 
@@ -120,14 +109,13 @@ def _decision_figures(tags: Tags, tag: str, log: DecisionLog) -> dict[str, Any]:
 
 
 def _slice_figures(
-    tags: Tags, tag: str, inside: set[str], threshold: float | None, labels: Labels | None, log: DecisionLog | None
+    tag: str, inside: set[str], queue: set[str], labels: Labels | None, log: DecisionLog | None
 ) -> dict[str, Any]:
     """Figures of the pictures of a slice: how many are shown for nothing."""
-    is_shown = {key: threshold is not None and tags.rows[key]["scores"][tag] >= threshold for key in inside}
-    figures: dict[str, Any] = {"num_pictures": len(inside), "in_queue": sum(is_shown.values())}
-    if labels is not None and threshold is not None:
+    figures: dict[str, Any] = {"num_pictures": len(inside), "in_queue": len(inside & queue)}
+    if labels is not None and queue:
         wrong = [label for label in labels.of(tag) if label.image_id in inside and not label.answer]
-        shown = [Label(one.image_id, tag, is_shown[one.image_id], one.score, one.weight) for one in wrong]
+        shown = [replace(label, answer=label.image_id in queue) for label in wrong]
         figures["shown_for_nothing"] = _rate(*counts(shown), num_labels=len(shown))
     if log is not None:
         states = (log.states.get((key, tag)) for key in inside)

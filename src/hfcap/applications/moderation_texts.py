@@ -6,7 +6,7 @@ from typing import Any
 from hfcap.counts import counted
 from hfcap.errors import beginning
 
-NO_TAG = "A picture outside the queue is one where no tag was found, which a person has not looked at."
+NO_TAG = "Outside the queue no tag was found and nobody is asked to look; such a picture may still show one."
 NO_SLICE = "slices unknown: no caption names one; `hfcap moderate tag --model CAPTIONER` writes captions"
 NOTE_ON_TESTS = "each bound is 95 % sure for its own tag; that all {} hold at once is less sure"
 

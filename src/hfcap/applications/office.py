@@ -98,9 +98,40 @@ def office_pictures(text: str, targets: dict[str, str], kind: str, part: str = "
         elif drawings and not token.is_end:
             drawings[-1].append(token)
     _give_context(pictures, places, words)
+    groups = _named_groups(text) if "p:grpSp>" in text else []
     for picture in pictures:
         picture.is_furniture = _FURNITURE.fullmatch(part) is not None
+        picture.is_named = picture.is_named or any(start < picture.start < end for start, end in groups)
     return sorted(pictures, key=lambda picture: picture.start)
+
+
+def _named_groups(text: str) -> list[tuple[int, int]]:
+    """Return where the groups of a slide are that have an alt of their own, or none because they are decorative."""
+    opened: list[list[Tag]] = []  # the tag of each group that is open, and those of its own properties
+    found, is_own = [], False
+    for tag in tokens(text, is_xml=True):
+        if isinstance(tag, Run):
+            continue
+        if tag.name == "p:nvgrpsppr":
+            is_own = not tag.is_end
+        elif tag.name == "p:grpsp" and not tag.is_end:
+            _follow(opened, tag, [tag])
+        elif tag.name == "p:grpsp" and opened:
+            group, *own = opened.pop()
+            if any(one.name == "p:cnvpr" and one.value("descr") for one in own) or _is_silent(own):
+                found.append((group.start, tag.end))
+        elif is_own and opened:
+            opened[-1].append(tag)
+    return found
+
+
+def _is_silent(tags: Sequence[Tag]) -> bool:
+    """Tell whether an object is hidden or marked as decorative, by its properties and what is in them."""
+    return any(
+        (tag.name in _PROPERTIES and tag.value("hidden") in _TRUE)
+        or (tag.name.endswith(":decorative") and tag.value("val") in _TRUE)
+        for tag in tags
+    )
 
 
 def _follow(opened: list, tag: Tag, value: object) -> None:
@@ -132,9 +163,7 @@ def _picture(tags: list[Tag], targets: dict[str, str], kind: str) -> Picture | N
     slot = Slot(start, end, 'descr="' if attribute else ' descr="', '"', says_decorative=False)
     source = (blip.value("r:embed") or blip.value("r:link")) if blip else ""
     picture = Picture(properties.start, kind, targets.get(source, ""), alt, slot)
-    picture.is_named = properties.value("hidden") in _TRUE or any(
-        tag.name.endswith(":decorative") and tag.value("val") in _TRUE for tag in tags
-    )
+    picture.is_named = _is_silent(tags)
     picture.hints = properties.value("title") + (" chart" if chart else "")
     click = next((tag for tag in tags if tag.name == "a:hlinkclick" and tag.value("r:id")), None)
     if click:

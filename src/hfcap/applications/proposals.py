@@ -8,7 +8,7 @@ from typing import Any
 from hfcap.applications.documents import Document, read_document
 from hfcap.applications.images import image_sha256, locate
 from hfcap.applications.pictures import Picture
-from hfcap.applications.rows import PENDING, empty_row
+from hfcap.applications.rows import DATA, PENDING, empty_row
 from hfcap.applications.texts import DocumentError
 from hfcap.content_hashes import file_sha256
 
@@ -95,7 +95,8 @@ def merged(
         All rows, and how many of `new` had a decision or a caption already.
     """
     decided = {row["id"]: row for row in there if row["status"] != PENDING}
-    by_place = {_place(row): row for row in decided.values() if row.get("file_sha256")}
+    # Pictures of a data source stay where they are, and copies of one have a hash and no place.
+    by_place = {_place(row): row for row in decided.values() if row.get("file_sha256") and row["kind"] != DATA}
     moved = {by_place[place]["id"] for place in map(_place, new) if place in by_place}
     captioned = {row["image_sha256"]: row for row in there if row.get("model") and row.get("image_sha256")}
     out: list[dict[str, Any]] = []

@@ -155,9 +155,15 @@ def import_csv(rows: Sequence[dict[str, Any]], path: str) -> tuple[list[dict[str
     "accept" with an `alt` of another wording than the proposal is "edit"; an empty decision changes nothing.
 
     Raises:
-        ConfigError: no column of that name, an id that `rows` have not, or a decision that is none.
+        ConfigError: no UTF-8, no column of that name, an id that `rows` have not, or a decision that is none.
     """
-    text = Path(path).read_bytes().decode("utf-8-sig", "replace")
+    try:
+        text = Path(path).read_bytes().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigError(
+            f"line {line} is not UTF-8", option=path, fix='save the spreadsheet as "CSV UTF-8", and import that'
+        ) from None
     reader = csv.DictReader(io.StringIO(text, newline=""), delimiter=max(",;\t", key=text.partition("\n")[0].count))
     missing = [name for name in ("id", "decision", "alt") if name not in (reader.fieldnames or ())]
     if missing:

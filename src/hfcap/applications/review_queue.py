@@ -16,7 +16,7 @@ from PIL import Image, ImageFilter, ImageOps
 from hfcap.applications.decisions import ANSWERS, APPEAL, DECISION, UNDO, DecisionLog, Key, check_pictures
 from hfcap.applications.images import image_sha256
 from hfcap.applications.tag_rows import Tags
-from hfcap.applications.threshold_file import Thresholds
+from hfcap.applications.threshold_file import Thresholds, goes_to_a_person
 from hfcap.errors import ConfigError
 
 BLURRED_PIXELS, BLUR_RADIUS = 160, 10  # longest side; what is left is colours and large shapes
@@ -52,8 +52,7 @@ class ReviewQueue:
         tags: rows.
         log: decisions, read from its file and repaired.
         names: tags to decide on.
-        thresholds: lowest scores that go to a person; without them, what the rows call `review` or `unsure`, and where
-            rows say nothing, all.
+        thresholds: lowest scores that go to a person; without them, see `goes_to_a_person`.
     """
 
     def __init__(self, tags: Tags, log: DecisionLog, names: Sequence[str], thresholds: Thresholds | None = None):
@@ -136,11 +135,7 @@ class ReviewQueue:
 
     def _is_wanted(self, key: Key) -> bool:
         image_id, tag = key
-        if key in self.log.states:
-            return True
-        if self.thresholds is not None:
-            return tag in self.thresholds.by_tag and self._score(key) >= self.thresholds.by_tag[tag]
-        return self.tags.rows[image_id].get("decision", {}).get(tag, "review") != "none"
+        return key in self.log.states or goes_to_a_person(self.tags.rows[image_id], tag, self.thresholds)
 
     def _has_decision(self, key: Key) -> bool:
         return key in self.log.states and self.log.states[key].is_decided

@@ -47,7 +47,7 @@ def suggest_alts(args: Namespace) -> None:
         ConfigError: a path, a model or an output file that is wrong.
     """
     output = Path(args.output)
-    photos = [Path(path) for path in args.paths if Path(path).suffix.lower() in PHOTOS]
+    photos = list(dict.fromkeys(Path(path) for path in args.paths if Path(path).suffix.lower() in PHOTOS))
     missing = next((path for path in photos if not path.is_file()), None)
     if missing:
         raise ConfigError("no such file", option=str(missing))

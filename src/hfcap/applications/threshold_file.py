@@ -1,6 +1,7 @@
 """`thresholds.json`: the thresholds of a policy's tags, and what they were made from."""
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -87,6 +88,16 @@ def read_thresholds(path: str | os.PathLike, tags: Tags) -> Thresholds:
             reason = f"made for another {what} than that of {tags.path}"
             raise ConfigError(reason, option=str(path), fix="run `hfcap moderate threshold` again")
     return Thresholds(str(path), by_tag, by_labels, labels_sha256)
+
+
+def goes_to_a_person(row: Mapping[str, Any], tag: str, thresholds: Thresholds | None) -> bool:
+    """Tell whether a tag of a picture is in the queue of the review.
+
+    Without thresholds it is what the row calls `review` or `unsure`, and where a row says nothing, each.
+    """
+    if thresholds is not None:
+        return tag in thresholds.by_tag and row["scores"][tag] >= thresholds.by_tag[tag]
+    return row.get("decision", {}).get(tag, "review") != "none"
 
 
 def tags_without_threshold(thresholds: Thresholds | None, names: tuple[str, ...]) -> str | None:

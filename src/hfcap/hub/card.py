@@ -19,6 +19,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from hfcap import runs
 from hfcap.atomic_files import write_atomic, write_json
+from hfcap.errors import ConfigError
 from hfcap.hub.card_claims import captions_match, describe_prompt, describe_weights, evaluated_data
 from hfcap.hub.card_data import CARD_JSON, CardData, read_card_data, write_card_data
 from hfcap.hub.card_metadata import (
@@ -87,6 +88,7 @@ def write_card(folder: str | os.PathLike, given: Given | None = None, thumbnails
         FileNotFoundError: a file of the run is not there: finish or evaluate the run.
     """
     folder = Path(folder)
+    refuse_tagger(folder)
     metrics, run = runs.read_metrics(folder / runs.METRICS_JSON), runs.read_run(folder / runs.RUN_JSON)
     card_data = read_card_data(folder)
     if thumbnails is None:
@@ -101,6 +103,13 @@ def write_card(folder: str | os.PathLike, given: Given | None = None, thumbnails
     text = render_card(given or read_given(card, run, card_data), metrics, run, card_data)
     write_card_data(folder, card_data)
     return write_atomic(card, text)
+
+
+def refuse_tagger(folder: Path) -> None:
+    """Raise ConfigError for the folder of a tagger, whose card is another one."""
+    if (folder / runs.POLICY_YAML).is_file():
+        fix = "its training and `hfcap push` write its card"
+        raise ConfigError("it is a tagger", option="RUN", got=str(folder), wanted="a captioner", fix=fix)
 
 
 def render_card(given: Given, metrics: Mapping[str, Any], run: Mapping[str, Any], card_data: CardData) -> str:

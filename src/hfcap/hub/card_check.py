@@ -7,7 +7,7 @@ from huggingface_hub import ModelCard
 
 from hfcap import runs
 from hfcap.counts import counted
-from hfcap.hub.card import read_given, render_card
+from hfcap.hub.card import read_given, refuse_tagger, render_card
 from hfcap.hub.card_claims import captions_match
 from hfcap.hub.card_data import CARD_JSON, read_card_data
 from hfcap.hub.card_metadata import figures
@@ -35,11 +35,12 @@ def check_card(card: Path) -> tuple[list[str], list[str]]:
     """
     card = card / runs.CARD_README if card.is_dir() else card
     folder = card.parent
-    metrics, run = runs.read_metrics(folder / runs.METRICS_JSON), runs.read_run(folder / runs.RUN_JSON)
+    refuse_tagger(folder)
     try:
         text = card.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{card} is no UTF-8 text (byte {error.start}); write it again") from None
+    metrics, run = runs.read_metrics(folder / runs.METRICS_JSON), runs.read_run(folder / runs.RUN_JSON)
     card_data = read_card_data(folder, recorded=(folder / CARD_JSON).is_file())
     expected = render_card(read_given(card, run, card_data), metrics, run, card_data)
     data = ModelCard(text).data

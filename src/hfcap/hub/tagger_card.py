@@ -1,4 +1,4 @@
-"""Model card of a tagger, written from `run.json` and `metrics.json`; a person's own words are kept."""
+"""Model card of a tagger, written from `run.json` and `metrics.json`; what a person has added is kept."""
 
 import os
 import re
@@ -6,7 +6,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from huggingface_hub import EvalResult, ModelCardData
+import yaml
+from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
 from hfcap import runs
 from hfcap.atomic_files import write_atomic, write_json
@@ -17,6 +18,14 @@ from hfcap.json_files import read_object
 from hfcap.origins import PARTS, hub_ids, part_name, public_record
 from hfcap.training.tag_calibration import CALIBRATION_JSON
 
+TAGS = ("content-moderation", "multi-label-classification", HFCAP_TAG)
+WRITTEN = (
+    "library_name",
+    "pipeline_tag",
+    "base_model",
+    "model_name",
+    "model-index",
+)  # metadata that is not a person's
 # Settings that decide a training: their name in `run.json`, and what the card calls them.
 PROCEDURE = {
     "strategy": "strategy",
@@ -41,7 +50,7 @@ def write_tagger_card(
         folder: the run.
         to: another folder to write it to.
         repo_id: where the tagger loads from; by default the run's own folder.
-        given: metadata that only a person can say, `license` and `datasets`.
+        given: metadata that only a person can say, `license` and `datasets`; by default what the card there says.
 
     Raises:
         ValueError: a file that cannot be read as what it should be, or no weights.
@@ -49,6 +58,11 @@ def write_tagger_card(
     """
     folder = Path(folder)
     run, metrics = runs.read_run(folder / runs.RUN_JSON), read_object(folder / runs.METRICS_JSON)
+    words, said = _said(folder / runs.CARD_README)
+    if given.get("license", said.get("license")) != said.get(
+        "license"
+    ):  # name and link are those of the other licence
+        said = {key: value for key, value in said.items() if not key.startswith("license_")}
     text = render_tagger_card(
         (repo_id or folder.name).split("/")[-1],
         run,
@@ -56,9 +70,9 @@ def write_tagger_card(
         read_object(folder / runs.MODEL / "config.json"),
         read_object(folder / runs.MODEL / CALIBRATION_JSON),
         count_parameters(folder / runs.MODEL),
-        _own_words(folder / runs.CARD_README),
+        words,
         repo_id or as_typed(folder / runs.MODEL),
-        **given,
+        said | given,
     )
     return write_atomic((to or folder) / runs.CARD_README, text)
 
@@ -72,7 +86,7 @@ def render_tagger_card(
     num_parameters: int,
     words: str = "",
     weights: str = "",
-    **given: Any,
+    given: Mapping[str, Any] | None = None,
 ) -> str:
     """Fill the template: YAML metadata with `model-index` for the Hub, then Markdown.
 
@@ -97,7 +111,7 @@ def render_tagger_card(
         card_environment()
         .get_template("tagger_card.md.jinja")
         .render(
-            metadata=tagger_metadata(name, run, metrics, **given).to_yaml().strip(),
+            metadata=tagger_metadata(name, run, metrics, given or {}).to_yaml().strip(),
             weights=weights,
             name=name,
             words=words,
@@ -114,7 +128,9 @@ def render_tagger_card(
     )
 
 
-def tagger_metadata(name: str, run: Mapping[str, Any], metrics: Mapping[str, Any], **given: Any) -> ModelCardData:
+def tagger_metadata(
+    name: str, run: Mapping[str, Any], metrics: Mapping[str, Any], given: Mapping[str, Any]
+) -> ModelCardData:
     """Build the metadata, `model-index` included, as `huggingface_hub` checks it."""
     data = metrics["data"]
     results = [
@@ -135,11 +151,11 @@ def tagger_metadata(name: str, run: Mapping[str, Any], metrics: Mapping[str, Any
     return ModelCardData(
         library_name="transformers",
         pipeline_tag="image-classification",
-        tags=["content-moderation", "multi-label-classification", HFCAP_TAG],
+        tags=list(dict.fromkeys([*TAGS, *(given.get("tags") or ())])),
         base_model=hub_ids(run) or None,
         model_name=name,
         eval_results=results,
-        **given,
+        **{key: value for key, value in given.items() if key != "tags"},
     )
 
 
@@ -158,12 +174,16 @@ def copy_tagger_records(run: Path, folder: Path) -> None:
         write_tagger_card(run, folder)
 
 
-def _own_words(card: Path) -> str:
+def _said(card: Path) -> tuple[str, dict[str, Any]]:
+    """Return what a person has said in a card: words, and metadata that is not derived; nothing without a card."""
     if not card.is_file():
-        return ""
-    found = re.search(
-        f"{re.escape(WORDS_START)}\n(.*?){re.escape(WORDS_END)}", card.read_text(encoding="utf-8"), re.DOTALL
-    )
+        return "", {}
+    text = card.read_text(encoding="utf-8")
+    found = re.search(f"{re.escape(WORDS_START)}\n(.*?){re.escape(WORDS_END)}", text, re.DOTALL)
     if found is None:
         raise ValueError(f"{card} has no {WORDS_START!r}: move what is yours out of it, and remove it")
-    return found[1].strip("\n")
+    try:
+        data = ModelCard(text).data.to_dict()
+    except yaml.YAMLError as error:
+        raise ValueError(f"{card}: its metadata is not YAML ({' '.join(str(error).split())}); fix it") from error
+    return found[1].strip("\n"), {key: value for key, value in data.items() if key not in WRITTEN}
