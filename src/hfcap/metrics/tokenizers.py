@@ -13,12 +13,12 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
 
+from hfcap.spaceless import SPACELESS
+
 from .ptb_tokenizer import tokenize
 
 TOKENIZERS = ("ptb", "intl", "zh", "char")
 _MOST_UNSPLIT = 0.2  # share of captions that `ptb` cannot split, from which on figures say little
-# Scripts that put no space between words: Thai, Lao, Tibetan, Burmese, Khmer, kana, Chinese characters.
-SPACELESS = re.compile("[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
 # Characters that `zh` sets apart: ASCII symbols, and blocks of Chinese characters and their punctuation. sacrebleu
 # takes in all from U+200B to U+2A6D, and leaves Chinese characters beyond U+FFFF together; so does this.
 _ZH_SYMBOL = re.compile(
