@@ -107,8 +107,8 @@ def _warn_if_unsplit(captions: Sequence[str], tokens: Sequence[str], tokenizer: 
         _has_warned = True
         zh = "" if tokenizer == "zh" else "zh (Chinese) or "
         warnings.warn(
-            f"{unsplit / len(captions):.0%} of {len(captions)} captions have no spaces between words, and phrases are one "
-            f"token for the tokenizer {tokenizer}: BLEU-4 and CIDEr are near 0 whatever they say. "
+            f"{unsplit / len(captions):.0%} of {len(captions)} captions have no spaces between words, and phrases are "
+            f"one token for the tokenizer {tokenizer}: BLEU-4 and CIDEr are near 0 whatever they say. "
             f"Choose --tokenizer {zh}char (Japanese, Thai and the like); in Python tokenizer=.",
             UserWarning,
             stacklevel=4,
