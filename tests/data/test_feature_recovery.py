@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from hfcap.data import feature_store
-from tiny.cached_encoder import BLOCK, NUM_IMAGES, TinyModel, build, direct
+from hfcap.data.augmentation import View
+from tiny.cached_encoder import BLOCK, NUM_IMAGES, TinyImageProcessor, TinyModel, build, direct
 
 pytestmark = pytest.mark.usefixtures("small_blocks")
 
@@ -222,14 +223,14 @@ def test_too_little_disk_is_said_with_both_numbers(tmp_path, scenes, monkeypatch
 
 def test_the_disk_must_have_room_for_all_views_before_the_first_is_computed(tmp_path, scenes, monkeypatch, caplog):
     monkeypatch.setattr(feature_store.shutil, "disk_usage", lambda folder: SimpleNamespace(free=2000))
-    views = [View(), View(crop=0.7, number=1), View(crop=0.7, number=2)]
+    processor, views = TinyImageProcessor(side=32), [View(), View(crop=0.7, number=1), View(crop=0.7, number=2)]
     with pytest.raises(OSError, match=r"10 images, in 3 views, need .* fewer cached_crops"):
-        build(tmp_path, scenes, views=views)
+        build(tmp_path, scenes, processor=processor, views=views)
     assert not list(tmp_path.glob("*/features.npy"))
-    build(tmp_path, scenes, views=views[:1])
+    build(tmp_path, scenes, processor=processor, views=views[:1])
     with pytest.raises(OSError, match="in 2 views"):
-        build(tmp_path, scenes, views=views)
-    monkeypatch.undo()
+        build(tmp_path, scenes, processor=processor, views=views)
+    monkeypatch.setattr(feature_store.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**9))
     with caplog.at_level(logging.INFO, logger="hfcap"):
-        build(tmp_path, scenes, views=views)
+        build(tmp_path, scenes, processor=processor, views=views)
     assert [text.endswith(" MB for 2 views)") for text in caplog.messages if "writing" in text] == [True, False]
