@@ -370,6 +370,21 @@ def test_the_language_is_that_of_the_tokenizer_of_the_figures(tokenizer, languag
     assert ModelCard.load(folder / "README.md").data.language == language
 
 
+@pytest.mark.parametrize("caption", ["ein Mann steht in einem Garten", "رجل على دراجة يقفز", "一个男人"])
+def test_captions_that_do_not_look_like_english_are_not_said_to_be(caption, tmp_path):
+    """With the default tokenizer, which splits other languages at their spaces too."""
+    folder = _run(tmp_path, caption=caption)
+    card = write_card(folder)
+    assert ModelCard.load(card).data.language is None
+    assert "gender" not in card.read_text(encoding="utf-8")
+    assert "gender" in card_text(_run(tmp_path / "english", caption="a man in a garden"))
+    record = json.loads((folder / "card.json").read_text())
+    del record["habits"]["english"]  # as an earlier hfcap wrote it
+    write_json(folder / "card.json", record)
+    (folder / "captions.jsonl").unlink()
+    assert read_card_data(folder, recorded=True).habits.english
+
+
 def test_a_card_names_the_model_of_clip_score(tmp_path):
     figures = {"metrics": {"clip_score": {"value": 0.75, "ci95": [0.7, 0.8]}}}
     text = card_text(_run(tmp_path, **figures, clip_model="owner/clip", clip_model_hash="ab" * 32))

@@ -44,7 +44,7 @@ def add_data_commands(commands: argparse._SubParsersAction) -> None:
     _add_source(command)
     add_target_options(command)
     command.add_argument("--license", help="licence id, as the Hub spells it")
-    command.add_argument("--language", default="en", help="language code of the captions (en)")
+    command.add_argument("--language", help="language code of the captions (default: en, if they look like English)")
     command.add_argument("--on_bad_image", "--on-bad-image", choices=("error", "skip"), default="error")
     command.set_defaults(run=push)
 

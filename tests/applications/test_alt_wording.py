@@ -67,6 +67,12 @@ def test_rule_7_what_is_long_is_cut_at_sentences_and_kept_whole_beside():
         ("a sign reads “stop.”", "A sign reads “stop.”"),
         ("a dog and -", "A dog and."),
         ("a dog ...", "A dog."),
+        ("一只狗在跑", "一只狗在跑。"),
+        ("一只狗在跑。", "一只狗在跑。"),
+        ("「止まれ。」", "「止まれ。」"),
+        ("หมาวิ่ง", "หมาวิ่ง"),  # Thai has no full stop
+        ("كلب يركض", "كلب يركض."),
+        ("ما هذا؟", "ما هذا؟"),
     ],
 )
 def test_rule_8_a_capital_first_and_punctuation_last(text, sentence):

@@ -73,6 +73,13 @@ def test_improbable_content_words_are_in_doubt(build_tiny):
         assert unsure_words(tokenizer, Sample("the zebra", tuple(tokens), logs, False)) == expected
 
 
+def test_no_word_of_a_script_without_spaces_is_in_doubt(build_tiny):
+    tokenizer = build_tiny("encoder_decoder")[1].tokenizer
+    tokens = tuple(tokenizer("一只狗 zebra", add_special_tokens=False)["input_ids"])
+    sample = Sample("一只狗 zebra", tokens, (math.log(UNSURE_BELOW / 2),) * len(tokens), False)
+    assert unsure_words(tokenizer, sample) == ["zebra"]
+
+
 def test_a_text_in_the_picture_writes_no_control_characters():
     assert description("a sign", quotes=["a\x1b[31mb"])[-1] == r"Reads: “a\x1b[31mb”."
 

@@ -44,6 +44,17 @@ def test_words_are_whole_words_and_what_not_words_match_does_not_count(tmp_path)
     assert words_in("there is no dog") == ["no"]  # YAML 1.1 takes `no` for false
 
 
+def test_letters_of_scripts_without_spaces_end_words(tmp_path):
+    text = GOOD.replace("guns?\n      - machine guns?\n      - no", "狗\n      - 小狗\n      - T恤")
+    words_in = policy_of(tmp_path, text.replace("water guns?", "热狗")).tags["weapon"].words_in
+    assert words_in("一只小狗和一只狗") == ["小狗", "狗"]
+    assert words_in("一个穿T恤的人") == ["t恤"]
+    assert words_in("hot狗 2狗") == ["狗"]
+    assert words_in("热狗") == words_in("猫") == []
+    text = GOOD.replace("      - no\n", "      - T\n")
+    assert policy_of(tmp_path, text).tags["weapon"].words_in("The T恤, AT, T") == ["t"]
+
+
 def test_words_that_not_words_share_do_not_depend_on_the_order(tmp_path):
     text = GOOD.replace("      - water guns?\n", "      - red water\n      - water guns?\n")
     other = GOOD.replace("      - water guns?\n", "      - water guns?\n      - red water\n")

@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 
 from hfcap import cli
-from hfcap.applications.suggest_captions import is_cider_optimised, phrases_of
+from hfcap.applications.suggest_captions import is_cider_optimised, phrases_of, token_lists
 from hfcap.applications.suggestions import LENGTHS, suggestions, within_one_word
 from hfcap.errors import ConfigError
 from hfcap.samples import Sample
+from hfcap.training.tokenizer_training import train_tokenizer
 
 
 def sample(caption, log_probability=-1.0, is_cut=False):
@@ -99,6 +100,26 @@ def test_length_and_words_to_avoid():
     assert captions_of(samples, avoid=["Dog", "green grass"]) == ["Two hot-dogs lie there."]
     bounds = list(LENGTHS.values())
     assert all(low == high + 1 for (_, high), (low, _) in pairwise(bounds))
+
+
+def test_captions_without_spaces_are_compared_by_their_letters(recwarn):
+    samples = [
+        sample("一只狗在草地上奔跑"),
+        sample("一只狗在草地上奔走"),  # one letter apart
+        sample("两个妈妈抱着孩子", -1.1),  # no stutter
+        sample("在海在海在海边", -1.0),
+    ]
+    assert captions_of(samples) == ["一只狗在草地上奔跑。", "两个妈妈抱着孩子。"]
+    assert captions_of(samples, avoid=["狗"]) == ["两个妈妈抱着孩子。"]
+    assert [one.words for one in suggestions(samples, 2)] == [9, 8]
+    assert captions_of(samples, length="short") == ["两个妈妈抱着孩子。"]
+    assert not recwarn.list
+
+
+def test_words_to_avoid_have_tokens_within_captions_without_spaces():
+    tokenizer = train_tokenizer(["一只狗在跑", "a dog runs"] * 5, 400)
+    found = [tokenizer.decode(tokens) for tokens in token_lists(tokenizer, ["狗", "dog"])]
+    assert sorted(found) == [" Dog", " dog", " 狗", "狗"]
 
 
 def test_the_order_of_samples_decides_nothing_but_ties():

@@ -10,7 +10,8 @@ import pytest
 import torch
 
 from hfcap.data import feature_store
-from tiny.cached_encoder import BLOCK, NUM_IMAGES, TinyModel, build, direct
+from hfcap.data.augmentation import View
+from tiny.cached_encoder import BLOCK, NUM_IMAGES, TinyImageProcessor, TinyModel, build, direct
 
 pytestmark = pytest.mark.usefixtures("small_blocks")
 
@@ -214,7 +215,22 @@ def test_of_two_processes_one_computes_and_both_read(tmp_path, scenes, caplog):
 
 def test_too_little_disk_is_said_with_both_numbers(tmp_path, scenes, monkeypatch):
     monkeypatch.setattr(feature_store.shutil, "disk_usage", lambda folder: SimpleNamespace(free=1000))
-    with pytest.raises(OSError, match=r"10 images need 0\.0 MB, but .* has 0\.0 MB free"):
+    with pytest.raises(OSError, match=r"10 images, in 1 view, need 0\.0 MB, but .* has 0\.0 MB free"):
         build(tmp_path, scenes)
     monkeypatch.setattr(feature_store.shutil, "disk_usage", lambda folder: SimpleNamespace(free=2000))
     build(tmp_path, scenes)
+
+
+def test_the_disk_must_have_room_for_all_views_before_the_first_is_computed(tmp_path, scenes, monkeypatch, caplog):
+    monkeypatch.setattr(feature_store.shutil, "disk_usage", lambda folder: SimpleNamespace(free=2000))
+    processor, views = TinyImageProcessor(side=32), [View(), View(crop=0.7, number=1), View(crop=0.7, number=2)]
+    with pytest.raises(OSError, match=r"10 images, in 3 views, need .* fewer cached_crops"):
+        build(tmp_path, scenes, processor=processor, views=views)
+    assert not list(tmp_path.glob("*/features.npy"))
+    build(tmp_path, scenes, processor=processor, views=views[:1])
+    with pytest.raises(OSError, match="in 2 views"):
+        build(tmp_path, scenes, processor=processor, views=views)
+    monkeypatch.setattr(feature_store.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**9))
+    with caplog.at_level(logging.INFO, logger="hfcap"):
+        build(tmp_path, scenes, processor=processor, views=views)
+    assert [text.endswith(" MB for 2 views)") for text in caplog.messages if "writing" in text] == [True, False]

@@ -8,6 +8,7 @@ import sys
 import pytest
 from datasets import Dataset, Features, List, Value
 from datasets import Image as ImageFeature
+from huggingface_hub import DatasetCard
 from PIL import Image
 
 from hfcap.data.scenes import load_scenes
@@ -69,6 +70,22 @@ def test_pictures_that_are_files_are_embedded_as_they_are(tmp_path):
     back = Dataset.from_parquet(str(tmp_path / "out/data/train-00000-of-00001.parquet"), cache_dir=str(tmp_path / "c"))
     image = back.cast_column("image", ImageFeature(decode=False))[0]["image"]
     assert image == {"bytes": (tmp_path / "a.jpg").read_bytes(), "path": "a.jpg"}
+
+
+@pytest.mark.parametrize(
+    ("caption", "given", "language", "words"),
+    [
+        ("a dog runs on the grass", None, "en", 6.0),
+        ("ein Hund läuft im Gras", None, None, 5.0),
+        ("ein Hund läuft im Gras", "de", "de", 5.0),
+        ("一只狗在跑", None, None, 5.0),
+    ],
+)
+def test_the_card_names_the_language_that_is_given_or_english(caption, given, language, words):
+    rows = Dataset.from_dict({"image_id": ["a"], "image": [None], "captions": [[caption]]})
+    card = dataset_card({"train": rows}, "user/photos", language=given)
+    assert DatasetCard(card).data.language == language
+    assert f"| train | 1 | 1 | {words} |" in card
 
 
 @pytest.mark.parametrize("caption", ["<script>alert(1)</script>", "a | b `c` [d](e)", "two\nlines"])

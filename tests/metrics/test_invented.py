@@ -5,8 +5,10 @@ import importlib.util
 import pytest
 
 from hfcap.metrics import compute_metrics
+from hfcap.metrics.chair import CHAIR
 from hfcap.metrics.invented import INVENTED, Things, load_things
-from hfcap.metrics.metric import Options
+from hfcap.metrics.meteor import METEOR
+from hfcap.metrics.metric import Inputs, Options
 from hfcap.metrics.wordnet_nouns import Nouns
 from refusals import refused
 from tiny.wordnet import write_jar
@@ -51,6 +53,19 @@ def test_shares_of_captions_and_of_nouns(jar, monkeypatch):
     assert result["invented_s"] == pytest.approx(2 / 3) and result["invented_i"] == pytest.approx(3 / 4)
     assert result["invented_i_per_image"] == pytest.approx([2 / 3, 1, 0])
     assert not INVENTED.greater_is_better
+
+
+@pytest.mark.parametrize("metric", [INVENTED, CHAIR, METEOR], ids=lambda metric: metric.key)
+def test_references_that_do_not_look_like_english_are_a_warning(metric, jar, tmp_path, monkeypatch, recwarn):
+    for module in ("invented", "chair"):
+        monkeypatch.setattr(f"hfcap.metrics.{module}.find_jar", lambda: jar)
+    monkeypatch.setattr("hfcap.metrics.meteor.meteor_statistics", lambda corpus: None)
+    (tmp_path / "synonyms.txt").write_text("shirt\n")
+    options = Options(chair_synonyms=tmp_path / "synonyms.txt")
+    metric.statistics(Inputs(["a puppy"], [["a puppy in a shirt", "an animal"]], options))
+    assert not recwarn.list
+    with pytest.warns(UserWarning, match=f"{metric.key} knows the words of English only"):
+        metric.statistics(Inputs(["ein Hund"], [["ein Hund läuft", "ein Tier im Gras"]], options))
 
 
 def test_other_languages_are_refused():

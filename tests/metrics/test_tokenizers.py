@@ -2,6 +2,7 @@
 
 import importlib.util
 import json
+import re
 import warnings
 from pathlib import Path
 
@@ -85,6 +86,16 @@ def test_the_share_is_that_of_captions_in_scripts_without_spaces(captions, share
         split_captions(captions)
 
 
+def test_other_tokenizers_leave_scripts_unsplit_too():
+    for tokenizer, captions, choose in (("intl", CHINESE, "zh (Chinese) or char"), ("zh", ["ผู้ชายกำลังขี่"], "char")):
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("hfcap.metrics.tokenizers._has_warned", False)
+            with pytest.warns(
+                UserWarning, match=rf"the tokenizer {tokenizer}.*Choose --tokenizer {re.escape(choose)} "
+            ):
+                split_captions(captions, tokenizer)
+
+
 @pytest.mark.parametrize(
     "caption",
     [
@@ -94,6 +105,8 @@ def test_the_share_is_that_of_captions_in_scripts_without_spaces(captions, share
         "Zwei Männer mit „E-Gitarren“",
         "한 남자가 자전거를 타고 있다",
         "رجل يركب دراجة",
+        "رجل",  # what a captioner says that has just begun
+        "a T恤",
         "Мужчина едет",
         "…",
     ],
@@ -102,6 +115,7 @@ def test_captions_with_spaces_are_no_warning(caption):
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         split_captions([caption])
+        split_captions([caption], "intl")
         split_captions([])
 
 

@@ -87,6 +87,8 @@ def test_a_dry_run_leaves_no_file(build_tiny, scene_rows, tmp_path, capsys, fami
         "strategy": "frozen_encoder",
         "feature_cache": "true",
         "mirror": "true",
+        "crop": 0.7,
+        "cached_crops": 3,
         "cache_dir": tmp_path / "features",
         "output_dir": tmp_path / "run",
         "use_cpu": "true",
@@ -94,7 +96,9 @@ def test_a_dry_run_leaves_no_file(build_tiny, scene_rows, tmp_path, capsys, fami
     before = files_below(tmp_path)
     train.main([*(f"--{name}={value}" for name, value in options.items()), "--dry_run"])
     assert files_below(tmp_path) == before
-    assert "optimizer steps" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "optimizer steps" in printed
+    assert "feature cache: 0 MB for 5 views of 7 training images" in printed
 
 
 def test_features_computed_on_demand_are_those_of_a_cache(build_tiny, scene_rows, tmp_path):

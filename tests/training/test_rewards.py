@@ -70,6 +70,20 @@ def test_each_noun_that_no_reference_supports_costs_one(tmp_path, monkeypatch):
         Invented("zh")
 
 
+def test_invented_nouns_of_another_language_are_a_warning(tmp_path, monkeypatch):
+    write_jar(tmp_path / "meteor-1.5.jar")
+    for module in ("hfcap.metrics.invented", "hfcap.training.rewards"):
+        monkeypatch.setattr(f"{module}.find_jar", lambda: tmp_path / "meteor-1.5.jar")
+    rows = datasets.Dataset.from_dict({"image_id": ["1", "2"], "captions": [["ein Hund läuft"], ["ein Mann im Gras"]]})
+    with pytest.warns(UserWarning, match="invented knows the words of English only"):
+        build_rewards(["invented"], rows)
+
+
+def test_names_with_commas_say_how_they_are_separated():
+    with refused(option="rewards", got="cider_d,length", fix="separate them by spaces"):
+        rewards_module.import_reward("cider_d,length")
+
+
 def test_similar_pictures_have_references_alike():
     similar = CiderDReward(REFERENCES).similar_images(1)
     assert similar == {"1": ["2"], "2": ["1"], "3": ["4"], "4": ["3"]}

@@ -117,11 +117,12 @@ def test_an_encoder_learns_words_that_its_pictures_show(encoder, image_processor
         ({"streaming": True}, {}),
         ({"references": 1}, {}),
         ({"prompt": "caption"}, {}),
+        ({"crop": 0.7, "cached_crops": 2}, {}),
     ],
 )
 def test_settings_that_an_encoder_alone_does_not_have(data, encoder):
     args = EncoderArguments(**{"encoder": "folder", "image_size": 32} | encoder)
-    ((option, got),) = (data | encoder).items()
+    option, got = list((data | encoder).items())[-1]
     with refused(option=option, got=got):
         check_encoder(DataArguments(**data), args, "ddp")
 

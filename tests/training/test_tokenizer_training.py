@@ -11,11 +11,12 @@ def pieces(tokenizer, text):
 
 @pytest.mark.parametrize("plain_text", [False, True])
 def test_scripts_without_spaces_are_read_letter_by_letter(plain_text):
-    captions = ["一个男人骑着自行车", "หมาวิ่ง", "犬がいる", "a dog runs"]
+    captions = ["一个男人骑着自行车", "หมาวิ่ง", "犬がいる", "a dog runs", "犬𠀀𠀁"]
     tokenizer = train_tokenizer(captions * 20, 600, plain_text)
     assert pieces(tokenizer, "一个男人") == [" 一", "个", "男", "人"]
     assert pieces(tokenizer, "a dog 男人 runs") == [" a", " dog", " ", "男", "人", " runs"]
     assert pieces(tokenizer, "犬がいる")[1:] == ["が", "い", "る"]
+    assert pieces(tokenizer, "犬𠀀𠀁")[1:] == ["𠀀", "𠀁"]
     for text in ("一个男人骑着自行车", "a dog 男人 runs", "龘 is unknown", "หมาวิ่ง"):
         assert tokenizer.decode(tokenizer(text)["input_ids"]) == f" {text}"
 

@@ -4,15 +4,19 @@ import math
 
 from hfcap.function_words import FUNCTION_WORDS
 from hfcap.samples import Sample, word_log_probabilities
+from hfcap.spaceless import SPACELESS
 
 # A content word of less probability than this is said to be unsure; docs/applications.md has how often it was right.
 UNSURE_BELOW = 0.2
 
 
 def content_words(tokenizer, sample: Sample) -> list[tuple[str, float]]:
-    """Return the words of a caption that say what is in a picture, each with its log-probability."""
+    """Return the words of a caption that say what is in a picture, each with its log-probability.
+
+    In scripts without spaces none is known: what stands between spaces there is the whole caption.
+    """
     words = word_log_probabilities(tokenizer, sample)
-    return [(word, value) for word, value in words if word.lower() not in FUNCTION_WORDS]
+    return [(word, value) for word, value in words if not (word.lower() in FUNCTION_WORDS or SPACELESS.search(word))]
 
 
 def unsure_words(tokenizer, sample: Sample) -> list[str]:

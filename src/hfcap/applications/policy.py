@@ -16,6 +16,7 @@ from typing import Literal
 
 from hfcap.applications.policy_file import Place, items, read_yaml, string
 from hfcap.errors import shown
+from hfcap.spaceless import LETTER
 
 POSITIVE_CAPTIONS = 2  # captions that name a tag for it to be true of the picture; one alone leaves it open
 KINDS = ("precision", "recall", "queue")
@@ -167,8 +168,12 @@ def any_of(expressions: Iterable[str]) -> re.Pattern:
 
 
 def whole_words(expression: str) -> re.Pattern:
-    """Compile a word or regular expression of a policy: whole words, upper and lower case alike."""
-    return re.compile(rf"(?<!\w)(?:{expression})(?!\w)", re.IGNORECASE)
+    """Compile a word or regular expression of a policy: whole words, upper and lower case alike.
+
+    A letter of a script without spaces ends the word before it, and begins one.
+    """
+    start, end = rf"(?:(?<!\w)|(?<={LETTER})|(?={LETTER}))", rf"(?:(?!\w)|(?={LETTER})|(?<={LETTER}))"
+    return re.compile(f"{start}(?:{expression}){end}", re.IGNORECASE)
 
 
 def read_policy(path: str | os.PathLike) -> Policy:

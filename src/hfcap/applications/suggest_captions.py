@@ -15,6 +15,7 @@ from hfcap.generation.photos import PhotoWork, write_photo_rows
 from hfcap.json_files import read_text
 from hfcap.ondevice.folder import is_onnx_folder
 from hfcap.processes import join_processes
+from hfcap.spaceless import is_spaceless
 
 NUM_SAMPLES = 20
 TEMPERATURE = 0.5
@@ -86,11 +87,21 @@ def suggestion_stream(args, captioner, photos, loads, skip, avoid) -> Iterator[t
 
 
 def token_lists(tokenizer, phrases: list[str]) -> Iterator[tuple[int, ...]]:
-    """Give the tokens of each phrase where it begins a caption and where it follows a word, in both cases."""
-    texts = {start + case for phrase in phrases for case in (phrase, phrase.capitalize()) for start in ("", " ")}
-    for text in sorted(texts):
-        if tokens := tuple(tokenizer(text, add_special_tokens=False)["input_ids"]):
-            yield tokens
+    """Give the tokens of each phrase where it begins a caption and where it follows a word, in both cases.
+
+    In scripts without spaces it follows a letter.
+    """
+
+    def ids(text: str) -> tuple[int, ...]:
+        return tuple(tokenizer(text, add_special_tokens=False)["input_ids"])
+
+    found = {ids(start + case) for phrase in phrases for case in (phrase, phrase.capitalize()) for start in ("", " ")}
+    for phrase in phrases:
+        letter = ids(phrase[0])
+        behind_it = ids(phrase[0] + phrase)
+        if is_spaceless([phrase]) and behind_it[: len(letter)] == letter:  # no token goes across
+            found.add(behind_it[len(letter) :])
+    yield from sorted(filter(None, found))
 
 
 def phrases_of(path: str) -> list[str]:

@@ -14,8 +14,10 @@ from hfcap.metrics.caption_sets import cider_kernels, uniform_frequencies
 from hfcap.metrics.diversity import has_repetition
 from hfcap.metrics.tokenizers import split_captions
 from hfcap.samples import Sample
+from hfcap.spaceless import is_spaceless, num_words
 
-# Words of a caption, from and to. Of the captions that people wrote for Flickr8k 28 % are short and 30 % long.
+# Words of a caption, from and to; in scripts without spaces, letters. Of the captions that people wrote for Flickr8k
+# 28 % are short and 30 % long.
 LENGTHS = {"short": (1, 8), "medium": (9, 12), "long": (13, 1000)}
 # Added to the logits of the end of a caption, since few of 20 samples would have the length otherwise.
 END_BIAS = {None: 0.0, "short": 2.0, "medium": 0.0, "long": -2.0}
@@ -30,7 +32,7 @@ class Suggestion:
     Attributes:
         caption: a sentence.
         log_probability: mean per token, by the model.
-        words: their number.
+        words: their number; in scripts without spaces that of the letters.
         agreement: mean CIDEr with the other samples, all n-grams weighing the same, from 0 to 10.
     """
 
@@ -59,7 +61,8 @@ def suggestions(
 
     Captions that are empty, cut off, stutter ("a man on a man on"), or hold what is to be avoided are left out. The
     first has the highest score, log-probability plus agreement; from the score of the others the similarity with the
-    most similar one chosen is subtracted. No two are equal or one word apart.
+    most similar one chosen is subtracted. No two are equal or one word apart. In scripts without spaces a word is a
+    letter.
 
     Args:
         samples: drawn from the captioner.
@@ -70,12 +73,13 @@ def suggestions(
         unlike: weight of the similarity.
     """
     whole = [sample for sample in samples if not sample.is_cut]
-    tokenized = split_captions([sample.caption for sample in whole], isolated=True)
+    tokenizer = "char" if is_spaceless(sample.caption for sample in whole) else "ptb"
+    tokenized = split_captions([sample.caption for sample in whole], tokenizer, isolated=True)
     whole = [(sample, text) for sample, text in zip(whole, tokenized, strict=True) if text]
     if not whole:
         return []
     (kernel,) = cider_kernels([[text for _, text in whole]], uniform_frequencies())
-    candidates = _candidates(whole, 10 * kernel, LENGTHS.get(length, (1, 1000)), avoid)
+    candidates = _candidates(whole, 10 * kernel, LENGTHS.get(length, (1, 1000)), avoid, tokenizer)
     chosen: list[_Candidate] = []
     while candidates and len(chosen) < number:
 
@@ -91,19 +95,24 @@ def suggestions(
 
 
 def _candidates(
-    samples: Sequence[tuple[Sample, str]], cider: np.ndarray, length: tuple[int, int], avoid: Sequence[str]
+    samples: Sequence[tuple[Sample, str]],
+    cider: np.ndarray,
+    length: tuple[int, int],
+    avoid: Sequence[str],
+    tokenizer: str,
 ) -> list[_Candidate]:
     """Return the samples that may be suggested, the most probable first."""
     others = max(len(samples) - 1, 1)
     agreement = (cider.sum(axis=1) - cider.diagonal()) / others
-    unwanted = [f" {phrase} " for phrase in split_captions(avoid, isolated=True) if phrase]
+    unwanted = [f" {phrase} " for phrase in split_captions(avoid, tokenizer, isolated=True) if phrase]
+    shortest = 2 if tokenizer == "char" else 1  # many a word has the same letter twice
     found = []
     for place, (sample, text) in enumerate(samples):
-        words = tuple(text.split())
-        is_wanted = length[0] <= len(words) <= length[1] and not any(phrase in f" {text} " for phrase in unwanted)
+        words, number = tuple(text.split()), num_words(text)
+        is_wanted = length[0] <= number <= length[1] and not any(phrase in f" {text} " for phrase in unwanted)
         caption = as_sentence(plain(sample.caption))
-        if is_wanted and caption and not has_repetition(words):
-            suggestion = Suggestion(caption, sample.log_probability, len(words), float(agreement[place]))
+        if is_wanted and caption and not has_repetition(words, shortest):
+            suggestion = Suggestion(caption, sample.log_probability, number, float(agreement[place]))
             found.append(_Candidate(suggestion, words, place))
     return sorted(found, key=lambda candidate: -candidate.suggestion.log_probability)
 

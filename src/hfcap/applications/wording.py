@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from hfcap.applications.lint import AIM, EMOJI, LONGEST, alt_findings
 from hfcap.applications.people import neutral
 from hfcap.applications.pictures import collapsed
+from hfcap.spaceless import is_spaceless
 
 PEOPLE = ("neutral", "as_seen")
 
@@ -25,6 +26,8 @@ _OPENING = re.compile(
     re.IGNORECASE,
 )
 _SPACE_BEFORE = re.compile(r"\s+(?=[.,;:!?…)\]%]|'s\b|n't\b)")
+_STOP = re.compile(r"[.!?…。！？｡؟۔।॥။።][\"'”’)」』）»]?$")  # of any script
+_CHINESE_OR_JAPANESE = re.compile("[\u3041-\u30ff\u3400-\u9fff]")
 _SENTENCE_END = re.compile(r"(?<=[.!?…])\s+(?=[A-Z\"“(])")
 _CLAUSE_END = re.compile(r"[,;:]?(?=\s(?:and|while|as|with|in front of|next to|behind)\s)|[,;:](?=\s)")
 
@@ -73,14 +76,18 @@ def without_opening(text: str) -> str:
 
 
 def as_sentence(text: str) -> str:
-    """Rule 8: a capital first, punctuation last, no space in front of it."""
+    """Rule 8: a capital first, punctuation last, no space in front of it; Thai and its like have no full stop."""
     text = _SPACE_BEFORE.sub("", text).strip()
     text = re.sub(r"[\s,;:–—-]+$", "", text)
     text = re.sub(r"\.{2,}$", ".", text)
     if not text:
         return ""
-    ends = re.search(r"[.!?…][\"'”’)]?$", text)
-    return text[0].upper() + text[1:] + ("" if ends else ".")
+    stop = "."
+    if _STOP.search(text):
+        stop = ""
+    elif is_spaceless([text]):
+        stop = "。" if _CHINESE_OR_JAPANESE.search(text) else ""
+    return text[0].upper() + text[1:] + stop
 
 
 def says_something(text: str) -> bool:

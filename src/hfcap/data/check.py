@@ -20,6 +20,7 @@ from hfcap.data.rows import WHERE, has_ids, one_row_an_image
 from hfcap.data.sources import load_rows, source_contents, split_names
 from hfcap.errors import beginning, printable
 from hfcap.plain_text import COMMON
+from hfcap.spaceless import num_words
 
 SCHEMA_VERSION = 1
 LONG_CAPTION_WORDS = 50  # where no processor says how many tokens a caption has
@@ -171,7 +172,7 @@ def _in_one_split(split: SplitSummary, max_caption_tokens: int) -> list[Finding]
                 found.append(Finding("empty_caption", image, where, f"caption {number + 1} of {len(texts)}{what}"))
             elif text in texts[:number]:
                 found.append(Finding("repeated_caption", image, where, text))
-            length, limit, unit = len(text.split()), LONG_CAPTION_WORDS, "words"
+            length, limit, unit = num_words(text), LONG_CAPTION_WORDS, "words"
             if split.tokens:
                 length, limit, unit = split.tokens[row][number], max_caption_tokens, "tokens"
             if length > limit:
@@ -308,7 +309,7 @@ def _split_record(split: SplitSummary) -> dict[str, Any]:
         "num_images": len(split.ids),
         "num_captions": len(texts),
         "captions_per_image": _spread([sum(not is_blank(text) for text in captions) for captions in split.captions]),
-        "words_per_caption": _spread([len(text.split()) for text in texts]),
+        "words_per_caption": _spread([num_words(text) for text in texts]),
         "width": _spread([one.width for one in readable]),
         "height": _spread([one.height for one in readable]),
     }

@@ -66,9 +66,14 @@ class ArraySpec:
         return [range(start, min(start + IMAGES_PER_BLOCK, self.num_images)) for start in starts]
 
 
+def is_written(folder: Path) -> bool:
+    """Whether the folder claims to be complete; `read_complete` looks closer."""
+    return (folder / META_NAME).is_file()
+
+
 def read_complete(folder: Path, key: str) -> ArraySpec | None:
     """Return what the folder holds if it is complete, undamaged and of this key, else None; an info log says why."""
-    if not (folder / META_NAME).is_file():
+    if not is_written(folder):
         return None
     try:
         meta = json.loads((folder / META_NAME).read_text(encoding="utf-8"))
@@ -90,6 +95,7 @@ def write_array(
     compute: Callable[[range], np.ndarray],
     facts: dict,
     on_progress: Callable[[int], None],
+    num_arrays: int = 1,
 ) -> None:
     """Write the array, going on after the last complete block of an interrupted run; `meta.json` comes last.
 
@@ -99,16 +105,17 @@ def write_array(
         compute: gives the features (len(images), num_tokens, width) of consecutive images.
         facts: anything to keep in `meta.json` besides what reading needs.
         on_progress: called with the number of images done, once for those found and then after each block.
+        num_arrays: how many of this size are to be written one after the other, with this one.
 
     Raises:
-        OSError: there is less free disk than the array needs; the message has both numbers.
+        OSError: there is less free disk than these arrays need; the message has both numbers.
 
     """
     folder.mkdir(parents=True, exist_ok=True)
     (folder / META_NAME).unlink(missing_ok=True)  # from now on the folder is incomplete
     (folder / DATA_NAME).unlink(missing_ok=True)
     checksums = _recover(folder, spec)
-    _check_free_space(folder, spec, done=len(checksums))
+    _check_free_space(folder, spec, len(checksums), num_arrays)
     blocks = spec.blocks()
     on_progress(sum(len(block) for block in blocks[: len(checksums)]))
     mode = "r+b" if checksums else "wb"
@@ -185,13 +192,14 @@ def _checksum(data: io.BufferedReader, spec: ArraySpec, block: range) -> int:
     return zlib.crc32(data.read(len(block) * spec.image_bytes))
 
 
-def _check_free_space(folder: Path, spec: ArraySpec, done: int) -> None:
-    needed = spec.total_bytes - done * IMAGES_PER_BLOCK * spec.image_bytes
+def _check_free_space(folder: Path, spec: ArraySpec, done: int, num_arrays: int) -> None:
+    needed = num_arrays * spec.total_bytes - done * IMAGES_PER_BLOCK * spec.image_bytes
     free = shutil.disk_usage(folder).free
     if needed > free:
         raise OSError(
-            f"the features of {counted(spec.num_images, 'image')} need {needed / 1e6:,.1f} MB, but {folder} has "
-            f"{free / 1e6:,.1f} MB free: choose another cache_dir, fewer images, or no feature cache"
+            f"the features of {counted(spec.num_images, 'image')}, in {counted(num_arrays, 'view')}, need "
+            f"{needed / 1e6:,.1f} MB, but {folder} has {free / 1e6:,.1f} MB free: choose another cache_dir, fewer "
+            "images, fewer cached_crops, or no feature cache"
         )
 
 

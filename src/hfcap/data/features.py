@@ -28,7 +28,7 @@ from tqdm.auto import tqdm
 from hfcap import __version__
 from hfcap.counts import counted
 from hfcap.data.augmentation import View
-from hfcap.data.feature_store import ArraySpec, open_array, read_complete, write_array
+from hfcap.data.feature_store import ArraySpec, is_written, open_array, read_complete, write_array
 from hfcap.data.picture_checks import content_hashes
 from hfcap.data.pictures import ORIENTATION, load_picture
 from hfcap.models.model_utils import in_eval
@@ -181,15 +181,17 @@ def cache_features(
         "dtype": dtype,
     }
     image_ids = dataset.select_columns(["image_id"])["image_id"][:]
-    folders = {}
-    for view in views:
+    keys = {}
+    for view in dict.fromkeys(views):
         view_parts = {**parts, "view": str(view), "test picture": _try_out(model, encoder, image_processor, view)}
         if view.crop < 1:
             view_parts["image ids"] = _hash_json(image_ids)  # they decide where the crops are
-        folder = Path(cache_dir) / f"{view}-{_hash_json(view_parts)[:24]}"
+        keys[view] = Path(cache_dir) / f"{view}-{_hash_json(view_parts)[:24]}", view_parts
+    folders = {view: folder for view, (folder, _) in keys.items()}
+    for number, (view, (folder, view_parts)) in enumerate(keys.items()):
         features_of = _feature_function(model, encoder, image_processor, dataset, view, batch_size)
-        _build_once(folder, view_parts, len(dataset), features_of)
-        folders[view] = folder
+        later = [other for other in list(folders.values())[number + 1 :] if not is_written(other)]
+        _build_once(folder, view_parts, len(dataset), features_of, 1 + len(later))
     return FeatureCache(folders, image_ids)
 
 
@@ -252,7 +254,10 @@ def _encode(model: torch.nn.Module, encoder: torch.nn.Module, image_processor, p
         return encoder_features(model, encoder, on_device).float().cpu().numpy()
 
 
-def _build_once(folder: Path, parts: dict, num_images: int, features_of: Callable[[range], np.ndarray]) -> None:
+def _build_once(
+    folder: Path, parts: dict, num_images: int, features_of: Callable[[range], np.ndarray], num_views: int
+) -> None:
+    """Write the features of a view, the first of `num_views` to be written, unless they are there."""
     key = _hash_json(parts)
     if read_complete(folder, key) is not None:
         logger.info("features of %s found in %s", counted(num_images, "image"), folder)
@@ -265,10 +270,15 @@ def _build_once(folder: Path, parts: dict, num_images: int, features_of: Callabl
         _, num_tokens, width = features_of(range(1)).shape
         spec = ArraySpec(key, num_images, num_tokens, width, parts["dtype"])
         size = f"{spec.total_bytes / 1e6:,.1f} MB"
-        logger.info("writing %s of features of %s to %s", size, counted(num_images, "image"), folder)
+        in_all = f" ({num_views * spec.total_bytes / 1e6:,.1f} MB for {num_views} views)" if num_views > 1 else ""
+        logger.info("writing %s of features of %s to %s%s", size, counted(num_images, "image"), folder, in_all)
         with tqdm(total=num_images, desc=f"features ({parts['view']}, {size})", unit="image") as progress:
             facts = {"key_parts": parts, "versions": _versions()}
-            write_array(folder, spec, lambda block: _checked(features_of(block), spec, block), facts, progress.update)
+
+            def compute(block: range) -> np.ndarray:
+                return _checked(features_of(block), spec, block)
+
+            write_array(folder, spec, compute, facts, progress.update, num_views)
 
 
 def _acquire(lock: FileLock) -> AcquireReturnProxy:

@@ -15,7 +15,7 @@ from hfcap.counts import counted
 from hfcap.errors import ConfigError, shown
 from hfcap.generation.settings import end_token_ids
 from hfcap.length_tokens import LONGEST, count_words, length_token_ids
-from hfcap.metrics.tokenizers import SPACELESS
+from hfcap.spaceless import is_spaceless
 
 TOLERANCE = 1  # words: room to end where a sentence does
 PARTIAL = "\N{REPLACEMENT CHARACTER}"  # how tokenizers of bytes show a character of which some are missing
@@ -68,8 +68,7 @@ class LengthRequest:
             ConfigError: more than half of their letters are of scripts without spaces.
         """
         texts = self.tokenizer.batch_decode(captions, skip_special_tokens=True)
-        letters = [letter for text in texts for letter in text if letter.isalpha()]
-        if 2 * len(SPACELESS.findall("".join(letters))) > len(letters):
+        if is_spaceless(texts):
             text = shown(texts[0].strip())
             raise ConfigError(
                 f"it counts words between spaces, and this captioner writes a script without: {text}",

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from hfcap.function_words import looks_english
 from hfcap.metrics import describe_captions
 from hfcap.metrics.ptb_tokenizer import tokenize
 
@@ -24,6 +25,7 @@ class CaptionStats:
         duplicates: share that stands under another picture too.
         gendered: share that names a person's gender.
         gendered_without_evidence: share that names a gender which no reference of the picture names.
+        english: whether the captions look like English: in other languages no gender is found.
     """
 
     num_captions: int
@@ -34,6 +36,7 @@ class CaptionStats:
     duplicates: float
     gendered: float
     gendered_without_evidence: float
+    english: bool = True  # as where an earlier hfcap counted
 
 
 def caption_stats(
@@ -60,6 +63,7 @@ def caption_stats(
         duplicates=facts["duplicates"],
         gendered=sum(map(bool, said)) / total,
         gendered_without_evidence=sum(bool(own - there) for own, there in zip(said, seen, strict=True)) / total,
+        english=looks_english(captions),
     )
 
 

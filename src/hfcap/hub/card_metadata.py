@@ -19,7 +19,7 @@ TAGS = ("image-captioning", HFCAP_TAG)
 # The metadata that `card_metadata` writes itself; what else a card has is a person's.
 WRITTEN = ("language", "license", "library_name", "pipeline_tag", "tags", "datasets", "base_model")
 WRITTEN += ("base_model_relation", "model_name", "model-index")
-LANGUAGES = {"ptb": "en", "zh": "zh"}  # of tokenizers of metrics
+LANGUAGES = {"ptb": "en", "zh": "zh"}  # of tokenizers of metrics; "ptb" is used for others too
 EVAL_RESULTS = Path(".eval_results/image-captioning.yaml")
 
 
@@ -30,7 +30,8 @@ class Given:
     Attributes:
         words: Markdown of one's own, shown below the title.
         license: licence id, as the Hub spells it.
-        language: language code of the captions; by default that of the metrics' tokenizer, if it is for one language.
+        language: language code of the captions; by default that of the metrics' tokenizer, if it is for one language
+            (English: if the captions look like it).
         datasets: Hub ids of the training data.
         base_model: Hub ids of the pretrained parts; by default those that the run was started from.
         tags: more tags.
@@ -64,7 +65,7 @@ def card_metadata(
     data = evaluated_data(metrics, run)
     data_name = data.name or "not recorded"
     return ModelCardData(
-        language=given.language or LANGUAGES.get(metrics.get("tokenizer", "ptb")),
+        language=given.language or _language(metrics.get("tokenizer", "ptb"), card_data),
         license=given.license,
         library_name=library_name(card_data),
         # A checkpoint without a prompt is no image-text-to-text model: there is no text to give it.
@@ -90,6 +91,10 @@ def card_metadata(
         **relation,
         **given.more,
     )
+
+
+def _language(tokenizer: str, card_data: CardData) -> str | None:
+    return None if tokenizer == "ptb" and not card_data.habits.english else LANGUAGES.get(tokenizer)
 
 
 def eval_results(given: Given, metrics: Mapping[str, Any], run: Mapping[str, Any]) -> str | None:

@@ -14,9 +14,11 @@ from hfcap import __version__, runs
 from hfcap.atomic_files import write_atomic
 from hfcap.data.picture_checks import undecoded
 from hfcap.data.pictures import read_bytes
+from hfcap.function_words import looks_english
 from hfcap.hub.card import card_environment
 from hfcap.hub.card_metadata import HFCAP_TAG
 from hfcap.hub.push import Push, Target, push_folder
+from hfcap.spaceless import num_words
 
 BYTES_A_SHARD = 500_000_000  # what the Hub recommends for parquet files
 NUM_SAMPLES = 6
@@ -33,7 +35,7 @@ class PushedSplit:
 
 
 def push_dataset(
-    splits: Mapping[str, Dataset], target: Target, license: str | None = None, language: str = "en"
+    splits: Mapping[str, Dataset], target: Target, license: str | None = None, language: str | None = None
 ) -> Push:
     """Publish splits of rows `{image_id, image, captions, …}`, pictures embedded as the files they are.
 
@@ -41,7 +43,7 @@ def push_dataset(
         splits: by name, as `load_captions` gives them.
         target: where to; its `repo_type` is "dataset".
         license: licence id as the Hub spells it; without one the card says that the rights are not stated.
-        language: language code of the captions.
+        language: language code of the captions; by default English, if they look like it.
 
     Raises:
         ConfigError, WorkError: as `push_folder` does.
@@ -52,7 +54,7 @@ def push_dataset(
 
 
 def write_dataset(
-    splits: Mapping[str, Dataset], folder: Path, repo_id: str, license: str | None = None, language: str = "en"
+    splits: Mapping[str, Dataset], folder: Path, repo_id: str, license: str | None = None, language: str | None = None
 ) -> None:
     """Write `data/SPLIT-00000-of-00001.parquet` and the card, as `load_dataset` reads them."""
     (folder / "data").mkdir(parents=True)
@@ -80,9 +82,13 @@ def _embedded(rows: Dataset) -> Dataset:
     return rows.map(embed, features=rows.features, writer_batch_size=100).cast_column("image", Image())
 
 
-def dataset_card(splits: Mapping[str, Dataset], repo_id: str, license: str | None = None, language: str = "en") -> str:
+def dataset_card(
+    splits: Mapping[str, Dataset], repo_id: str, license: str | None = None, language: str | None = None
+) -> str:
     """Fill the card of a data set: metadata for the Hub, columns, counts and captions as they are."""
     first = next(iter(splits.values()))
+    if language is None and looks_english(text for captions in first["captions"] for text in captions):
+        language = "en"
     metadata = DatasetCardData(
         language=language,
         license=license,
@@ -107,5 +113,5 @@ def dataset_card(splits: Mapping[str, Dataset], repo_id: str, license: str | Non
 
 
 def _facts(name: str, rows: Dataset) -> PushedSplit:
-    words = [len(caption.split()) for captions in rows["captions"] for caption in captions]
+    words = [num_words(caption) for captions in rows["captions"] for caption in captions]
     return PushedSplit(name, len(rows), len(words), sum(words) / len(words))

@@ -21,7 +21,7 @@ from hfcap.errors import ConfigError, as_config_error
 
 from .meteor_jar import find_jar
 from .meteor_words import WordNet
-from .metric import Inputs, Metric, Options
+from .metric import Inputs, Metric, Options, warn_unless_english
 from .ptb_tokenizer import tokenize
 
 _LONGEST_NAME = 3  # words of a compound; a longer synonym counts as well
@@ -94,6 +94,7 @@ def find_objects(
 def _statistics(inputs: Inputs) -> np.ndarray:
     """(N, 3): whether a caption invents an object, its invented mentions, all its mentions of objects."""
     synonyms, wordnet, corpus = read_synonyms(inputs.options.chair_synonyms), WordNet(find_jar()), inputs.corpus
+    warn_unless_english("chair", corpus.references)
     longest = max(_LONGEST_NAME, *(len(name.split()) for name in synonyms))
     annotated = [()] * len(corpus) if inputs.options.objects is None else inputs.options.objects
     if len(annotated) != len(corpus):

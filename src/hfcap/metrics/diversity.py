@@ -73,10 +73,10 @@ def distinct(captions: Sequence[Sequence[str]], order: int) -> float:
     return len(set(ngrams)) / len(ngrams) if ngrams else 0.0
 
 
-def has_repetition(words: Sequence[str], longest: int = 4) -> bool:
-    """Say whether a group of one to `longest` words comes twice in a row ("a man on a man on a horse")."""
+def has_repetition(words: Sequence[str], shortest: int = 1, longest: int = 4) -> bool:
+    """Say whether a group of `shortest` to `longest` words comes twice in a row ("a man on a man on a horse")."""
     return any(
         words[start : start + size] == words[start + size : start + 2 * size]
-        for size in range(1, longest + 1)
+        for size in range(shortest, longest + 1)
         for start in range(len(words) - 2 * size + 1)
     )

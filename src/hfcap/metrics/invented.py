@@ -19,7 +19,7 @@ from hfcap.errors import ConfigError
 
 from .chair import combine_shares
 from .meteor_jar import find_jar
-from .metric import Inputs, Metric
+from .metric import Inputs, Metric, warn_unless_english
 from .wordnet_nouns import Nouns
 
 _LONGEST_COMPOUND = 3  # words: "portable computer", "flat panel display"
@@ -118,6 +118,7 @@ def load_things(jar: Path) -> Things:
 def _statistics(inputs: Inputs) -> np.ndarray:
     """(N, 3): whether a caption invents a thing, its unsupported nouns, all its nouns."""
     things, corpus = load_things(find_jar()), inputs.corpus
+    warn_unless_english("invented", corpus.references)
     rows = []
     for caption, references in zip(corpus.candidates, corpus.references, strict=True):
         unsupported = len(things.unsupported(caption, things.evidence(references)))

@@ -21,7 +21,7 @@ from .meteor_alignment import EXACT, STEM, SYNONYM, Match, Sentence, align
 from .meteor_jar import NUM_STATISTICS, MeteorUnavailableError, check_java, find_jar, jar_statistics
 from .meteor_paraphrases import Paraphrases, load_table
 from .meteor_words import WordNet, normalize, read_function_words
-from .metric import Inputs, Metric, Options
+from .metric import Inputs, Metric, Options, warn_unless_english
 
 # Parameters of METEOR 1.5 for English: exact, stem, synonym and paraphrase matches weigh this much.
 _WEIGHTS = np.array([1.0, 0.6, 0.8, 0.6])
@@ -165,6 +165,7 @@ def meteor_from_statistics(statistics: np.ndarray) -> np.ndarray:
 
 
 def _statistics(inputs: Inputs) -> np.ndarray:
+    warn_unless_english("meteor", inputs.corpus.references)
     if inputs.options.meteor == "jar":
         return _without_whole_matches(jar_statistics(inputs.corpus))
     return meteor_statistics(inputs.corpus)

@@ -1,12 +1,15 @@
 """`Metric`, the description of one caption metric, with what it is computed from (`Inputs`, `Options`) and gives."""
 
 import os
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
+
+from hfcap.function_words import looks_english
 
 from .corpus import Corpus, build_corpus
 from .idf import DocumentFrequencies
@@ -67,6 +70,17 @@ class Inputs:
     def corpus(self) -> Corpus:
         """The tokenized captions. Raises ValueError and TypeError as `build_corpus` does."""
         return build_corpus(self.predictions, self.references, self.options.tokenizer)
+
+
+def warn_unless_english(name: str, references: Iterable[Sequence[str]]) -> None:
+    """Warn that a metric for English says little of captions whose references do not look like it."""
+    if not looks_english(text for texts in references for text in texts):
+        warnings.warn(
+            f"{name} knows the words of English only, and the references do not look like English: its figures say "
+            f"little. Leave {name} out",
+            UserWarning,
+            stacklevel=2,
+        )
 
 
 def mean(sums: np.ndarray, num_images: int) -> np.ndarray:

@@ -13,12 +13,14 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
 
+from hfcap.spaceless import LETTER
+
 from .ptb_tokenizer import tokenize
 
 TOKENIZERS = ("ptb", "intl", "zh", "char")
-_MOST_UNSPLIT = 0.2  # share of captions that `ptb` cannot split, from which on figures say little
-# Scripts that put no space between words: Thai, Lao, Tibetan, Burmese, Khmer, kana, Chinese characters.
-SPACELESS = re.compile("[\u0e00-\u0fff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]")
+_MOST_UNSPLIT = 0.2  # share of captions that a tokenizer cannot split, from which on figures say little
+_TOGETHER = re.compile(f"{LETTER}{LETTER}")
+_NO_WORD = 20  # letters without a space that are no word
 # Characters that `zh` sets apart: ASCII symbols, and blocks of Chinese characters and their punctuation. sacrebleu
 # takes in all from U+200B to U+2A6D, and leaves Chinese characters beyond U+FFFF together; so does this.
 _ZH_SYMBOL = re.compile(
@@ -53,15 +55,16 @@ def split_captions(captions: Sequence[str], tokenizer: str = "ptb", isolated: bo
         ValueError: unknown tokenizer.
 
     Warns:
-        UserWarning: once per process, where "ptb" leaves a fifth of the captions or more unsplit.
+        UserWarning: once per process, where a fifth of the captions or more stay unsplit.
     """
     if tokenizer == "ptb":
         tokens = tokenize(captions, isolated)
-        _warn_if_unsplit(captions, tokens)
-        return tokens
-    split = _splitter(tokenizer)
-    # White space of any kind ends a token, as where sacrebleu counts n-grams.
-    return [" ".join(split(caption).split()) for caption in captions]
+    else:
+        split = _splitter(tokenizer)
+        # White space of any kind ends a token, as where sacrebleu counts n-grams.
+        tokens = [" ".join(split(caption).split()) for caption in captions]
+    _warn_if_unsplit(captions, tokens, tokenizer)
+    return tokens
 
 
 def check_tokenizer(tokenizer: str) -> None:
@@ -95,25 +98,23 @@ def _intl_rules() -> tuple:
     return tuple((regex.compile(pattern), replacement) for pattern, replacement in rules)
 
 
-def _warn_if_unsplit(captions: Sequence[str], tokens: Sequence[str]) -> None:
+def _warn_if_unsplit(captions: Sequence[str], tokens: Sequence[str], tokenizer: str) -> None:
     global _has_warned
     if _has_warned or not captions:
         return
-    unsplit = sum(map(_is_unsplit, captions, tokens))
+    unsplit = sum(map(_is_unsplit, tokens))
     if unsplit >= _MOST_UNSPLIT * len(captions):
         _has_warned = True
+        zh = "" if tokenizer == "zh" else "zh (Chinese) or "
         warnings.warn(
-            f"{unsplit / len(captions):.0%} of {len(captions)} captions have no spaces between words, and each is one "
-            "token for the tokenizer ptb, which is for English: BLEU-4 and CIDEr are near 0 whatever they say. "
-            "Choose --tokenizer zh (Chinese) or char (Japanese, Thai and the like); in Python tokenizer=.",
+            f"{unsplit / len(captions):.0%} of {len(captions)} captions have no spaces between words, and phrases are "
+            f"one token for the tokenizer {tokenizer}: BLEU-4 and CIDEr are near 0 whatever they say. "
+            f"Choose --tokenizer {zh}char (Japanese, Thai and the like); in Python tokenizer=.",
             UserWarning,
             stacklevel=4,
         )
 
 
-def _is_unsplit(caption: str, tokens: str) -> bool:
-    """Whether a caption, punctuation aside, is one token or in a script without spaces; in ASCII it is no wonder."""
-    if caption.isascii():
-        return False
-    words = [token for token in tokens.split() if any(map(str.isalnum, token))]
-    return len(words) == 1 or SPACELESS.search(caption) is not None
+def _is_unsplit(tokens: str) -> bool:
+    """Whether letters of scripts without spaces stay together, or all of a caption in another script."""
+    return bool(_TOGETHER.search(tokens)) or (" " not in tokens and len(tokens) >= _NO_WORD and not tokens.isascii())

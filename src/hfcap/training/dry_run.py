@@ -21,6 +21,7 @@ from hfcap.training.strategies import parameter_table
 from hfcap.training.throughput import count_batch, peak_memory_gib
 from hfcap.training.trainer import CaptionTrainer
 
+TRAINING_BYTES = 2  # of a feature on disk: float16
 BYTES_PER_TRAINED_PARAMETER = 12  # its gradient and AdamW's two moments, float32 each
 
 
@@ -109,10 +110,23 @@ def describe_run(trainer: CaptionTrainer) -> str:
             parameter_table(model),
             f"{counted(steps, 'optimizer step')}, {seconds:.2f} s for a batch: some {minutes:.0f} min without "
             "evaluation",
+            *_describe_cache(data),
             f"memory: {peak_memory_gib() + trained * BYTES_PER_TRAINED_PARAMETER / 2**30:.1f} GiB "
             f"({peak_memory_gib():.1f} measured for this batch, the rest for the optimizer)",
         ]
     )
+
+
+def _describe_cache(data) -> list[str]:
+    """Say what the features of the training images will take on disk, if they are to be cached."""
+    features = getattr(data, "features", None)
+    if features is None:
+        return []
+    num_views, size = len(data.augmentation.cached_views()), math.prod(features.read(0).shape) * TRAINING_BYTES
+    return [
+        f"feature cache: {num_views * len(features) * size / 1e6:,.0f} MB for {counted(num_views, 'view')} of "
+        f"{counted(len(features), 'training image')}, computed before the first step"
+    ]
 
 
 def _timed_step(model: nn.Module, batch: dict[str, torch.Tensor]) -> float:

@@ -173,6 +173,7 @@ def check_encoder(data_args: DataArguments, args: EncoderArguments, backend: Bac
         "streaming": (data_args.streaming, "the words of all captions are counted before training"),
         "references": (data_args.references, "an encoder learns the words of all captions of an image"),
         "prompt": (data_args.prompt, "an encoder learns the words of captions, without a prompt"),
+        "cached_crops": (data_args.cached_crops, "an encoder that trains has no cached features"),
     }
     refuse_settings(refused)
 

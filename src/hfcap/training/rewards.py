@@ -30,6 +30,7 @@ from hfcap.metrics.bleu import bleu
 from hfcap.metrics.corpus import Corpus
 from hfcap.metrics.invented import Evidence, check_invented, load_things
 from hfcap.metrics.meteor_jar import find_jar
+from hfcap.metrics.metric import warn_unless_english
 from hfcap.metrics.reward import CiderDReward
 from hfcap.metrics.tokenizers import split_captions
 
@@ -163,6 +164,8 @@ def build_rewards(
         "invented": lambda: Invented(tokenizer),
     }
     functions = [makers[name]() if name in makers else import_reward(name) for name in names]
+    if "invented" in names:
+        warn_unless_english("invented", references.values())
     return [Reward(*parts) for parts in zip(names, functions, weights, strict=True)]
 
 
@@ -177,7 +180,8 @@ def import_reward(name: str) -> RewardFunction:
     is_path = "/" in module_name or module_name.endswith(".py")
     if not separator or is_path or not all(module_name.split(".")):
         wanted = f"some of {', '.join(REWARDS)}, or MODULE:FUNCTION, such as own:brevity for a function in own.py"
-        raise ConfigError(option="rewards", got=name, wanted=wanted)
+        fix = "separate them by spaces" if "," in name else None
+        raise ConfigError(option="rewards", got=name, wanted=wanted, fix=fix)
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())
     try:

@@ -2,15 +2,12 @@
 
 from collections.abc import Iterable
 
-import regex
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
-from transformers import (
-    PreTrainedTokenizerFast,
-)
+from transformers import PreTrainedTokenizerFast
+
+from hfcap.spaceless import LETTER, SPACELESS
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
-# A letter of a script without spaces: merges across letters would make whole sentences tokens.
-_UNSPACED = r"[\p{Han}\p{Hiragana}\p{Katakana}\p{Thai}\p{Lao}\p{Khmer}\p{Myanmar}]"
 
 
 def train_tokenizer(captions: Iterable[str], vocab_size: int, plain_text: bool = False) -> PreTrainedTokenizerFast:
@@ -23,8 +20,8 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, plain_text: bool =
 
     Returns:
         A tokenizer with `<pad>`, `<bos>` and `<eos>`. Words keep their leading space, the first one included, so that
-        a word has the same tokens wherever it stands. Scripts without spaces (Chinese, Japanese, Thai, Lao, Khmer,
-        Burmese) are read letter by letter.
+        a word has the same tokens wherever it stands. Scripts without spaces (`hfcap.spaceless`) are read letter by
+        letter.
     """
     captions = list(captions)
     tokenizer = Tokenizer(models.BPE())
@@ -34,8 +31,9 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, plain_text: bool =
         steps += [normalizers.Lowercase(), normalizers.Replace(Regex(r"[^\p{L}\p{M}\p{N}\s'-]+"), " ")]
         steps += [normalizers.Replace(Regex(r"\s+"), " "), normalizers.Replace(Regex(r" $"), "")]
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
-    if any(regex.search(_UNSPACED, caption) for caption in captions):
-        split = pre_tokenizers.Split(Regex(f" ?{_UNSPACED}"), "isolated")
+    if any(map(SPACELESS.search, captions)):
+        # Merges across letters would make whole sentences tokens.
+        split = pre_tokenizers.Split(Regex(f" ?{LETTER}"), "isolated")
         tokenizer.pre_tokenizer = pre_tokenizers.Sequence([split, pre_tokenizers.ByteLevel(add_prefix_space=False)])
         # The pre-tokenizer would give each letter a leading space.
         steps += [normalizers.Replace(Regex(r"\A +"), ""), normalizers.Prepend(" ")]
