@@ -3,9 +3,10 @@
 import pickle
 
 import pytest
+import torch
 
 from hfcap import processes
-from hfcap.errors import ConfigError, VerificationError, WorkError, as_config_error
+from hfcap.errors import ConfigError, VerificationError, WorkError, as_config_error, run_main
 from refusals import refused
 
 
@@ -73,3 +74,22 @@ def test_every_process_raises_the_error_of_the_main_one_with_its_fields(monkeypa
         processes.main_process_decides(decide)
     assert str(raised.value) == "crop is 2; wanted 0.5 to 1: it cuts; remove it"
     assert (raised.value.option, raised.value.got, raised.value.fix) == ("crop", 2, "remove it")
+
+
+class Broken(torch.utils.data.Dataset):
+    def __len__(self):
+        return 1
+
+    def __getitem__(self, index):
+        try:
+            raise ValueError("cut off: at the end")
+        except ValueError as error:
+            raise WorkError("it cannot be read", option="a.tar", fix="replace it") from error
+
+
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_an_error_of_a_loader_process_is_printed_as_its_line(num_workers, capsys):
+    with pytest.raises(SystemExit) as ended:
+        run_main(lambda: next(iter(torch.utils.data.DataLoader(Broken(), num_workers=num_workers))))
+    assert ended.value.code == 1
+    assert capsys.readouterr().err == "error: a.tar: it cannot be read; replace it\n"

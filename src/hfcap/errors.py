@@ -146,6 +146,14 @@ def _format_warning(message: Warning | str, category: type[Warning], filename: s
 _format_with_code = warnings.formatwarning
 
 
+def error_line(error: ConfigError | WorkError) -> str:
+    """Return the line of an error; of one from a loader process, which `DataLoader` puts behind its traceback."""
+    line = str(error)
+    if line.startswith(f"Caught {type(error).__name__} in DataLoader worker"):
+        line = line.rstrip().rpartition("\n")[2].partition(": ")[2]
+    return line
+
+
 def run_main(main: Callable[[], None]) -> None:
     """Run `main`; a `ConfigError` (exit code 2) or `WorkError` (1) becomes one line on stderr, without a traceback.
 
@@ -163,7 +171,7 @@ def run_main(main: Callable[[], None]) -> None:
         main()
         sys.stdout.flush()
     except (ConfigError, WorkError) as error:
-        print(for_terminal(f"error: {error}"), file=sys.stderr)
+        print(for_terminal(f"error: {error_line(error)}"), file=sys.stderr)
         sys.exit(2 if isinstance(error, ConfigError) else 1)
     except ModuleNotFoundError as error:
         from hfcap.extras import missing_extra

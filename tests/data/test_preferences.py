@@ -168,6 +168,7 @@ def test_the_column_of_captions_may_be_the_chosen_ones(tmp_path):
         ({"chosen": "nan", "rejected": "a"}, {"option": "chosen", "got": "nan"}),
         ({"chosen": "a", "rejected": "a"}, {"option": "rejected", "got": "a", "says": "the chosen caption itself"}),
         ({"chosen": ["a", "b"], "rejected": "c"}, {"option": "rejected", "says": "1 of them for 2"}),
+        ({"chosen": [], "rejected": []}, {"option": "rejected", "says": "image a has no pair"}),
         ({"chosen": "a", "rejected": 5}, {"option": "rejected", "got": 5, "wanted": "a text, or a list of texts"}),
     ],
 )

@@ -60,6 +60,8 @@ def change(path, *part, **fields):
         ({"image_std": [0, 0, 0]}, "pixel_values that are not finite"),
         ({"rescale_factor": float("nan")}, "pixel_values that are not finite"),
         ({"image_processor_type": 3}, "'int' object"),
+        ({"size": {"shortest_edge": 200_000}}, "200,000 pixels on a side"),  # 160 GB: the kernel ended the process
+        ({"crop_size": {"height": 200_000, "width": 200_000}}, "200,000 pixels on a side"),
     ],
 )
 def test_values_of_processor_files(folder, fields, says):
@@ -134,6 +136,15 @@ def test_chat_templates(folder, scene_rows, template, option, says):
     (folder / "chat_template.jinja").write_text(template)
     with refused(option=option, says=says):
         caption_rows(*load_captioner(str(folder)), [scene_rows[0]], PROMPT)
+
+
+def test_a_chat_template_of_the_tokenizer_alone(saved, folder, scene_rows):
+    """Many checkpoints have no other; `AutoProcessor` does not look there."""
+    expected = caption_rows(*load_captioner(str(saved)), [scene_rows[0]], PROMPT)
+    path = folder / "chat_template.jinja"
+    change(folder / "tokenizer_config.json", chat_template=path.read_text())
+    path.unlink()
+    assert caption_rows(*load_captioner(str(folder)), [scene_rows[0]], PROMPT) == expected
 
 
 @pytest.mark.parametrize(

@@ -23,7 +23,7 @@ def jar(tmp_path, monkeypatch):
         words = ("dog", "man", "table", "hot_dog", "table_top")
         archive.writestr("synonym/english.synsets", "".join(f"{word}\n{place}\n" for place, word in enumerate(words)))
         archive.writestr("synonym/english.exceptions", "man\nmen\n")
-    monkeypatch.setattr("hfcap.metrics.chair.find_jar", lambda: path)
+    monkeypatch.setattr("hfcap.metrics.chair.find_jar", lambda *_: path)
     return path
 
 

@@ -47,7 +47,7 @@ def test_nouns_of_captions_and_what_supports_them(jar):
 
 
 def test_shares_of_captions_and_of_nouns(jar, monkeypatch):
-    monkeypatch.setattr("hfcap.metrics.invented.find_jar", lambda: jar)
+    monkeypatch.setattr("hfcap.metrics.invented.find_jar", lambda *_: jar)
     captions = ["A puppy in a shirt, and a man.", "a man", "it jumps"]
     result = compute_metrics(captions, [["a puppy"], ["someone"], ["a puppy"]], ("invented",))
     assert result["invented_s"] == pytest.approx(2 / 3) and result["invented_i"] == pytest.approx(3 / 4)
@@ -71,6 +71,12 @@ def test_references_that_do_not_look_like_english_are_a_warning(metric, jar, tmp
 def test_other_languages_are_refused():
     with refused(option="tokenizer", got="zh", wanted="ptb", fix="remove invented"):
         INVENTED.require(Options(tokenizer="zh"))
+
+
+def test_words_that_are_missing_are_said_to_be_for_it(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with refused(option="invented", fix='pip install "hfcap[meteor]"'):
+        INVENTED.require(Options(tokenizer="ptb"))
 
 
 @pytest.mark.skipif(importlib.util.find_spec("pycocoevalcap") is None, reason="needs pip install 'hfcap[meteor]'")

@@ -6,7 +6,7 @@ import pytest
 import torch
 import transformers
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM
+from transformers import AutoModel, AutoModelForCausalLM, AutoModelForImageClassification
 
 from hfcap.applications.tagging import load_tagger
 from hfcap.metrics.clip_score import ClipScorer
@@ -68,10 +68,26 @@ def test_taggers_clip_models_and_bases_are_not_left_random(tmp_path):
         load_base(str(base))
 
 
+def test_a_pooler_that_is_read_is_not_left_random(tmp_path):
+    """BEiT classifies its pooler's output, and a two-tower model of ViT and BERT compares those of both."""
+    tagger, clip = tmp_path / "tagger", tmp_path / "clip"
+    transformers.BeitForImageClassification(transformers.BeitConfig(**VIT)).save_pretrained(tagger)
+    text = transformers.BertConfig(**SIZES, vocab_size=20)
+    both = transformers.VisionTextDualEncoderConfig.from_vision_text_configs(transformers.ViTConfig(**VIT), text)
+    transformers.VisionTextDualEncoderModel(both).save_pretrained(clip)
+    for folder in (tagger, clip):
+        change_names(folder, lambda name: None if ".pooler." in name else name)
+    with refused(option="tagger", got=str(tagger), says=("beit.pooler.layernorm.bias", "is in no file")):
+        load_whole(AutoModelForImageClassification, "tagger", str(tagger))
+    with refused(option="clip_model", got=str(clip), says=("pooler.dense.bias", "is in no file")):
+        load_whole(AutoModel, "clip_model", str(clip))
+    load_vision_encoder(str(tagger))
+
+
 def test_a_decoder_may_lack_the_cross_attention_that_it_gets_and_no_other_weight(tmp_path):
     transformers.GPT2LMHeadModel(transformers.GPT2Config(**GPT2)).save_pretrained(tmp_path)
     config = transformers.GPT2Config(**GPT2, add_cross_attention=True, is_decoder=True)
-    options = {"is_new": "cross_?att|encoder_attn", "config": config}
+    options = {"may_lack": "cross_?att|encoder_attn", "config": config}
     decoder = load_whole(AutoModelForCausalLM, "decoder", str(tmp_path), **options)
     assert any("crossattention" in name for name, _ in decoder.named_parameters())
     change_names(tmp_path, lambda name: None if "attn.c_proj.weight" in name else name)

@@ -22,6 +22,13 @@ from tiny.training import loads_whole
 VIT = {"hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2, "image_size": 32, "patch_size": 8}
 
 
+def test_pictures_that_fill_the_memory_are_refused(tmp_path):
+    args = CaptionTrainingArguments(output_dir=str(tmp_path))
+    parts = {"encoder_config": TINY_ENCODER, "decoder_config": TINY_GPT2, "vocab_size": 270}
+    with refused(option="image_size", got=200_000, says="200,000 pixels on a side"):
+        build_captioner(ModelArguments(**parts, image_size=200_000), args, ["a dog runs"] * 6)
+
+
 @pytest.mark.parametrize(
     ("name", "settings"),
     [

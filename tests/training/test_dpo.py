@@ -259,6 +259,8 @@ def test_captions_that_a_tokenizer_does_not_tell_apart_are_named_so():
         "the same tokens as the chosen caption: the tokenizer does not tell them apart"
     )
     assert why_same("a dog", "a cat", [1, 2], [1, 3], 5) is None
+    two_blanks = why_same("a dog", "a  dog", [1, 2], [1, 0, 2], 5)  # a token of byte-level tokenizers
+    assert two_blanks == "the chosen caption but for white space"
 
 
 @pytest.mark.parametrize("beta", [0, -1, math.inf, math.nan])

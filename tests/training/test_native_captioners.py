@@ -5,14 +5,16 @@ from importlib.util import find_spec
 import pytest
 import torch
 from accelerate.utils import FullyShardedDataParallelPlugin
+from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch.nn.functional import cross_entropy
 from transformers import CONFIG_MAPPING
 
 from hfcap.data.caption_dataset import CaptionDataset
+from hfcap.data.pictures import PictureError
 from hfcap.distributed import prepare_fsdp
 from hfcap.errors import WorkError
-from hfcap.generation.caption import caption_rows
+from hfcap.generation.caption import caption_rows, caption_stream
 from hfcap.generation.inputs import caption_prompt, keep_caption_prompt
 from hfcap.generation.loading import load_captioner
 from hfcap.models.model_types import MODEL_TYPES, NOT_SERVED, is_packable, spec_of, spec_of_type
@@ -327,3 +329,20 @@ def test_the_best_model_of_a_native_run_is_the_one_that_is_kept(saved, rows, tmp
     losses = [entry["eval_loss"] for entry in trainer.state.log_history if "eval_loss" in entry]
     assert min(losses) < losses[-1]
     assert trainer.evaluate()["eval_loss"] == min(losses)
+
+
+@needs_torchvision
+def test_a_picture_of_one_token_is_not_for_mistral_3(saved):
+    """It failed with the error of a tensor, unless there was another picture in the batch."""
+    model, processor = load_captioner(saved("mistral3"))
+    small, wide = Image.new("RGB", (1, 1)), Image.new("RGB", (40, 20))
+    bad = {}
+    assert [
+        row
+        for row, _ in caption_stream(
+            model, processor, [{"image": small}, {"image": wide}], PROMPT, on_bad_row=bad.__setitem__
+        )
+    ] == [1]
+    assert list(bad) == [0]
+    with refused(PictureError, option="a", says=("1 x 1 pixels", "fewer than 2 image tokens")):
+        CaptionCollator(processor, model.config, PROMPT).prefix({"image": small, "image_id": "a"})

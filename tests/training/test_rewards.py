@@ -62,7 +62,7 @@ def test_bleu_is_of_each_caption_alone():
 def test_each_noun_that_no_reference_supports_costs_one(tmp_path, monkeypatch):
     write_jar(tmp_path / "meteor-1.5.jar")
     for module in ("hfcap.metrics.invented", "hfcap.training.rewards"):
-        monkeypatch.setattr(f"{module}.find_jar", lambda: tmp_path / "meteor-1.5.jar")
+        monkeypatch.setattr(f"{module}.find_jar", lambda *_: tmp_path / "meteor-1.5.jar")
     reward = Invented()
     sampled = {"image_ids": ["1", "1", "2"], "references": [["A puppy."], ["A puppy."], ["A man"]]}
     assert reward(["a puppy in a shirt with a man", "An animal!", ""], **sampled).tolist() == [-2, 0, 0]

@@ -16,7 +16,7 @@ from test_two_processes import launch
 from torch.utils.data import DataLoader
 
 from hfcap.data import shards as shards_module
-from hfcap.data.caption_stream import POSITION, CaptionStream
+from hfcap.data.caption_stream import POSITION, CaptionStream, first_texts
 from hfcap.data.shards import Shard, own_share, read_shard
 from hfcap.data.sources import load_captions, source_shards
 from hfcap.errors import WorkError
@@ -212,6 +212,16 @@ def test_a_damaged_file_is_named(form, damage, request, tmp_path, waits):
     with pytest.raises(WorkError if is_passing else ValueError, match=f"^{path}"):
         list(stream)
     assert len(waits) == (2 if is_passing else 0)
+
+
+def test_a_damaged_file_ends_a_training_in_one_line(tmp_path, tars):
+    folder = shutil.copytree(tars, tmp_path / "data")
+    stream = CaptionStream(load_captions(str(folder), "train", streaming=True))
+    path = sorted(folder.iterdir())[3]
+    path.write_bytes(path.read_bytes()[:600])
+    for read in (lambda: next(iter(stream)), lambda: first_texts(stream.source, 1000)):
+        with refused(option="data", says=(str(path), "not a whole tar file")):
+            read()
 
 
 def test_a_split_that_no_shard_has_is_refused(tmp_path, tars):

@@ -15,7 +15,7 @@ import torch
 from hfcap.counts import counted
 from hfcap.data.caption_dataset import Augmentation
 from hfcap.data.shards import too_few_shards
-from hfcap.errors import WorkError
+from hfcap.errors import WorkError, as_config_error
 from hfcap.log_messages import without_messages
 
 logger = logging.getLogger(__name__)
@@ -112,6 +112,7 @@ class CaptionStream(torch.utils.data.IterableDataset):
         """Yield items; in a loader process those of its shards.
 
         Raises:
+            ConfigError: a row or a file that is not as it must be.
             WorkError: the reader's shards gave no row, `EMPTY_EPOCHS` times in a row; a resumed reader finds other
                 rows than before.
         """
@@ -215,7 +216,7 @@ class CaptionStream(torch.utils.data.IterableDataset):
         for number in count(first_block):
             states.append(state)
             # It warns that a state leaves out a buffer, which holds nothing here.
-            with without_messages("datasets.iterable_dataset", "shuffle buffer"):
+            with as_config_error("data"), without_messages("datasets.iterable_dataset", "shuffle buffer"):
                 block = list(islice(iterator, BLOCK))
             state = rows.state_dict()
             draws = np.random.default_rng([self.augmentation.seed, epoch, part[0], number + 1])
@@ -256,7 +257,8 @@ def collate_with_position(collate: Callable[[list[dict]], dict], items: list[dic
 @lru_cache(maxsize=2)
 def first_texts(rows: datasets.IterableDataset, count: int) -> list[dict]:
     """Captions and prompts of the first rows of a stream, which are read once, however often they are asked for."""
-    return list(rows.take(count).remove_columns("image"))
+    with as_config_error("data"):
+        return list(rows.take(count).remove_columns("image"))
 
 
 def readers_of_stream(num_shards: int, num_workers: int, num_processes: int) -> int:

@@ -143,8 +143,8 @@ def check_pairs(rows: datasets.Dataset) -> None:
     """Check the columns that `Preferences` reads pairs from.
 
     Raises:
-        ConfigError: no column `rejected`; a row without a rejected caption for each chosen one; a value that is no
-            text, or blank; a rejected caption that is the chosen one.
+        ConfigError: no column `rejected`; a row without a pair, or without a rejected caption for each chosen one; a
+            value that is no text, or blank; a rejected caption that is the chosen one.
     """
     if REJECTED not in rows.column_names:
         raise ConfigError(
@@ -156,6 +156,8 @@ def check_pairs(rows: datasets.Dataset) -> None:
     for row in rows.select_columns(["image_id", "captions", *columns]):
         chosen, rejected = texts_of_pairs(row)
         where = f"image {row['image_id']}"
+        if not chosen and not rejected:
+            raise ConfigError(f"{where} has no pair", option=REJECTED, fix="add one, or remove this image")
         for name, texts in ((CHOSEN, chosen), (REJECTED, rejected)):
             for text in texts:
                 if text is not None and not isinstance(text, str):

@@ -125,7 +125,15 @@ def _encode_with_picture(processor, spec: ModelTypeSpec, row: dict, text: str, *
     encoded = _of_picture(row, lambda one: processor(images=[one], text=[text], return_tensors="pt", **special))
     vision = {name: value for name, value in encoded.items() if name not in TEXT_INPUTS}
     types = encoded[spec.token_types][0].tolist() if spec.token_types else None
-    return CaptionPrefix(encoded["input_ids"][0].tolist(), vision, types)
+    ids = encoded["input_ids"][0].tolist()
+    if spec.fewest_image_tokens > 1 and ids.count(processor.image_token_id) < spec.fewest_image_tokens:
+        image = row["image"]
+        raise PictureError(
+            f"a picture of {image.width} x {image.height} pixels, which gives fewer than {spec.fewest_image_tokens} "
+            "image tokens, and the model takes no fewer",
+            option=row.get("image_id"),
+        )
+    return CaptionPrefix(ids, vision, types)
 
 
 @lru_cache(maxsize=64)

@@ -33,7 +33,7 @@ from hfcap.generation.settings import (
 )
 from hfcap.models.model_types import ModelTypeSpec, spec_of, spec_of_type
 from hfcap.models.model_utils import keep_4bit_layers_unpacked
-from hfcap.models.pretrained import load_whole, loading, pretrained_config
+from hfcap.models.pretrained import POOLER, load_whole, loading, pretrained_config
 from hfcap.models.quantization import compute_dtype, four_bit_config
 from hfcap.ondevice.folder import refuse_onnx
 from hfcap.origins import adapter_base
@@ -48,6 +48,10 @@ def captioner_type(source: str, revision: str | None = None) -> str:
     model_type = pretrained_config("model", source, revision).model_type
     spec_of_type(model_type)
     return model_type
+
+
+# Pixels; the largest models take pictures of some 4,000. At 200,000 the kernel would end the process for its memory.
+LARGEST_SIDE = 10_000
 
 
 def load_captioner(
@@ -89,6 +93,7 @@ def load_captioner(
         AutoModelForImageTextToText,
         "model",
         base,
+        may_lack=POOLER,
         revision=revision or "main",
         quantization_config=quantization_config,
     )
@@ -146,9 +151,16 @@ def check_image_processor(image_processor: BaseImageProcessor, option: str, got:
     """Process a blank picture: libraries take any value from a file, and stumble over it at the first picture.
 
     Raises:
-        ConfigError: about `option`, whose value is `got`: the picture cannot be processed, or gives NaN or infinity.
+        ConfigError: about `option`, whose value is `got`: the picture cannot be processed, becomes larger than
+            `LARGEST_SIDE`, or gives NaN or infinity.
     """
-    fix = "correct it" if isinstance(got, dict) else "correct its preprocessor_config.json or processor_config.json"
+    fix = "correct its preprocessor_config.json or processor_config.json" if isinstance(got, str) else "correct it"
+    side = largest_side(image_processor)
+    if side > LARGEST_SIDE:
+        reason = (
+            f"its image processor makes pictures of {side:,} pixels on a side, and at most {LARGEST_SIDE:,} are made"
+        )
+        raise ConfigError(reason, option=option, got=got, fix=fix)
     try:
         tensors = image_processor([BLANK], return_tensors="pt")
     except SHAPE_ERRORS as error:
@@ -157,6 +169,16 @@ def check_image_processor(image_processor: BaseImageProcessor, option: str, got:
     for name, tensor in tensors.items():
         if not torch.isfinite(torch.as_tensor(tensor)).all():
             raise ConfigError(f"its image processor makes {name} that are not finite", option=option, got=got, fix=fix)
+
+
+def largest_side(image_processor: BaseImageProcessor) -> int:
+    """Return the largest side in pixels among the sizes of an image processor; 0 where they are no sides."""
+    settings = image_processor.to_dict()
+    if "merge_size" in settings:  # Qwen-VL's are numbers of pixels
+        return 0
+    sizes = [settings.get(name) for name in ("size", "crop_size", "pad_size")]
+    sides = [side for size in sizes for side in (size.values() if isinstance(size, dict) else [size])]
+    return max((side for side in sides if isinstance(side, int)), default=0)
 
 
 def with_settings(image_processor: BaseImageProcessor, changes: dict) -> BaseImageProcessor:
@@ -180,6 +202,9 @@ def load_processor(source: str, spec: ModelTypeSpec) -> ProcessorMixin:
     `VisionEncoderDecoderModel` has no processor of its own: checkpoints hold an image processor and a tokenizer, of
     which `AutoProcessor` gives one. They become a `TrOCRProcessor`, the class that stock ones are saved as.
 
+    Many checkpoints of chat models have their chat template in tokenizer_config.json alone, where `AutoProcessor` does
+    not look.
+
     Raises:
         ConfigError: the processor cannot be loaded, or needs a library that is not installed.
     """
@@ -189,6 +214,8 @@ def load_processor(source: str, spec: ModelTypeSpec) -> ProcessorMixin:
         with loading("model", source):
             processor = AutoProcessor.from_pretrained(source, trust_remote_code=False, **backend)
             if isinstance(processor, ProcessorMixin):
+                if spec.prompt == "chat" and not processor.chat_template:
+                    processor.chat_template = processor.tokenizer.chat_template
                 return processor
             image_processor = AutoImageProcessor.from_pretrained(source, trust_remote_code=False, **backend)
             return TrOCRProcessor(image_processor, AutoTokenizer.from_pretrained(source, trust_remote_code=False))

@@ -48,7 +48,7 @@ from hfcap.hub.usage import usage_code
 from hfcap.hub.verification_images import NUM_COMPARED, NUM_JUDGED, pictures_of_run
 from hfcap.models.finite import non_finite_weights, refuse_non_finite
 from hfcap.models.model_types import OWN_TRANSFORMERS, oldest_transformers, spec_of
-from hfcap.models.pretrained import load_whole
+from hfcap.models.pretrained import POOLER, load_whole
 from hfcap.ondevice.folder import refuse_onnx
 from hfcap.training.merge import check_merge, load_base, merge_adapter, read_adapter
 
@@ -261,7 +261,7 @@ def _load_as_saved(weights: str) -> tuple[PreTrainedModel, ProcessorMixin]:
     refuse_onnx(weights)
     check_checkpoint(weights)
     captioner_type(weights)
-    model = load_whole(AutoModelForImageTextToText, "model", weights, dtype="auto").eval()
+    model = load_whole(AutoModelForImageTextToText, "model", weights, may_lack=POOLER, dtype="auto").eval()
     return model, _load_processor(weights, model)
 
 

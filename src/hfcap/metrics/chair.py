@@ -136,7 +136,7 @@ def _require(options: Options) -> None:
             fix="pass a file with a line per object, its name and synonyms separated by commas (docs/metrics.md)",
         )
     read_synonyms(options.chair_synonyms)
-    find_jar()
+    find_jar("chair")
 
 
 def _record(options: Options) -> dict[str, Any]:

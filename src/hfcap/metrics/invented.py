@@ -136,7 +136,7 @@ def check_invented(tokenizer: str) -> None:
         raise ConfigError(
             "invented is for English only", option="tokenizer", got=tokenizer, wanted="ptb", fix="remove invented"
         )
-    find_jar()
+    find_jar("invented")
     try:
         import textblob.en  # noqa: F401
     except ImportError:

@@ -66,11 +66,11 @@ def check_java() -> None:
         )
 
 
-def find_jar() -> Path:
-    """Find `meteor-1.5.jar` of pycocoevalcap. Raises MeteorUnavailableError where it is missing."""
+def find_jar(metric: str = "meteor") -> Path:
+    """Find `meteor-1.5.jar` of pycocoevalcap, for a metric. Raises MeteorUnavailableError where it is missing."""
     if importlib.util.find_spec("pycocoevalcap") is None:
         raise MeteorUnavailableError(
-            "its data comes with pycocoevalcap, which is missing", option="meteor", fix='pip install "hfcap[meteor]"'
+            "its data comes with pycocoevalcap, which is missing", option=metric, fix='pip install "hfcap[meteor]"'
         )
     spec = importlib.util.find_spec("pycocoevalcap.meteor")
     folders = [] if spec is None else spec.submodule_search_locations or []
@@ -79,5 +79,5 @@ def find_jar() -> Path:
         if jar.exists():
             return jar
     raise MeteorUnavailableError(
-        "the installed pycocoevalcap has no meteor/meteor-1.5.jar", option="meteor", wanted="pycocoevalcap>=1.2"
+        "the installed pycocoevalcap has no meteor/meteor-1.5.jar", option=metric, wanted="pycocoevalcap>=1.2"
     )

@@ -50,6 +50,8 @@ class ModelTypeSpec:
             them the model prepends the features itself (GIT) or attends to them (BLIP, encoder-decoders).
         image_token_in_text: the processor wants its image token before a "text" prompt, and warns of every picture
             without one (PaliGemma; the tokens are the same).
+        fewest_image_tokens: of a picture that the model takes; Mistral 3 fails at a single one, unless there are other
+            pictures in the batch.
         start_token: setting of the model's config that names the token before the prompt, for types without image
             tokens (the others leave it to tokenizer and template). Dots go into sub-configs.
         end_token: setting that names the token that ends a caption; None: the tokenizer's EOS, or SEP where it has no
@@ -86,6 +88,7 @@ class ModelTypeSpec:
     prompt: Literal["chat", "text"] = "chat"
     image_tokens: bool = True
     image_token_in_text: bool = False
+    fewest_image_tokens: int = 1
     start_token: str | None = None
     end_token: str | None = None
     token_types: str | None = None
@@ -174,7 +177,9 @@ MODEL_TYPES: dict[str, ModelTypeSpec] = {
         packable=("gemma4_text",),
         needs_torchvision=True,
     ),
-    "mistral3": ModelTypeSpec(**_LLAVA_PARTS, packable=("mistral", "ministral3"), needs_torchvision=True),
+    "mistral3": ModelTypeSpec(
+        **_LLAVA_PARTS, packable=("mistral", "ministral3"), fewest_image_tokens=2, needs_torchvision=True
+    ),
     # LFM 2's layers are convolutions in the main: a reference would read the end of the one beside it.
     "lfm2_vl": ModelTypeSpec(**_LLAVA_PARTS, needs_torchvision=True),
     "paligemma": ModelTypeSpec(

@@ -17,8 +17,9 @@ from hfcap.models.image_features import get_vision_config
 
 logger = logging.getLogger(__name__)
 
-# No captioner reads a pooler, and checkpoints (TrOCR's, ViT classifiers) lack it.
-_POOLER = re.compile(r"(^|\.)pooler\.")
+# No captioner reads the pooler of its encoder, and checkpoints (of TrOCR, of ViT classifiers) lack it. BEiT
+# classifiers and two-tower models of ViT and BERT read theirs.
+POOLER = r"(^|\.)pooler\."
 # What libraries raise for files that are not as they must be: of the last three, a value of another type.
 WRONG_FILES = (OSError, ValueError, RecursionError, StrictDataclassError, SafetensorError)
 WRONG_FILES += (TypeError, AttributeError, KeyError)
@@ -38,7 +39,7 @@ def load_whole(
     auto_class: type,
     option: str,
     source: str,
-    is_new: str | None = None,
+    may_lack: str | None = None,
     dtype: torch.dtype | str = torch.float32,
     **options,
 ) -> PreTrainedModel:
@@ -50,7 +51,7 @@ def load_whole(
         auto_class: whose `from_pretrained` loads it.
         option: that names the model, for errors.
         source: folder or Hub id.
-        is_new: expression for names of weights that the checkpoint may lack, since they are added to it.
+        may_lack: expression for names of weights that the checkpoint may lack, since they are new or never read.
         dtype: of the model; "auto" for that of the files.
         options: further arguments of `from_pretrained`.
 
@@ -68,9 +69,8 @@ def load_whole(
             output_loading_info=True,
             **options,
         )
-    may_lack = [_POOLER, *([re.compile(is_new)] if is_new else [])]
     missing = [str(name) for name in info["missing_keys"]]
-    wrong = {name: "is in no file" for name in missing if not any(one.search(name) for one in may_lack)}
+    wrong = {name: "is in no file" for name in missing if may_lack is None or not re.search(may_lack, name)}
     for name, own, wanted in info["mismatched_keys"]:
         wrong[str(name)] = f"is {list(own)} in its files and {list(wanted)} by its config.json"
     if wrong:
@@ -95,7 +95,7 @@ def load_vision_encoder(name_or_path: str, **kwargs) -> PreTrainedModel:
         ConfigError: see `load_whole`.
     """
     config = get_vision_config(pretrained_config("encoder", name_or_path))
-    return load_whole(AutoModel, "encoder", name_or_path, config=config, **kwargs)
+    return load_whole(AutoModel, "encoder", name_or_path, may_lack=POOLER, config=config, **kwargs)
 
 
 @contextmanager

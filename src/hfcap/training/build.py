@@ -136,12 +136,15 @@ def build_encoder(model_args: EncoderArguments) -> tuple[PreTrainedModel, BaseIm
         check_image_processor(image_processor, "encoder", model_args.encoder)
         if model_args.image_size is not None:
             image_processor = with_side(image_processor, model_args.image_size)
+            check_image_processor(image_processor, "image_size", model_args.image_size)
         return encoder, image_processor
     encoder = AutoModel.from_config(AutoConfig.for_model(**model_args.encoder_config))
     side = model_args.image_size
-    return encoder, ViTImageProcessorPil(
+    image_processor = ViTImageProcessorPil(
         size={"height": side, "width": side}, image_mean=[0.5] * 3, image_std=[0.5] * 3
     )
+    check_image_processor(image_processor, "image_size", side)
+    return encoder, image_processor
 
 
 def picture_size(encoder: PreTrainedModel, image_processor: BaseImageProcessor) -> int | list[int]:
@@ -185,7 +188,7 @@ def _load_decoder(source: str, **settings) -> PreTrainedModel:
     """Load a language model in float32, some settings of its config changed."""
     config = pretrained_config("decoder", source)
     config.update(settings)  # as keywords of the model, those that the config does not have would go to its __init__
-    return load_whole(AutoModelForCausalLM, "decoder", source, is_new=r"cross_?att|encoder_attn", config=config)
+    return load_whole(AutoModelForCausalLM, "decoder", source, may_lack=r"cross_?att|encoder_attn", config=config)
 
 
 def _join_llava(model_args, encoder, image_processor, tokenizer) -> tuple[PreTrainedModel, ProcessorMixin]:

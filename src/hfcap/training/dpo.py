@@ -298,11 +298,11 @@ def pairs_of(data: CaptionDataset, exchange: WordExchange | None, collator: Capt
 
 
 def why_same(chosen: str, rejected: str, chosen_ids: list[int], rejected_ids: list[int], limit: int) -> str | None:
-    """Return why the model sees no difference between two captions of these token ids; None if it sees one."""
-    if chosen_ids[:limit] != rejected_ids[:limit]:
-        return None
+    """Return why two captions of these token ids are no pair: the model or a reader sees no difference; else None."""
     if chosen.split() == rejected.split():
         return "the chosen caption but for white space"
+    if chosen_ids[:limit] != rejected_ids[:limit]:
+        return None
     if chosen_ids != rejected_ids:
         return f"the same first {limit} tokens as the chosen caption (max_caption_tokens={limit})"
     return "the same tokens as the chosen caption: the tokenizer does not tell them apart"

@@ -15,7 +15,7 @@ from hfcap.errors import ConfigError, VerificationError
 from hfcap.generation.loading import complete_settings, load_processor
 from hfcap.models.finite import is_finite, non_finite_weights, refuse_non_finite
 from hfcap.models.model_types import spec_of
-from hfcap.models.pretrained import load_whole
+from hfcap.models.pretrained import POOLER, load_whole
 
 ADAPTER_WEIGHTS = "adapter_model.safetensors"
 _PREFIX = "base_model.model."
@@ -140,8 +140,14 @@ def load_base(base: str, revision: str | None = None) -> PreTrainedModel:
             got=base,
             fix="pass the model it was made from, --base_model FOLDER or OWNER/NAME[@REVISION]",
         )
-    option = "base of the adapter"
-    return load_whole(AutoModelForImageTextToText, option, base, dtype="auto", revision=revision or "main")
+    return load_whole(
+        AutoModelForImageTextToText,
+        "base of the adapter",
+        base,
+        may_lack=POOLER,
+        dtype="auto",
+        revision=revision or "main",
+    )
 
 
 def merge_adapter(

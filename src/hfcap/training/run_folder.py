@@ -19,7 +19,7 @@ from hfcap.counts import counted
 from hfcap.data.caption_stream import FIRST_OF_STREAM, readers_of_stream
 from hfcap.data.picture_checks import content_hashes
 from hfcap.data.rows import PAIRED
-from hfcap.errors import ConfigError
+from hfcap.errors import ConfigError, as_config_error
 from hfcap.metrics import display_name, for_people, headline
 from hfcap.origins import ORIGINS
 from hfcap.processes import main_process_decides
@@ -285,7 +285,8 @@ def _refuse(folder: Path, changed: list[str]) -> None:
 
 def _fingerprint(rows: datasets.Dataset | datasets.IterableDataset) -> dict[str, Any]:
     if isinstance(rows, datasets.IterableDataset):
-        found = runs.data_fingerprint(rows.take(FIRST_OF_STREAM).cast_column("image", Image(decode=False)))
+        with as_config_error("data"):
+            found = runs.data_fingerprint(rows.take(FIRST_OF_STREAM).cast_column("image", Image(decode=False)))
         if not found["num_images"]:
             raise ConfigError(
                 f"no row of this split with a caption in {counted(rows.num_shards, 'shard')}", option="data"
