@@ -21,6 +21,7 @@ from scipy.stats import kendalltau
 from hfcap.cli_options import positive
 from hfcap.counts import counted
 from hfcap.errors import ConfigError, as_config_error, run_main
+from hfcap.image_matching import same_images
 from hfcap.json_files import read_jsonl
 from hfcap.metrics import (
     Options,
@@ -33,7 +34,7 @@ from hfcap.metrics import (
     needs_images,
     refuse_unused,
 )
-from hfcap.predictions import Row, read_references, same_images
+from hfcap.predictions import Row, read_references
 
 LARGEST = 1e300  # of a rating; JSON knows whole numbers of any length
 

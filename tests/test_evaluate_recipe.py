@@ -98,6 +98,10 @@ def test_the_figures_say_of_what_they_are(evaluate, build_tiny, tmp_path):
     assert record["captions_hash"] == captions_sha256((line["image_id"], line["caption"]) for line in lines)
     assert (record["prompt"], record["load_in_4bit"]) == ("Say it.", False)
     assert record["tokenizer"] == "char"
+    again = [option for option in options if option not in ("--tokenizer", "char")]
+    evaluate([*again, "--output_dir", str(tmp_path / "again")])
+    again = json.loads((tmp_path / "again" / "metrics.json").read_text())
+    assert (again["tokenizer"], again["metrics"]) == ("char", record["metrics"])
 
 
 @pytest.mark.filterwarnings("ignore:CIDEr:UserWarning")

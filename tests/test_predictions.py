@@ -5,7 +5,8 @@ import os
 import pytest
 
 from hfcap.atomic_files import write_atomic, write_json
-from hfcap.predictions import Row, pair, read_predictions, read_references, write_predictions
+from hfcap.image_matching import pair
+from hfcap.predictions import Row, read_predictions, read_references, write_predictions
 
 KARPATHY = {
     "images": [

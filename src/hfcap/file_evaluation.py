@@ -13,6 +13,7 @@ from hfcap import runs
 from hfcap.content_hashes import captions_sha256, file_sha256
 from hfcap.counts import counted
 from hfcap.errors import ConfigError, as_config_error
+from hfcap.image_matching import Pairs, pair
 from hfcap.metrics import (
     Options,
     choose_metrics,
@@ -26,7 +27,7 @@ from hfcap.metrics import (
     needs_images,
 )
 from hfcap.metrics.chair import read_instances
-from hfcap.predictions import JSONL_SUFFIXES, Pairs, Row, pair, picture_names, read_predictions, read_references
+from hfcap.predictions import JSONL_SUFFIXES, Row, picture_names, read_predictions, read_references
 from hfcap.report import Example, write_report
 
 logger = logging.getLogger(__name__)

@@ -10,7 +10,7 @@ from hfcap import runs
 from hfcap.data.caption_dataset import CaptionDataset
 from hfcap.data.picture_checks import content_hashes
 from hfcap.distributed import use_all_cores
-from hfcap.errors import ConfigError
+from hfcap.errors import ConfigError, as_config_error
 from hfcap.evaluation import (
     Measured,
     describe_data,
@@ -49,7 +49,9 @@ class EvaluationArguments:
         metadata={"help": "Folder for the results (default: `evaluation/` in the run folder)."},
     )
     batch_size: int = field(default=16, metadata={"min": 1, "help": "Pictures decoded together."})
-    tokenizer: Literal["ptb", "intl", "zh", "char"] = field(default="ptb", metadata={"help": TOKENIZER_HELP})
+    tokenizer: Literal["ptb", "intl", "zh", "char"] | None = field(
+        default=None, metadata={"help": f"{TOKENIZER_HELP} Default: that of the run's own figures, else ptb."}
+    )
     metrics: str = field(default=",".join(DEFAULT_METRICS), metadata={"help": METRICS_HELP})
     clip_model: str = field(default=CLIP_MODEL, metadata={"help": CLIP_MODEL_HELP})
     chair_synonyms: str | None = field(default=None, metadata={"help": CHAIR_SYNONYMS_HELP})
@@ -62,6 +64,9 @@ class EvaluationArguments:
 
     def __post_init__(self):
         check_minima(self)
+        if self.tokenizer is None:
+            with as_config_error("model"):
+                self.tokenizer = runs.metrics_tokenizer(Path(self.model))
         check_metrics(self)
 
 

@@ -46,3 +46,9 @@ def test_a_captioner_is_evaluated_from_the_command_line(tmp_path, monkeypatch, b
     assert record["num_images"] == 3 and len(record["weights_hash"]) == 64
     assert all(row.extra["alt"] == (worded(row.captions[0]).alt if worded(row.captions[0]) else "") for row in rows)
     assert "CIDEr, neutral on neutral" in Path("alt/report.html").read_text()
+    Path("model/metrics.json").write_text(json.dumps(record | {"tokenizer": "char"}))
+    cli.main(["alt", "evaluate", "--model", "model", "--data", "scenes", "--num_images", "3", "--output", "char"])
+    record = read_metrics("char/metrics.json")
+    assert record["tokenizer"] == "char"
+    assert record["alt_text"]["cider"]["raw"]["value"] == pytest.approx(record["metrics"]["cider"]["value"])
+    assert record["alt_text"] == json.loads(json.dumps(alt_figures(captions, references, "char")))

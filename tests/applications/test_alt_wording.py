@@ -139,5 +139,12 @@ def test_rule_13_no_symbols(caption, text):
     assert plain(caption) == text
 
 
+@pytest.mark.parametrize("word", ["می\u200cرود", "ශ්\u200dරී"])
+def test_joiners_within_words_are_letters(word):
+    assert plain(f"{word}\n\u200b x 👨\u200d👩\ufe0f") == f"{word} x"
+    assert alt_findings(f"{word} x") == []
+    assert [rule for rule, _ in alt_findings("a 👨\u200d👩")] == ["emoji"]
+
+
 def test_the_result_breaks_no_rule():
     assert alt_findings(worded("a photo of a man riding a horse on the beach .").alt) == []

@@ -106,7 +106,7 @@ def test_what_the_tabs_show_is_escaped_and_the_caption_is_a_heading():
             return self.lines
 
     assert described(Says("Notice.", "A <b>.", "Unsure of: b."), "a.png") == (
-        "<p>Notice.</p><h3>A &lt;b&gt;.</h3><p>Unsure of: b.</p>"
+        '<p>Notice.</p><h3 dir="auto">A &lt;b&gt;.</h3><p>Unsure of: b.</p>'
     )
     assert described(Says(), None) == "<p>&lt;b&gt;</p>"
 

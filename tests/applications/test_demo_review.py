@@ -175,7 +175,7 @@ def test_what_the_tab_shows_is_escaped_and_the_proposal_is_a_heading(review):
         "<h2>Review: a.md:1:1</h2><dl><dt>Role</dt><dd>informative</dd><dt>Text before</dt><dd>&lt;script&gt;</dd>"
         "<dt>Note</dt><dd>n\\x1b</dd></dl>"
     )
-    assert proposal_html(window.row) == "<p>Proposal, by a program, may be wrong:</p><h3>&lt;b&gt;</h3>"
+    assert proposal_html(window.row) == ('<p>Proposal, by a program, may be wrong:</p><h3 dir="auto">&lt;b&gt;</h3>')
     assert proposal_html(rows[1]) == "<p>Proposal: decorative.</p>"
     assert proposal_html(row(1, None, "link")) == "<p>No proposal; write a text.</p>"
     shown = answered(lambda *_: review.decide(window, "accept", ""), window, "")

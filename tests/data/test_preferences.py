@@ -176,3 +176,9 @@ def test_rows_that_are_no_pairs_are_one_error(line, fields, tmp_path):
     rows = load_captions(folder_of(tmp_path, [{"file_name": "a.png", "caption": "A dog."} | line]), "train")
     with refused(**fields):
         check_pairs(rows)
+
+
+@pytest.mark.parametrize(("word", "same"), [("كلب", "كلب،"), ("Hund", "„Hund“"), ("狗", "狗。"), ("chien", "chien…")])
+def test_a_word_with_the_signs_of_another_script_is_the_same_word(word, same):
+    exchange = WordExchange([[f"a {word} b"], [f"a {same} b"], ["a other b"]])
+    assert exchange.candidates(f"a {word} b", [f"a {word} b"]) == {1: {"other": 1}}

@@ -21,6 +21,12 @@ def test_scripts_without_spaces_are_read_letter_by_letter(plain_text):
         assert tokenizer.decode(tokenizer(text)["input_ids"]) == f" {text}"
 
 
+def test_plain_text_keeps_the_joiners_within_words():
+    text = "مردی می\u200cرود"
+    tokenizer = train_tokenizer([text] * 5, 600, plain_text=True)
+    assert tokenizer.decode(tokenizer(f"{text}. 👨\u200d👩")["input_ids"]) == f" {text}"
+
+
 def test_words_of_a_mixed_corpus_have_the_tokens_of_an_english_one():
     english = ["a dog runs", "the dog's ball", "two dogs run"] * 5
     mixed = train_tokenizer([*english, *["狗"] * 3], 400)

@@ -9,6 +9,7 @@ import gradio as gr
 from hfcap.applications.demo_captioner import Captioner
 from hfcap.applications.suggest_captions import OPTIMISED
 from hfcap.errors import WorkError, printable
+from hfcap.scripts import JOINERS
 
 LENGTHS = {"Any length": None, "Short, up to 8 words": "short", "Medium, 9 to 12": "medium", "Long": "long"}
 NUMBERS = (2, 4, 6, 8)
@@ -35,7 +36,12 @@ _SAVE = """(text, photo) => {
 
 def said(text: str) -> str:
     """Return a text for a status region."""
-    return f"<p>{escape(printable(text))}</p>"
+    return f"<p>{escape(printable(text, JOINERS))}</p>"
+
+
+def heading(text: str) -> str:
+    """Return a caption as a heading, in the direction of its script."""
+    return f'<h3 dir="auto">{escape(printable(text, JOINERS))}</h3>'
 
 
 def status_region(text: str, name: str) -> gr.HTML:
@@ -79,7 +85,7 @@ def described(captioner: Captioner, path: str | None) -> str:
         notice, sentence, *others = captioner.describe(path)
     except WorkError as error:
         return said(str(error))
-    return said(notice) + f"<h3>{escape(printable(sentence))}</h3>" + "".join(map(said, others))
+    return said(notice) + heading(sentence) + "".join(map(said, others))
 
 
 def suggest_tab(captioner: Captioner) -> None:

@@ -6,7 +6,7 @@ from typing import Any
 
 import gradio as gr
 
-from hfcap.applications.demo_photo_tabs import MIN_WIDTH, said, status_region
+from hfcap.applications.demo_photo_tabs import MIN_WIDTH, heading, said, status_region
 from hfcap.applications.demo_review import ReviewFile, Window, counts_text, picture_of
 from hfcap.errors import printable
 
@@ -94,5 +94,5 @@ def row_html(window: Window, note: str) -> str:
 def proposal_html(row: dict[str, Any]) -> str:
     """Return the proposal of a row as HTML, a heading behind the words that a program made it."""
     if row["suggestion"]:
-        return said("Proposal, by a program, may be wrong:") + f"<h3>{escape(printable(row['suggestion']))}</h3>"
+        return said("Proposal, by a program, may be wrong:") + heading(row["suggestion"])
     return said("Proposal: decorative." if row["role"] == "maybe_decorative" else "No proposal; write a text.")

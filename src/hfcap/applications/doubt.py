@@ -4,7 +4,7 @@ import math
 
 from hfcap.function_words import FUNCTION_WORDS
 from hfcap.samples import Sample, word_log_probabilities
-from hfcap.spaceless import SPACELESS
+from hfcap.scripts import SPACELESS
 
 # A content word of less probability than this is said to be unsure; docs/applications.md has how often it was right.
 UNSURE_BELOW = 0.2

@@ -12,12 +12,15 @@ from hfcap.errors import as_config_error
 from hfcap.metrics import confidence_intervals
 
 
-def alt_figures(captions: Sequence[str], references: Sequence[Sequence[str]]) -> dict[str, Any]:
+def alt_figures(
+    captions: Sequence[str], references: Sequence[Sequence[str]], tokenizer: str = "ptb"
+) -> dict[str, Any]:
     """Return the figures of captions as proposals.
 
     Args:
         captions: N, as a model wrote them.
         references: for each image, what people wrote.
+        tokenizer: of CIDEr.
 
     Returns:
         `num_images`; `proposals`, `no_proposal`, `made_neutral` and `longer_than_125` as counts of images; `raw` and
@@ -40,8 +43,12 @@ def alt_figures(captions: Sequence[str], references: Sequence[Sequence[str]]) ->
         "longer_than_125": sum(len(alt) > AIM for alt in alts),
         "raw": _broken(captions),
         "worded": _broken(alts),
-        "cider": {name: confidence_intervals(*pair, ("cider",))["cider"] for name, pair in plain.items()},
+        "cider": {name: _cider(*pair, tokenizer) for name, pair in plain.items()},
     }
+
+
+def _cider(captions: Sequence[str], references: Sequence[Sequence[str]], tokenizer: str) -> dict[str, Any]:
+    return confidence_intervals(captions, references, ("cider",), tokenizer=tokenizer)["cider"]
 
 
 def _broken(texts: Sequence[str]) -> dict[str, Any]:
@@ -60,6 +67,8 @@ def evaluate_alts(args: Namespace) -> None:
 
     It gets the `metrics.json` of an evaluation with the figures as `alt_text`, a report that shows them, and the
     captions, each with its proposal as `alt`.
+
+    CIDEr is by the tokenizer of the run's own figures.
 
     Raises:
         ConfigError: a model, a source or a split that is wrong.
@@ -80,15 +89,19 @@ def evaluate_alts(args: Namespace) -> None:
     source = runs.resolve_model(args.model)
     with as_config_error("--data"):
         rows = load_captions(args.data, args.split, num_images=args.num_images)
+    with as_config_error("--model"):
+        tokenizer = runs.metrics_tokenizer(Path(args.model))
     use_all_cores()
     model, processor = load_captioner(source.path)
     model.to(PartialState().device)
     prompt = args.prompt or caption_prompt(processor)
-    evaluation = evaluate_captioner(model, processor, CaptionDataset(rows), prompt, args.batch_size)
+    evaluation = evaluate_captioner(
+        model, processor, CaptionDataset(rows), prompt, args.batch_size, tokenizer=tokenizer
+    )
     if not state.is_main_process:
         return
     captions = [row["caption"] for row in evaluation.rows]
-    figures = alt_figures(captions, rows["captions"])
+    figures = alt_figures(captions, rows["captions"], tokenizer)
     print(figures_text(figures))
     if args.output:
         data = {"name": runs.data_name(args.data), "split": args.split, **runs.data_fingerprint(undecoded(rows))}

@@ -52,7 +52,8 @@ _REDUNDANT = re.compile(
     re.IGNORECASE,
 )
 _AUTOMATIC = re.compile(r"description automatically generated|with (?:low|medium|high) confidence", re.IGNORECASE)
-EMOJI = re.compile("[\U0001f000-\U0001faff☀-➿⬀-⯿️‍]")
+_PICTOGRAM = "[\U0001f000-\U0001faff\u2600-\u27bf\u2b00-\u2bff\ufe0f]"
+EMOJI = re.compile(f"{_PICTOGRAM}[\ufe0f\u200d]*")  # a joiner by itself joins the letters of a word, as in Sinhala
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from typing import Literal
 
 from hfcap.applications.policy_file import Place, items, read_yaml, string
 from hfcap.errors import shown
-from hfcap.spaceless import LETTER
+from hfcap.scripts import LETTER
 
 POSITIVE_CAPTIONS = 2  # captions that name a tag for it to be true of the picture; one alone leaves it open
 KINDS = ("precision", "recall", "queue")

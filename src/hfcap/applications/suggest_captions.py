@@ -15,7 +15,7 @@ from hfcap.generation.photos import PhotoWork, write_photo_rows
 from hfcap.json_files import read_text
 from hfcap.ondevice.folder import is_onnx_folder
 from hfcap.processes import join_processes
-from hfcap.spaceless import is_spaceless
+from hfcap.scripts import is_spaceless
 
 NUM_SAMPLES = 20
 TEMPERATURE = 0.5

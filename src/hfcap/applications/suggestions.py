@@ -14,7 +14,7 @@ from hfcap.metrics.caption_sets import cider_kernels, uniform_frequencies
 from hfcap.metrics.diversity import has_repetition
 from hfcap.metrics.tokenizers import split_captions
 from hfcap.samples import Sample
-from hfcap.spaceless import is_spaceless, num_words
+from hfcap.scripts import is_spaceless, num_words
 
 # Words of a caption, from and to; in scripts without spaces, letters. Of the captions that people wrote for Flickr8k
 # 28 % are short and 30 % long.

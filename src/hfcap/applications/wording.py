@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from hfcap.applications.lint import AIM, EMOJI, LONGEST, alt_findings
 from hfcap.applications.people import neutral
 from hfcap.applications.pictures import collapsed
-from hfcap.spaceless import is_spaceless
+from hfcap.scripts import JOINERS, is_spaceless
 
 PEOPLE = ("neutral", "as_seen")
 
@@ -61,11 +61,18 @@ def worded(caption: str, people: str = "neutral", quotes: Sequence[str] = ()) ->
 
 
 def plain(text: str) -> str:
-    """Rule 13: no emoji, no control characters, no special tokens, one space between words, composed letters."""
+    """Rule 13: no emoji, no control characters, no special tokens, one space between words, composed letters.
+
+    The joiners that Persian, Sinhala and others write within words are letters.
+    """
     text = EMOJI.sub(" ", unicodedata.normalize("NFC", text))
     text = re.sub(r"<[/|]?\w+[|]?>", " ", text)
-    text = "".join(" " if unicodedata.category(character)[0] == "C" else character for character in text)
+    text = "".join(character if _shows(character) else " " for character in text)
     return collapsed(text).strip("\"'“”‘’ ")
+
+
+def _shows(character: str) -> bool:
+    return unicodedata.category(character)[0] != "C" or character in JOINERS
 
 
 def without_opening(text: str) -> str:

@@ -20,7 +20,7 @@ from hfcap.data.rows import WHERE, has_ids, one_row_an_image
 from hfcap.data.sources import load_rows, source_contents, split_names
 from hfcap.errors import beginning, printable
 from hfcap.plain_text import COMMON
-from hfcap.spaceless import num_words
+from hfcap.scripts import num_words
 
 SCHEMA_VERSION = 1
 LONG_CAPTION_WORDS = 50  # where no processor says how many tokens a caption has

@@ -1,6 +1,6 @@
 """Pairs of a chosen and a rejected caption: from columns, or references with one content word exchanged."""
 
-import string
+import re
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -15,6 +15,7 @@ from hfcap.errors import ConfigError
 from hfcap.function_words import FUNCTION_WORDS
 
 CHOSEN, REJECTED = PAIRED
+_SIGNS_AROUND = re.compile(r"^[\W_]+|[\W_]+$")  # of any script
 
 
 class WordExchange:
@@ -88,7 +89,7 @@ class WordExchange:
 
 
 def _plain(word: str) -> str:
-    return word.strip(string.punctuation).lower()
+    return _SIGNS_AROUND.sub("", word).lower()
 
 
 def _is_content(word: str) -> bool:

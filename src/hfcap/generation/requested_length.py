@@ -15,7 +15,7 @@ from hfcap.counts import counted
 from hfcap.errors import ConfigError, shown
 from hfcap.generation.settings import end_token_ids
 from hfcap.length_tokens import LONGEST, count_words, length_token_ids
-from hfcap.spaceless import is_spaceless
+from hfcap.scripts import is_spaceless
 
 TOLERANCE = 1  # words: room to end where a sentence does
 PARTIAL = "\N{REPLACEMENT CHARACTER}"  # how tokenizers of bytes show a character of which some are missing

@@ -18,7 +18,7 @@ from hfcap.function_words import looks_english
 from hfcap.hub.card import card_environment
 from hfcap.hub.card_metadata import HFCAP_TAG
 from hfcap.hub.push import Push, Target, push_folder
-from hfcap.spaceless import num_words
+from hfcap.scripts import num_words
 
 BYTES_A_SHARD = 500_000_000  # what the Hub recommends for parquet files
 NUM_SAMPLES = 6

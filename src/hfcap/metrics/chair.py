@@ -151,13 +151,14 @@ def read_instances(path: str | os.PathLike, image_ids: Sequence[str]) -> list[fr
 
     Args:
         path: COCO instances JSON.
-        image_ids: of the images, in order; they are matched as by `hfcap.predictions.same_images`.
+        image_ids: of the images, in order; they are matched as by `hfcap.image_matching.same_images`.
 
     Raises:
         ConfigError: the file is not of that format, or lacks one of the images.
     """
+    from hfcap.image_matching import same_images
     from hfcap.json_files import read_json
-    from hfcap.predictions import Row, picture_names, same_images
+    from hfcap.predictions import Row, picture_names
 
     content = read_json(path)
     try:

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from functools import cache
 
-from hfcap.spaceless import LETTER
+from hfcap.scripts import LETTER
 
 from .ptb_tokenizer import tokenize
 

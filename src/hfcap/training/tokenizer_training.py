@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from hfcap.spaceless import LETTER, SPACELESS
+from hfcap.scripts import JOINERS, LETTER, SPACELESS
 
 PAD, BOS, EOS = "<pad>", "<bos>", "<eos>"
 
@@ -20,7 +20,7 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, plain_text: bool =
 
     Returns:
         A tokenizer with `<pad>`, `<bos>` and `<eos>`. Words keep their leading space, the first one included, so that
-        a word has the same tokens wherever it stands. Scripts without spaces (`hfcap.spaceless`) are read letter by
+        a word has the same tokens wherever it stands. Scripts without spaces (`hfcap.scripts`) are read letter by
         letter.
     """
     captions = list(captions)
@@ -28,7 +28,8 @@ def train_tokenizer(captions: Iterable[str], vocab_size: int, plain_text: bool =
     # No Strip(): it would eat the line break between image and caption, and with it the token that starts a caption.
     steps = [normalizers.NFC()]
     if plain_text:
-        steps += [normalizers.Lowercase(), normalizers.Replace(Regex(r"[^\p{L}\p{M}\p{N}\s'-]+"), " ")]
+        signs = rf"(?:[^\p{{L}}\p{{M}}\p{{N}}\s'{JOINERS}-]|(?<![\p{{L}}\p{{M}}])[{JOINERS}])+"
+        steps += [normalizers.Lowercase(), normalizers.Replace(Regex(signs), " ")]
         steps += [normalizers.Replace(Regex(r"\s+"), " "), normalizers.Replace(Regex(r" $"), "")]
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     if any(map(SPACELESS.search, captions)):

@@ -1,6 +1,6 @@
-"""Scripts that put no space between words, where a word is taken to be a letter.
+"""Scripts that put no space between words, where a word is taken to be a letter, and joiners within words.
 
-Thai, Lao, Tibetan, Burmese, Khmer, kana and Chinese characters. Korean has spaces.
+Without spaces are Thai, Lao, Tibetan, Burmese, Khmer, kana and Chinese characters. Korean has spaces.
 """
 
 import re
@@ -14,6 +14,7 @@ LETTER = (
     "\u2e80-\u2fdf\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"  # Chinese characters
 )
 SPACELESS = re.compile(LETTER)
+JOINERS = "\u200c\u200d"  # they join letters, or keep them apart, within words of Persian, Sinhala and others
 
 
 def is_spaceless(texts: Iterable[str]) -> bool:

@@ -3,7 +3,7 @@
 import pytest
 from tokenizers import Regex, pre_tokenizers
 
-from hfcap.spaceless import LETTER, SPACELESS, is_spaceless, num_words
+from hfcap.scripts import LETTER, SPACELESS, is_spaceless, num_words
 
 
 @pytest.mark.parametrize(
