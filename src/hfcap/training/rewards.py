@@ -23,6 +23,7 @@ from itertools import pairwise
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from datasets import Dataset
 
 from hfcap.errors import ConfigError, WorkError, shown
@@ -119,8 +120,11 @@ class Reward:
         self._seen, self._least, self._most = PROVEN_AFTER, -np.inf, np.inf
 
     def take_figures(self) -> dict[str, float]:
-        """Mean and standard deviation of the values since the last call, under the names that TRL logs them by."""
-        values = np.concatenate(self._recent)
+        """Mean and standard deviation of the values since the last call, under the names that TRL logs them by.
+
+        They are of all processes, which all call it.
+        """
+        values = np.concatenate(gather_object(self._recent))
         self._recent.clear()
         return {
             f"rewards/{self.name}/mean": round(float(values.mean()), 4),
