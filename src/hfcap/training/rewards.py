@@ -192,7 +192,8 @@ def import_reward(name: str) -> RewardFunction:
         raise ConfigError(str(error), option="rewards", got=name, fix=fix) from error
     function = getattr(module, function_name, None)
     if not callable(function):
-        raise ConfigError(f"module {module_name} has no such function", option="rewards", got=name)
+        where = getattr(module, "__file__", None) or "built into Python"  # not one's own test.py, whose name it has
+        raise ConfigError(f"module {module_name} ({where}) has no such function", option="rewards", got=name)
     _check_keywords(name, function)
     return function
 
