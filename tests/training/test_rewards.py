@@ -175,6 +175,13 @@ def test_the_largest_values_still_give_finite_advantages():
     assert all(map(np.isfinite, reward.take_figures().values()))
 
 
+def test_figures_are_of_all_processes(monkeypatch):
+    reward = Reward("mine", lambda captions, **_: [1.0, 2.0])
+    reward(["a", "b"])
+    monkeypatch.setattr(rewards_module, "gather_object", lambda own: [*own, np.array([6.0])])
+    assert reward.take_figures() == {"rewards/mine/mean": 3, "rewards/mine/std": pytest.approx(2.1602, abs=1e-4)}
+
+
 def test_numbers_of_a_model_are_taken_as_they_are():
     scores = torch.tensor([1.0, -0.5], dtype=torch.bfloat16, requires_grad=True)
     assert Reward("mine", lambda **_: scores)(["a", "b"]).tolist() == [1.0, -0.5]

@@ -127,6 +127,26 @@ def test_changed_code_of_a_reward_is_noticed(tmp_path, scene_rows, own_reward):
         begin_or_resume(run, parsed, rows)
 
 
+def test_changed_code_that_a_reward_imports_is_noticed(tmp_path, own_reward):
+    (tmp_path / "own_parts").mkdir()
+    for name, code in {
+        "__init__.py": "import json\n",
+        "weights.py": "from . import base\n",
+        "base.py": "PER_WORD = 1\n",
+        "unused.py": "",
+    }.items():
+        (tmp_path / "own_parts" / name).write_text(code)
+    own_reward(
+        "import own_parts.weights as weights\n\ndef brevity(captions, **_):\n"
+        "    return [weights.base.PER_WORD for _ in captions]\n"
+    )
+    before = run_origins.code_sha256("own_reward:brevity")
+    (tmp_path / "own_parts" / "unused.py").write_text("PER_WORD = 2\n")
+    assert run_origins.code_sha256("own_reward:brevity") == before
+    (tmp_path / "own_parts" / "base.py").write_text("PER_WORD = 2\n")
+    assert run_origins.code_sha256("own_reward:brevity") != before
+
+
 @pytest.mark.parametrize("use", [["--rewards", "clip_score"], ["--metrics", "cider,clip_score"]])
 def test_a_replaced_clip_model_is_noticed_where_it_is_used(tmp_path, scene_rows, use):
     run, rows = tmp_path / "run", (scene_rows, scene_rows)

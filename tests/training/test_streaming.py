@@ -2,9 +2,11 @@
 
 import json
 from itertools import chain, islice
+from pathlib import Path
 
 import pytest
 from datasets import IterableDataset
+from PIL import Image
 from torch.utils.data import DataLoader
 
 from hfcap.data.caption_dataset import CaptionDataset
@@ -158,6 +160,18 @@ def test_a_run_does_not_go_on_with_other_readers_of_its_stream(tmp_path):
             start(stream, workers, batch_size)
     for workers, batch_size in ((2, 4), (0, 4), (2, 2)):
         assert not start(rows, workers, batch_size)  # read whole: the sampler's order is everybody's
+
+
+def test_warnings_of_a_stream_are_not_put_down_to_datasets(tmp_path):
+    """Which calls the functions that warn: its file and line would stand before what they say."""
+    Image.new("RGB", (4, 4)).save(tmp_path / "a.png")
+    (tmp_path / "b.png").write_bytes(b"no picture")
+    lines = [{"image": "a.png", "captions": ["a dog", ""]}, {"image": "b.png", "captions": ["a cat"]}]
+    (tmp_path / "train.jsonl").write_text("\n".join(map(json.dumps, lines)))
+    with pytest.warns(UserWarning) as said:
+        list(load_captions(str(tmp_path), "train", streaming=True, on_bad_image="skip"))
+    assert {str(one.message).split()[0] for one in said} == {"skipped", "dropped"}
+    assert {Path(one.filename).name for one in said} == {"rows.py"}
 
 
 def test_what_was_left_out_is_listed_once(folder, tmp_path):

@@ -171,7 +171,7 @@ def _check_unique(image_ids: list[str], dataset: Dataset, rows: list[int]) -> No
         seen[image_id] = row
 
 
-def warn_of_empty(empty: Sequence[str], num_without: int, num_images: int) -> None:
+def warn_of_empty(empty: Sequence[str], num_without: int, num_images: int, stacklevel: int = 4) -> None:
     """Warn of captions (blank texts) and images that were dropped; raise ValueError if no image is left."""
     if num_images == num_without:
         raise ValueError(f"no caption in {counted(num_images, 'image')}")
@@ -182,7 +182,7 @@ def warn_of_empty(empty: Sequence[str], num_without: int, num_images: int) -> No
         warnings.warn(
             f"dropped {counted(len(empty), 'empty caption')}{of_these} and {counted(num_without, 'image')} without "
             f"any caption (of {counted(num_images, 'image')}); remove them from the source to silence this",
-            stacklevel=4,
+            stacklevel=stacklevel,
         )
 
 
@@ -212,7 +212,7 @@ def stream_of(rows: Iterable[SourceRow], is_part: bool = False) -> Iterator[dict
             own_id = image_id if len(full) == 1 else f"{image_id}#{number}"
             yield {"image_id": own_id, "image": image, "captions": texts, "prompt": prompt, WHERE: where}
     if not is_part or num_without < num_images:
-        warn_of_empty(empty, num_without, num_images)
+        warn_of_empty(empty, num_without, num_images, stacklevel=2)  # whose caller's caller is `datasets`
     elif num_images:
         warnings.warn(f"no caption in {counted(num_images, 'image')} of a shard ({where})", stacklevel=2)
 
@@ -250,8 +250,8 @@ def is_readable(
     bad = bad_picture(image_id, where, image, reason)
     text = bad_picture_text(bad)
     if on_bad_image == "error":
-        raise ValueError(f"{text}\nRepair or remove it, or pass --on_bad_image skip to skip such pictures.")
-    warnings.warn(f"skipped {text}", stacklevel=2)
+        raise ValueError(f"{text}; repair or remove it, or pass --on_bad_image skip to skip such pictures")
+    warnings.warn(f"skipped {text}", stacklevel=1)  # `datasets` calls this function
     if on_skip is not None:
         on_skip(bad)
     return False

@@ -3,7 +3,7 @@
 import logging
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from textwrap import shorten
 
 import torch
@@ -58,8 +58,9 @@ def load_whole(
     Raises:
         ConfigError: it cannot be loaded, or weights are missing or of another shape; the first is named.
     """
+    chance = _fixed_chance() if may_lack == POOLER else nullcontext()
     # Its table of missing and unused weights: what matters of it is said below.
-    with loading(option, source), without_messages("transformers.modeling_utils", "LOAD REPORT"):
+    with loading(option, source), without_messages("transformers.modeling_utils", "LOAD REPORT"), chance:
         model, info = auto_class.from_pretrained(
             source,
             dtype=dtype,
@@ -84,6 +85,14 @@ def load_whole(
     if unused := sorted(map(str, info["unexpected_keys"])):
         logger.info("%s %s: weights that are not used: %d, first %s", option, source, len(unused), unused[0])
     return model
+
+
+@contextmanager
+def _fixed_chance() -> Iterator[None]:
+    """Let weights that nobody reads be the same each time: the feature cache and exports go by hashes of them all."""
+    with torch.random.fork_rng(devices=()):
+        torch.default_generator.manual_seed(0)
+        yield
 
 
 def load_vision_encoder(name_or_path: str, **kwargs) -> PreTrainedModel:

@@ -23,6 +23,7 @@ from itertools import pairwise
 
 import numpy as np
 import torch
+from accelerate.utils import gather_object
 from datasets import Dataset
 
 from hfcap.errors import ConfigError, WorkError, shown
@@ -120,8 +121,11 @@ class Reward:
         self._seen, self._least, self._most = PROVEN_AFTER, -np.inf, np.inf
 
     def take_figures(self) -> dict[str, float]:
-        """Mean and standard deviation of the values since the last call, under the names that TRL logs them by."""
-        values = np.concatenate(self._recent)
+        """Mean and standard deviation of the values since the last call, under the names that TRL logs them by.
+
+        They are of all processes, which all call it.
+        """
+        values = np.concatenate(gather_object(self._recent))
         self._recent.clear()
         return {
             f"rewards/{self.name}/mean": round(float(values.mean()), 4),
@@ -192,7 +196,8 @@ def import_reward(name: str) -> RewardFunction:
         raise ConfigError(str(error), option="rewards", got=name, fix=fix) from error
     function = getattr(module, function_name, None)
     if not callable(function):
-        raise ConfigError(f"module {module_name} has no such function", option="rewards", got=name)
+        where = getattr(module, "__file__", None) or "built into Python"  # not one's own test.py, whose name it has
+        raise ConfigError(f"module {module_name} ({where}) has no such function", option="rewards", got=name)
     _check_keywords(name, function)
     return function
 

@@ -1,7 +1,10 @@
 """Content hashes of what a run reads besides its data (weights, code of rewards, synonyms), and their changes."""
 
+import ast
+import hashlib
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -51,15 +54,52 @@ def _uses_clip(settings: Mapping[str, Any]) -> bool:
 
 
 def code_sha256(reward: str) -> str | None:
-    """SHA-256 (hex) of the file that defines a reward `MODULE:FUNCTION`; None where it is in none (C, a console).
+    """SHA-256 (hex) of the code of a reward `MODULE:FUNCTION`; None where it is in no file (C, a console).
 
-    It is the module that the function itself names, where `MODULE` imports it from another. What that module imports
-    is not looked at.
+    It is the file of the module that the function itself names, where `MODULE` imports it from another, and with it
+    those that it imports from its own folder, at any depth. Of an installed package it is that file alone.
     """
     function = import_reward(reward)
-    module = sys.modules.get(getattr(function, "__module__", None) or reward.partition(":")[0])
-    path = getattr(module, "__file__", None)
-    return None if path is None else file_sha256(path)
+    name = getattr(function, "__module__", None) or reward.partition(":")[0]
+    path = getattr(sys.modules.get(name), "__file__", None)
+    if path is None:
+        return None
+    path = Path(path)
+    root = path.parents[name.count(".") + (path.stem == "__init__")]
+    is_installed = root.name in ("site-packages", "dist-packages")
+    others = [] if is_installed or path.suffix != ".py" else sorted(imported_files(path, root) - {path})
+    hashes = [file_sha256(file) for file in (path, *others)]
+    return hashes[0] if not others else hashlib.sha256("".join(hashes).encode()).hexdigest()
+
+
+def imported_files(path: Path, root: Path) -> set[Path]:
+    """Python files under `root` that a Python file imports, at any depth, itself among them.
+
+    Args:
+        path: the file.
+        root: folder that its imports start from, besides those of other packages.
+    """
+    found, waiting = set(), [path]
+    while waiting:
+        file = waiting.pop()
+        if file in found:
+            continue
+        found.add(file)
+        for node in ast.walk(ast.parse(file.read_bytes())):
+            if isinstance(node, ast.Import):
+                waiting += chain.from_iterable(_files_of(root, one.name.split(".")) for one in node.names)
+            elif isinstance(node, ast.ImportFrom):
+                start = file.parents[node.level - 1] if node.level else root
+                module = node.module.split(".") if node.module else []
+                waiting += chain.from_iterable(_files_of(start, [*module, one.name]) for one in node.names)
+    return found
+
+
+def _files_of(start: Path, names: Sequence[str]) -> list[Path]:
+    """Files of the module `names` and of the packages that it is in, as far as they lie in `start`."""
+    places = [start.joinpath(*names[:number]) for number in range(1, len(names) + 1)]
+    files = [file for place in places for file in (place.with_suffix(".py"), place / "__init__.py")]
+    return [file for file in files if file.is_file()]
 
 
 def changed_origins(before: Mapping[str, Any], now: Mapping[str, Any], finished: bool) -> list[str]:

@@ -225,9 +225,10 @@ class PictureCollator:
 class ScstTrainer(CaptionTrainer):
     """`CaptionTrainer` that samples captions and raises the probability of those that the rewards prefer.
 
-    Its evaluation is that of `CaptionTrainer`. What it logs besides the loss, of the samples since the last log:
-    `reward` (mean of the weighted sum), `rewards/NAME/mean` and `rewards/NAME/std` (of each, without its weight),
-    `sample_tokens` (mean length) and, with `kl_coef`, `kl` (mean of a caption, as the loss sees it, so with dropout).
+    Its evaluation is that of `CaptionTrainer`. What it logs besides the loss, of the samples of all processes since
+    the last log: `reward` (mean of the weighted sum), `rewards/NAME/mean` and `rewards/NAME/std` (of each, without its
+    weight), `sample_tokens` (mean length) and, with `kl_coef`, `kl` (mean of a caption, as the loss sees it, so with
+    dropout).
 
     Args:
         rewards: see `hfcap.training.rewards.build_rewards`; of the training images.
@@ -335,9 +336,10 @@ class ScstTrainer(CaptionTrainer):
         return log_policy(logits / self.args.sampling_temperature, suppressed)
 
     def log(self, logs: dict[str, float], *args, **kwargs) -> None:
-        """Add what the samples since the last log were worth."""
-        captions, rewards, tokens, divergence = self._sampled.tolist()
-        if captions and "loss" in logs:
+        """Add what the samples since the last log were worth, those of all processes."""
+        if self._sampled[0] and "loss" in logs:
+            sampled = self.accelerator.reduce(self._sampled.to(self.args.device), "sum")
+            captions, rewards, tokens, divergence = sampled.tolist()
             logs |= {"reward": round(rewards / captions, 4)}
             for reward in self.rewards:
                 logs |= reward.take_figures()
