@@ -57,9 +57,15 @@ PROCEDURE = {
     "gradient_accumulation_steps": "accumulation steps",
     "label_smoothing_factor": "label smoothing",
     "weight_decay": "weight decay",
+    "references": "references per image and step",
     "packing": "packing of references",
+    "mirror": "pictures mirrored at random",
+    "crop": "random crops of at least this share",
+    "cached_crops": "crops in the feature cache",
+    "color_jitter": "color jitter",
     "seed": "seed",
 }
+OFF = {"mirror": False, "crop": 1}  # where these settings do nothing
 # What the estimate of energy assumes: board power in watts by a part of the accelerator's name, and for each CPU core.
 WATTS = {"H200": 700, "H100": 700, "A100": 400, "L40": 300, "A10": 150, "L4": 72, "T4": 70, "4090": 450, "3090": 350}
 WATTS_A_CORE = 10
@@ -258,6 +264,8 @@ def _procedure(run: Mapping[str, Any]) -> list[tuple[str, str]]:
         if key.startswith("lora_") and arguments.get("strategy") not in ("lora", "qlora"):
             continue
         if isinstance(value, list | dict) or (value in unset and not isinstance(value, bool) and key != "seed"):
+            continue
+        if key in OFF and value == OFF[key]:
             continue
         if key == "num_train_epochs" and (arguments.get("max_steps") or -1) > 0:
             continue  # max_steps wins in `Trainer`
