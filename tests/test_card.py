@@ -287,6 +287,21 @@ def test_an_adapter_whose_type_was_not_recorded_is_used_by_the_command(tmp_path)
     assert "hfcap caption PHOTO.jpg --model " in text and "```python" not in text
 
 
+def test_a_card_says_what_training_did_to_references_and_pictures(tmp_path):
+    off = {"references": None, "mirror": False, "crop": 1.0, "cached_crops": 0, "color_jitter": 0.0}
+    on = {"references": 2, "mirror": True, "crop": 0.7, "cached_crops": 2, "color_jitter": 0.1}
+    names = (
+        "references per image and step",
+        "pictures mirrored",
+        "random crops",
+        "crops in the feature",
+        "color jitter",
+    )
+    for arguments, are_said in ((off, False), (on, True)):
+        text = write_card(_run(tmp_path / str(are_said), arguments=arguments)).read_text()
+        assert [name in text for name in names] == [are_said] * len(names)
+
+
 def test_a_figure_is_rounded_once(tmp_path):
     """38.152 is 38.2, though it is 38.15 with two decimals, which one more rounding makes 38.1."""
     folder = _run(tmp_path, metrics={"cider": {"value": 0.38152, "ci95": (0.35449, 0.40852)}})

@@ -102,6 +102,26 @@ def test_what_is_left_of_two_uses_of_a_picture_may_be_the_one_that_nobody_decide
     assert (data, code) == (page[:25], 1) and "fits 0 places" in shown.err
 
 
+def test_a_document_that_its_author_goes_on_with_takes_new_decisions(apply, tmp_path):
+    """Decisions of before are done, or about what is gone; they refused the whole file for good."""
+    page = tmp_path / "page.html"
+    page.write_bytes(b'<p>Then.</p>\n<img src="a">\n<p>Now.</p>\n<img src="a">\n<img src="b">\n<img src="c">\n')
+    old = {"kind": "img", "file_sha256": hashlib.sha256(page.read_bytes()).hexdigest()}
+    context = [{"before": before, "after": after} for before, after in (("Then.", "Now."), ("Then. Now.", ""))]
+    places = zip((2, 4, 5, 6), "aabc", [*context, {}, {}], strict=True)
+    rows = [row(line=line, src=src, context=around, **old) for line, src, around in places]
+    apply(*rows)
+    rows = [json.loads(line) for line in (tmp_path / "alts.jsonl").read_text().splitlines()]
+    text = page.read_text().replace("Now.", "Now and then.").replace('<img src="b" alt="A brown dog runs.">\n', "")
+    page.write_text(text.replace('src="c" alt="A brown dog runs."', 'src="c" alt="The author\'s."') + '<img src="d">')
+    new = {"kind": "img", "src": "d", "file_sha256": hashlib.sha256(page.read_bytes()).hexdigest()}
+    before = page.read_bytes()
+    data, shown, code = apply(*rows, row(line=6, alt="New.", id="new", **new))
+    assert (data, code) == (before.replace(b'src="d"', b'src="d" alt="New."'), 0)
+    assert "1 alt written into 1 file" in shown.err
+    assert "2 decisions about pictures that are gone or have another alt now" in shown.err
+
+
 def test_rows_that_are_decided_on_later_follow_the_document(apply, tmp_path):
     page = b'<img src="a"><img src="a"><img src="a">'
     (tmp_path / "page.html").write_bytes(page)

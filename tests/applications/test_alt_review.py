@@ -76,7 +76,7 @@ def test_each_decision_is_in_the_file_at_once(alts):
 
     def ask(prompt):
         seen.append(decisions())
-        return {0: "a", 1: "e", 2: "Map of the town.", 3: "a", 4: "s"}[len(seen) - 1]
+        return {0: "a", 1: "e", 2: "Map of the town.", 3: "a", 4: "s", 5: ""}[len(seen) - 1]
 
     review(alts, ask, lambda _text: None)
     accepted, edited = ("accepted", "A dog runs."), ("edited", "Map of the town.")
@@ -94,6 +94,9 @@ def test_undo_goes_back_and_quit_and_the_end_of_input_stop(alts):
     assert decisions() == [("pending", None)] * 4 + [("skipped", None)]
     assert "0 decided now, 4 pending" in shown
     assert "1 decided now, 3 pending" in answer("a")
+    said = answer("s", "d", "a", "u", "a", "u", "q")  # the last one, too
+    assert said.count("that was the last one; u undoes it") == 2 and "1 decided now, 1 pending" in said
+    assert [status for status, _ in decisions()] == ["accepted", "skipped", "decorative", "pending", "skipped"]
 
 
 def test_context_and_doubt_are_shown_and_a_bad_edit_is_named(alts):

@@ -130,6 +130,13 @@ def test_undo_adds_a_line_and_reopens(tags):
     assert queue_of(tags).next_item().row["image_id"] == "a"
 
 
+def test_the_last_decision_can_be_undone_too(tags, policy):
+    said = answer(tags, policy, "a", "a", "a", "u", "d no", "")
+    assert said.count("that was the last one; u undoes it") == 2 and "3 decided now, 0 left" in said
+    assert [line["kind"] for line in lines()] == ["decision"] * 3 + ["undo", "decision"]
+    assert lines()[-1]["answer"] == "disagree"
+
+
 def test_an_appeal_reopens_comes_first_and_can_be_undone_back_to(tags):
     queue = queue_of(tags)
     queue.skip(queue.next_item())  # a, whose score is higher, still waits

@@ -96,6 +96,12 @@ def test_given_metadata_survives_in_the_card_of_a_tagger(records):
         write_tagger_card(records)
 
 
+def test_the_card_of_a_tagger_loads_it_from_its_branch(records):
+    for branch, loads in (("main", 'model="user/tagger")'), ("dev", 'model="user/tagger", revision="dev")')):
+        card = write_tagger_card(records, records / "to", "user/tagger", branch).read_text()
+        assert f'classify = pipeline("image-classification", {loads}\n' in card
+
+
 def test_the_card_of_a_captioner_is_not_written_for_a_tagger(records):
     (records / "policy.yaml").write_text("")
     for command in ("write", "check"):

@@ -24,12 +24,16 @@ from hfcap.errors import for_terminal, printable
 
 @dataclass(frozen=True)
 class Change:
-    """A document with its alts written, not yet on disk: what it was, what it becomes, and how they differ."""
+    """A document with its alts written, not yet on disk: what it was, what it becomes, and how they differ.
+
+    `num_left_out` decisions are about pictures that are gone, or have got another alt, since they were made.
+    """
 
     document: Document
     new: Document
     diff: str
     num_alts: int
+    num_left_out: int = 0
 
 
 def rows_to_write(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -38,11 +42,13 @@ def rows_to_write(rows: Sequence[dict[str, Any]]) -> dict[str, list[dict[str, An
     for row in rows:
         if row["kind"] != DATA:
             by_file.setdefault(row["file"], []).append(row)
-    return {file: of_file for file, of_file in by_file.items() if any(row["status"] in DECIDED for row in of_file)}
+    return {file: of_file for file, of_file in by_file.items() if any(map(is_decided, of_file))}
 
 
 def plan_change(file: str, rows: Sequence[dict[str, Any]], replace: bool = False) -> Change | None:
     """Work out what the decided rows make of a file, without touching it; None where all of them are in it already.
+
+    A row whose picture is gone, or has got another alt, since the proposal is left out and counted.
 
     Args:
         file: the document.
@@ -58,11 +64,18 @@ def plan_change(file: str, rows: Sequence[dict[str, Any]], replace: bool = False
     document = read_document(path)
     splices: dict[str, list[tuple[int, int, str]]] = {}
     wanted: dict[int, str] = {}
-    num_of_source = count_sources(rows)
-    for row in (row for row in rows if row["status"] in DECIDED):
+    num_of_source, num_left_out = count_sources(rows), 0
+    decided = [
+        (row, "" if row["status"] == "decorative" else collapsed(row["alt"])) for row in rows if is_decided(row)
+    ]
+    num_alike = Counter((row["part"], row["src"], alt) for row, alt in decided)
+    for row, alt in decided:
+        done, gone = _is_over(document, row, alt, num_alike[row["part"], row["src"], alt], replace)
+        num_left_out += gone
+        if done or gone:
+            continue
         number = find_picture(document, row, num_of_source)
         picture = document.pictures[number]
-        alt = "" if row["status"] == "decorative" else collapsed(row["alt"])
         if picture.alt == alt or (not alt and picture.alt is None and not picture.slot_says_decorative):
             continue  # done already, or there is nothing that could be written
         check_row(document, row, picture, replace)
@@ -71,7 +84,7 @@ def plan_change(file: str, rows: Sequence[dict[str, Any]], replace: bool = False
         splices.setdefault(picture.part, []).append((picture.slot.start, picture.slot.end, written))
         wanted[number] = alt
     if not splices:
-        return None
+        return Change(document, document, "", 0, num_left_out) if num_left_out else None
     edited = {part: spliced(document.parts[part].text, places) for part, places in splices.items()}
     data = _whole(document, edited)
     new = read_document(path, data)
@@ -80,7 +93,29 @@ def plan_change(file: str, rows: Sequence[dict[str, Any]], replace: bool = False
         spliced_diff(path.as_posix() + (f"!{part}" if part else ""), document.parts[part].text, sorted(places))
         for part, places in splices.items()
     ]
-    return Change(document, new, "".join(diff), len(wanted))
+    return Change(document, new, "".join(diff), len(wanted), num_left_out)
+
+
+def is_decided(row: dict[str, Any]) -> bool:
+    """Tell whether a row is to be written."""
+    return row["status"] in DECIDED
+
+
+def _is_over(document: Document, row: dict[str, Any], alt: str, num_alike: int, replace: bool) -> tuple[bool, bool]:
+    """Tell whether a row is done, or its picture gone, in a file that has changed since: authors go on writing.
+
+    It is done where as many pictures of its source have its alt as there are rows, `num_alike`, that want it there;
+    the picture is gone where no other one of its source lacks an alt.
+    """
+    if row.get("file_sha256") in (None, document.sha256) or not row["src"]:
+        return False, False
+    found = [document.pictures[number] for number in document.find(row["part"], row["src"])]
+    found = [picture for picture in found if row["kind"] in ("", picture.kind)]
+    if sum(picture.alt == alt for picture in found) >= num_alike:
+        return True, False
+    if found and not alt and not any(picture.slot_says_decorative for picture in found):
+        return True, False  # there is nothing that could be written
+    return False, not any(picture.alt is None or (replace and picture.alt == row["before"]) for picture in found)
 
 
 def _whole(document: Document, edited: dict[str, str]) -> bytes:
@@ -245,13 +280,13 @@ def apply_rows(
     Returns:
         How many documents and photos were refused; each is named on stderr, with the reason.
     """
-    num_files, num_alts, num_photos, refused = 0, 0, 0, 0
+    num_files, num_alts, num_photos, num_left_out, refused = 0, 0, 0, 0, 0
     by_file = rows_to_write(rows)
     for file, of_file in by_file.items():
         in_document = [row for row in of_file if row["kind"] != "photo"]
         try:
             change = plan_change(file, in_document, replace) if in_document else None
-            if change is not None and not dry_run:
+            if change is not None and change.num_alts and not dry_run:
                 write_change(change)
                 follow(rows, change)
         except (DocumentError, OSError) as error:
@@ -260,7 +295,8 @@ def apply_rows(
             continue
         if change is not None:
             sys.stdout.write(for_terminal(change.diff))
-            num_files, num_alts = num_files + 1, num_alts + change.num_alts
+            num_files, num_alts = num_files + (change.num_alts > 0), num_alts + change.num_alts
+            num_left_out += change.num_left_out
     of_photos: dict[str, list[dict[str, Any]]] = {}
     for row in [row for of_file in by_file.values() for row in of_file] if ways else ():
         of_photos.setdefault(row.get("image") or "", []).append(row)
@@ -273,6 +309,11 @@ def apply_rows(
     done = "would be written" if dry_run else "written"
     into = f"{counted(num_files, 'file')}, {num_photos} into metadata of photos"
     print(f"{counted(num_alts, 'alt')} {done} into {into}", file=sys.stderr)
+    if num_left_out:
+        print(
+            f"{counted(num_left_out, 'decision')} about pictures that are gone or have another alt now",
+            file=sys.stderr,
+        )
     without = sum(row["kind"] == "photo" and row["status"] in DECIDED for row in rows) if not ways else 0
     if without:
         print(f"{counted(without, 'row')} about photos in no document; add --metadata sidecar", file=sys.stderr)

@@ -8,7 +8,7 @@ from typing import Any
 
 from hfcap.applications.lint import alt_findings
 from hfcap.applications.pictures import collapsed
-from hfcap.applications.rows import PENDING, SKIPPED, check_characters, read_rows, write_rows
+from hfcap.applications.rows import DECIDED, PENDING, SKIPPED, check_characters, read_rows, write_rows
 from hfcap.applications.signature import signed
 from hfcap.applications.spreadsheets import plain_cell, safe_cell
 from hfcap.atomic_files import write_atomic
@@ -30,6 +30,7 @@ COLUMNS = (
     "decision",
     "alt",
 )
+END = "\nthat was the last one; u undoes it, Enter ends"
 DECISIONS = {"accept": "accepted", "edit": "edited", "decorative": "decorative", "skip": SKIPPED}
 
 
@@ -69,16 +70,17 @@ def review(
     done: list[tuple[int, dict[str, Any]]] = []  # what was decided, and the row before
     say(f"{path}: {len(todo)} of {counted(len(rows), 'row')} {status}. {KEYS}")
     at = 0
-    while at < len(todo):
-        number = todo[at]
-        say(_shown(rows[number], at + 1, len(todo)))
+    while at < len(todo) or done:
+        is_end = at == len(todo)
+        say(END if is_end else _shown(rows[todo[at]], at + 1, len(todo)))
         try:
             answer = ask("> ").strip().lower()
-            if answer == "q":
-                break
             if answer == "u":
                 at = _undo(path, rows, done, at, say)
                 continue
+            if answer == "q" or is_end:
+                break
+            number = todo[at]
             row = _answered(rows[number], answer, ask)
         except (EOFError, KeyboardInterrupt):
             break
@@ -92,7 +94,8 @@ def review(
             say(f"  {rule}: {message} (u undoes)")
         at += 1
     left = {name: sum(row["status"] == name for row in rows) for name in (PENDING, SKIPPED)}
-    say(f"{len(done)} decided now, {left[PENDING]} pending; `hfcap alt apply {path}` writes what is decided")
+    num_decided = sum(rows[number]["status"] in DECIDED for number, _ in done)
+    say(f"{num_decided} decided now, {left[PENDING]} pending; `hfcap alt apply {path}` writes what is decided")
     if left[SKIPPED]:
         say(f"{left[SKIPPED]} skipped; `hfcap alt review {path} --skipped` asks about them again")
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 from hfcap.applications.moderation_texts import evidence_text, may_show
 from hfcap.applications.policy import Policy
+from hfcap.applications.review import END
 from hfcap.applications.review_queue import Item, ReviewQueue, blurred_jpeg, picture_path
 from hfcap.errors import printable
 
@@ -37,13 +38,14 @@ def review_tags(
     say(f"{len(queue.waiting())} to decide. {KEYS}")
     with tempfile.TemporaryDirectory(prefix="hfcap-review-") as folder:
         last = None
-        while (item := queue.next_item()) is not None:
-            if (item.row["image_id"], item.tag) != last:
-                say(_shown(item, policy))
-                last = (item.row["image_id"], item.tag)
+        while (item := queue.next_item()) is not None or queue.counts()["decided"]:
+            key = None if item is None else (item.row["image_id"], item.tag)
+            if key is None or key != last:
+                say(END if item is None else _shown(item, policy))
+                last = key
             try:
                 answer = ask("> ").strip()
-                if answer.lower() == "q":
+                if answer.lower() == "q" or (item is None and answer.lower() != "u"):
                     break
                 _follow(queue, item, answer, viewer, Path(folder), ask, say)
             except (EOFError, KeyboardInterrupt):
@@ -56,7 +58,7 @@ def review_tags(
 
 def _follow(
     queue: ReviewQueue,
-    item: Item,
+    item: Item | None,
     answer: str,
     viewer: str | None,
     folder: Path,

@@ -42,7 +42,11 @@ PROCEDURE = {
 
 
 def write_tagger_card(
-    folder: str | os.PathLike, to: Path | None = None, repo_id: str | None = None, **given: Any
+    folder: str | os.PathLike,
+    to: Path | None = None,
+    repo_id: str | None = None,
+    revision: str = "main",
+    **given: Any,
 ) -> Path:
     """Write a tagger run's `README.md` atomically; the same files give the same card.
 
@@ -50,6 +54,7 @@ def write_tagger_card(
         folder: the run.
         to: another folder to write it to.
         repo_id: where the tagger loads from; by default the run's own folder.
+        revision: branch of that repository.
         given: metadata that only a person can say, `license` and `datasets`; by default what the card there says.
 
     Raises:
@@ -72,6 +77,7 @@ def write_tagger_card(
         count_parameters(folder / runs.MODEL),
         words,
         repo_id or as_typed(folder / runs.MODEL),
+        None if revision == "main" else revision,
         said | given,
     )
     return write_atomic((to or folder) / runs.CARD_README, text)
@@ -86,6 +92,7 @@ def render_tagger_card(
     num_parameters: int,
     words: str = "",
     weights: str = "",
+    revision: str | None = None,
     given: Mapping[str, Any] | None = None,
 ) -> str:
     """Fill the template: YAML metadata with `model-index` for the Hub, then Markdown.
@@ -99,6 +106,7 @@ def render_tagger_card(
         num_parameters: values in the weight files.
         words: Markdown of a person's own.
         weights: what the usage example loads: a folder or a Hub id.
+        revision: branch of a Hub id; None for `main`.
         given: metadata that only a person can say.
     """
     arguments = run["arguments"]
@@ -113,6 +121,7 @@ def render_tagger_card(
         .render(
             metadata=tagger_metadata(name, run, metrics, given or {}).to_yaml().strip(),
             weights=weights,
+            revision=revision,
             name=name,
             words=words,
             words_start=WORDS_START,

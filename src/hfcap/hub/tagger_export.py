@@ -117,7 +117,7 @@ def publish_tagger(run: str | os.PathLike, target: Target, pictures: Sequence[Pa
             )
     with TemporaryDirectory(prefix="hfcap-publish-") as scratch:
         ready = export_tagger(run, Path(scratch) / "ready", pictures)
-        write_tagger_card(records, ready, target.repo_id, **given)
+        write_tagger_card(records, ready, target.repo_id, target.revision, **given)
         return push_folder(ready, target, f"Upload {target.repo_id.split('/')[-1]}")
 
 
