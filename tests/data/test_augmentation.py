@@ -8,6 +8,7 @@ from PIL import Image
 
 from hfcap.data.augmentation import View, color_jitter, color_jitter_is_true, mirror, random_crop
 from hfcap.data.caption_dataset import Augmentation, CaptionDataset
+from hfcap.data.pictures import load_picture
 from hfcap.data.scenes import load_scenes
 
 
@@ -97,6 +98,18 @@ def test_cached_crops_are_drawn_by_epoch_and_flipped_only_where_a_caption_names_
     assert drawn(Augmentation(mirror=True), ["a dog"]) == {"plain": 0.5, "mirror": 0.5}
     unflipped = Augmentation(crop=0.7, cached_crops=2, seed=3)
     assert drawn(unflipped, ["a dog"]) == dict.fromkeys(["plain", "crop0.7-3-1", "crop0.7-3-2"], 0.3)
+
+
+@pytest.mark.parametrize("caption", ["a dog", "a dog on the left"])
+def test_a_cached_crop_is_what_an_epoch_shows_without_a_cache(caption):
+    row = load_scenes("train", 1, "caption", image_size=64)[0] | {"captions": [caption]}
+    augmentation = Augmentation(mirror=True, crop=0.7, seed=3)
+    flipped = [augmentation.flips(row, epoch) for epoch in range(1, 9)]
+    assert len(set(flipped)) == (2 if caption == "a dog" else 1)
+    for epoch, is_flipped in enumerate(flipped, start=1):
+        cached = View(is_flipped, 0.7, epoch, 3)(load_picture(row["image"]), row["image_id"])
+        shown = augmentation.picture(row, epoch)
+        assert (cached.size, cached.tobytes()) == (shown.size, shown.tobytes())
 
 
 def test_a_cached_view_is_a_function_of_seed_number_and_image_id():
