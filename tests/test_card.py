@@ -385,6 +385,19 @@ def test_the_language_is_that_of_the_tokenizer_of_the_figures(tokenizer, languag
     assert ModelCard.load(folder / "README.md").data.language == language
 
 
+@pytest.mark.parametrize(
+    ("said", "tokenizer", "language"),
+    [("en", "zh", "zh"), ("en", "intl", "en"), ("fr", "ptb", "fr"), ("zh", "ptb", "zh")],
+)
+def test_the_language_follows_new_figures_and_keeps_what_a_person_said(said, tokenizer, language, tmp_path):
+    folder = _run(tmp_path)
+    card = write_card(folder)
+    card.write_text(card.read_text().replace("language: en", f"language: {said}"))
+    metrics = json.loads((folder / "metrics.json").read_text())
+    write_json(folder / "metrics.json", metrics | {"tokenizer": tokenizer})
+    assert ModelCard.load(write_card(folder)).data.language == language
+
+
 def test_a_card_names_the_model_of_clip_score(tmp_path):
     figures = {"metrics": {"clip_score": {"value": 0.75, "ci95": [0.7, 0.8]}}}
     text = card_text(_run(tmp_path, **figures, clip_model="owner/clip", clip_model_hash="ab" * 32))
