@@ -24,6 +24,8 @@ _OPENING = re.compile(
     r" (?:of|showing|depicting)),? ",
     re.IGNORECASE,
 )
+_QUOTES = "\"'“”‘’"
+_APOSTROPHE = re.compile(r"(?<=\w)['’](?=\w)")
 _SPACE_BEFORE = re.compile(r"\s+(?=[.,;:!?…)\]%]|'s\b|n't\b)")
 _SENTENCE_END = re.compile(r"(?<=[.!?…])\s+(?=[A-Z\"“(])")
 _CLAUSE_END = re.compile(r"[,;:]?(?=\s(?:and|while|as|with|in front of|next to|behind)\s)|[,;:](?=\s)")
@@ -58,11 +60,17 @@ def worded(caption: str, people: str = "neutral", quotes: Sequence[str] = ()) ->
 
 
 def plain(text: str) -> str:
-    """Rule 13: no emoji, no control characters, no special tokens, one space between words, composed letters."""
+    """Rule 13: no emoji, no control characters, no special tokens, one space between words, composed letters.
+
+    Nor quotation marks around all of it, or at one end alone.
+    """
     text = EMOJI.sub(" ", unicodedata.normalize("NFC", text))
     text = re.sub(r"<[/|]?\w+[|]?>", " ", text)
     text = "".join(" " if unicodedata.category(character)[0] == "C" else character for character in text)
-    return collapsed(text).strip("\"'“”‘’ ")
+    text = collapsed(text)
+    inside = text.strip(_QUOTES + " ")
+    has_others = any(mark in _QUOTES for mark in _APOSTROPHE.sub("", inside))
+    return text if has_others else inside  # a sign may say “STOP” where the caption begins or ends
 
 
 def without_opening(text: str) -> str:
@@ -86,7 +94,7 @@ def as_sentence(text: str) -> str:
 def says_something(text: str) -> bool:
     """Rule 5: never a generic word or a file name."""
     bad = ("generic", "file-name", "blank-alt")
-    return not any(rule in bad for rule, _ in alt_findings(text))
+    return any(map(str.isalnum, text)) and not any(rule in bad for rule, _ in alt_findings(text))
 
 
 def with_quotes(text: str, quotes: Sequence[str]) -> str:
