@@ -400,6 +400,19 @@ def test_captions_that_do_not_look_like_english_are_not_said_to_be(caption, tmp_
     assert read_card_data(folder, recorded=True).habits.english
 
 
+@pytest.mark.parametrize(
+    ("said", "tokenizer", "language"),
+    [("en", "zh", "zh"), ("en", "intl", "en"), ("fr", "ptb", "fr"), ("zh", "ptb", "zh")],
+)
+def test_the_language_follows_new_figures_and_keeps_what_a_person_said(said, tokenizer, language, tmp_path):
+    folder = _run(tmp_path)
+    card = write_card(folder)
+    card.write_text(card.read_text().replace("language: en", f"language: {said}"))
+    metrics = json.loads((folder / "metrics.json").read_text())
+    write_json(folder / "metrics.json", metrics | {"tokenizer": tokenizer})
+    assert ModelCard.load(write_card(folder)).data.language == language
+
+
 def test_a_card_names_the_model_of_clip_score(tmp_path):
     figures = {"metrics": {"clip_score": {"value": 0.75, "ci95": [0.7, 0.8]}}}
     text = card_text(_run(tmp_path, **figures, clip_model="owner/clip", clip_model_hash="ab" * 32))

@@ -122,6 +122,15 @@ def test_a_document_that_its_author_goes_on_with_takes_new_decisions(apply, tmp_
     assert "2 decisions about pictures that are gone or have another alt now" in shown.err
 
 
+def test_a_decorative_picture_of_markdown_is_done_in_a_text_that_goes_on(apply, tmp_path):
+    (tmp_path / "a.md").write_text("![](a.png)\n\n![](a.png)\n\n![](b.png)\n")
+    fields = {"file": "a.md", "kind": "markdown", "file_sha256": "of an earlier text"}
+    rows = [row(line=line, src="a.png", status="decorative", alt=None, **fields) for line in (1, 3)]
+    _, shown, code = apply(*rows, row(line=5, src="b.png", **fields))
+    assert code == 0 and "1 alt written into 1 file" in shown.err and "decision" not in shown.err
+    assert (tmp_path / "a.md").read_text().endswith("![A brown dog runs.](b.png)\n")
+
+
 def test_rows_that_are_decided_on_later_follow_the_document(apply, tmp_path):
     page = b'<img src="a"><img src="a"><img src="a">'
     (tmp_path / "page.html").write_bytes(page)

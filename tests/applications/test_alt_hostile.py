@@ -303,6 +303,10 @@ def test_many_rows_of_a_file_are_found_at_once(tmp_path):
     assert plan_change(str(path), rows).num_alts == number
     decided = [row | {"status": "decorative", "alt": None} for row in rows]
     assert check_documents([str(path)], decided)[0] == []
+    changed = [row | {"alt": f"Boat {n}.", "file_sha256": "of another text"} for n, row in enumerate(rows)]
+    path.write_text("".join(f'<img src="a.png" alt="Boat {n}.">\n' for n in range(number)))
+    assert plan_change(str(path), changed) is None  # done
+    path.write_text('<p>A day out.</p><img src="a.png">\n' * number)
     with pytest.raises(DocumentError, match="fits 0 places in it"):
         plan_change(str(path), [row | {"file_sha256": "of another text"} for row in reversed(rows)])
 

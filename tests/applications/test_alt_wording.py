@@ -9,7 +9,21 @@ from hfcap.applications.wording import as_sentence, fitted, plain, says_somethin
 
 @pytest.mark.parametrize(
     "caption",
-    ["", "  ", "image", "An image.", "photo", "IMG_2034", "DSC00012.JPG", "a-b.png", "untitled", "Figure 3", "."],
+    [
+        "",
+        "  ",
+        "image",
+        "An image.",
+        "photo",
+        "IMG_2034",
+        "DSC00012.JPG",
+        "a-b.png",
+        "untitled",
+        "Figure 3",
+        ".",
+        "<",
+        '"',
+    ],
 )
 def test_rule_5_nothing_is_proposed_where_nothing_is_said(caption):
     assert worded(caption) is None
@@ -133,6 +147,11 @@ def test_rule_10_text_in_the_picture_is_quoted_as_it_is():
         ("a dog \U0001f415\ufe0f runs", "a dog runs"),
         ("a\ndog\x00 <unk>\tr\u200buns</s>", "a dog r uns"),
         ('"a dog"', "a dog"),
+        ('"a dog', "a dog"),
+        ("'a man's dog'", "a man's dog"),
+        ('a sign says "STOP"', 'a sign says "STOP"'),
+        ("“Stop” is on a sign", "“Stop” is on a sign"),
+        ("a man's hat says 'GO'", "a man's hat says 'GO'"),
     ],
 )
 def test_rule_13_no_symbols(caption, text):

@@ -15,7 +15,7 @@ from hfcap.applications.documents import ARCHIVES, Document, read_document
 from hfcap.applications.images import image_sha256
 from hfcap.applications.photo_metadata import check_place, embed, photo_of, sidecar_of, write_sidecar
 from hfcap.applications.pictures import Picture, collapsed
-from hfcap.applications.rows import DATA, DECIDED, OFFICE
+from hfcap.applications.rows import DATA, DECIDED, NO_MARK, OFFICE
 from hfcap.applications.texts import DocumentError
 from hfcap.content_hashes import file_sha256
 from hfcap.counts import counted
@@ -69,8 +69,9 @@ def plan_change(file: str, rows: Sequence[dict[str, Any]], replace: bool = False
         (row, "" if row["status"] == "decorative" else collapsed(row["alt"])) for row in rows if is_decided(row)
     ]
     num_alike = Counter((row["part"], row["src"], alt) for row, alt in decided)
+    there = _alts_there(document)
     for row, alt in decided:
-        done, gone = _is_over(document, row, alt, num_alike[row["part"], row["src"], alt], replace)
+        done, gone = _is_over(document, there, row, alt, num_alike[row["part"], row["src"], alt], replace)
         num_left_out += gone
         if done or gone:
             continue
@@ -101,7 +102,16 @@ def is_decided(row: dict[str, Any]) -> bool:
     return row["status"] in DECIDED
 
 
-def _is_over(document: Document, row: dict[str, Any], alt: str, num_alike: int, replace: bool) -> tuple[bool, bool]:
+def _alts_there(document: Document) -> Counter[tuple]:
+    """Count the pictures of a document by part, source, kind (and "" for any) and alt."""
+    return Counter(
+        (picture.part, picture.src, kind, picture.alt) for picture in document.pictures for kind in ("", picture.kind)
+    )
+
+
+def _is_over(
+    document: Document, there: Counter[tuple], row: dict[str, Any], alt: str, num_alike: int, replace: bool
+) -> tuple[bool, bool]:
     """Tell whether a row is done, or its picture gone, in a file that has changed since: authors go on writing.
 
     It is done where as many pictures of its source have its alt as there are rows, `num_alike`, that want it there;
@@ -109,13 +119,11 @@ def _is_over(document: Document, row: dict[str, Any], alt: str, num_alike: int, 
     """
     if row.get("file_sha256") in (None, document.sha256) or not row["src"]:
         return False, False
-    found = [document.pictures[number] for number in document.find(row["part"], row["src"])]
-    found = [picture for picture in found if row["kind"] in ("", picture.kind)]
-    if sum(picture.alt == alt for picture in found) >= num_alike:
+    picture = (row["part"], row["src"], row["kind"])
+    has_no_mark = not alt and row["kind"] in NO_MARK and there[(*picture, None)] > 0
+    if there[(*picture, alt)] >= num_alike or has_no_mark:
         return True, False
-    if found and not alt and not any(picture.slot_says_decorative for picture in found):
-        return True, False  # there is nothing that could be written
-    return False, not any(picture.alt is None or (replace and picture.alt == row["before"]) for picture in found)
+    return False, not (there[(*picture, None)] or (replace and there[(*picture, row["before"])]))
 
 
 def _whole(document: Document, edited: dict[str, str]) -> bytes:

@@ -17,6 +17,7 @@ DECIDED = ("accepted", "edited", "decorative")  # what `apply` writes
 STATUSES = (PENDING, *DECIDED, SKIPPED)
 DATA = "data"  # kind of a row about a picture of a data source, which no document holds
 OFFICE = ("docx", "pptx")  # kinds whose mark for decorative pictures is not written
+NO_MARK = ("markdown", "csv", *OFFICE)  # kinds where no alt at all is what is written for them
 _STRINGS = ("id", "file", "part", "kind", "src", "role", "status")
 _OPTIONAL_STRINGS = ("before", "suggestion", "alt", "image", "image_sha256", "file_sha256", "by", "at")
 _TYPES: dict[str, tuple[tuple[type, ...], str]] = {

@@ -113,7 +113,8 @@ def phrases_of(path: str) -> list[str]:
     try:
         lines = read_text(path).splitlines()
     except (OSError, ValueError) as error:
-        raise ConfigError(str(error), option="--avoid", got=str(path)) from error
+        why = error.strerror if isinstance(error, OSError) else str(error)
+        raise ConfigError(why, option="--avoid", got=str(path)) from error
     phrases = [line.strip() for line in lines if line.strip()]
     if not phrases:
         raise ConfigError(

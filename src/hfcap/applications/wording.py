@@ -25,6 +25,8 @@ _OPENING = re.compile(
     r" (?:of|showing|depicting)),? ",
     re.IGNORECASE,
 )
+_QUOTES = "\"'“”‘’"
+_APOSTROPHE = re.compile(r"(?<=\w)['’](?=\w)")
 _SPACE_BEFORE = re.compile(r"\s+(?=[.,;:!?…)\]%]|'s\b|n't\b)")
 _STOP = re.compile(r"[.!?…。！？｡؟۔।॥။።][\"'”’)」』）»]?$")  # of any script
 _CHINESE_OR_JAPANESE = re.compile("[\u3041-\u30ff\u3400-\u9fff]")
@@ -63,12 +65,15 @@ def worded(caption: str, people: str = "neutral", quotes: Sequence[str] = ()) ->
 def plain(text: str) -> str:
     """Rule 13: no emoji, no control characters, no special tokens, one space between words, composed letters.
 
-    The joiners that Persian, Sinhala and others write within words are letters.
+    The joiners that Persian, Sinhala and others write within words are letters. Quotation marks around all of it, or at
+    one end alone, go as well.
     """
     text = EMOJI.sub(" ", unicodedata.normalize("NFC", text))
     text = re.sub(r"<[/|]?\w+[|]?>", " ", text)
-    text = "".join(character if _shows(character) else " " for character in text)
-    return collapsed(text).strip("\"'“”‘’ ")
+    text = collapsed("".join(character if _shows(character) else " " for character in text))
+    inside = text.strip(_QUOTES + " ")
+    has_others = any(mark in _QUOTES for mark in _APOSTROPHE.sub("", inside))
+    return text if has_others else inside  # a sign may say “STOP” where the caption begins or ends
 
 
 def _shows(character: str) -> bool:
@@ -100,7 +105,7 @@ def as_sentence(text: str) -> str:
 def says_something(text: str) -> bool:
     """Rule 5: never a generic word or a file name."""
     bad = ("generic", "file-name", "blank-alt")
-    return not any(rule in bad for rule, _ in alt_findings(text))
+    return any(map(str.isalnum, text)) and not any(rule in bad for rule, _ in alt_findings(text))
 
 
 def with_quotes(text: str, quotes: Sequence[str]) -> str:

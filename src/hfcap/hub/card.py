@@ -101,7 +101,7 @@ def write_card(folder: str | os.PathLike, given: Given | None = None, thumbnails
         samples = [sample | {"thumbnail": paths.get(sample["image_id"])} for sample in card_data.samples]
         card_data = replace(card_data, samples=samples)
     card = folder / runs.CARD_README
-    text = render_card(given or read_given(card, run, card_data), metrics, run, card_data)
+    text = render_card(given or read_given(card, metrics, run, card_data), metrics, run, card_data)
     write_card_data(folder, card_data)
     return write_atomic(card, text)
 
@@ -158,10 +158,11 @@ def _loading(card_data: CardData) -> str:
     return revision + (", trust_remote_code=True" if card_data.form == "remote-code" else "")
 
 
-def read_given(card: Path, run: Mapping[str, Any], card_data: CardData) -> Given:
+def read_given(card: Path, metrics: Mapping[str, Any], run: Mapping[str, Any], card_data: CardData) -> Given:
     """What a person has said in a card; nothing, where there is no card yet.
 
-    Taken over are the words between the two comments, and the metadata that hfcap does not derive.
+    Taken over are the words between the two comments, and the metadata that hfcap does not derive. English is what it
+    has derived for most figures: a person's word only where it derives no language from these.
 
     Raises:
         ValueError: a card without the two comments, whose words would be lost, or with metadata that is not YAML.
@@ -179,12 +180,14 @@ def read_given(card: Path, run: Mapping[str, Any], card_data: CardData) -> Given
         data = ModelCard(text).data
     except yaml.YAMLError as error:
         raise ValueError(f"{card}: its metadata is not YAML ({' '.join(str(error).split())}); fix it") from error
-    derived = card_metadata(Given(), {"metrics": {}, "num_images": 0}, run, card_data)
+    derived = card_metadata(
+        Given(), {"metrics": {}, "num_images": 0, "tokenizer": metrics["tokenizer"]}, run, card_data
+    )
     base_model = _list(data.base_model)
     return Given(
         words=words[1].strip("\n"),
         license=data.license,
-        language=data.language,
+        language=None if data.language == "en" and derived.language is not None else data.language,
         datasets=tuple(_list(data.datasets)),
         base_model=() if base_model == _list(derived.base_model) else tuple(base_model),
         tags=tuple(tag for tag in data.tags or () if tag not in (*TAGS, *(derived.tags or ()))),

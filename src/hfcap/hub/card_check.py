@@ -42,7 +42,7 @@ def check_card(card: Path) -> tuple[list[str], list[str]]:
         raise ValueError(f"{card} is no UTF-8 text (byte {error.start}); write it again") from None
     metrics, run = runs.read_metrics(folder / runs.METRICS_JSON), runs.read_run(folder / runs.RUN_JSON)
     card_data = read_card_data(folder, recorded=(folder / CARD_JSON).is_file())
-    expected = render_card(read_given(card, run, card_data), metrics, run, card_data)
+    expected = render_card(read_given(card, metrics, run, card_data), metrics, run, card_data)
     data = ModelCard(text).data
     stale = _stale_figures(data.eval_results or [], metrics)
     stale += [f"not what hfcap writes: {line}" for line in _other_lines(text, expected)]

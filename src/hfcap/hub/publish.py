@@ -48,9 +48,9 @@ def publish(run: str | Path, target: Target, given: Mapping[str, Any] | None = N
                 fix="evaluate the run first",
             )
     with as_config_error(kinds=(ValueError, OSError)):
-        runs.read_metrics(records / runs.METRICS_JSON)  # written into the card at the end
+        metrics = runs.read_metrics(records / runs.METRICS_JSON)
         card_data = read_card_data(records, recorded=(records / CARD_JSON).is_file())
-        said = read_given(records / runs.CARD_README, runs.read_run(records / runs.RUN_JSON), card_data)
+        said = read_given(records / runs.CARD_README, metrics, runs.read_run(records / runs.RUN_JSON), card_data)
     given = dict(given or {})
     if given.get("license", said.license) != said.license:  # name and link are those of the other licence
         given["more"] = {key: value for key, value in said.more.items() if not key.startswith("license_")}
