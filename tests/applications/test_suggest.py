@@ -165,6 +165,12 @@ def test_rows_and_the_same_ones_in_any_batch(photos, capsys):
     assert json.loads(capsys.readouterr().out.splitlines()[0])["suggestions"] != first
 
 
+def test_more_suggestions_than_samples_are_refused(photos, capsys):
+    with pytest.raises(SystemExit):
+        suggest("-n", "21")
+    assert "--n is 21; wanted 1 to 20" in capsys.readouterr().err
+
+
 def test_a_table_for_people(photos, capsys):
     suggest("-n", "2", "--length", "short", paths=["a.png"])
     name, *captions = capsys.readouterr().out.removesuffix("\n").split("\t")

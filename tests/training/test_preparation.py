@@ -6,6 +6,7 @@ from accelerate import Accelerator
 from accelerate.state import AcceleratorState
 
 from hfcap import runs
+from hfcap.errors import ConfigError
 from hfcap.training.arguments import CaptionTrainingArguments
 from hfcap.training.data_arguments import DataArguments
 from hfcap.training.parsing import parse_arguments
@@ -65,6 +66,16 @@ def test_a_dry_run_trains_no_part(tmp_path):
     (tmp_path / "part").mkdir()
     run_prerequisite(main, [], tmp_path / "part", args)
     assert not called
+
+
+def test_a_part_of_other_settings_is_named_with_what_trains_it(tmp_path):
+    args = CaptionTrainingArguments(output_dir=str(tmp_path / "captioner"), use_cpu=True)
+
+    def main(argv):
+        raise ConfigError("this folder holds another run", option="output_dir", got="part", fix="pass --output_dir")
+
+    with refused(option="output_dir", got="part", says="remove the folder: a.yaml trains this part again"):
+        run_prerequisite(main, ["--config", "a.yaml"], tmp_path / "part", args)
 
 
 def test_a_part_is_trained_in_a_precision_of_its_own(tmp_path):

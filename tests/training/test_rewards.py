@@ -213,6 +213,7 @@ def test_a_reward_that_never_changes_is_an_error():
         ({"rewards": []}, "rewards"),
         ({"reward_weights": [1.0, 2.0]}, "reward_weights"),
         ({"reward_weights": [float("inf")]}, "reward_weights"),
+        ({"reward_weights": [0.0]}, "reward_weights"),
         ({"rewards": ["length"]}, "rewards"),
         ({"length_band": [8, 12]}, "rewards"),
         ({"rewards": ["length"], "length_band": [12, 8]}, "length_band"),

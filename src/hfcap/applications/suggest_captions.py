@@ -32,6 +32,10 @@ def suggest_captions(args: Namespace) -> None:
         ConfigError: a path, a model, an output file or a file of words that is wrong.
         WorkError: not one photo could be read.
     """
+    if args.n > NUM_SAMPLES:
+        raise ConfigError(
+            "suggestions are chosen among samples", option="--n", got=args.n, wanted=f"1 to {NUM_SAMPLES}"
+        )
     if is_onnx_folder(args.model):
         raise ConfigError(
             "suggestions are drawn at random, which an ONNX export does not",

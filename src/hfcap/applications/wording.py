@@ -65,8 +65,8 @@ def worded(caption: str, people: str = "neutral", quotes: Sequence[str] = ()) ->
 def plain(text: str) -> str:
     """Rule 13: no emoji, no control characters, no special tokens, one space between words, composed letters.
 
-    The joiners that Persian, Sinhala and others write within words are letters. Quotation marks around all of it, or at
-    one end alone, go as well.
+    The joiners that Persian, Sinhala and others write within words are letters. Quotation marks around all of it, or
+    at one end alone, go as well.
     """
     text = EMOJI.sub(" ", unicodedata.normalize("NFC", text))
     text = re.sub(r"<[/|]?\w+[|]?>", " ", text)

@@ -134,8 +134,9 @@ class ScstArguments(CaptionTrainingArguments):
         if self.reward_weights is not None and len(self.reward_weights) != len(self.rewards):
             wanted = f"{len(self.rewards)} numbers, one for each of {' '.join(self.rewards)}"
             raise ConfigError(option="reward_weights", got=self.reward_weights, wanted=wanted)
-        if not all(map(math.isfinite, self.reward_weights or ())):
-            raise ConfigError(option="reward_weights", got=self.reward_weights, wanted="finite numbers")
+        if self.reward_weights and not (all(map(math.isfinite, self.reward_weights)) and any(self.reward_weights)):
+            wanted = "finite numbers, not all 0"
+            raise ConfigError(option="reward_weights", got=self.reward_weights, wanted=wanted)
         band = self.length_band
         if ("length" in self.rewards) != (band is not None):
             raise ConfigError(

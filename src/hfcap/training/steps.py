@@ -127,7 +127,8 @@ def run_prerequisite(
     """Run the recipe whose `main` trains the part of a captioner that another recipe starts from.
 
     Raises:
-        ConfigError: a dry run, which trains nothing, and `part`, what the recipe leaves, is not there.
+        ConfigError: a dry run, which trains nothing, and `part`, what the recipe leaves, is not there; what the recipe
+            refuses.
     """
     if args.dry_run:
         if not part.exists():
@@ -140,7 +141,17 @@ def run_prerequisite(
                 fix=f"run {command}",
             )
         return
-    main(argv)
+    try:
+        main(argv)
+    except ConfigError as error:
+        if error.option == "output_dir":
+            error = ConfigError(
+                error.reason,
+                option="output_dir",
+                got=error.got,
+                fix=f"remove the folder: {argv[1]} trains this part again, without the options of this command",
+            )
+        raise error from None
     # accelerate keeps the precision of a process's first training; this one has its own.
     AcceleratorState._reset_state()
 
