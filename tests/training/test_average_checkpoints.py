@@ -59,6 +59,40 @@ def test_fewer_checkpoints_than_asked_for_are_said(build_tiny, scene_rows, tmp_p
     assert "2 checkpoints, fewer than average_checkpoints asks for (3)" in caplog.text
 
 
+def test_checkpoints_of_an_earlier_training_in_the_folder_are_not_averaged(build_tiny, scene_rows, tmp_path, caplog):
+    averaging(*build_tiny("encoder_decoder"), scene_rows, tmp_path, max_steps=8).train()
+    with caplog.at_level(logging.INFO, logger="hfcap"):
+        averaging(*build_tiny("encoder_decoder"), scene_rows, tmp_path).train()
+    assert "the mean of checkpoint-3, checkpoint-4, checkpoint-5" in caplog.text
+
+
+EVALUATING = {
+    "eval_strategy": "steps",
+    "eval_steps": 1,
+    "eval_caption_images": 2,
+    "metric_for_best_model": "loss",
+    "greater_is_better": True,  # the first evaluation, with the largest loss, is the best
+}
+
+
+def test_the_best_checkpoint_is_not_kept_in_place_of_one_of_the_last(build_tiny, scene_rows, tmp_path, caplog):
+    settings = EVALUATING | {"save_total_limit": 3, "learning_rate": 1e-3}
+    trainer = averaging(*build_tiny("encoder_decoder"), scene_rows, tmp_path, **settings)
+    with caplog.at_level(logging.INFO, logger="hfcap"):
+        trainer.train()
+    assert trainer.state.best_metric == trainer.state.log_history[0]["eval_loss"]  # of step 1
+    assert "the mean of checkpoint-3, checkpoint-4, checkpoint-5" in caplog.text
+
+
+def test_a_run_that_stops_before_its_first_checkpoint_keeps_its_weights(build_tiny, scene_rows, tmp_path, caplog):
+    settings = EVALUATING | {"save_steps": 100, "early_stopping_patience": 1}
+    trainer = averaging(*build_tiny("encoder_decoder"), scene_rows, tmp_path, **settings)
+    trainer.train()
+    assert trainer.state.global_step == 2
+    assert "no checkpoint was saved: weights are those of step 2" in caplog.text
+    assert all(parameter.any() for name, parameter in trainer.model.named_parameters() if name.endswith("weight"))
+
+
 def test_what_does_not_change_keeps_its_bits():
     model = torch.nn.BatchNorm1d(3)
     model.running_var.copy_(torch.tensor([0.1, 0.7, 1 / 3]))

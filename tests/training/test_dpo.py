@@ -30,7 +30,9 @@ def pair_rows(rows, pairs=2, number=8):
     return rows.add_column("rejected", [own[:pairs] for own in captions[1:] + captions[:1]])
 
 
-def make_trainer(tmp_path, build_tiny, rows, family, strategy="full", batch_size=4, packing=True, **settings):
+def make_trainer(
+    tmp_path, build_tiny, rows, family, strategy="full", batch_size=4, packing=True, eval_rows=None, **settings
+):
     model, processor = build_native("git", rows["captions"][0]) if family == "git" else build_tiny(family)
     if strategy == "lora":
         torch.manual_seed(1)
@@ -51,7 +53,7 @@ def make_trainer(tmp_path, build_tiny, rows, family, strategy="full", batch_size
         model=model,
         args=DpoArguments(output_dir=str(tmp_path / f"{family}-{batch_size}"), **STEPS_ALONE | defaults | settings),
         train_dataset=CaptionDataset(rows),
-        eval_dataset=CaptionDataset(rows),
+        eval_dataset=CaptionDataset(rows if eval_rows is None else eval_rows),
         data_collator=CaptionCollator(processor, model.config, PROMPTS[family], packing),
         processing_class=processor,
         callbacks=[KeepGradients()],
@@ -203,6 +205,29 @@ def test_rows_without_pairs_are_evaluated_by_words_exchanged_or_not_at_all(tmp_p
         (chosen, other, *_) = trainer.eval_pairs[0]["captions"]
         assert chosen in one_picture.rows["captions"][0] and other not in one_picture.rows["captions"][0]
         assert trainer.evaluate()["eval_rewards/accuracies"] == 0  # before training no reward is above another
+
+
+@pytest.mark.parametrize("empty", [None, "", []])
+def test_a_split_whose_column_is_empty_has_no_pairs(tmp_path, build_tiny, scene_rows, empty):
+    """Splits of a source have the same columns."""
+    rows = scene_rows.map(lambda row: {"rejected": empty if isinstance(empty, list) else [empty]})
+    trainer = make_trainer(tmp_path, build_tiny, pair_rows(scene_rows), "llava", eval_rows=rows)
+    assert not [name for name in trainer.evaluate() if "rewards" in name]
+    with refused(option="rejected"):
+        make_trainer(tmp_path, build_tiny, rows, "llava")
+
+
+def test_rewards_are_those_of_the_rows_that_are_evaluated(tmp_path, build_tiny, scene_rows):
+    pairs = pair_rows(scene_rows)
+    trainer = make_trainer(tmp_path, build_tiny, pairs, "llava", eval_rows=pairs.select(range(4)))
+    move_weights(trainer)
+    test_rows = pairs.select(range(4, 8))
+    found = trainer.evaluate(CaptionDataset(test_rows), metric_key_prefix="test")
+    own = trainer.preference_metrics(trainer.pairs_to_evaluate(CaptionDataset(test_rows)))
+    assert found["test_rewards/chosen"] == own["rewards/chosen"]
+    assert found["test_rewards/chosen"] != trainer.evaluate()["eval_rewards/chosen"]
+    assert "test_rewards/chosen" not in trainer.evaluate(scene_rows, metric_key_prefix="test")
+    assert "train_rewards/chosen" in trainer.evaluate(trainer.train_dataset, metric_key_prefix="train")
 
 
 def test_frozen_parts_of_a_stock_model_stay_in_eval(tmp_path, build_tiny, scene_rows):

@@ -1,6 +1,7 @@
 """A run that was killed goes on as if nothing had happened."""
 
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -74,15 +75,35 @@ def test_a_run_that_died_after_its_last_step_takes_none(build_tiny, scene_rows, 
     assert [path.name for path in tmp_path.iterdir()] == ["checkpoint-3"]
 
 
-def test_a_run_that_died_after_it_stopped_early_takes_no_step(build_tiny, scene_rows, tmp_path):
-    settings = {"max_steps": 20, "per_device_train_batch_size": 4, "save_strategy": "steps", "save_steps": 2}
-    settings |= {"eval_strategy": "steps", "eval_steps": 2, "eval_caption_images": 2, "metrics": "bleu"}
-    settings |= {"learning_rate": 0.0, "metric_for_best_model": "loss", "early_stopping_patience": 1}
-    for _ in range(2):
-        model, processor = build_tiny("encoder_decoder")
-        trainer = make_trainer(model, CaptionCollator(processor, model.config), scene_rows, tmp_path, **settings)
-        trainer.train(resume_from_checkpoint=last_complete_checkpoint(tmp_path))
-        assert trainer.state.global_step == 4  # the second evaluation is not better than the first
+EARLY = {"max_steps": 20, "per_device_train_batch_size": 4, "save_strategy": "steps", "save_steps": 2}
+EARLY |= {"eval_strategy": "steps", "eval_steps": 2, "eval_caption_images": 2, "metrics": "bleu"}
+EARLY |= {"learning_rate": 0.0, "metric_for_best_model": "loss", "early_stopping_patience": 1}
+
+
+def go_on(build_tiny, rows, folder, **settings):
+    """Train, or go on from the last checkpoint; return the step that training ends with."""
+    model, processor = build_tiny("encoder_decoder")
+    trainer = make_trainer(model, CaptionCollator(processor, model.config), rows, folder, **settings)
+    trainer.train(resume_from_checkpoint=last_complete_checkpoint(folder))
+    return trainer.state.global_step
+
+
+def test_a_run_that_died_after_it_stopped_early_takes_no_step(build_tiny, scene_rows, tmp_path, caplog):
+    assert go_on(build_tiny, scene_rows, tmp_path, **EARLY) == 4  # the second evaluation is not better than the first
+    with caplog.at_level(logging.INFO, logger="hfcap"):
+        assert go_on(build_tiny, scene_rows, tmp_path, **EARLY) == 4
+    assert "training stopped early there, no further step is taken" in caplog.text
+
+
+def test_more_patience_goes_on_from_an_early_stop(build_tiny, scene_rows, tmp_path):
+    assert go_on(build_tiny, scene_rows, tmp_path, **EARLY) == 4
+    assert go_on(build_tiny, scene_rows, tmp_path, **EARLY | {"early_stopping_patience": 3}) == 8
+
+
+def test_patience_may_begin_with_a_later_epoch(build_tiny, scene_rows, tmp_path):
+    without = EARLY | {"max_steps": 2, "early_stopping_patience": None}
+    assert go_on(build_tiny, scene_rows, tmp_path, **without) == 2
+    assert go_on(build_tiny, scene_rows, tmp_path, **EARLY) == 4
 
 
 def test_no_checkpoint_is_no_error(tmp_path):

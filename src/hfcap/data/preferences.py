@@ -140,6 +140,17 @@ def texts_of_pairs(row: Mapping) -> tuple[list[str], list[str]]:
     return tuple(texts if isinstance(texts, list) else [texts] for texts in (chosen, rejected))
 
 
+def has_pairs(rows: datasets.Dataset) -> bool:
+    """Whether a split has a rejected caption at all: one that has its columns from another may have none in them."""
+
+    def has_text(value: object) -> bool:
+        if isinstance(value, list):
+            return any(map(has_text, value))
+        return not is_blank(value) if isinstance(value, str) else value is not None
+
+    return REJECTED in rows.column_names and has_text(list(rows[REJECTED]))
+
+
 def check_pairs(rows: datasets.Dataset) -> None:
     """Check the columns that `Preferences` reads pairs from.
 

@@ -64,7 +64,7 @@ PROCEDURE = {
     "cached_crops": "crops in the feature cache",
     "color_jitter": "color jitter",
     "length_tokens": "tokens of lengths",
-    "average_checkpoints": "last checkpoints whose mean the weights are",
+    "average_checkpoints": "last checkpoints whose mean the weights are, at most",
     "seed": "seed",
 }
 # What the estimate of energy assumes: board power in watts by a part of the accelerator's name, and for each CPU core.

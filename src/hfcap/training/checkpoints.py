@@ -28,7 +28,12 @@ def last_complete_checkpoint(folder: str | Path) -> str | None:
 def complete_checkpoints(folder: str | Path) -> list[Path]:
     """All `checkpoint-N` that were written to their end, oldest first."""
     complete = [path for path in Path(folder).glob("checkpoint-*") if is_complete(path)]
-    return sorted(complete, key=lambda path: int(path.name.removeprefix("checkpoint-")))
+    return sorted(complete, key=checkpoint_step)
+
+
+def checkpoint_step(checkpoint: Path) -> int:
+    """Step after which a `checkpoint-N` was saved."""
+    return int(checkpoint.name.removeprefix("checkpoint-"))
 
 
 def is_complete(checkpoint: Path) -> bool:

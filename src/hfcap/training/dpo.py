@@ -26,7 +26,7 @@ from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import ModelOutput
 
 from hfcap.data.caption_dataset import CaptionDataset
-from hfcap.data.preferences import REJECTED, Preferences, WordExchange, check_pairs, same_pair, texts_of_pairs
+from hfcap.data.preferences import Preferences, WordExchange, check_pairs, has_pairs, same_pair, texts_of_pairs
 from hfcap.errors import ConfigError
 from hfcap.models.attention import eager_sdpa
 from hfcap.models.model_utils import full_precision, in_eval, keep_frozen_in_eval
@@ -169,9 +169,8 @@ class DpoTrainer(CaptionTrainer):
             raise ConfigError(f"a {name}", option="train_dataset", wanted="rows that are read whole")
         exchange = word_exchange(self.train_dataset) if self.args.rejected == "corrupted" else None
         self.train_dataset = pairs_of(self.train_dataset, exchange, self.data_collator)
-        self.eval_pairs: CaptionDataset | None = None
-        if self.eval_dataset is not None and (exchange or REJECTED in self.eval_dataset.rows.column_names):
-            self.eval_pairs = pairs_of(self.eval_dataset, exchange, self.data_collator)
+        self._exchange = exchange
+        self.eval_pairs = None if self.eval_dataset is None else self.pairs_to_evaluate(self.eval_dataset)
         self._start = StartingModel(self.model)
         self._compared: list[torch.Tensor] = []  # (4,) each, of the batches since the last log: see `_sums`
 
@@ -231,11 +230,23 @@ class DpoTrainer(CaptionTrainer):
             "rewards/margins": (chosen - rejected) / pairs,
         }
 
-    def evaluation_loop(self, *args, metric_key_prefix: str = "eval", **kwargs) -> EvalLoopOutput:
+    def pairs_to_evaluate(self, data: CaptionDataset) -> CaptionDataset | None:
+        """Give the pairs of `data`, made as those of training are; None where it has none.
+
+        Raises:
+            ConfigError: see `pairs_of`.
+        """
+        if self._exchange is None and not has_pairs(data.rows):
+            return None
+        return pairs_of(data, self._exchange, self.data_collator)
+
+    def evaluation_loop(self, dataloader, *args, metric_key_prefix: str = "eval", **kwargs) -> EvalLoopOutput:
         """Evaluate as `CaptionTrainer` does; with pairs their rewards as well."""
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
-        if self.eval_pairs is not None:
-            figures = self.preference_metrics(self.eval_pairs)
+        output = super().evaluation_loop(dataloader, *args, metric_key_prefix=metric_key_prefix, **kwargs)
+        data = dataloader.dataset
+        pairs = self.eval_pairs if data is self.eval_dataset else self.pairs_to_evaluate(data)
+        if pairs is not None:
+            figures = self.preference_metrics(pairs)
             output.metrics.update({f"{metric_key_prefix}_{name}": value for name, value in figures.items()})
         return output
 
@@ -293,7 +304,7 @@ def pairs_of(data: CaptionDataset, exchange: WordExchange | None, collator: Capt
                 if reason := why_same(better, worse, *targets, collator.max_caption_tokens):
                     raise same_pair(row["image_id"], worse, reason)
     paired = copy.copy(data)
-    paired.augmentation = Preferences(**vars(data.augmentation), exchange=exchange)
+    paired.augmentation = Preferences(**vars(data.augmentation) | {"exchange": exchange})
     return paired
 
 

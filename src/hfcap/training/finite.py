@@ -1,5 +1,6 @@
 """HF Trainer that stops at the first loss or gradient norm that is not finite, and where its steps are taken."""
 
+import logging
 import math
 
 import torch
@@ -7,6 +8,8 @@ from transformers import EarlyStoppingCallback, Trainer
 
 from hfcap.errors import WorkError
 from hfcap.models.finite import non_finite_weights, refuse_non_finite
+
+logger = logging.getLogger(__name__)
 
 
 class FiniteTrainer(Trainer):
@@ -29,12 +32,20 @@ class FiniteTrainer(Trainer):
         started = super()._init_training_state(
             max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
         )
-        stopped_early = resume_from_checkpoint is not None and any(
-            callback.early_stopping_patience_counter >= callback.early_stopping_patience
-            for callback in self.callback_handler.callbacks
-            if isinstance(callback, EarlyStoppingCallback)
-        )
-        return (num_train_epochs, 0) if stopped_early or self.state.global_step >= max_steps else started
+        if resume_from_checkpoint is not None and self._stopped_early():
+            logger.info("%s: training stopped early there, no further step is taken", resume_from_checkpoint)
+            return num_train_epochs, 0
+        return (num_train_epochs, 0) if self.state.global_step >= max_steps else started
+
+    def _stopped_early(self) -> bool:
+        """Whether evaluations without a better metric are as many as `early_stopping_patience` allows now."""
+        stops = [found for found in self.callback_handler.callbacks if isinstance(found, EarlyStoppingCallback)]
+        for callback in stops:
+            if self.args.early_stopping_patience is not None:  # a checkpoint brings that of its own run
+                callback.early_stopping_patience = self.args.early_stopping_patience
+            # `Trainer` fails at its next checkpoint where the one that it goes on from has none (transformers 5.24).
+            self.state.stateful_callbacks.setdefault(type(callback).__name__, callback.state())
+        return any(found.early_stopping_patience_counter >= found.early_stopping_patience for found in stops)
 
     def training_step(self, model, inputs, num_items_in_batch=None) -> torch.Tensor:
         """Run forward and backward, and remember the loss until all processes look at it."""

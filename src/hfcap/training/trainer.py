@@ -28,6 +28,7 @@ from hfcap.training.arguments import CaptionTrainingArguments
 from hfcap.training.callbacks import SampleCaptions, run_callbacks
 from hfcap.training.checkpoints import (
     atomic_folder,
+    checkpoint_step,
     complete_checkpoints,
     fill_optimizer_state,
     load_mean,
@@ -135,6 +136,7 @@ class CaptionTrainer(StreamTrainer):
         if self.is_fsdp_enabled:
             prepare_fsdp(self.accelerator.state.fsdp_plugin, self.model)
         self.sample_captions: list[tuple[str, str]] = []
+        self._checkpoints: set[str] = set()  # names of those of this training; others may lie in its folder
         self.throughput, self.throughput_summary = Throughput(), {}
         self.add_callback(_StepEnd(self.throughput))
         # For auto_find_batch_size: rows of a process in an optimizer step, and the largest batch that may still fit.
@@ -207,9 +209,13 @@ class CaptionTrainer(StreamTrainer):
 
     def _average_checkpoints(self) -> None:
         asked = self.args.average_checkpoints
-        last = complete_checkpoints(self.args.output_dir)[-asked:]
-        load_mean(self.model, last, self._load_from_checkpoint)
-        logger.info("weights: the mean of %s", ", ".join(path.name for path in last))
+        own = [path for path in complete_checkpoints(self.args.output_dir) if path.name in self._checkpoints]
+        last = own[-asked:]
+        if last:
+            load_mean(self.model, last, self._load_from_checkpoint)
+            logger.info("weights: the mean of %s", ", ".join(path.name for path in last))
+        else:
+            logger.warning("no checkpoint was saved: weights are those of step %d", self.state.global_step)
         if len(last) < asked:
             logger.warning("%d checkpoints, fewer than average_checkpoints asks for (%d)", len(last), asked)
 
@@ -217,6 +223,17 @@ class CaptionTrainer(StreamTrainer):
         """Sum up what all processes did."""
         summed = torch.tensor(list(vars(work).values()), dtype=torch.float64, device=self.args.device)
         return Work(*self.accelerator.reduce(summed, "sum").tolist())
+
+    def _init_training_state(
+        self, max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
+    ):
+        """Begin or go on; of the checkpoints that are there those up to this step are of this training."""
+        started = super()._init_training_state(
+            max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
+        )
+        there, step = complete_checkpoints(self.args.output_dir), self.state.global_step
+        self._checkpoints = {path.name for path in there if checkpoint_step(path) <= step}
+        return started
 
     def _inner_training_loop(self, *args, **kwargs):
         try:
@@ -365,6 +382,9 @@ class CaptionTrainer(StreamTrainer):
 
     def _save_checkpoint(self, model, trial) -> None:
         """Save a checkpoint whole or not at all; older ones are deleted after that only."""
-        checkpoints = Path(self.args.output_dir)
-        with atomic_folder(checkpoints / f"checkpoint-{self.state.global_step}", checkpoints):
+        checkpoints, name = Path(self.args.output_dir), f"checkpoint-{self.state.global_step}"
+        if self.args.average_checkpoints:  # `Trainer` would keep the best one in place of one of the last
+            self.state.best_global_step = self.state.best_model_checkpoint = None
+        with atomic_folder(checkpoints / name, checkpoints):
             super()._save_checkpoint(model, trial)
+        self._checkpoints.add(name)
