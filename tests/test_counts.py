@@ -36,6 +36,6 @@ def test_a_report_of_one_picture_and_one_label_has_no_plural():
         "curve": [{"queue": 1.0, "length": 1, "recall": known}],
         "slices": {},
     }
-    text = "\n".join(report_lines({"num_pictures": 1, "tags": {"dog": entry}}))
+    text = "\n".join(report_lines({"num_pictures": 1, "thresholds": "thresholds.json", "tags": {"dog": entry}}))
     assert text.count("1 picture") == 4 and "1 pictures" not in text and "1 labels" not in text
     assert proportion("recall", known).endswith("; 1 label)")

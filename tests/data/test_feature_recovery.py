@@ -231,6 +231,7 @@ def test_the_disk_must_have_room_for_all_views_before_the_first_is_computed(tmp_
     with pytest.raises(OSError, match="in 2 views"):
         build(tmp_path, scenes, processor=processor, views=views)
     monkeypatch.setattr(feature_store.shutil, "disk_usage", lambda folder: SimpleNamespace(free=10**9))
+    caplog.clear()
     with caplog.at_level(logging.INFO, logger="hfcap"):
         build(tmp_path, scenes, processor=processor, views=views)
     assert [text.endswith(" MB for 2 views)") for text in caplog.messages if "writing" in text] == [True, False]

@@ -73,7 +73,7 @@ def test_each_noun_that_no_reference_supports_costs_one(tmp_path, monkeypatch):
 def test_invented_nouns_of_another_language_are_a_warning(tmp_path, monkeypatch):
     write_jar(tmp_path / "meteor-1.5.jar")
     for module in ("hfcap.metrics.invented", "hfcap.training.rewards"):
-        monkeypatch.setattr(f"{module}.find_jar", lambda: tmp_path / "meteor-1.5.jar")
+        monkeypatch.setattr(f"{module}.find_jar", lambda *_: tmp_path / "meteor-1.5.jar")
     rows = datasets.Dataset.from_dict({"image_id": ["1", "2"], "captions": [["ein Hund läuft"], ["ein Mann im Gras"]]})
     with pytest.warns(UserWarning, match="invented knows the words of English only"):
         build_rewards(["invented"], rows)
