@@ -322,7 +322,7 @@ def apply_rows(
             f"{counted(num_left_out, 'decision')} about pictures that are gone or have another alt now",
             file=sys.stderr,
         )
-    without = sum(row["kind"] == "photo" and row["status"] in DECIDED for row in rows) if not ways else 0
+    without = sum(row["kind"] == "photo" and is_decided(row) for row in rows) if not ways else 0
     if without:
         print(f"{counted(without, 'row')} about photos in no document; add --metadata sidecar", file=sys.stderr)
     of_office = sum(row["kind"] in OFFICE and row["status"] == "decorative" for row in rows)

@@ -98,11 +98,13 @@ def find_documents(paths: Iterable[str]) -> tuple[list[Path], list[str]]:
         raise ConfigError(
             "no document found", option=" ".join(map(str, paths)), wanted=f"files that end in {', '.join(SUFFIXES)}"
         )
-    itself: dict[Path, Path] = {}
+    files, links = {}, {}  # a file by where it really is; of a link to one of these, that file
     for path in sorted(found, key=Path.is_symlink):  # files before links to them
-        itself.setdefault(path.resolve(), path)
-    links = [path for path in found if itself[path.resolve()] != path]
-    notes += [f"{printable(str(path))}: {printable(str(itself[path.resolve()]))} again, left out" for path in links]
+        if (first := files.setdefault(path.resolve(), path)) != path:
+            links[path] = first
+    notes += [
+        f"{printable(str(path))}: {printable(str(links[path]))} again, left out" for path in found if path in links
+    ]
     return [path for path in found if path not in links], notes
 
 

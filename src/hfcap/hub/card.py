@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from huggingface_hub import ModelCard
+from huggingface_hub import ModelCard, ModelCardData
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from hfcap import runs
@@ -63,8 +63,8 @@ PROCEDURE = {
     "crop": "random crops of at least this share",
     "cached_crops": "crops in the feature cache",
     "color_jitter": "color jitter",
-    "length_tokens": "tokens of lengths",
-    "average_checkpoints": "last checkpoints whose mean the weights are, at most",
+    "length_tokens": "length tokens",
+    "average_checkpoints": "averaged checkpoints, at most",
     "seed": "seed",
 }
 # What the estimate of energy assumes: board power in watts by a part of the accelerator's name, and for each CPU core.
@@ -169,6 +169,28 @@ def read_given(card: Path, metrics: Mapping[str, Any], run: Mapping[str, Any], c
     """
     if not card.is_file():
         return Given()
+    words, data = read_words(card)
+    derived = card_metadata(
+        Given(), {"metrics": {}, "num_images": 0, "tokenizer": metrics["tokenizer"]}, run, card_data
+    )
+    base_model = _list(data.base_model)
+    return Given(
+        words=words,
+        license=data.license,
+        language=None if data.language == "en" and derived.language is not None else data.language,
+        datasets=tuple(_list(data.datasets)),
+        base_model=() if base_model == _list(derived.base_model) else tuple(base_model),
+        tags=tuple(tag for tag in data.tags or () if tag not in (*TAGS, *(derived.tags or ()))),
+        more={key: value for key, value in data.to_dict().items() if key not in WRITTEN},
+    )
+
+
+def read_words(card: Path) -> tuple[str, ModelCardData]:
+    """Return the words between the two comments of a card, and its metadata.
+
+    Raises:
+        ValueError: a card without the two comments, or with metadata that is not YAML.
+    """
     text = card.read_text(encoding="utf-8")
     words = re.search(f"{re.escape(WORDS_START)}\n(.*?){re.escape(WORDS_END)}", text, re.DOTALL)
     if words is None:
@@ -177,22 +199,9 @@ def read_given(card: Path, metrics: Mapping[str, Any], run: Mapping[str, Any], c
             "it, remove it, and write it again"
         )
     try:
-        data = ModelCard(text).data
+        return words[1].strip("\n"), ModelCard(text).data
     except yaml.YAMLError as error:
         raise ValueError(f"{card}: its metadata is not YAML ({' '.join(str(error).split())}); fix it") from error
-    derived = card_metadata(
-        Given(), {"metrics": {}, "num_images": 0, "tokenizer": metrics["tokenizer"]}, run, card_data
-    )
-    base_model = _list(data.base_model)
-    return Given(
-        words=words[1].strip("\n"),
-        license=data.license,
-        language=None if data.language == "en" and derived.language is not None else data.language,
-        datasets=tuple(_list(data.datasets)),
-        base_model=() if base_model == _list(derived.base_model) else tuple(base_model),
-        tags=tuple(tag for tag in data.tags or () if tag not in (*TAGS, *(derived.tags or ()))),
-        more={key: value for key, value in data.to_dict().items() if key not in WRITTEN},
-    )
 
 
 def copy_records(run: Path, folder: Path) -> Path:

@@ -1,17 +1,15 @@
 """Model card of a tagger, written from `run.json` and `metrics.json`; what a person has added is kept."""
 
 import os
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import yaml
-from huggingface_hub import EvalResult, ModelCard, ModelCardData
+from huggingface_hub import EvalResult, ModelCardData
 
 from hfcap import runs
 from hfcap.atomic_files import write_atomic, write_json
-from hfcap.hub.card import WORDS_END, WORDS_START, card_environment
+from hfcap.hub.card import WORDS_END, WORDS_START, card_environment, read_words
 from hfcap.hub.card_data import as_typed, count_parameters
 from hfcap.hub.card_metadata import HFCAP_TAG
 from hfcap.json_files import read_object
@@ -19,13 +17,8 @@ from hfcap.origins import PARTS, hub_ids, part_name, public_record
 from hfcap.training.tag_calibration import CALIBRATION_JSON
 
 TAGS = ("content-moderation", "multi-label-classification", HFCAP_TAG)
-WRITTEN = (
-    "library_name",
-    "pipeline_tag",
-    "base_model",
-    "model_name",
-    "model-index",
-)  # metadata that is not a person's
+# Metadata that is not a person's.
+WRITTEN = ("library_name", "pipeline_tag", "base_model", "model_name", "model-index")
 # Settings that decide a training: their name in `run.json`, and what the card calls them.
 PROCEDURE = {
     "strategy": "strategy",
@@ -63,10 +56,12 @@ def write_tagger_card(
     """
     folder = Path(folder)
     run, metrics = runs.read_run(folder / runs.RUN_JSON), read_object(folder / runs.METRICS_JSON)
-    words, said = _said(folder / runs.CARD_README)
-    if given.get("license", said.get("license")) != said.get(
-        "license"
-    ):  # name and link are those of the other licence
+    words, said = "", {}
+    if (folder / runs.CARD_README).is_file():
+        words, data = read_words(folder / runs.CARD_README)
+        said = {key: value for key, value in data.to_dict().items() if key not in WRITTEN}
+    licence = said.get("license")
+    if given.get("license", licence) != licence:  # name and link are those of the other licence
         said = {key: value for key, value in said.items() if not key.startswith("license_")}
     text = render_tagger_card(
         (repo_id or folder.name).split("/")[-1],
@@ -181,18 +176,3 @@ def copy_tagger_records(run: Path, folder: Path) -> None:
         write_atomic(folder / runs.CARD_README, (run / runs.CARD_README).read_bytes())
     else:
         write_tagger_card(run, folder)
-
-
-def _said(card: Path) -> tuple[str, dict[str, Any]]:
-    """Return what a person has said in a card: words, and metadata that is not derived; nothing without a card."""
-    if not card.is_file():
-        return "", {}
-    text = card.read_text(encoding="utf-8")
-    found = re.search(f"{re.escape(WORDS_START)}\n(.*?){re.escape(WORDS_END)}", text, re.DOTALL)
-    if found is None:
-        raise ValueError(f"{card} has no {WORDS_START!r}: move what is yours out of it, and remove it")
-    try:
-        data = ModelCard(text).data.to_dict()
-    except yaml.YAMLError as error:
-        raise ValueError(f"{card}: its metadata is not YAML ({' '.join(str(error).split())}); fix it") from error
-    return found[1].strip("\n"), {key: value for key, value in data.items() if key not in WRITTEN}

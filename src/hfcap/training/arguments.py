@@ -267,7 +267,8 @@ class CaptionTrainingArguments(RunArguments):
         default=None,
         metadata={
             "min": 2,
-            "help": "End with the mean weights of this many checkpoints, the last ones (save_total_limit keeps them).",
+            "help": "Average the weights of this many checkpoints, the last ones, at the end of training "
+            "(save_total_limit must keep as many).",
         },
     )
     encoder_learning_rate: float | None = field(

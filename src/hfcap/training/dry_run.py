@@ -21,7 +21,7 @@ from hfcap.training.strategies import parameter_table
 from hfcap.training.throughput import count_batch, peak_memory_gib
 from hfcap.training.trainer import CaptionTrainer
 
-TRAINING_BYTES = 2  # of a feature on disk: float16
+FEATURE_BYTES = 2  # on disk: float16
 BYTES_PER_TRAINED_PARAMETER = 12  # its gradient and AdamW's two moments, float32 each
 
 
@@ -122,7 +122,7 @@ def _describe_cache(data) -> list[str]:
     features = getattr(data, "features", None)
     if features is None:
         return []
-    num_views, size = len(data.augmentation.cached_views()), math.prod(features.read(0).shape) * TRAINING_BYTES
+    num_views, size = len(data.augmentation.cached_views()), math.prod(features.read(0).shape) * FEATURE_BYTES
     return [
         f"feature cache: {num_views * len(features) * size / 1e6:,.0f} MB for {counted(num_views, 'view')} of "
         f"{counted(len(features), 'training image')}, computed before the first step"

@@ -231,8 +231,9 @@ class CaptionTrainer(StreamTrainer):
         started = super()._init_training_state(
             max_steps, num_update_steps_per_epoch, num_train_epochs, resume_from_checkpoint, trial
         )
-        there, step = complete_checkpoints(self.args.output_dir), self.state.global_step
-        self._checkpoints = {path.name for path in there if checkpoint_step(path) <= step}
+        if self.args.average_checkpoints:
+            there, step = complete_checkpoints(self.args.output_dir), self.state.global_step
+            self._checkpoints = {path.name for path in there if checkpoint_step(path) <= step}
         return started
 
     def _inner_training_loop(self, *args, **kwargs):
